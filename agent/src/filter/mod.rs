@@ -1,0 +1,2 @@
+//! filter.
+#![forbid(unsafe_code)]

@@ -1,0 +1,41 @@
+//! What the gate asks of the sessions room: a trait, so that the pump can be tested without a
+//! kernel.
+
+use std::future::Future;
+
+use crate::{
+    policy::Terms,
+    session::{EndReason, SessionId},
+};
+
+/// A session that is armed, waiting for the capture process that the forwarded call will start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The session.
+    pub session: SessionId,
+    /// What was granted, in one line for people: `lo, "tcp port 80", 1000 packets, 60 s`.
+    pub summary: String,
+}
+
+/// Why a session that the policy allows could not be opened: a sentence for the model (libpcap's
+/// own words for a bad filter, the host's for a missing interface).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// Opens and ends capture sessions. All methods may be called from any task.
+pub trait Captures: Send + Sync + 'static {
+    /// Opens a session and arms it. Returns before any packet can be seen. Captures are started
+    /// one at a time: this waits, for a bounded time, until the session opened before it has got
+    /// its process.
+    fn open(&self, terms: Terms) -> impl Future<Output = Result<Opened, OpenError>> + Send;
+
+    /// The call that opened the session was answered.
+    fn replied(&self, session: SessionId);
+
+    /// Ends the session.
+    fn end(&self, session: SessionId, reason: EndReason);
+
+    /// The sessions that have not ended, oldest first.
+    fn live(&self) -> Vec<SessionId>;
+}

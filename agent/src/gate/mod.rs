@@ -1,0 +1,6 @@
+//! gate.
+#![forbid(unsafe_code)]
+
+mod captures;
+
+pub use captures::*;

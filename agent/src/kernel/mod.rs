@@ -1,0 +1,2 @@
+//! kernel
+#![allow(unsafe_code, reason = "the one room for syscalls")]

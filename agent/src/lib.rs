@@ -1,0 +1,13 @@
+//! capwarden makes packet captures that a language model starts safe to allow.
+//!
+//! Two planes: the [`gate`] decides what an MCP call may ask for, and the guard in [`kernel`]
+//! holds the processes which that call starts to what was granted. A [`session`] joins them and
+//! [`audit`] closes it.
+
+pub mod audit;
+pub mod cli;
+pub mod filter;
+pub mod gate;
+pub mod kernel;
+pub mod policy;
+pub mod session;

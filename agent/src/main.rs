@@ -1,0 +1,2 @@
+//! capwarden: see the library.
+fn main() {}

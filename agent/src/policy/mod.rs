@@ -1,0 +1,6 @@
+//! policy.
+#![forbid(unsafe_code)]
+
+mod verdict;
+
+pub use verdict::*;

@@ -1,0 +1,155 @@
+//! What crosses the wall between the policy and the rest: a call goes in, a verdict comes out.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value};
+
+/// One `tools/call`, as far as a policy cares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The tool's name, exactly as the client spelled it.
+    pub tool: String,
+    /// The call's arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// What the policy says about a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Forward the client's own bytes.
+    Forward,
+    /// Forward the client's own bytes; the tool ends captures.
+    EndCapture,
+    /// Open a session first, then forward with the changes made.
+    Capture(Box<CaptureVerdict>),
+    /// Do not forward.
+    Deny(Denial),
+}
+
+/// A refusal that a model can act on and an operator can trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denial {
+    /// One sentence: what was refused, and why.
+    pub reason: String,
+    /// One sentence: what would be allowed instead.
+    pub instead: Option<String>,
+    /// The rule that refused.
+    pub rule: RuleRef,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        if let Some(instead) = &self.instead {
+            write!(f, " {instead}")?;
+        }
+        write!(f, " (rule: {})", self.rule)
+    }
+}
+
+/// Where in which policy a rule stands: `policy.yaml:12:7 tools.start.capture.packets`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleRef {
+    /// The policy file, as it was named on the command line.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// The key's path in the file.
+    pub path: String,
+}
+
+impl fmt::Display for RuleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}:{} {}",
+            self.file, self.line, self.column, self.path
+        )
+    }
+}
+
+/// A capture that the policy allows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaptureVerdict {
+    /// What the session may see.
+    pub terms: Terms,
+    /// What is written into the call before it is forwarded.
+    pub changes: Vec<Change>,
+    /// The rule that allowed it.
+    pub rule: RuleRef,
+}
+
+/// What a capture session may see, before names are looked up on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// The interfaces.
+    pub interfaces: InterfaceTerms,
+    /// A packet is seen only if all of these match it. Empty: every packet.
+    pub filters: Vec<FilterTerm>,
+    /// Packets in all.
+    pub packets: Option<u64>,
+    /// Bytes in all, as captured.
+    pub bytes: Option<u64>,
+    /// How long, from the moment the session opens.
+    pub duration: Option<Duration>,
+    /// Bytes of one packet at most.
+    pub snap_length: u32,
+    /// What is kept after the transport header.
+    pub payload: Payload,
+}
+
+/// Which interfaces a session covers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InterfaceTerms {
+    /// Every interface of the network namespace (the policy lists `any`).
+    Any,
+    /// The interfaces that a name or a glob of this list matches, now and while the session lasts:
+    /// the one that a call asked for, or the policy's own list where nothing is asked.
+    Matching(Vec<InterfacePattern>),
+}
+
+/// An interface name, or a glob (`*` and `?`) over interface names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InterfacePattern(pub(crate) String);
+
+/// One capture filter and who wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterTerm {
+    /// In libpcap's language.
+    pub expression: String,
+    /// Who wants it.
+    pub origin: FilterOrigin,
+}
+
+/// Who wants a capture filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterOrigin {
+    /// The call, or the command line.
+    Requested,
+    /// The policy's `within`.
+    Policy,
+}
+
+/// How much of a packet is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// All of it, up to the snap length.
+    Full,
+    /// Up to the end of the transport header and this many bytes after it (0 for `headers`).
+    Bytes(u32),
+}
+
+/// One argument that is written into the forwarded call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The argument's name; dots reach into objects.
+    pub argument: String,
+    /// What the client sent; none if it sent nothing.
+    pub asked: Option<Value>,
+    /// What is forwarded.
+    pub forwarded: Value,
+    /// Why, in a few words for the model: `the policy allows at most 10000 packets`.
+    pub why: String,
+}

@@ -1,0 +1,81 @@
+//! How a session ended.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// A session's number within one agent, written `s1`, `s2`, … for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u32);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// The packet cap was reached.
+    PacketCap,
+    /// The byte cap was reached.
+    ByteCap,
+    /// The time was up.
+    Deadline,
+    /// A tool that ends captures was called.
+    StopCall,
+    /// The capturing process ended by itself.
+    Closed,
+    /// No process came to use the grant.
+    Unused,
+    /// The call that opened the session failed.
+    CallFailed,
+    /// The MCP server, or the command, exited.
+    ServerExit,
+    /// An operator took the grant back, or the agent is shutting down.
+    Revoked,
+    /// The governed processes did what no grant allows.
+    Violation,
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PacketCap => "the packet cap was reached",
+            Self::ByteCap => "the byte cap was reached",
+            Self::Deadline => "the time was up",
+            Self::StopCall => "the capture was stopped by a call",
+            Self::Closed => "the capturing process ended",
+            Self::Unused => "no process used the grant",
+            Self::CallFailed => "the call failed",
+            Self::ServerExit => "the server exited",
+            Self::Revoked => "the grant was revoked",
+            Self::Violation => "the governed processes broke their confinement",
+        })
+    }
+}
+
+/// What a session came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionEnd {
+    /// Which session.
+    pub session: SessionId,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// Packets delivered by the guard.
+    pub packets: u64,
+    /// Bytes delivered by the guard, as captured.
+    pub bytes: u64,
+    /// Capture sockets that were armed.
+    pub sockets: u32,
+    /// How long it lasted, in milliseconds.
+    pub milliseconds: u64,
+}

@@ -1,0 +1,6 @@
+//! session.
+#![forbid(unsafe_code)]
+
+mod end;
+
+pub use end::*;
