@@ -1,2 +1,186 @@
+//! The guard: the program on every capture socket of a session.
+//!
+//! The agent puts the session's translated capture filters in front of these instructions (see
+//! `agent/src/kernel/link.rs`), so what runs here is only reached by packets that the filters
+//! accept. The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
+//! copy → trim → byte and packet budgets. The return value is the number of bytes delivered;
+//! 0 drops (the same for `recv`, for TPACKET v1–v3 rings and for cooked sockets).
+//!
+//! One object is loaded per session, with its terms as constants: a socket cannot tell the program
+//! whose it is (`bpf_get_socket_cookie` gives the *sender's* cookie).
+//!
+//! Needs Linux 5.12 for atomics that return a value (`BPF_FETCH`, `BPF_CMPXCHG`):
+//! <https://github.com/torvalds/linux/blob/v5.12/kernel/bpf/verifier.c#L3606>
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see budget.rs")]
+
+mod budget;
+mod headers;
+
+use core::ptr;
+
+use aya_ebpf::{
+    helpers::bpf_ktime_get_boot_ns,
+    macros::{map, socket_filter},
+    maps::{Array, RingBuf},
+    programs::SkBuffContext,
+};
+use budget::Counter;
+use capwarden_abi::{Control, LINK_NETWORK, MAX_INTERFACES, PAYLOAD_FULL, State, Terms, ended};
+
+/// Written by the agent before the object is loaded; frozen after.
+#[unsafe(no_mangle)]
+static TERMS: Terms = Terms {
+    packets: 0,
+    bytes: 0,
+    deadline: 1,
+    snap: 0,
+    payload: 0,
+    link: 0,
+    any_interface: 0,
+};
+
+#[map]
+static STATE: Array<State> = Array::with_max_entries(1, 0);
+
+#[map]
+static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// One `u64` (see [`ended`]) when the guard ends the session by itself. Far larger than what one
+/// session can say, as the smallest ring that the kernel makes is a page.
+#[map]
+static ENDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Loopback has this index in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+/// `PACKET_OUTGOING` of `<linux/if_packet.h>`.
+const PACKET_OUTGOING: u32 = 4;
+
+/// For `SOCK_RAW` sockets: packets begin with the link header.
+#[socket_filter]
+fn guard_raw(ctx: SkBuffContext) -> i64 {
+    // SAFETY: a valid static; volatile, since the compiler must not fold the placeholder in.
+    let link = unsafe { ptr::read_volatile(&raw const TERMS.link) };
+    guard(&ctx, link)
+}
+
+/// For `SOCK_DGRAM` ("cooked") sockets: packets begin with the network header.
+#[socket_filter]
+fn guard_cooked(ctx: SkBuffContext) -> i64 {
+    guard(&ctx, LINK_NETWORK)
+}
+
+#[inline(always)]
+fn guard(ctx: &SkBuffContext, link: u32) -> i64 {
+    // SAFETY: as above.
+    let terms = unsafe { ptr::read_volatile(&raw const TERMS) };
+    let (Some(state), Some(control)) = (STATE.get_ptr_mut(0), CONTROL.get_ptr(0)) else {
+        return 0;
+    };
+    // SAFETY: the map outlives the program; nobody but guards writes these.
+    let (packets, bytes, ended) = unsafe {
+        (
+            Counter::new(&raw mut (*state).packets),
+            Counter::new(&raw mut (*state).bytes),
+            Counter::new(&raw mut (*state).ended),
+        )
+    };
+    // SAFETY: a read of a live map value that the agent writes word by word.
+    let revoked = unsafe { ptr::read_volatile(&raw const (*control).revoked) };
+    if revoked != 0 || ended.get() != ended::NO {
+        return 0;
+    }
+
+    // SAFETY: the context pointer is valid for as long as the program runs.
+    let (ifindex, packet_type, length) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).ifindex, (*skb).pkt_type, (*skb).len)
+    };
+    if terms.any_interface == 0 && !granted(control, ifindex) {
+        return 0;
+    }
+    if terms.deadline != 0 {
+        // SAFETY: the helper has no requirements.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        if now >= terms.deadline {
+            end(ended, ended::DEADLINE);
+            return 0;
+        }
+    }
+    // Loopback shows each packet twice; libpcap drops this copy too.
+    if ifindex == LOOPBACK && packet_type == PACKET_OUTGOING {
+        return 0;
+    }
+
+    let mut delivered = length.min(terms.snap);
+    if terms.payload != PAYLOAD_FULL {
+        let keep = headers::end(ctx, link).saturating_add(terms.payload);
+        delivered = delivered.min(keep);
+    }
+    if delivered == 0 {
+        return 0;
+    }
+
+    let size = u64::from(delivered);
+    let total_bytes = bytes.add(size);
+    if terms.bytes != 0 && total_bytes > terms.bytes {
+        bytes.give_back(size);
+        end(ended, ended::BYTES);
+        return 0;
+    }
+    let total_packets = packets.add(1);
+    if terms.packets != 0 && total_packets > terms.packets {
+        packets.give_back(1);
+        bytes.give_back(size);
+        end(ended, ended::PACKETS);
+        return 0;
+    }
+    // The last packet that fits ends the session, not the first that does not.
+    if terms.packets != 0 && total_packets == terms.packets {
+        end(ended, ended::PACKETS);
+    } else if terms.bytes != 0 && total_bytes == terms.bytes {
+        end(ended, ended::BYTES);
+    }
+    i64::from(delivered)
+}
+
+#[inline(always)]
+fn granted(control: *const Control, ifindex: u32) -> bool {
+    // SAFETY: reads of a live map value; the agent's updates are word-sized.
+    let count = unsafe { ptr::read_volatile(&raw const (*control).interface_count) };
+    let mut entry = 0;
+    while entry < MAX_INTERFACES {
+        if entry as u32 >= count {
+            return false;
+        }
+        // SAFETY: `entry` is below the array's length.
+        let candidate =
+            unsafe { ptr::read_volatile((&raw const (*control).interfaces).cast::<u32>().add(entry)) };
+        if candidate == ifindex {
+            return ifindex != 0;
+        }
+        entry += 1;
+    }
+    false
+}
+
+/// Ends the session, once; whoever gets there first says why.
+#[inline(always)]
+fn end(ended: Counter, reason: u64) {
+    if ended.set_once(reason) {
+        // A full ring only delays the news: the agent also looks at the state itself.
+        let _ = ENDS.output::<u64>(reason, 0);
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+// GPL helpers (`bpf_ktime_get_boot_ns` among them) want a GPL-compatible licence string.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -34,37 +34,87 @@ pub struct Terms {
     pub payload: u32,
     /// What packets begin with: [`LINK_ETHERNET`] or [`LINK_NETWORK`].
     pub link: u32,
-    /// 1 when every interface is granted, 0 when only those in [`State::interfaces`] are.
+    /// 1 when every interface is granted, 0 when only those in [`Control::interfaces`] are.
     pub any_interface: u32,
 }
 
 /// Why the guard stopped delivering, in [`State::ended`].
 pub mod ended {
     /// Still delivering.
-    pub const NO: u32 = 0;
+    pub const NO: u64 = 0;
     /// The packet cap was reached.
-    pub const PACKETS: u32 = 1;
+    pub const PACKETS: u64 = 1;
     /// The byte cap was reached.
-    pub const BYTES: u32 = 2;
+    pub const BYTES: u64 = 2;
     /// The deadline passed.
-    pub const DEADLINE: u32 = 3;
-    /// The agent ended the session.
-    pub const AGENT: u32 = 4;
+    pub const DEADLINE: u64 = 3;
 }
 
-/// What changes during a session: one element of an array map that all sockets of the session
-/// share.
+/// What the guard writes: one element of an array map that all sockets of the session share. The
+/// agent only reads it, as a write from there could undo a packet's count.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Packets delivered.
     pub packets: u64,
     /// Bytes delivered, as captured (after trimming).
     pub bytes: u64,
     /// One of [`ended`].
-    pub ended: u32,
-    /// Entries of [`State::interfaces`] in use.
+    pub ended: u64,
+}
+
+/// What the agent writes while the session lives: one element of an array map that the guard only
+/// reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Not 0: deliver nothing more.
+    pub revoked: u32,
+    /// Entries of [`Control::interfaces`] in use.
     pub interface_count: u32,
-    /// Interface indexes that are granted; 0 is an unused entry.
+    /// Interface indexes that are granted.
     pub interfaces: [u32; MAX_INTERFACES],
+}
+
+/// What fork tagging knows about a process: the value of its `TAGS` map, keyed by the process id
+/// as the agent's PID namespace shows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The governed server, or command, that the process descends from.
+    pub server: u32,
+    /// The session whose call was open when the process, or its ancestor, was forked; 0 for none.
+    pub session: u32,
+}
+
+/// Byte offsets into kernel structures, read from the running kernel's BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskOffsets {
+    /// `task_struct.pid`
+    pub pid: u32,
+    /// `task_struct.tgid`
+    pub tgid: u32,
+    /// `task_struct.group_leader`
+    pub group_leader: u32,
+    /// `task_struct.thread_pid`
+    pub thread_pid: u32,
+    /// `task_struct.signal`
+    pub signal: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `pid.level`
+    pub pid_level: u32,
+    /// `pid.numbers`
+    pub pid_numbers: u32,
+    /// `sizeof(struct upid)`
+    pub upid_size: u32,
+    /// `upid.nr`
+    pub upid_nr: u32,
+    /// `upid.ns`
+    pub upid_ns: u32,
+    /// `pid_namespace.ns.inum`
+    pub namespace_inode: u32,
+    /// The inode of the agent's own PID namespace.
+    pub agent_namespace: u32,
 }
