@@ -63,17 +63,21 @@ const PACKET_OUTGOING: u32 = 4;
 fn guard_raw(ctx: SkBuffContext) -> i64 {
     // SAFETY: a valid static; volatile, since the compiler must not fold the placeholder in.
     let link = unsafe { ptr::read_volatile(&raw const TERMS.link) };
-    guard(&ctx, link)
+    // Even where every interface is granted: the filters were compiled for one link type, and the
+    // agent lists the interfaces that have it.
+    guard(&ctx, link, false)
 }
 
 /// For `SOCK_DGRAM` ("cooked") sockets: packets begin with the network header.
 #[socket_filter]
 fn guard_cooked(ctx: SkBuffContext) -> i64 {
-    guard(&ctx, LINK_NETWORK)
+    // SAFETY: as above.
+    let any_interface = unsafe { ptr::read_volatile(&raw const TERMS.any_interface) };
+    guard(&ctx, LINK_NETWORK, any_interface != 0)
 }
 
 #[inline(always)]
-fn guard(ctx: &SkBuffContext, link: u32) -> i64 {
+fn guard(ctx: &SkBuffContext, link: u32, any_interface: bool) -> i64 {
     // SAFETY: as above.
     let terms = unsafe { ptr::read_volatile(&raw const TERMS) };
     let (Some(state), Some(control)) = (STATE.get_ptr_mut(0), CONTROL.get_ptr(0)) else {
@@ -98,7 +102,7 @@ fn guard(ctx: &SkBuffContext, link: u32) -> i64 {
         let skb = ctx.skb.skb;
         ((*skb).ifindex, (*skb).pkt_type, (*skb).len)
     };
-    if terms.any_interface == 0 && !granted(control, ifindex) {
+    if !any_interface && !granted(control, ifindex) {
         return 0;
     }
     if terms.deadline != 0 {

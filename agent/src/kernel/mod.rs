@@ -1,2 +1,43 @@
-//! kernel
-#![allow(unsafe_code, reason = "the one room for syscalls")]
+//! The one room with `unsafe` and raw system calls: what is asked of the kernel, and what it is
+//! trusted with.
+//!
+//! | file | what |
+//! |---|---|
+//! | `launch` | starts a governed process: confined before its first instruction |
+//! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
+//! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
+//! | `guard`, `link` | the session's program and maps |
+//! | `tree`, `btf` | which session a process belongs to |
+//! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
+//! | `interfaces`, `clock` | what the grants name |
+//! | `probe` | what this host offers, by trying it |
+#![expect(unsafe_code, reason = "the only room that makes system calls; each block says why it is sound")]
+
+mod broker;
+mod btf;
+mod cgroup;
+mod clock;
+mod guard;
+mod interfaces;
+mod launch;
+mod link;
+mod notify;
+mod process;
+mod seccomp;
+mod socket;
+mod sys;
+mod tree;
+mod users;
+
+pub use broker::{Admit, Broker, Caller, Refusal};
+pub use cgroup::Cgroup;
+pub use clock::BootTime;
+pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
+pub use interfaces::{Interface, changed, changes, list};
+pub use launch::{Governed, Launch, LaunchError, launch};
+pub use notify::Listener;
+pub use process::{Holder, Process, holders};
+pub use rustix::io::Errno;
+pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
+pub use tree::{Tree, TreeError};
+pub use users::{Credentials, NoSuchUser};

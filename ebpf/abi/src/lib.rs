@@ -34,7 +34,8 @@ pub struct Terms {
     pub payload: u32,
     /// What packets begin with: [`LINK_ETHERNET`] or [`LINK_NETWORK`].
     pub link: u32,
-    /// 1 when every interface is granted, 0 when only those in [`Control::interfaces`] are.
+    /// 1 when cooked sockets may see every interface, 0 when only those in
+    /// [`Control::interfaces`]. Raw sockets never see others: their filters fit one link type.
     pub any_interface: u32,
 }
 

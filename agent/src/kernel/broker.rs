@@ -1,0 +1,198 @@
+//! The broker: makes capture sockets for governed processes, which cannot make any themselves.
+//!
+//! Every rule of this loop was paid for by somebody:
+//! - no call is ever continued: what the broker does not understand is refused;
+//! - the loop only receives, decides and answers; nothing in it waits for anything;
+//! - what `/proc` says about a caller counts only while its call still waits, so that is asked
+//!   again after the last read;
+//! - a caller in another network namespace is refused: the agent's sockets are born in its own.
+
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::MetadataExt,
+    thread,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use super::{
+    notify::{Listener, Notification},
+    socket::{ArmedSocket, SocketCall},
+};
+
+/// Who called `socket(AF_PACKET)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The thread.
+    pub thread: u32,
+    /// Its process.
+    pub process: u32,
+    /// The name that the process gives itself: for people, never for decisions.
+    pub name: String,
+}
+
+/// Why a capture socket was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the caller sees.
+    pub errno: Errno,
+    /// What the operator sees.
+    pub reason: String,
+}
+
+/// Decides who gets a capture socket. Called on the broker's thread: must not wait.
+pub trait Admit: Send + 'static {
+    /// Makes the socket of the caller's session, or says why not.
+    fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
+    /// The caller has the socket.
+    fn armed(&self, caller: Caller, call: SocketCall, inode: u64);
+    /// The caller was refused.
+    fn refused(&self, caller: Option<Caller>, refusal: Refusal);
+}
+
+/// Stops the broker when it is dropped; its governed processes then get no more capture sockets.
+#[derive(Debug)]
+pub struct Broker {
+    stop: Option<OwnedFd>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Broker {
+    /// Starts answering.
+    pub fn start(listener: Listener, admit: impl Admit) -> std::io::Result<Self> {
+        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let namespace = fs::metadata("/proc/self/ns/net")?.ino();
+        let thread = thread::Builder::new().name("broker".into()).spawn(move || {
+            while wait(&listener, &stopped) {
+                answer_one(&listener, &admit, namespace);
+            }
+        })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.stop.take()); // the loop sees the pipe hang up
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// True when a call waits; false when the broker is to stop, or nobody governed is left.
+fn wait(listener: &Listener, stopped: &OwnedFd) -> bool {
+    loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stopped.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "the broker cannot wait for calls; it stops");
+                return false;
+            }
+            Ok(_) => {
+                let [calls, stop] = fds.map(|fd| fd.revents());
+                if !stop.is_empty() {
+                    return false;
+                }
+                if calls.contains(PollFlags::IN) {
+                    return true;
+                }
+                if !calls.is_empty() {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+fn answer_one(listener: &Listener, admit: &impl Admit, namespace: u64) {
+    let call = match listener.receive() {
+        Ok(call) => call,
+        // The caller died, or the kernel woke us for nothing.
+        Err(Errno::NOENT | Errno::AGAIN) => return,
+        Err(error) => {
+            tracing::warn!(%error, "a call could not be received");
+            return;
+        }
+    };
+    let caller = identify(&call);
+    let answer = decide(listener, admit, namespace, &call, caller.as_ref());
+    let sent = match &answer {
+        Ok((wanted, socket)) => listener.hand_over(&call, socket, wanted.close_on_exec),
+        Err(refusal) => listener.fail(&call, refusal.errno),
+    };
+    match (answer, caller, sent) {
+        (Ok((wanted, socket)), Some(caller), Ok(())) => {
+            admit.armed(caller, wanted, socket.inode());
+        }
+        (Err(refusal), caller, Ok(())) => admit.refused(caller, refusal),
+        (_, _, Err(Errno::NOENT | Errno::INPROGRESS)) => {} // the caller died: nothing was given
+        (_, caller, Err(errno)) => {
+            // A full descriptor table, say. The call must not stay unanswered.
+            let _ = listener.fail(&call, errno);
+            let reason = format!("the socket could not be handed over: {errno}");
+            admit.refused(caller, Refusal { errno, reason });
+        }
+        (Ok(_), None, Ok(())) => {} // `decide` refuses callers that it cannot identify
+    }
+}
+
+fn decide(
+    listener: &Listener,
+    admit: &impl Admit,
+    namespace: u64,
+    call: &Notification,
+    caller: Option<&Caller>,
+) -> Result<(SocketCall, ArmedSocket), Refusal> {
+    let refuse = |errno, reason: &str| Refusal {
+        errno,
+        reason: reason.to_owned(),
+    };
+    let [family, kind, protocol] = call.arguments;
+    let is_packet_socket = i64::from(call.number) == libc::SYS_socket
+        && family == libc::AF_PACKET.cast_unsigned();
+    if !is_packet_socket {
+        return Err(refuse(Errno::PERM, "not a call that the broker answers"));
+    }
+    let wanted = SocketCall::parse(kind, protocol)
+        .ok_or_else(|| refuse(Errno::INVAL, "not a kind of capture socket"))?;
+    let caller = caller.ok_or_else(|| refuse(Errno::PERM, "the caller could not be identified"))?;
+    let theirs = fs::metadata(format!("/proc/{}/ns/net", call.thread)).map(|meta| meta.ino());
+    if theirs.ok() != Some(namespace) {
+        return Err(refuse(
+            Errno::PERM,
+            "the caller is in another network namespace than the grant",
+        ));
+    }
+    if !listener.is_waiting(call) {
+        return Err(refuse(Errno::PERM, "the caller is gone"));
+    }
+    admit.admit(caller, wanted).map(|socket| (wanted, socket))
+}
+
+/// Reads who waits. Only true if the call still waits afterwards.
+fn identify(call: &Notification) -> Option<Caller> {
+    let status = fs::read_to_string(format!("/proc/{}/status", call.thread)).ok()?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
+    Some(Caller {
+        thread: call.thread,
+        process: field("Tgid")?.parse().ok()?,
+        name: field("Name")?.to_owned(),
+    })
+}

@@ -1,0 +1,84 @@
+//! A cgroup per governed server: every process that it starts, however detached, is found there.
+
+use std::{
+    fs,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// A cgroup that the agent made. Dropping it kills what is left in it and removes it.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+/// Where cgroup v2 is mounted, and the agent's own group in it. Hybrid hosts mount it beside v1.
+pub(super) fn own() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4))?
+    })?;
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let path = Path::new(mount).join(group.trim_start_matches('/'));
+    // In a container the group's path may lead above what is mounted.
+    Some(if path.is_dir() { path } else { mount.into() })
+}
+
+impl Cgroup {
+    /// Makes a new group beneath the agent's own.
+    pub fn create() -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let parent = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("capwarden-{}-{number}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self { path })
+    }
+
+    /// The processes in it, as far as this PID namespace sees them.
+    pub fn processes(&self) -> Vec<u32> {
+        fs::read_to_string(self.path.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|pid| *pid != 0)
+            .collect()
+    }
+
+    /// Writing `0` to this descriptor moves the writer into the group.
+    pub(super) fn procs(&self) -> io::Result<OwnedFd> {
+        let file = fs::File::options()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))?;
+        Ok(file.into())
+    }
+
+    /// Kills everything in it, at once and for certain (`cgroup.kill`, Linux 5.14).
+    pub fn kill(&self) {
+        if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
+            for pid in self.processes() {
+                super::process::kill(pid);
+            }
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.kill();
+        // Killed processes leave a moment later; a group that still holds one cannot be removed.
+        for _ in 0..50 {
+            match fs::remove_dir(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => return,
+            }
+        }
+        tracing::warn!(path = %self.path.display(), "the cgroup could not be removed");
+    }
+}

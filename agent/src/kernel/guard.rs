@@ -1,0 +1,256 @@
+//! The guard of one session: its programs, and the maps that they share with the agent.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, RingBuf},
+    programs::{ProgramError, ProgramFd, SocketFilter},
+};
+use capwarden_abi::{Control, MAX_INTERFACES, State, Terms, ended};
+
+use super::{
+    link::{self, LinkError},
+    socket::SocketKind,
+};
+use crate::filter::EbpfInsn;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
+
+const RAW: &str = "guard_raw";
+const COOKED: &str = "guard_cooked";
+
+/// The verifier's log is for people who work on the guard; a session never needs all of it.
+const LOG_LIMIT: usize = 2_000;
+
+/// Why a guard could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// See [`LinkError`].
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A map could not be made, or the object not be read.
+    #[error("the kernel refused the guard's maps: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// The verifier refused the program.
+    #[error("the kernel refused the guard: {0}")]
+    Program(String),
+    /// A map is missing or could not be accessed.
+    #[error("the guard's maps are not accessible: {0}")]
+    Map(#[from] aya::maps::MapError),
+    /// More interfaces than a guard can hold.
+    #[error("a grant holds at most {MAX_INTERFACES} interfaces, not {0}")]
+    TooManyInterfaces(usize),
+}
+
+/// What a guard is loaded with.
+#[derive(Clone, Debug)]
+pub struct GuardPlan {
+    /// The session's terms; `link` describes raw sockets.
+    pub terms: Terms,
+    /// The filter chain of `SOCK_RAW` sockets; none: no such socket is admitted.
+    pub raw: Option<Vec<EbpfInsn>>,
+    /// The filter chain of `SOCK_DGRAM` sockets; none: no such socket is admitted.
+    pub cooked: Option<Vec<EbpfInsn>>,
+    /// Interface indexes, unless the terms grant all.
+    pub interfaces: Vec<u32>,
+}
+
+/// A loaded guard. Dropping it does not free armed sockets: their program and maps live on.
+pub struct Guard {
+    raw: Option<SocketProgram>,
+    cooked: Option<SocketProgram>,
+    state: Array<MapData, StateValue>,
+    control: Array<MapData, ControlValue>,
+    current: Control,
+    ends: Option<EndEvents>,
+}
+
+/// A program that can be put on a socket.
+#[derive(Debug)]
+pub(super) struct SocketProgram(ProgramFd);
+
+impl AsFd for SocketProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Guard {
+    /// Loads a guard: nothing is delivered before a socket is armed with it.
+    pub fn load(plan: &GuardPlan) -> Result<Self, GuardError> {
+        let mut builder = link::read(OBJECT)?;
+        // Both functions share a section; each insertion moves what stands behind it.
+        for (function, filter) in [(RAW, &plan.raw), (COOKED, &plan.cooked)] {
+            link::prepend(&mut builder, function, filter.as_deref().unwrap_or(&[]))?;
+        }
+        let object = link::finish(builder)?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(None) // the guard needs no kernel types, and reading them takes longer than all else
+            .override_global("TERMS", &TermsValue(plan.terms), true)
+            .load(&object)?;
+
+        let raw = plan.raw.as_ref().map(|_| load(&mut ebpf, RAW)).transpose()?;
+        let cooked = plan.cooked.as_ref().map(|_| load(&mut ebpf, COOKED)).transpose()?;
+        let mut guard = Self {
+            raw,
+            cooked,
+            state: Array::try_from(take(&mut ebpf, "STATE")?)?,
+            control: Array::try_from(take(&mut ebpf, "CONTROL")?)?,
+            current: Control {
+                revoked: 0,
+                interface_count: 0,
+                interfaces: [0; MAX_INTERFACES],
+            },
+            ends: Some(EndEvents(RingBuf::try_from(take(&mut ebpf, "ENDS")?)?)),
+        };
+        guard.set_interfaces(&plan.interfaces)?;
+        Ok(guard)
+    }
+
+    /// Replaces the granted interfaces.
+    pub fn set_interfaces(&mut self, interfaces: &[u32]) -> Result<(), GuardError> {
+        let mut next = Control {
+            interface_count: 0,
+            interfaces: [0; MAX_INTERFACES],
+            ..self.current
+        };
+        if interfaces.len() > MAX_INTERFACES {
+            return Err(GuardError::TooManyInterfaces(interfaces.len()));
+        }
+        for (slot, interface) in next.interfaces.iter_mut().zip(interfaces) {
+            *slot = *interface;
+            next.interface_count += 1;
+        }
+        self.write(next)
+    }
+
+    /// From now on nothing is delivered, whatever happens to the agent.
+    pub fn revoke(&mut self) -> Result<(), GuardError> {
+        self.write(Control {
+            revoked: 1,
+            ..self.current
+        })
+    }
+
+    /// What the guard has counted.
+    pub fn state(&self) -> Result<State, GuardError> {
+        Ok(self.state.get(&0, 0)?.0)
+    }
+
+    /// The news of the guard's own ends; can be taken once.
+    pub fn take_ends(&mut self) -> Option<EndEvents> {
+        self.ends.take()
+    }
+
+    pub(super) fn program(&self, kind: SocketKind) -> Option<&SocketProgram> {
+        match kind {
+            SocketKind::Raw => self.raw.as_ref(),
+            SocketKind::Cooked => self.cooked.as_ref(),
+        }
+    }
+
+    fn write(&mut self, control: Control) -> Result<(), GuardError> {
+        self.control.set(0, ControlValue(control), 0)?;
+        self.current = control;
+        Ok(())
+    }
+}
+
+/// Becomes readable when the guard ends its session by itself.
+pub struct EndEvents(RingBuf<MapData>);
+
+impl EndEvents {
+    /// Takes everything that is waiting.
+    pub fn drain(&mut self) {
+        while self.0.next().is_some() {}
+    }
+}
+
+impl std::os::fd::AsRawFd for EndEvents {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for EndEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is the ring's map, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.0)) }
+    }
+}
+
+/// Whether the guard has ended the session, and by which rule (see [`ended`]).
+pub fn has_ended(state: &State) -> bool {
+    state.ended != ended::NO
+}
+
+fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SocketProgram, GuardError> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or(LinkError::NoFunction(name))?;
+    let program: &mut SocketFilter = program
+        .try_into()
+        .map_err(|error: ProgramError| GuardError::Program(error.to_string()))?;
+    program.load().map_err(|error| {
+        let mut message = error.to_string();
+        if let ProgramError::LoadError { verifier_log, .. } = &error {
+            message.push_str(": ");
+            message.extend(verifier_log.to_string().chars().take(LOG_LIMIT));
+        }
+        GuardError::Program(message)
+    })?;
+    let fd = program.fd().and_then(|fd| fd.try_clone().map_err(Into::into));
+    fd.map(SocketProgram)
+        .map_err(|error| GuardError::Program(error.to_string()))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GuardError> {
+    ebpf.take_map(name).ok_or(GuardError::Link(LinkError::NoFunction(name)))
+}
+
+// The layouts are plain integers without padding (see `capwarden_abi`), so any bytes are valid.
+macro_rules! plain_old_data {
+    ($($wrapper:ident($inner:ty)),+) => {$(
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug)]
+        struct $wrapper($inner);
+        // SAFETY: `#[repr(C)]` integers only, no padding.
+        unsafe impl aya::Pod for $wrapper {}
+    )+};
+}
+plain_old_data!(TermsValue(Terms), StateValue(State), ControlValue(Control));
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use capwarden_abi::{LINK_ETHERNET, PAYLOAD_FULL};
+
+    use super::*;
+
+    #[test]
+    fn guard_loads_and_arms() {
+        let plan = GuardPlan {
+            terms: Terms { packets: 7, bytes: 0, deadline: 0, snap: 262_144, payload: PAYLOAD_FULL, link: LINK_ETHERNET, any_interface: 0 },
+            raw: Some(vec![]), cooked: Some(vec![]), interfaces: vec![1],
+        };
+        for payload in [PAYLOAD_FULL, 0] {
+            let mut plan = plan.clone();
+            plan.terms.payload = payload;
+            let t = Instant::now();
+            let guard = Guard::load(&plan).unwrap();
+            eprintln!("load {:?}", t.elapsed());
+            let t = Instant::now();
+            let s = super::super::arm(&guard, super::super::SocketCall::parse(3, 0x300).unwrap()).unwrap();
+            eprintln!("arm {:?} inode {}", t.elapsed(), s.inode());
+            for _ in 0..50 { std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", "127.0.0.1:9").unwrap(); }
+            eprintln!("{:?}", guard.state().unwrap());
+            assert_eq!(guard.state().unwrap().packets, 7);
+        }
+        let t = Instant::now();
+        let tree = super::super::Tree::load();
+        eprintln!("tree {:?} {:?}", t.elapsed(), tree.as_ref().err());
+        tree.unwrap();
+    }
+}

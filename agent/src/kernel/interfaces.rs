@@ -1,0 +1,61 @@
+//! The interfaces of the agent's network namespace, now and as they change.
+
+use std::{io, pin::pin};
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::{
+    MulticastGroup, new_connection, new_multicast_connection,
+    packet_route::link::{LinkAttribute, LinkMessage},
+};
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name; can change.
+    pub name: String,
+    /// Its index; the guard compares this.
+    pub index: u32,
+    /// Its hardware type (`ARPHRD_*`), which decides the link type of raw sockets.
+    pub hardware: u16,
+}
+
+/// Everything that is there now.
+pub async fn list() -> io::Result<Vec<Interface>> {
+    let (connection, handle, _) = new_connection()?;
+    let connection = tokio::spawn(connection);
+    let interfaces = handle
+        .link()
+        .get()
+        .execute()
+        .try_filter_map(|link| async move { Ok(interface(link)) })
+        .try_collect()
+        .await
+        .map_err(io::Error::other);
+    connection.abort();
+    interfaces
+}
+
+/// Yields whenever an interface came, went or was renamed. Subscribed when this returns.
+pub fn changes() -> io::Result<impl Stream<Item = ()> + Unpin> {
+    let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])?;
+    tokio::spawn(connection);
+    Ok(messages.map(|_| ()))
+}
+
+/// The hardware type as a number, whatever the netlink library calls it.
+fn interface(link: LinkMessage) -> Option<Interface> {
+    let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    })?;
+    Some(Interface {
+        name,
+        index: link.header.index,
+        hardware: link.header.link_layer_type.into(),
+    })
+}
+
+/// Waits for the next change; false when none will come any more.
+pub async fn changed(changes: &mut (impl Stream<Item = ()> + Unpin)) -> bool {
+    pin!(changes.next()).await.is_some()
+}

@@ -1,0 +1,126 @@
+//! Processes that hold capture sockets: finding them, and ending them so that their files are
+//! whole.
+
+use std::{
+    fs,
+    os::fd::OwnedFd,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal},
+    time::Timespec,
+};
+
+/// A process, pinned: its id cannot be reused behind our back.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    handle: OwnedFd,
+}
+
+/// A process's descriptor for a capture socket.
+#[derive(Debug)]
+pub struct Holder {
+    /// The process.
+    pub process: Process,
+    descriptor: i32,
+}
+
+impl Process {
+    /// None if there is no such process (any more).
+    pub fn open(pid: u32) -> Option<Self> {
+        let raw = Pid::from_raw(pid.cast_signed())?;
+        let handle = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, handle })
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Becomes readable when the process has ended.
+    pub fn handle(&self) -> &OwnedFd {
+        &self.handle
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        !readable(&self.handle)
+    }
+
+    /// Asks it to end by the signal that it has a handler for: tcpdump, dumpcap and tshark close
+    /// their file on SIGTERM, Python programs on SIGINT only.
+    pub fn ask_to_end(&self) {
+        const SIGINT: u64 = 1 << 1;
+        const SIGTERM: u64 = 1 << 14;
+        let caught = fs::read_to_string(format!("/proc/{}/status", self.pid))
+            .ok()
+            .and_then(|status| {
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+                u64::from_str_radix(caught.trim(), 16).ok()
+            })
+            .unwrap_or(0);
+        let signal = if caught & SIGTERM == 0 && caught & SIGINT != 0 {
+            Signal::INT
+        } else {
+            Signal::TERM
+        };
+        let _ = rustix::process::pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+}
+
+impl Holder {
+    /// Whether packets wait in the socket, or in its ring. A TPACKET v3 block counts only when
+    /// its time is up.
+    pub fn has_unread(&self) -> bool {
+        rustix::process::pidfd_getfd(
+            &self.process.handle,
+            self.descriptor,
+            PidfdGetfdFlags::empty(),
+        )
+        .is_ok_and(|socket| readable(&socket))
+    }
+}
+
+/// Which of these processes hold one of these sockets, by `/proc/<pid>/fd`.
+pub fn holders(processes: &[u32], inodes: &[u64]) -> Vec<Holder> {
+    let names: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let mut holders = Vec::new();
+    for pid in processes {
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let held = fs::read_link(entry.path())
+                .is_ok_and(|link| names.iter().any(|name| link.as_os_str() == name.as_str()));
+            let descriptor = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let (true, Some(descriptor), Some(process)) = (held, descriptor, Process::open(*pid))
+            {
+                holders.push(Holder {
+                    process,
+                    descriptor,
+                });
+            }
+        }
+    }
+    holders
+}
+
+/// Ends a process by number: for what a cgroup lists on kernels without `cgroup.kill`.
+pub(super) fn kill(pid: u32) {
+    if let Some(process) = Process::open(pid) {
+        process.kill();
+    }
+}
+
+fn readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}

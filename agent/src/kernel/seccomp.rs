@@ -1,0 +1,358 @@
+//! The seccomp filter of a governed process: which system calls it may make itself, and which one
+//! the agent makes for it.
+//!
+//! ```text
+//! 1  foreign architecture                         → kill
+//! 2  x32                                          → kill
+//! 3  io_uring_*, clone3                           → ENOSYS   (killing breaks Node and glibc)
+//! 4  bpf, ptrace, mount, setns, … (DENIED)        → EPERM
+//! 5  clone with a namespace flag                  → EPERM
+//! 6  seccomp with NEW_LISTENER                    → EBUSY
+//! 7  setsockopt: SO_ATTACH_FILTER                 → ENOPROTOOPT (libpcap then filters by itself)
+//!                SO_DETACH_FILTER                 → ENOENT
+//!                SOL_PACKET, option not listed    → EPERM
+//! 8  socket:     SOCK_PACKET of any family        → EPERM
+//!                AF_PACKET                        → the agent (see `broker`)
+//!                AF_INET, AF_INET6 with SOCK_RAW  → EPERM
+//!                AF_NETLINK beyond route, generic → EPROTONOSUPPORT
+//!                AF_UNIX, AF_INET, AF_INET6       → allow
+//!                any other family                 → EAFNOSUPPORT
+//! 9  everything else                              → allow
+//! ```
+//! Arguments are compared as the kernel uses them, by their low 32 bits: junk above must not make
+//! a difference. `SECCOMP_RET_USER_NOTIF` needs Linux 5.0, `ADDFD` with `SEND` 5.14:
+//! <https://github.com/torvalds/linux/blob/v5.14/kernel/seccomp.c#L1528>
+
+use libc::{c_long, sock_filter};
+
+/// One classic BPF instruction over `struct seccomp_data`.
+pub(super) type Filter = Vec<sock_filter>;
+
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xc000_00b7;
+
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const fn argument(index: u32) -> u32 {
+    16 + 8 * index // little endian: the low half comes first
+}
+
+const X32_BIT: u32 = 0x4000_0000;
+
+/// What nothing in a governed tree has a business with. All but `ptrace`, the `process_vm` calls,
+/// `userfaultfd` and `pidfd_getfd` also need a capability that it lacks.
+const DENIED: &[c_long] = &[
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_userfaultfd,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_open_by_handle_at,
+];
+
+const ABSENT: &[c_long] = &[
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_clone3,
+];
+
+const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP)
+    .cast_unsigned();
+
+const SOL_SOCKET: u32 = 1;
+const SO_ATTACH_FILTER: u32 = 26;
+const SO_DETACH_FILTER: u32 = 27;
+const SOL_PACKET: u32 = 263;
+/// Membership (1, 2), receive ring (5), AUXDATA (8), VERSION (10), RESERVE (12), TIMESTAMP (17),
+/// IGNORE_OUTGOING (23). What is missing lets packets past the guard's snap length
+/// (COPY_THRESH), takes other sockets' packets (FANOUT), or injects (TX_RING, QDISC_BYPASS).
+const PACKET_OPTIONS: &[u32] = &[1, 2, 5, 8, 10, 12, 17, 23];
+
+const SOCK_TYPE_MASK: u32 = 0xf;
+const SOCK_RAW: u32 = 3;
+const SOCK_PACKET: u32 = 10;
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const AF_NETLINK: u32 = 16;
+const AF_PACKET: u32 = 17;
+const NETLINK_PROTOCOLS: &[u32] = &[0, 16];
+
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`
+pub(super) const NEW_LISTENER: u32 = 1 << 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Allow,
+    Notify,
+    Kill,
+    Errno(i32),
+}
+
+impl Action {
+    const fn encode(self) -> u32 {
+        match self {
+            Self::Allow => 0x7fff_0000,
+            Self::Notify => 0x7fc0_0000,
+            Self::Kill => 0x8000_0000,
+            Self::Errno(errno) => 0x0005_0000 | errno.cast_unsigned(),
+        }
+    }
+}
+
+/// Builds the filter from the end of each block backwards, so that every jump is forward and
+/// short.
+#[derive(Default)]
+struct Block(Filter);
+
+impl Block {
+    fn load(mut self, offset: u32) -> Self {
+        self.0.push(insn(0x20, 0, 0, offset)); // ld [offset]
+        self
+    }
+
+    fn and(mut self, mask: u32) -> Self {
+        self.0.push(insn(0x54, 0, 0, mask));
+        self
+    }
+
+    fn then(mut self, action: Action) -> Self {
+        self.0.push(insn(0x06, 0, 0, action.encode()));
+        self
+    }
+
+    fn if_equal(self, value: u32, action: Action) -> Self {
+        self.if_equal_do(value, Block::default().then(action))
+    }
+
+    /// `block` must not fall through.
+    fn if_equal_do(mut self, value: u32, block: Block) -> Self {
+        // A block longer than a jump reaches would be a mistake in this file; the test of the
+        // whole filter would show it.
+        let skip = u8::try_from(block.0.len()).unwrap_or(u8::MAX);
+        self.0.push(insn(0x15, 0, skip, value));
+        self.0.extend(block.0);
+        self
+    }
+
+    fn if_any_bit(mut self, mask: u32, action: Action) -> Self {
+        self.0.push(insn(0x45, 0, 1, mask));
+        self.then(action)
+    }
+
+    fn if_at_least(mut self, value: u32, action: Action) -> Self {
+        self.0.push(insn(0x35, 0, 1, value));
+        self.then(action)
+    }
+
+    fn calls(mut self, numbers: &[c_long], action: Action) -> Self {
+        for number in numbers {
+            self = self.if_equal(nr(*number), action);
+        }
+        self
+    }
+}
+
+const fn insn(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+fn nr(number: c_long) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// The filter of every governed process.
+pub(super) fn governed() -> Filter {
+    use Action::{Allow, Errno, Kill, Notify};
+
+    let clone = Block::default()
+        .load(argument(0))
+        .if_any_bit(NAMESPACE_FLAGS, Errno(libc::EPERM))
+        .then(Allow);
+    let seccomp = Block::default()
+        .load(argument(1))
+        .if_any_bit(NEW_LISTENER, Errno(libc::EBUSY))
+        .then(Allow);
+    let socket_options = Block::default()
+        .load(argument(2))
+        .if_equal(SO_ATTACH_FILTER, Errno(libc::ENOPROTOOPT))
+        .if_equal(SO_DETACH_FILTER, Errno(libc::ENOENT))
+        .then(Allow);
+    let mut packet_options = Block::default().load(argument(2));
+    for option in PACKET_OPTIONS {
+        packet_options = packet_options.if_equal(*option, Allow);
+    }
+    let setsockopt = Block::default()
+        .load(argument(1))
+        .if_equal_do(SOL_SOCKET, socket_options)
+        .if_equal_do(SOL_PACKET, packet_options.then(Errno(libc::EPERM)))
+        .then(Allow);
+    let internet = || {
+        Block::default()
+            .load(argument(1))
+            .and(SOCK_TYPE_MASK)
+            .if_equal(SOCK_RAW, Errno(libc::EPERM))
+            .then(Allow)
+    };
+    let mut netlink = Block::default().load(argument(2));
+    for protocol in NETLINK_PROTOCOLS {
+        netlink = netlink.if_equal(*protocol, Allow);
+    }
+    let socket = Block::default()
+        .load(argument(1))
+        .and(SOCK_TYPE_MASK)
+        .if_equal(SOCK_PACKET, Errno(libc::EPERM))
+        .load(argument(0))
+        .if_equal(AF_PACKET, Notify)
+        .if_equal_do(AF_INET, internet())
+        .if_equal_do(AF_INET6, internet())
+        .if_equal_do(AF_NETLINK, netlink.then(Errno(libc::EPROTONOSUPPORT)))
+        .if_equal(AF_UNIX, Allow)
+        .then(Errno(libc::EAFNOSUPPORT));
+
+    let mut filter = Block::default().load(ARCH);
+    filter.0.push(insn(0x15, 1, 0, NATIVE));
+    filter = filter.then(Kill).load(NR);
+    if cfg!(target_arch = "x86_64") {
+        filter = filter.if_at_least(X32_BIT, Kill);
+    }
+    filter
+        .calls(ABSENT, Errno(libc::ENOSYS))
+        .calls(DENIED, Errno(libc::EPERM))
+        .if_equal_do(nr(libc::SYS_clone), clone)
+        .if_equal_do(nr(libc::SYS_seccomp), seccomp)
+        .if_equal_do(nr(libc::SYS_setsockopt), setsockopt)
+        .if_equal_do(nr(libc::SYS_socket), socket)
+        .then(Allow)
+        .0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the filter as the kernel does, on one call.
+    fn run(arch: u32, number: c_long, arguments: [u64; 6]) -> u32 {
+        let mut data = [0_u8; 64];
+        data[0..4].copy_from_slice(&nr(number).to_ne_bytes());
+        data[4..8].copy_from_slice(&arch.to_ne_bytes());
+        for (index, value) in arguments.iter().enumerate() {
+            data[16 + 8 * index..24 + 8 * index].copy_from_slice(&value.to_le_bytes());
+        }
+        let filter = governed();
+        let (mut pc, mut a) = (0_usize, 0_u32);
+        loop {
+            let sock_filter { code, jt, jf, k } = filter[pc];
+            pc += 1;
+            let jump = |taken: bool| usize::from(if taken { jt } else { jf });
+            match code {
+                0x20 => {
+                    let k = k as usize;
+                    a = u32::from_ne_bytes(data[k..k + 4].try_into().unwrap());
+                }
+                0x54 => a &= k,
+                0x06 => return k,
+                0x15 => pc += jump(a == k),
+                0x35 => pc += jump(a >= k),
+                0x45 => pc += jump(a & k != 0),
+                _ => panic!("unexpected instruction {code:#x}"),
+            }
+        }
+    }
+
+    fn native(number: c_long, arguments: [u64; 3]) -> u32 {
+        let [a, b, c] = arguments;
+        run(NATIVE, number, [a, b, c, 0, 0, 0])
+    }
+
+    fn errno(errno: i32) -> u32 {
+        Action::Errno(errno).encode()
+    }
+
+    #[test]
+    fn filter_table_gives_each_call_its_answer() {
+        const JUNK: u64 = 0xdead_beef_0000_0000;
+        let (allow, notify, kill) = (
+            Action::Allow.encode(),
+            Action::Notify.encode(),
+            Action::Kill.encode(),
+        );
+        let socket = libc::SYS_socket;
+        let option = libc::SYS_setsockopt;
+        for (what, number, arguments, expected) in [
+            ("packet raw", socket, [17, 3, 0x300], notify),
+            ("packet dgram", socket, [17, 2, 0], notify),
+            ("packet, flags", socket, [17, 3 | 0o2_004_000, 0], notify),
+            ("packet, junk above", socket, [JUNK | 17, JUNK | 3, JUNK], notify),
+            ("SOCK_PACKET over inet", socket, [2, 10, 0], errno(libc::EPERM)),
+            ("SOCK_PACKET over packet", socket, [17, JUNK | 10, 0], errno(libc::EPERM)),
+            ("raw inet", socket, [2, 3, 1], errno(libc::EPERM)),
+            ("raw inet6, flags", socket, [10, 3 | 0o2_000_000, 1], errno(libc::EPERM)),
+            ("tcp", socket, [2, 1, 6], allow),
+            ("udp6", socket, [10, 2, 0], allow),
+            ("unix", socket, [1, 1, 0], allow),
+            ("netlink route", socket, [16, 3, 0], allow),
+            ("netlink generic", socket, [16, 3, 16], allow),
+            ("netlink netfilter", socket, [16, 3, 12], errno(libc::EPROTONOSUPPORT)),
+            ("bluetooth", socket, [31, 3, 1], errno(libc::EAFNOSUPPORT)),
+            ("can", socket, [29, 3, 1], errno(libc::EAFNOSUPPORT)),
+            ("xdp", socket, [44, 3, 0], errno(libc::EAFNOSUPPORT)),
+            ("attach filter", option, [3, 1, 26], errno(libc::ENOPROTOOPT)),
+            ("detach filter", option, [3, 1, 27], errno(libc::ENOENT)),
+            ("reuse address", option, [3, 1, 2], allow),
+            ("rx ring", option, [3, 263, 5], allow),
+            ("copy threshold", option, [3, 263, 7], errno(libc::EPERM)),
+            ("tx ring", option, [3, 263, 13], errno(libc::EPERM)),
+            ("fanout", option, [3, 263, 18], errno(libc::EPERM)),
+            ("qdisc bypass", option, [3, 263, 20], errno(libc::EPERM)),
+            ("tcp option", option, [3, 6, 1], allow),
+            ("bpf", libc::SYS_bpf, [0, 0, 0], errno(libc::EPERM)),
+            ("ptrace", libc::SYS_ptrace, [0, 0, 0], errno(libc::EPERM)),
+            ("io_uring", libc::SYS_io_uring_setup, [0, 0, 0], errno(libc::ENOSYS)),
+            ("clone3", libc::SYS_clone3, [0, 0, 0], errno(libc::ENOSYS)),
+            ("clone thread", libc::SYS_clone, [0x3d_0f00, 0, 0], allow),
+            ("clone newuser", libc::SYS_clone, [0x1000_0011, 0, 0], errno(libc::EPERM)),
+            ("clone newnet", libc::SYS_clone, [0x4000_0011, 0, 0], errno(libc::EPERM)),
+            ("own filter", libc::SYS_seccomp, [1, 0, 0], allow),
+            ("own listener", libc::SYS_seccomp, [1, 8 | 16, 0], errno(libc::EBUSY)),
+            ("x32", 0x4000_0029, [17, 3, 0], kill),
+            ("read", libc::SYS_read, [0, 0, 0], allow),
+        ] {
+            assert_eq!(native(number, arguments), expected, "{what}");
+        }
+        assert_eq!(run(0x4000_0003, 1, [0; 6]), kill, "i386");
+    }
+
+    #[test]
+    fn filter_size_fits_every_jump() {
+        assert!(governed().len() < 256, "{}", governed().len());
+    }
+}

@@ -1,0 +1,168 @@
+//! System calls that rustix does not wrap, each with the name of what it does.
+
+use std::{
+    mem,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use rustix::io::Errno;
+
+use super::socket::{SocketCall, SocketKind};
+
+pub(super) fn last_error() -> Errno {
+    Errno::from_raw_os_error(
+        std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO),
+    )
+}
+
+/// `socket(AF_PACKET, kind | flags, 0)`: protocol 0 hears nothing. The agent's own copy is always
+/// close-on-exec.
+pub(super) fn packet_socket(call: SocketCall) -> Result<OwnedFd, Errno> {
+    let mut kind = libc::SOCK_CLOEXEC
+        | match call.kind {
+            SocketKind::Raw => libc::SOCK_RAW,
+            SocketKind::Cooked => libc::SOCK_DGRAM,
+        };
+    if call.non_blocking {
+        kind |= libc::SOCK_NONBLOCK;
+    }
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(last_error());
+    }
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `setsockopt(SOL_SOCKET, option, value)`.
+pub(super) fn set_socket_option<T: Copy>(
+    socket: BorrowedFd<'_>,
+    option: libc::c_int,
+    value: T,
+) -> Result<(), Errno> {
+    let size = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    if result < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// `libc::AF_PACKET`, in the width of an address family.
+const AF_PACKET: libc::sa_family_t = 17;
+
+/// `bind` to a protocol on every interface, as `socket(AF_PACKET, _, protocol)` would have.
+pub(super) fn bind_packet_protocol(socket: BorrowedFd<'_>, protocol: u16) -> Result<(), Errno> {
+    // SAFETY: all zeros is a valid address of this plain C structure.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = protocol;
+    let size =
+        libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the pointer and the length describe `address`, which outlives the call.
+    let result =
+        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    if result < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// The capabilities that stay in the bounding set. They cannot be gained (no_new_privs), but a
+/// file that carries them, as Debian's dumpcap may, cannot be executed at all without them: exec
+/// fails with EPERM (<https://github.com/torvalds/linux/blob/v5.14/security/commoncap.c#L682>).
+const KEPT_IN_BOUNDING_SET: [libc::c_ulong; 2] = [12, 13]; // NET_ADMIN, NET_RAW
+
+/// Empties the capability bounding set, but for what a file on disk may name.
+pub(super) fn drop_bounding_set() -> Result<(), Errno> {
+    for capability in 0..64 {
+        if KEPT_IN_BOUNDING_SET.contains(&capability) {
+            continue;
+        }
+        // SAFETY: no pointers.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        if result < 0 {
+            match last_error() {
+                Errno::INVAL => return Ok(()), // past the last capability that this kernel has
+                errno => return Err(errno),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The raw calls, as the C library's wrappers would involve every thread of the agent.
+fn raw(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 { Err(last_error()) } else { Ok(result) }
+}
+
+pub(super) fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the pointer and the length describe `groups`.
+    raw(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+pub(super) fn set_group_id(group: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    raw(unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) }).map(drop)
+}
+
+pub(super) fn set_user_id(user: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    raw(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }).map(drop)
+}
+
+/// Empties the ambient, effective, permitted and inheritable sets.
+pub(super) fn clear_capabilities() -> Result<(), Errno> {
+    const VERSION_3: u32 = 0x2008_0522;
+    // SAFETY: no pointers.
+    let ambient = unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    };
+    raw(ambient.into())?;
+    let header: [u32; 2] = [VERSION_3, 0];
+    let data = [0_u32; 6];
+    // SAFETY: the layouts of version 3: a header of two words, and two times three words.
+    raw(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
+}
+
+pub(super) fn landlock_restrict_self(domain: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    raw(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, domain.as_raw_fd(), 0) }).map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec (Linux 5.11).
+pub(super) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    const CLOEXEC: libc::c_uint = 4;
+    // SAFETY: no pointers.
+    raw(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOEXEC) }).map(drop)
+}
+
+/// Installs a seccomp filter on this thread and returns its listener.
+pub(super) fn install_filter(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    const WAIT_KILLABLE: u32 = 1 << 5;
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // WAIT_KILLABLE (Linux 5.19): only death interrupts a waiting call, so that a signal cannot
+    // make a socket twice. Older kernels say EINVAL.
+    let install = |flags: u32| {
+        // SAFETY: `program` describes `filter`; both outlive the call.
+        raw(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) })
+    };
+    let listener = super::seccomp::NEW_LISTENER;
+    let fd = match install(listener | WAIT_KILLABLE) {
+        Err(Errno::INVAL) => install(listener),
+        result => result,
+    }?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,121 @@
+//! Fork tagging, seen from the agent: which session a process belongs to.
+
+use std::{fs, io, os::unix::fs::MetadataExt};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, MapData},
+    programs::BtfTracePoint,
+};
+use capwarden_abi::{Tag, TaskOffsets};
+
+use super::btf::Types;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tree.o"));
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// The tags of all governed processes of this agent. Tagging stops when this is dropped.
+pub struct Tree {
+    tags: HashMap<MapData, u32, TagValue>,
+    windows: HashMap<MapData, u32, u32>,
+    _programs: Ebpf,
+}
+
+/// Why processes cannot be tagged here.
+#[derive(Debug, thiserror::Error)]
+#[error("processes cannot be tagged when they fork: {0}")]
+pub struct TreeError(String);
+
+impl Tree {
+    /// Loads and attaches the programs.
+    pub fn load() -> Result<Self, TreeError> {
+        let failed = |error: &dyn std::fmt::Display| TreeError(error.to_string());
+        let blob = fs::read(VMLINUX).map_err(|error| failed(&format!("{VMLINUX}: {error}")))?;
+        let offsets = offsets(&blob).map_err(|error| failed(&error))?;
+        let btf = Btf::parse(&blob, aya::Endianness::default()).map_err(|error| failed(&error))?;
+        let mut programs = EbpfLoader::new()
+            .btf(None)
+            .override_global("OFFSETS", &OffsetsValue(offsets), true)
+            .load(OBJECT)
+            .map_err(|error| failed(&error))?;
+        for (program, tracepoint) in [
+            ("tag_fork", "sched_process_fork"),
+            ("forget_exit", "sched_process_exit"),
+        ] {
+            let program: &mut BtfTracePoint = programs
+                .program_mut(program)
+                .ok_or_else(|| failed(&"the object file is damaged"))?
+                .try_into()
+                .map_err(|error| failed(&error))?;
+            program.load(tracepoint, &btf).map_err(|error| failed(&error))?;
+            program.attach().map_err(|error| failed(&error))?;
+        }
+        let mut map = |name| {
+            programs
+                .take_map(name)
+                .ok_or_else(|| failed(&"the object file is damaged"))
+        };
+        Ok(Self {
+            tags: HashMap::try_from(map("TAGS")?).map_err(|error| failed(&error))?,
+            windows: HashMap::try_from(map("WINDOWS")?).map_err(|error| failed(&error))?,
+            _programs: programs,
+        })
+    }
+
+    /// Governs a process: everything that it forks from now on is tagged.
+    pub fn govern(&mut self, process: u32, server: u32) -> io::Result<()> {
+        let tag = Tag { server, session: 0 };
+        self.tags
+            .insert(process, TagValue(tag), 0)
+            .map_err(io::Error::other)
+    }
+
+    /// What the server forks while a window is open belongs to the window's session.
+    pub fn open_window(&mut self, server: u32, session: u32) -> io::Result<()> {
+        self.windows
+            .insert(server, session, 0)
+            .map_err(io::Error::other)
+    }
+
+    /// What the server forks from now on belongs to no session.
+    pub fn close_window(&mut self, server: u32) {
+        let _ = self.windows.remove(&server); // not there: closed already
+    }
+
+    /// The tag of a process; none if it is not governed.
+    pub fn tag(&self, process: u32) -> Option<Tag> {
+        self.tags.get(&process, 0).ok().map(|value| value.0)
+    }
+}
+
+fn offsets(blob: &[u8]) -> Result<TaskOffsets, Box<dyn std::error::Error>> {
+    let types = Types::parse(blob)?;
+    let inode = fs::metadata("/proc/self/ns/pid")?.ino();
+    Ok(TaskOffsets {
+        pid: types.offset("task_struct", &["pid"])?,
+        tgid: types.offset("task_struct", &["tgid"])?,
+        group_leader: types.offset("task_struct", &["group_leader"])?,
+        thread_pid: types.offset("task_struct", &["thread_pid"])?,
+        signal: types.offset("task_struct", &["signal"])?,
+        signal_live: types.offset("signal_struct", &["live"])?,
+        pid_level: types.offset("pid", &["level"])?,
+        pid_numbers: types.offset("pid", &["numbers"])?,
+        upid_size: types.size("upid")?,
+        upid_nr: types.offset("upid", &["nr"])?,
+        upid_ns: types.offset("upid", &["ns"])?,
+        namespace_inode: types.offset("pid_namespace", &["ns", "inum"])?,
+        agent_namespace: u32::try_from(inode)?,
+    })
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+struct TagValue(Tag);
+// SAFETY: `#[repr(C)]` integers only, no padding.
+unsafe impl aya::Pod for TagValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+struct OffsetsValue(TaskOffsets);
+// SAFETY: as above.
+unsafe impl aya::Pod for OffsetsValue {}

@@ -1,0 +1,145 @@
+//! Whose ids a governed process gets.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+/// User and groups of a governed process.
+///
+/// Supplementary groups of the user are deliberately left out: `docker` and its like would lend
+/// the process the hands of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+    /// Supplementary groups: dumpcap's, where only its group may execute it.
+    pub groups: Vec<u32>,
+    account: Option<Account>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Account {
+    name: String,
+    user: u32,
+    group: u32,
+    home: String,
+}
+
+/// `nobody` and `nogroup`, on every distribution looked at.
+const NOBODY: u32 = 65_534;
+
+/// The user that was asked for does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no user {0:?} in /etc/passwd")]
+pub struct NoSuchUser(String);
+
+impl Credentials {
+    /// The user that was asked for by name or number; else the one who ran `sudo`; else the
+    /// agent's own, unless that is root; else `nobody`.
+    pub fn choose(asked: Option<&str>) -> Result<Self, NoSuchUser> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+        let own = rustix::process::getuid().as_raw();
+        let mut credentials = match asked {
+            Some(asked) => match (Account::find(&passwd, |a| a.name == asked), asked.parse()) {
+                (Some(account), _) => Self::of(account),
+                (None, Ok(user)) => Self::numbered(&passwd, user, user),
+                (None, Err(_)) => return Err(NoSuchUser(asked.to_owned())),
+            },
+            None if own != 0 => {
+                Self::numbered(&passwd, own, rustix::process::getgid().as_raw())
+            }
+            None => match (number("SUDO_UID"), number("SUDO_GID")) {
+                (Some(user), Some(group)) if user != 0 => Self::numbered(&passwd, user, group),
+                _ => Self::numbered(&passwd, NOBODY, NOBODY),
+            },
+        };
+        credentials.groups.extend(dumpcap_group());
+        Ok(credentials)
+    }
+
+    fn of(account: Account) -> Self {
+        Self {
+            user: account.user,
+            group: account.group,
+            groups: Vec::new(),
+            account: Some(account),
+        }
+    }
+
+    fn numbered(passwd: &str, user: u32, group: u32) -> Self {
+        match Account::find(passwd, |account| account.user == user) {
+            Some(account) => Self::of(account),
+            None => Self {
+                user,
+                group,
+                groups: Vec::new(),
+                account: None,
+            },
+        }
+    }
+
+    /// What a login would set, so that programs do not look for their files in root's home.
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        match &self.account {
+            Some(account) if account.user != rustix::process::getuid().as_raw() => vec![
+                ("HOME", account.home.clone()),
+                ("USER", account.name.clone()),
+                ("LOGNAME", account.name.clone()),
+            ],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Account {
+    fn find(passwd: &str, wanted: impl Fn(&Self) -> bool) -> Option<Self> {
+        passwd.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let mut next = || fields.next().map(str::to_owned);
+            let (name, _password) = (next()?, next()?);
+            let account = Self {
+                name,
+                user: next()?.parse().ok()?,
+                group: next()?.parse().ok()?,
+                home: next().and(next())?,
+            };
+            wanted(&account).then_some(account)
+        })
+    }
+}
+
+/// The group of a dumpcap that only its group may execute, as Debian installs it where members of
+/// a group may capture.
+fn dumpcap_group() -> Option<u32> {
+    const EXECUTABLE_BY_OTHERS: u32 = 0o001;
+    const EXECUTABLE_BY_GROUP: u32 = 0o010;
+    let metadata = ["/usr/bin/dumpcap", "/usr/sbin/dumpcap", "/usr/local/bin/dumpcap"]
+        .iter()
+        .find_map(|path| fs::metadata(Path::new(path)).ok())?;
+    let mode = metadata.mode();
+    (mode & EXECUTABLE_BY_OTHERS == 0 && mode & EXECUTABLE_BY_GROUP != 0 && metadata.gid() != 0)
+        .then_some(metadata.gid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken:line\nann:x:1000:1001:Ann,,,:/home/ann:/bin/sh\n";
+
+    #[test]
+    fn account_reads_passwd_lines_and_skips_broken_ones() {
+        let ann = Account::find(PASSWD, |account| account.name == "ann").unwrap();
+        assert_eq!((ann.user, ann.group, ann.home.as_str()), (1000, 1001, "/home/ann"));
+        assert_eq!(Account::find(PASSWD, |account| account.name == "broken"), None);
+    }
+
+    #[test]
+    fn credentials_of_unknown_number_keep_it_and_name_is_refused() {
+        let credentials = Credentials::choose(Some("4242424")).unwrap();
+        assert_eq!((credentials.user, credentials.group), (4_242_424, 4_242_424));
+        assert!(credentials.environment().is_empty());
+        assert!(Credentials::choose(Some("no such user")).is_err());
+    }
+}
