@@ -1,2 +1,28 @@
-//! filter.
+//! filter: what a capture filter means, and how the kernel is made to run it.
+//!
+//! ```text
+//!  expression ──compile──▶ Program (cBPF) ──translate──▶ eBPF, put in front of the guard
+//!   (libpcap, in a child)      │
+//!                              └──interpret──▶ the verdict on one packet, as the kernel gives it
+//! ```
+//!
+//! Every type here stands for what runs: libpcap is only a compiler, and a [`Program`] is the
+//! exact code that the kernel executes, never an expression that somebody reads differently.
 #![forbid(unsafe_code)]
+
+mod compile;
+mod cooked;
+mod interpret;
+mod link;
+mod program;
+mod translate;
+
+pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
+pub use cooked::{CookedError, rewrite_for_cooked};
+pub use interpret::{Meta, Packet, VlanTag, interpret};
+pub use link::LinkType;
+pub use program::{
+    AluOp, Ancillary, Insn, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
+    Register, Size, Test,
+};
+pub use translate::{EbpfInsn, TranslateError, translate};

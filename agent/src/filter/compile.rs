@@ -1,0 +1,437 @@
+//! Expressions to programs, by libpcap, in a child process.
+//!
+//! libpcap's compiler is a large C parser that resolves names through DNS and `/etc`, and that can
+//! run for minutes. So it sees a request only in a process of its own, which the agent starts from
+//! its own program file: no environment, no new descriptors (so no files, no sockets and no
+//! names: addresses and ports have to be numbers), no new processes, little memory, and a time
+//! limit that the parent holds as well. One line of JSON goes in, one comes out.
+//!
+//! The optimizer stays off: it changes what a program means (it accepts more, on short packets),
+//! and it is by far the slowest part.
+
+use std::{
+    io::{self, Read, Write},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, ioctl_fionbio},
+    process::{Resource, Rlimit, setrlimit},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    cooked::{CookedError, rewrite_for_cooked},
+    link::LinkType,
+    program::{Insn, MAX_INSTRUCTIONS, Program, ProgramError},
+};
+
+/// The hidden verb under which the agent's program file runs [`compile_child`].
+pub const COMPILE_VERB: &str = "__compile-filter";
+
+/// How long the child may take.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// What the child may read and write: the longest expression, each byte of it escaped, and the
+/// longest program.
+const REQUEST_LIMIT: usize = 512 * 1024;
+const ANSWER_LIMIT: usize = 256 * 1024;
+
+/// Who wrote an expression, which bounds its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A model asked for it: at most 4 KiB.
+    Request,
+    /// The policy's author wrote it: at most 64 KiB.
+    Policy,
+}
+
+impl Origin {
+    /// The longest expression, in bytes.
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::Request => 4096,
+            Self::Policy => 64 * 1024,
+        }
+    }
+}
+
+/// What a socket hands to its filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SocketForm {
+    /// `SOCK_RAW`: packets with their link header.
+    Raw(LinkType),
+    /// `SOCK_DGRAM`, as on `any`: packets that begin with their network header.
+    Cooked,
+}
+
+/// Why there is no program.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// libpcap does not accept the expression; its own words.
+    #[error("{message}")]
+    Syntax {
+        /// libpcap's own words.
+        message: String,
+    },
+    /// libpcap took too long.
+    #[error("the filter took longer than {} s to compile", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// The expression is too long.
+    #[error("the filter is {length} bytes long; {limit} are allowed")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// The filter cannot run on a cooked socket.
+    #[error(transparent)]
+    Cooked(#[from] CookedError),
+    /// What libpcap made is no program that the kernel would take.
+    #[error("the filter compiles to a program that cannot run: {0}")]
+    Program(#[from] ProgramError),
+    /// The child could not be started, or ended without an answer.
+    #[error("the filter compiler failed: {0}")]
+    ChildFailed(String),
+}
+
+impl From<io::Error> for CompileError {
+    fn from(error: io::Error) -> Self {
+        Self::ChildFailed(error.to_string())
+    }
+}
+
+impl From<Errno> for CompileError {
+    fn from(error: Errno) -> Self {
+        Self::ChildFailed(error.to_string())
+    }
+}
+
+/// Compiles expressions, each in a child process. Calls block for as long as the child runs, five
+/// seconds at most.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    program: PathBuf,
+    time_limit: Duration,
+}
+
+impl Compiler {
+    /// A compiler that runs a program file with [`COMPILE_VERB`]: the agent's own.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            time_limit: TIME_LIMIT,
+        }
+    }
+
+    /// The same compiler with another limit on the time one expression may take.
+    #[must_use]
+    pub fn with_time_limit(self, time_limit: Duration) -> Self {
+        Self { time_limit, ..self }
+    }
+
+    /// Compiles an expression for what a socket hands to its filter. None: the expression is
+    /// empty and accepts every packet.
+    pub fn compile_for(
+        &self,
+        expression: &str,
+        form: SocketForm,
+        origin: Origin,
+    ) -> Result<Option<Program>, CompileError> {
+        match form {
+            SocketForm::Raw(link) => self.compile(expression, link, origin),
+            SocketForm::Cooked => {
+                let program = self.compile(expression, LinkType::LINUX_SLL2, origin)?;
+                Ok(program.as_ref().map(rewrite_for_cooked).transpose()?)
+            }
+        }
+    }
+
+    /// Compiles an expression for packets of a link type. None: the expression is empty and
+    /// accepts every packet.
+    pub fn compile(
+        &self,
+        expression: &str,
+        link: LinkType,
+        origin: Origin,
+    ) -> Result<Option<Program>, CompileError> {
+        let (length, limit) = (expression.len(), origin.limit());
+        if length > limit {
+            return Err(CompileError::TooLong { length, limit });
+        }
+        if expression.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        if expression.contains('\0') {
+            // libpcap would read as far as that and no further.
+            let message = "the filter contains a NUL character".into();
+            return Err(CompileError::Syntax { message });
+        }
+        let request = Request {
+            expression: expression.into(),
+            link: link.0,
+        };
+        let mut request = serde_json::to_vec(&request).map_err(io::Error::from)?;
+        request.push(b'\n');
+        match self.ask(&request)? {
+            Answer::Program(insns) => {
+                let insns = insns
+                    .into_iter()
+                    .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+                Ok(Some(Program::new(insns.collect())?))
+            }
+            Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
+            Answer::Syntax(message) => Err(CompileError::Syntax { message }),
+            Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
+        }
+    }
+
+    fn ask(&self, request: &[u8]) -> Result<Answer, CompileError> {
+        let deadline = Instant::now() + self.time_limit;
+        let mut child = Command::new(&self.program)
+            .arg(COMPILE_VERB)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| {
+                CompileError::ChildFailed(format!("{}: {error}", self.program.display()))
+            })?;
+        let answer = self.exchange(&mut child, request, deadline);
+        let status = reap(
+            &mut child,
+            if answer.is_ok() {
+                deadline
+            } else {
+                Instant::now()
+            },
+        )?;
+        let answer = answer?;
+        match serde_json::from_slice(&answer) {
+            Ok(answer) => Ok(answer),
+            Err(_) if ran_out_of_time(status) => Err(CompileError::TimedOut(self.time_limit)),
+            Err(error) if answer.is_empty() => Err(CompileError::ChildFailed(format!(
+                "{status} without an answer ({error})"
+            ))),
+            Err(error) => Err(CompileError::ChildFailed(format!("bad answer: {error}"))),
+        }
+    }
+
+    /// Writes the request and reads the answer, both at once, so that neither side can block the
+    /// other.
+    fn exchange(
+        &self,
+        child: &mut Child,
+        request: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<u8>, CompileError> {
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(CompileError::ChildFailed("no pipes".into()));
+        };
+        ioctl_fionbio(&stdin, true)?;
+        ioctl_fionbio(&stdout, true)?;
+        let (mut stdin, mut stdout) = (Some(stdin), stdout);
+        let (mut rest, mut answer) = (request, Vec::new());
+        loop {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Err(CompileError::TimedOut(self.time_limit));
+            };
+            wait(&stdout, stdin.as_ref(), left)?;
+            if let Some(pipe) = &mut stdin {
+                match pipe.write(rest) {
+                    Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                    Err(error) if would_block(&error) => {}
+                    // The child does not listen. What it has to say is still to be read.
+                    Err(_) => rest = &[],
+                }
+            }
+            if rest.is_empty() {
+                stdin = None;
+            }
+            let mut buffer = [0; 16 * 1024];
+            match stdout.read(&mut buffer) {
+                Ok(0) => return Ok(answer),
+                Ok(read) => answer.extend(buffer.get(..read).unwrap_or_default()),
+                Err(error) if would_block(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if answer.len() > ANSWER_LIMIT {
+                return Err(CompileError::ChildFailed("the answer is too long".into()));
+            }
+        }
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn wait(stdout: &ChildStdout, stdin: Option<&ChildStdin>, left: Duration) -> Result<(), Errno> {
+    let mut fds = vec![PollFd::new(stdout, PollFlags::IN)];
+    fds.extend(stdin.map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
+    let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+    match poll(&mut fds, Some(&left)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for the child's end, and brings it about at the deadline.
+fn reap(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            return child.wait();
+        }
+        // It has closed its output, so it is on its way out.
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn ran_out_of_time(status: ExitStatus) -> bool {
+    const SIGXCPU: i32 = 24;
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(SIGXCPU)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    expression: String,
+    link: i32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Program(Vec<(u16, u8, u8, u32)>),
+    TooLong(usize),
+    Syntax(String),
+    Failed(String),
+}
+
+/// The child's side: reads one request from standard input, answers on standard output. To be
+/// called first thing in a process that was started with [`COMPILE_VERB`], before it has threads
+/// or open files of its own.
+pub fn compile_child() -> ExitCode {
+    let answer = confine().and_then(|()| read_request()).map_or_else(
+        |error| Answer::Failed(error.to_string()),
+        |request| answer(&request),
+    );
+    let written = serde_json::to_vec(&answer)
+        .map_err(io::Error::from)
+        .and_then(|answer| io::stdout().write_all(&answer));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Gives up what a compiler does not need, for good.
+fn confine() -> io::Result<()> {
+    for (resource, limit) in [
+        // Descriptors that are open stay open; none can be added.
+        (Resource::Nofile, 0),
+        (Resource::Nproc, 0),
+        (Resource::Fsize, 0),
+        (Resource::Core, 0),
+        (Resource::Cpu, TIME_LIMIT.as_secs()),
+        (Resource::As, 512 << 20),
+    ] {
+        let limit = Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        setrlimit(resource, limit)?;
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+fn read_request() -> io::Result<Request> {
+    let mut request = Vec::new();
+    let limit = u64::try_from(REQUEST_LIMIT).unwrap_or(u64::MAX);
+    io::stdin().take(limit).read_to_end(&mut request)?;
+    Ok(serde_json::from_slice(&request)?)
+}
+
+fn answer(request: &Request) -> Answer {
+    let failed = |error: pcap::Error| match error {
+        pcap::Error::PcapError(message) => Answer::Syntax(message),
+        error => Answer::Failed(error.to_string()),
+    };
+    let link = pcap::Linktype(request.link);
+    let optimize = false;
+    let program = pcap::Capture::dead(link)
+        .and_then(|capture| capture.compile(&request.expression, optimize));
+    let program = match program {
+        Ok(program) => program,
+        Err(error) => return failed(error),
+    };
+    let insns = program.get_instructions();
+    if insns.len() > MAX_INSTRUCTIONS {
+        return Answer::TooLong(insns.len());
+    }
+    // The fields are private; this is the only way to them.
+    let parsed = insns.iter().map(|insn| parse(&insn.to_string()));
+    match parsed.collect() {
+        Some(insns) => Answer::Program(insns),
+        None => Answer::Failed("libpcap's program could not be read".into()),
+    }
+}
+
+/// `code jt jf k`.
+fn parse(insn: &str) -> Option<(u16, u8, u8, u32)> {
+    let mut fields = insn.split(' ');
+    let parsed = (
+        fields.next()?.parse().ok()?,
+        fields.next()?.parse().ok()?,
+        fields.next()?.parse().ok()?,
+        fields.next()?.parse().ok()?,
+    );
+    fields.next().is_none().then_some(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_are_read_back_from_libpcap() {
+        assert_eq!(parse("21 0 255 4294967295"), Some((21, 0, 255, u32::MAX)));
+        assert_eq!(parse("21 0 0"), None);
+        assert_eq!(parse("21 0 0 1 1"), None);
+        assert_eq!(parse("21 0 256 1"), None);
+    }
+
+    #[test]
+    fn a_compiler_that_is_no_compiler_is_an_error() {
+        let compile = |program: &str| {
+            let limit = Duration::from_millis(200);
+            let compiler = Compiler::new(program).with_time_limit(limit);
+            compiler.compile("tcp", LinkType::EN10MB, Origin::Request)
+        };
+        assert!(matches!(
+            compile("/nonexistent"),
+            Err(CompileError::ChildFailed(_))
+        ));
+        assert!(matches!(
+            compile("/bin/false"),
+            Err(CompileError::ChildFailed(_))
+        ));
+        assert!(matches!(
+            compile("/bin/echo"),
+            Err(CompileError::ChildFailed(_))
+        ));
+    }
+}

@@ -1,0 +1,570 @@
+//! Classic BPF to eBPF, for `BPF_PROG_TYPE_SOCKET_FILTER`.
+//!
+//! A translated filter is a part that stands in front of other code, not a program:
+//!
+//! ```text
+//!            r1 = ctx                    ┌──────────── one eBPF program ────────────┐
+//!               │                        │                                          │
+//!   ┌───────────▼───────────┐  rejected  │  filter 1 ─▶ filter 2 ─▶ … ─▶ the guard  │
+//!   │ r6 = r1  w0 = 0  w7 = 0 │           │     │           │               │        │
+//!   │ instruction by         ├──▶ r0 = 0 │     ▼           ▼               ▼        │
+//!   │ instruction            │    exit    │   drop        drop         verdict       │
+//!   │ r1 = r6                │           └──────────────────────────────────────────┘
+//!   └───────────┬───────────┘
+//!               │ accepted
+//!            r1 = ctx: the next part begins
+//!
+//!   r0     A, and what a rejection returns; upper half always zero
+//!   r1     scratch; the ctx at both ends
+//!   r6     the ctx: LD_ABS and LD_IND want it there, unmodified
+//!   r7     X; upper half always zero
+//!   r2-r5  clobbered by LD_ABS and LD_IND (as r1), otherwise unused
+//!   r8 r9  unused
+//!   stack  fp-4, fp-8 … fp-64: M[0], M[1] … M[15], those in use only. Written before read on each
+//!          path, which `Program::new` has checked; the next part may use the same bytes.
+//! ```
+//!
+//! # Concatenation is conjunction
+//! A rejected packet leaves before the guard's own checks (interface, deadline, budget) have run.
+//! That cannot be observed: filters and guard rules are conditions on the packet without side
+//! effects, dropped packets count against no budget, and the guard changes its counters only for
+//! a packet that has passed everything. So the order decides nothing but the cost.
+//!
+//! A classic program returns how many bytes to deliver; here that is reduced to none or some, and
+//! the snap length is the guard's.
+//!
+//! # What the kernel must offer
+//! - LD_ABS and LD_IND in eBPF: since it exists (3.18). A load that fails ends the program with 0.
+//! - Comparisons in 32 bits (the `JMP32` class): 5.1.
+//! - No function calls inside the program: verifiers before 6.x refuse LD_ABS beside them, so the
+//!   guard has to be compiled to one function.
+//! - Shifts use the lowest five bits of the amount, by definition of the instruction set
+//!   (RFC 9669, 4.1). Division by zero does not end an eBPF program, so the check is emitted.
+//!
+//! The verifier refuses instructions that no path leads to, so those are left out.
+
+use super::program::{AluOp, Ancillary, Op, Operand, Program, Register, Size, Test};
+
+/// One eBPF instruction, `struct bpf_insn`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EbpfInsn {
+    /// The operation.
+    pub code: u8,
+    /// The destination register, 0 to 10.
+    pub dst: u8,
+    /// The source register, 0 to 10.
+    pub src: u8,
+    /// A jump's distance or a memory offset.
+    pub off: i16,
+    /// The constant.
+    pub imm: i32,
+}
+
+impl EbpfInsn {
+    /// The eight bytes that a little-endian kernel loads.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        let [off0, off1] = self.off.to_le_bytes();
+        let [imm0, imm1, imm2, imm3] = self.imm.to_le_bytes();
+        let registers = self.src << 4 | self.dst & 0xf;
+        [self.code, registers, off0, off1, imm0, imm1, imm2, imm3]
+    }
+}
+
+impl From<EbpfInsn> for [u8; 8] {
+    fn from(insn: EbpfInsn) -> Self {
+        insn.to_bytes()
+    }
+}
+
+/// Why a program cannot be translated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TranslateError {
+    /// eBPF socket filters are not shown the interface's hardware type.
+    #[error("instruction {at}: the hardware type cannot be read in the kernel")]
+    HardwareType {
+        /// Which instruction.
+        at: usize,
+    },
+    /// A jump longer than an eBPF instruction can hold.
+    #[error("the filter is too large: a jump over {distance} instructions does not fit")]
+    JumpTooFar {
+        /// How far.
+        distance: usize,
+    },
+}
+
+/// Translates a program into a part that lets accepted packets fall through and ends the whole
+/// program with 0 for all others.
+pub fn translate(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
+    let reachable = reachable(program.ops());
+    let mut code = Assembler::default();
+    code.copy64(CTX, SCRATCH);
+    code.set(A, 0);
+    code.set(X, 0);
+    let mut live = program
+        .ops()
+        .iter()
+        .enumerate()
+        .zip(reachable)
+        .filter_map(|(op, reachable)| reachable.then_some(op))
+        .peekable();
+    while let Some((at, op)) = live.next() {
+        let following = live
+            .peek()
+            .map_or(Label::Accepted, |&(at, _)| Label::At(at));
+        code.place(at);
+        code.emit(at, *op, following)?;
+    }
+    code.finish()
+}
+
+/// Which instructions some path leads to. Jumps lead forward only, so one pass suffices.
+fn reachable(ops: &[Op]) -> Vec<bool> {
+    let mut reachable = vec![false; ops.len()];
+    let mark = |reachable: &mut Vec<bool>, at: usize| {
+        if let Some(seen) = reachable.get_mut(at) {
+            *seen = true;
+        }
+    };
+    mark(&mut reachable, 0);
+    for (at, op) in ops.iter().enumerate() {
+        if reachable.get(at) != Some(&true) {
+            continue;
+        }
+        match *op {
+            Op::Return(_) | Op::ReturnA => {}
+            Op::Jump(to) => mark(&mut reachable, to),
+            Op::Branch {
+                then, otherwise, ..
+            } => {
+                mark(&mut reachable, then);
+                mark(&mut reachable, otherwise);
+            }
+            _ => mark(&mut reachable, at + 1),
+        }
+    }
+    reachable
+}
+
+/// Where a jump leads, before addresses are known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    /// The translation of this classic instruction.
+    At(usize),
+    /// The end of the part.
+    Accepted,
+}
+
+const A: u8 = 0;
+const SCRATCH: u8 = 1;
+const CTX: u8 = 6;
+const X: u8 = 7;
+const FRAME: u8 = 10;
+
+const ALU32: u8 = 0x04;
+const FROM_X: u8 = 0x08;
+const MOV32: u8 = 0xb4;
+const MOV64_X: u8 = 0xbf;
+const NEG32: u8 = 0x84;
+const TO_BE: u8 = 0xdc;
+const LDX_W: u8 = 0x61;
+const STX_W: u8 = 0x63;
+const LD_ABS: u8 = 0x20;
+const LD_IND: u8 = 0x40;
+const JA: u8 = 0x05;
+const EXIT: u8 = 0x95;
+const AND: u8 = 0x50;
+const SHL: u8 = 0x60;
+
+const JMP32: u8 = 0x06;
+const JEQ: u8 = 0x10;
+const JGT: u8 = 0x20;
+const JGE: u8 = 0x30;
+const JSET: u8 = 0x40;
+const JNE: u8 = 0x50;
+const JLT: u8 = 0xa0;
+const JLE: u8 = 0xb0;
+
+/// Offsets into `struct __sk_buff`; all fields are 32 bits wide.
+mod sk_buff {
+    pub(super) const LEN: i16 = 0;
+    pub(super) const PKT_TYPE: i16 = 4;
+    pub(super) const MARK: i16 = 8;
+    pub(super) const QUEUE_MAPPING: i16 = 12;
+    pub(super) const PROTOCOL: i16 = 16;
+    pub(super) const VLAN_PRESENT: i16 = 20;
+    pub(super) const VLAN_TCI: i16 = 24;
+    pub(super) const VLAN_PROTO: i16 = 28;
+    pub(super) const IFINDEX: i16 = 40;
+    pub(super) const HASH: i16 = 68;
+}
+
+#[derive(Default)]
+struct Assembler {
+    code: Vec<EbpfInsn>,
+    /// Where each classic instruction begins; ascending.
+    starts: Vec<(usize, usize)>,
+    /// Jumps whose distance is still to be filled in.
+    jumps: Vec<(usize, Label)>,
+    /// The last instruction that was emitted does not go on to the next one.
+    closed: bool,
+}
+
+impl Assembler {
+    fn push(&mut self, code: u8, dst: u8, src: u8, off: i16, imm: i32) {
+        let insn = EbpfInsn {
+            code,
+            dst,
+            src,
+            off,
+            imm,
+        };
+        self.code.push(insn);
+        self.closed = false;
+    }
+
+    fn copy64(&mut self, dst: u8, src: u8) {
+        self.push(MOV64_X, dst, src, 0, 0);
+    }
+
+    fn copy(&mut self, dst: u8, src: u8) {
+        self.push(MOV32 | FROM_X, dst, src, 0, 0);
+    }
+
+    fn set(&mut self, dst: u8, value: u32) {
+        self.push(MOV32, dst, 0, 0, value.cast_signed());
+    }
+
+    fn alu(&mut self, op: u8, dst: u8, value: u32) {
+        self.push(ALU32 | op, dst, 0, 0, value.cast_signed());
+    }
+
+    fn field(&mut self, dst: u8, off: i16) {
+        self.push(LDX_W, dst, CTX, off, 0);
+    }
+
+    fn jump(&mut self, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.push(JA, 0, 0, 0, 0);
+        self.closed = true;
+    }
+
+    fn jump_if(&mut self, test: u8, dst: u8, operand: Operand, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.skip_if(test, dst, operand, 0);
+    }
+
+    fn skip_if(&mut self, test: u8, dst: u8, operand: Operand, distance: i16) {
+        match operand {
+            Operand::Constant(k) => self.push(JMP32 | test, dst, 0, distance, k.cast_signed()),
+            Operand::X => self.push(JMP32 | test | FROM_X, dst, X, distance, 0),
+        }
+    }
+
+    fn reject(&mut self) {
+        self.set(A, 0);
+        self.exit();
+    }
+
+    /// Only where r0 is 0.
+    fn exit(&mut self) {
+        self.push(EXIT, 0, 0, 0, 0);
+        self.closed = true;
+    }
+
+    fn place(&mut self, at: usize) {
+        self.starts.push((at, self.code.len()));
+        self.closed = false;
+    }
+
+    fn emit(&mut self, at: usize, op: Op, following: Label) -> Result<(), TranslateError> {
+        match op {
+            Op::LoadAbsolute { size, offset } => self.push(LD_ABS | width(size), 0, 0, 0, offset),
+            Op::LoadIndirect { size, offset } => self.push(LD_IND | width(size), 0, X, 0, offset),
+            Op::LoadHeaderLength { offset } => {
+                // A is kept in X, which is about to be replaced.
+                self.copy(X, A);
+                self.push(LD_ABS | width(Size::Byte), 0, 0, 0, offset);
+                self.alu(AND, A, 0xf);
+                self.alu(SHL, A, 2);
+                self.copy(SCRATCH, X);
+                self.copy(X, A);
+                self.copy(A, SCRATCH);
+            }
+            Op::LoadAncillary(what) => self.ancillary(at, what)?,
+            Op::LoadLength(dst) => self.field(register(dst), sk_buff::LEN),
+            Op::LoadConstant(dst, value) => self.set(register(dst), value),
+            Op::LoadMemory(dst, cell) => {
+                self.push(LDX_W, register(dst), FRAME, slot(cell), 0);
+            }
+            Op::Store(src, cell) => self.push(STX_W, FRAME, register(src), slot(cell), 0),
+            Op::Alu(op, operand) => self.arithmetic(op, operand),
+            Op::Negate => self.push(NEG32, A, 0, 0, 0),
+            Op::Copy(Register::A) => self.copy(A, X),
+            Op::Copy(Register::X) => self.copy(X, A),
+            Op::Jump(to) => self.go(Label::At(to), following),
+            Op::Branch {
+                test,
+                operand,
+                then,
+                otherwise,
+            } => self.branch(test, operand, then, otherwise, following),
+            Op::Return(0) => self.reject(),
+            Op::Return(_) => self.go(Label::Accepted, following),
+            Op::ReturnA => self.return_a(),
+        }
+        Ok(())
+    }
+
+    /// Goes on at a place; for nothing if that is where the next instruction stands.
+    fn go(&mut self, to: Label, following: Label) {
+        if to != following {
+            self.jump(to);
+        }
+    }
+
+    fn branch(
+        &mut self,
+        test: Test,
+        operand: Operand,
+        then: usize,
+        otherwise: usize,
+        following: Label,
+    ) {
+        let (jump, opposite) = match test {
+            Test::Equal => (JEQ, Some(JNE)),
+            Test::Greater => (JGT, Some(JLE)),
+            Test::GreaterOrEqual => (JGE, Some(JLT)),
+            Test::AnyBit => (JSET, None),
+        };
+        let (then, otherwise) = (Label::At(then), Label::At(otherwise));
+        match opposite {
+            _ if then == otherwise => self.go(then, following),
+            Some(opposite) if then == following => self.jump_if(opposite, A, operand, otherwise),
+            _ => {
+                self.jump_if(jump, A, operand, then);
+                self.go(otherwise, following);
+            }
+        }
+    }
+
+    fn return_a(&mut self) {
+        self.jump_if(JNE, A, Operand::Constant(0), Label::Accepted);
+        self.exit();
+    }
+
+    fn arithmetic(&mut self, op: AluOp, operand: Operand) {
+        let code = ALU32
+            | match op {
+                AluOp::Add => 0x00,
+                AluOp::Sub => 0x10,
+                AluOp::Mul => 0x20,
+                AluOp::Div => 0x30,
+                AluOp::Or => 0x40,
+                AluOp::And => AND,
+                AluOp::Shl => SHL,
+                AluOp::Shr => 0x70,
+                AluOp::Mod => 0x90,
+                AluOp::Xor => 0xa0,
+            };
+        match operand {
+            Operand::Constant(k) => self.push(code, A, 0, 0, k.cast_signed()),
+            Operand::X => {
+                if matches!(op, AluOp::Div | AluOp::Mod) {
+                    self.skip_if(JNE, X, Operand::Constant(0), 2);
+                    self.reject();
+                }
+                self.push(code | FROM_X, A, X, 0, 0);
+            }
+        }
+    }
+
+    fn ancillary(&mut self, at: usize, what: Ancillary) -> Result<(), TranslateError> {
+        match what {
+            Ancillary::Protocol => self.network_order(sk_buff::PROTOCOL),
+            Ancillary::VlanProtocol => self.network_order(sk_buff::VLAN_PROTO),
+            Ancillary::PacketType => self.field(A, sk_buff::PKT_TYPE),
+            Ancillary::Mark => self.field(A, sk_buff::MARK),
+            Ancillary::Queue => self.field(A, sk_buff::QUEUE_MAPPING),
+            Ancillary::Hash => self.field(A, sk_buff::HASH),
+            Ancillary::VlanTag => self.field(A, sk_buff::VLAN_TCI),
+            Ancillary::VlanPresent => self.field(A, sk_buff::VLAN_PRESENT),
+            Ancillary::InterfaceIndex => {
+                // 0 without a device, where the classic program returns A as it stands.
+                self.field(SCRATCH, sk_buff::IFINDEX);
+                self.skip_if(JNE, SCRATCH, Operand::Constant(0), 2);
+                self.return_a();
+                self.copy(A, SCRATCH);
+            }
+            Ancillary::HardwareType => return Err(TranslateError::HardwareType { at }),
+        }
+        Ok(())
+    }
+
+    /// `__sk_buff` shows these two as they are on the wire, in 16 bits.
+    fn network_order(&mut self, off: i16) {
+        self.field(A, off);
+        self.push(TO_BE, A, 0, 0, 16);
+    }
+
+    fn finish(mut self) -> Result<Vec<EbpfInsn>, TranslateError> {
+        let accepts = !self.closed || self.jumps.iter().any(|&(_, to)| to == Label::Accepted);
+        if !accepts {
+            // Nothing leads to the end, so all that follows would be unreachable. The verifier
+            // looks for that in the graph of jumps alone, so a jump that is never taken will do.
+            let mut code = Self::default();
+            code.set(A, 0);
+            code.skip_if(JNE, A, Operand::Constant(0), 1);
+            code.exit();
+            return Ok(code.code);
+        }
+        let end = self.code.len();
+        self.copy64(SCRATCH, CTX);
+        for &(from, to) in &self.jumps {
+            let to = match to {
+                Label::Accepted => end,
+                Label::At(at) => {
+                    let found = self.starts.binary_search_by_key(&at, |&(at, _)| at);
+                    let start = found.ok().and_then(|index| self.starts.get(index));
+                    start.map_or(end, |&(_, start)| start)
+                }
+            };
+            let distance = to.saturating_sub(from + 1);
+            let off = i16::try_from(distance);
+            if let Some(insn) = self.code.get_mut(from) {
+                insn.off = off.map_err(|_| TranslateError::JumpTooFar { distance })?;
+            }
+        }
+        Ok(self.code)
+    }
+}
+
+const fn register(register: Register) -> u8 {
+    match register {
+        Register::A => A,
+        Register::X => X,
+    }
+}
+
+const fn width(size: Size) -> u8 {
+    match size {
+        Size::Word => 0x00,
+        Size::Half => 0x08,
+        Size::Byte => 0x10,
+    }
+}
+
+/// Where a memory cell lies, from the frame pointer.
+fn slot(cell: u8) -> i16 {
+    -4 - 4 * i16::from(cell)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::program::Insn, *};
+
+    fn listing(insns: &[(u16, u8, u8, u32)]) -> Vec<EbpfInsn> {
+        let insns = insns
+            .iter()
+            .map(|&(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+        translate(&Program::new(insns.collect()).unwrap()).unwrap()
+    }
+
+    const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> EbpfInsn {
+        EbpfInsn {
+            code,
+            dst,
+            src,
+            off,
+            imm,
+        }
+    }
+
+    #[test]
+    fn a_filter_is_translated_one_to_one() {
+        let ip = [
+            (0x28, 0, 0, 12),
+            (0x15, 0, 1, 0x800),
+            (0x06, 0, 0, 65535),
+            (0x06, 0, 0, 0),
+        ];
+        let expected = [
+            insn(0xbf, 6, 1, 0, 0),
+            insn(0xb4, 0, 0, 0, 0),
+            insn(0xb4, 7, 0, 0, 0),
+            insn(0x28, 0, 0, 0, 12),
+            insn(0x56, 0, 0, 1, 0x800), // if w0 != 0x800 goto +1
+            insn(0x05, 0, 0, 2, 0),     // accepted
+            insn(0xb4, 0, 0, 0, 0),
+            insn(0x95, 0, 0, 0, 0),
+            insn(0xbf, 1, 6, 0, 0),
+        ];
+        assert_eq!(listing(&ip), expected);
+        let bytes = insn(0x56, 0, 7, -2, 0x800).to_bytes();
+        assert_eq!(bytes, [0x56, 0x70, 0xfe, 0xff, 0, 8, 0, 0]);
+    }
+
+    #[test]
+    fn what_no_path_leads_to_is_left_out() {
+        let code = listing(&[
+            (0x05, 0, 0, 1),
+            (0x20, 0, 0, 7),
+            (0x06, 0, 0, 1),
+            (0x06, 0, 0, 0),
+        ]);
+        assert!(
+            code.iter()
+                .all(|insn| insn.code != 0x20 && insn.code != EXIT)
+        );
+        assert_eq!(code.len(), 4, "prologue and the way out");
+    }
+
+    #[test]
+    fn an_acceptance_behind_a_rejection_needs_no_jump() {
+        let code = listing(&[
+            (0x28, 0, 0, 12),
+            (0x15, 1, 0, 6),
+            (0x06, 0, 0, 0),
+            (0x06, 0, 0, 1),
+        ]);
+        let tail = [
+            insn(0x16, 0, 0, 2, 6), // if w0 == 6 goto +2
+            insn(0xb4, 0, 0, 0, 0),
+            insn(0x95, 0, 0, 0, 0),
+            insn(0xbf, 1, 6, 0, 0),
+        ];
+        assert_eq!(code[4..], tail);
+    }
+
+    #[test]
+    fn a_filter_that_accepts_nothing_still_leads_to_the_guard() {
+        let code = listing(&[(0x20, 0, 0, 0), (0x06, 0, 0, 0)]);
+        let expected = [
+            insn(0xb4, 0, 0, 0, 0),
+            insn(0x56, 0, 0, 1, 0),
+            insn(0x95, 0, 0, 0, 0),
+        ];
+        assert_eq!(code, expected);
+    }
+
+    #[test]
+    fn the_largest_program_has_no_jump_that_is_too_long() {
+        // Seven instructions for one is the worst there is.
+        let mut insns = vec![Insn::new(0xb1, 0, 0, 0); 4095];
+        insns.insert(0, Insn::new(0x05, 0, 0, 4094));
+        *insns.last_mut().unwrap() = Insn::new(0x06, 0, 0, 1);
+        insns[0] = Insn::new(0x15, 0, 0, 0);
+        insns[1] = Insn::new(0x05, 0, 0, 4093);
+        insns[0].jt = 1;
+        let code = translate(&Program::new(insns).unwrap()).unwrap();
+        assert_eq!(code[4].off, 7 * 4093);
+    }
+
+    #[test]
+    fn the_hardware_type_is_refused() {
+        let k = Ancillary::HardwareType.k();
+        let insns = vec![Insn::new(0x20, 0, 0, k), Insn::new(0x16, 0, 0, 0)];
+        let error = translate(&Program::new(insns).unwrap());
+        assert_eq!(error, Err(TranslateError::HardwareType { at: 0 }));
+    }
+}
