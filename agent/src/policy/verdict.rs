@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
+use super::{argument, units};
+
 /// One `tools/call`, as far as a policy cares.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -52,7 +54,7 @@ impl fmt::Display for Denial {
 pub struct RuleRef {
     /// The policy file, as it was named on the command line.
     pub file: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0 where no file is meant, but the command line.
     pub line: u64,
     /// Column, from 1.
     pub column: u64,
@@ -62,6 +64,9 @@ pub struct RuleRef {
 
 impl fmt::Display for RuleRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            return f.write_str(&self.path);
+        }
         write!(
             f,
             "{}:{}:{} {}",
@@ -152,4 +157,71 @@ pub struct Change {
     pub forwarded: Value,
     /// Why, in a few words for the model: `the policy allows at most 10000 packets`.
     pub why: String,
+}
+
+impl CaptureVerdict {
+    /// Makes the changes in a copy of the call's arguments, which is then to be forwarded.
+    #[must_use]
+    pub fn forwarded(&self, arguments: &Map<String, Value>) -> Map<String, Value> {
+        let mut arguments = arguments.clone();
+        for change in &self.changes {
+            argument::write(&mut arguments, &change.argument, change.forwarded.clone());
+        }
+        arguments
+    }
+}
+
+impl Payload {
+    /// The one that delivers less.
+    #[must_use]
+    pub fn narrower(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Full, narrower) | (narrower, Self::Full) => narrower,
+            (Self::Bytes(a), Self::Bytes(b)) => Self::Bytes(a.min(b)),
+        }
+    }
+}
+
+/// `lo or veth*, "tcp port 80" within "net 10.0.0.0/8", 1000 packets, 50 MiB, 60 seconds`, for
+/// people.
+impl fmt::Display for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.interfaces)?;
+        for (n, term) in self.filters.iter().enumerate() {
+            let lead = match (n, term.origin) {
+                (0, FilterOrigin::Requested) => ", ",
+                (0, FilterOrigin::Policy) => ", within ",
+                (_, FilterOrigin::Policy) => " within ",
+                (_, FilterOrigin::Requested) => " and ",
+            };
+            write!(f, "{lead}\"{}\"", term.expression)?;
+        }
+        if let Some(packets) = self.packets {
+            write!(f, ", {}", units::packets(packets))?;
+        }
+        if let Some(bytes) = self.bytes {
+            write!(f, ", {}", units::bytes(bytes))?;
+        }
+        if let Some(time) = self.duration {
+            write!(f, ", {}", units::seconds(time))?;
+        }
+        match self.payload {
+            Payload::Full => Ok(()),
+            Payload::Bytes(0) => f.write_str(", headers only"),
+            Payload::Bytes(n) => write!(f, ", {} of payload", units::bytes(n.into())),
+        }
+    }
+}
+
+/// `lo, eth0 or veth*`, for people.
+impl fmt::Display for InterfaceTerms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any interface"),
+            Self::Matching(patterns) => {
+                let words: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+                f.write_str(&units::either(&words, "or"))
+            }
+        }
+    }
 }

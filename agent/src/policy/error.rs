@@ -1,0 +1,222 @@
+//! What is wrong with a policy file, and where.
+
+use std::{fmt, sync::Arc};
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode, SourceSpan};
+use serde_saphyr::Error as YamlError;
+
+use super::{RuleRef, yaml::Place};
+
+/// A policy file that cannot be used: what is wrong, where, and what was expected there.
+///
+/// `Display` gives one line, `policy.yaml:12:7: unknown key …`; as a [`Diagnostic`] it carries the
+/// source, the place and the help for a full report.
+pub struct PolicyError(Box<Fault>);
+
+struct Fault {
+    message: String,
+    label: String,
+    help: Option<String>,
+    place: Option<Place>,
+    source: NamedSource<Arc<str>>,
+}
+
+impl PolicyError {
+    /// The file, as it was named.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        self.0.source.name()
+    }
+
+    /// What is wrong, without the place.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What was expected.
+    #[must_use]
+    pub fn help_text(&self) -> Option<&str> {
+        self.0.help.as_deref()
+    }
+
+    /// Line, from 1; none if the file could not be read at all.
+    #[must_use]
+    pub fn line(&self) -> Option<u64> {
+        self.0.place.map(|place| place.line)
+    }
+
+    /// Column in characters, from 1; none if the file could not be read at all.
+    #[must_use]
+    pub fn column(&self) -> Option<u64> {
+        self.0.place.map(|place| place.column)
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.file())?;
+        if let Some(place) = self.0.place {
+            write!(f, ":{}:{}", place.line, place.column)?;
+        }
+        write!(f, ": {}", self.0.message)
+    }
+}
+
+impl fmt::Debug for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.0
+            .help
+            .iter()
+            .try_for_each(|help| write!(f, " (help: {help})"))
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+impl Diagnostic for PolicyError {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.0.help.as_ref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.0.place?;
+        Some(&self.0.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let place = self.0.place?;
+        let span = SourceSpan::from((place.offset, place.length));
+        let label = LabeledSpan::new_with_span(Some(self.0.label.clone()), span);
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+/// A policy file's name and text, from which errors and rule references are made.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) file: Arc<str>,
+    pub(super) text: Arc<str>,
+}
+
+impl Source {
+    /// A fault at a place: `message` says what is wrong, `label` is shown under the excerpt.
+    pub(super) fn fault(
+        &self,
+        place: Place,
+        message: impl Into<String>,
+        label: impl Into<String>,
+        help: Option<String>,
+    ) -> PolicyError {
+        PolicyError(Box::new(Fault {
+            message: message.into(),
+            label: label.into(),
+            help,
+            place: Some(self.sound(place)),
+            source: NamedSource::new(&self.file, Arc::clone(&self.text)).with_language("yaml"),
+        }))
+    }
+
+    /// A fault of the file as a whole.
+    pub(super) fn unreadable(file: &str, message: String, help: Option<String>) -> PolicyError {
+        PolicyError(Box::new(Fault {
+            message,
+            label: String::new(),
+            help,
+            place: None,
+            source: NamedSource::new(file, Arc::from("")),
+        }))
+    }
+
+    /// What the YAML parser found, in a policy writer's words.
+    pub(super) fn yaml(&self, error: &YamlError) -> PolicyError {
+        let place = error.location().map(Place::from).unwrap_or_default();
+        let error = match error {
+            YamlError::AliasError { error, .. } => error.as_ref(),
+            other => other,
+        };
+        let (message, help) = match error {
+            YamlError::DuplicateMappingKey { key, .. } => (
+                match key {
+                    Some(key) => format!("`{}` is written twice", key.escape_debug()),
+                    None => "a key is written twice".to_owned(),
+                },
+                Some("Keep one of them: which one would count is a guess.".to_owned()),
+            ),
+            YamlError::MergeKeyNotAllowed { .. } => (
+                "`<<` merges are not accepted".to_owned(),
+                Some("Write the keys out, so that each rule stands where it applies.".to_owned()),
+            ),
+            YamlError::NonFiniteFloat { value, .. } => (
+                format!("`{}` is not a number that can be counted to", value.escape_debug()),
+                Some("Write a finite number; to lift a cap, leave its key out.".to_owned()),
+            ),
+            YamlError::Budget { .. }
+            | YamlError::AliasReplayLimitExceeded { .. }
+            | YamlError::AliasExpansionLimitExceeded { .. }
+            | YamlError::AliasReplayStackDepthExceeded { .. } => (
+                format!("the file goes beyond what a policy may need: {}", plain(error)),
+                Some("A policy is one document of at most 1 MiB, 16 levels deep and with few aliases.".to_owned()),
+            ),
+            other => (plain(other), None),
+        };
+        self.fault(place, message, "here", help)
+    }
+
+    /// The rule whose key stands at a place.
+    pub(super) fn rule(&self, place: Place, path: impl Into<String>) -> RuleRef {
+        RuleRef {
+            file: Arc::clone(&self.file),
+            line: place.line,
+            column: place.column,
+            path: path.into(),
+        }
+    }
+
+    /// The place with bytes that are surely inside the text: the parser does not know them for
+    /// every error.
+    fn sound(&self, place: Place) -> Place {
+        let line = usize::try_from(place.line.saturating_sub(1)).unwrap_or(usize::MAX);
+        let column = usize::try_from(place.column.saturating_sub(1)).unwrap_or(usize::MAX);
+        let mut offset = 0;
+        for text in self.text.split_inclusive('\n').take(line) {
+            offset += text.len();
+        }
+        let rest = self.text.get(offset..).unwrap_or_default();
+        let rest = rest.strip_prefix('\u{feff}').map_or(rest, |after| {
+            offset += rest.len() - after.len();
+            after
+        });
+        let here = rest.lines().next().unwrap_or_default();
+        let indent: usize = here.chars().take(column).map(char::len_utf8).sum();
+        let offset = offset + indent;
+        // An excerpt of one line is enough: a block's span would cover the rest of the file.
+        let length = place
+            .length
+            .clamp(1, here.len().saturating_sub(indent).max(1))
+            .min(self.text.len() - offset);
+        let length = (length..=self.text.len() - offset)
+            .find(|length| self.text.is_char_boundary(offset + length))
+            .unwrap_or(0);
+        Place {
+            line: place.line.max(1),
+            column: place.column.max(1),
+            offset,
+            length,
+        }
+    }
+}
+
+/// The parser's own words, without the place that it appends.
+fn plain(error: &YamlError) -> String {
+    let text = error.to_string();
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(before, _)| before);
+    text.chars()
+        .take(300)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

@@ -1,0 +1,64 @@
+//! What a command line asks for, where there is no call.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    CaptureVerdict, Denial, InterfaceTerms, Payload, RuleRef, Terms,
+    capture::{MAX_SNAP, interface, requested_filter},
+};
+
+/// What `capwarden exec` is asked to grant to its command. What is none is not asked: the
+/// policy's own terms hold alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// One interface's name, or `any`.
+    pub interface: Option<String>,
+    /// A capture filter in libpcap's language.
+    pub filter: Option<String>,
+    /// Packets in all; 0 for no limit.
+    pub packets: Option<u64>,
+    /// Bytes in all, as captured; 0 for no limit.
+    pub bytes: Option<u64>,
+    /// How long; zero for no limit.
+    pub duration: Option<Duration>,
+    /// What is kept after the transport header.
+    pub payload: Option<Payload>,
+}
+
+/// The verdict on a command line where there is no policy: just what it asks, every interface if
+/// it names none.
+///
+/// # Errors
+///
+/// The interface is no interface, or the filter cannot be one.
+pub fn unpoliced(request: &Request) -> Result<CaptureVerdict, Denial> {
+    let rule = RuleRef {
+        file: Arc::from(""),
+        line: 0,
+        column: 0,
+        path: "command line".to_owned(),
+    };
+    let deny = |reason| Denial {
+        reason,
+        instead: None,
+        rule: rule.clone(),
+    };
+    let interfaces = match request.interface.as_deref() {
+        None | Some("any") => InterfaceTerms::Any,
+        Some(name) => InterfaceTerms::Matching(vec![interface(name).map_err(deny)?]),
+    };
+    let filter = requested_filter(request.filter.as_deref()).map_err(deny)?;
+    Ok(CaptureVerdict {
+        terms: Terms {
+            interfaces,
+            filters: filter.into_iter().collect(),
+            packets: request.packets.filter(|n| *n != 0),
+            bytes: request.bytes.filter(|n| *n != 0),
+            duration: request.duration.filter(|time| !time.is_zero()),
+            snap_length: MAX_SNAP,
+            payload: request.payload.unwrap_or(Payload::Full),
+        },
+        changes: Vec::new(),
+        rule,
+    })
+}
