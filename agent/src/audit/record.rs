@@ -1,0 +1,304 @@
+//! What is recorded.
+
+use serde::Serialize;
+
+use crate::{
+    policy::{Call, FilterOrigin, Payload, RuleRef, Terms, Verdict},
+    session::{SessionEnd, SessionId},
+};
+
+use super::{
+    hash::Hash,
+    text::{Text, TextList},
+};
+
+/// Filters and interfaces of one session that are recorded.
+const MAX_ITEMS: usize = 64;
+
+/// One record; `kind` in the file is the variant's name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    /// capwarden started.
+    AgentStarted(AgentStarted),
+    /// A call was decided.
+    Call(Box<CallRecord>),
+    /// A session was armed.
+    SessionOpened(Box<SessionOpened>),
+    /// A capture socket was armed and handed over.
+    SocketArmed(SocketArmed),
+    /// A capture socket was refused.
+    SocketRefused(SocketRefused),
+    /// A session ended.
+    SessionEnded(SessionEnd),
+    /// A policy was loaded in place of another.
+    PolicyReloaded(PolicyFile),
+    /// capwarden stopped.
+    AgentStopped(AgentStopped),
+    /// A line that was cut short by a crash was put aside. Written by [`super::Log`] itself.
+    TornTail(TornTail),
+}
+
+/// Every value of `kind`.
+pub const KINDS: [&str; 9] = [
+    "agent-started",
+    "call",
+    "session-opened",
+    "socket-armed",
+    "socket-refused",
+    "session-ended",
+    "policy-reloaded",
+    "agent-stopped",
+    "torn-tail",
+];
+
+impl Record {
+    /// True if the record must be on the disk before anything else happens.
+    pub(super) fn must_last(&self) -> bool {
+        matches!(
+            self,
+            Self::SessionEnded(_)
+                | Self::SocketRefused(_)
+                | Self::AgentStopped(_)
+                | Self::TornTail(_)
+        )
+    }
+}
+
+/// capwarden started.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AgentStarted {
+    /// capwarden's version.
+    pub version: Text,
+    /// The server, or the command, with its arguments.
+    pub command: TextList,
+    /// The policy; none for `exec` without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyFile>,
+    /// Whom the governed processes run as.
+    pub user: Text,
+    /// The layers that this host lacks or has in part.
+    pub degraded: TextList,
+}
+
+/// A policy file, as it was loaded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyFile {
+    /// Its name, as it was given.
+    pub file: Text,
+    /// The hash of its bytes.
+    pub sha256: Hash,
+}
+
+/// A call was decided. Arguments are recorded by name only: their values may be secrets.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CallRecord {
+    /// The JSON-RPC request's id, as JSON.
+    pub request: Text,
+    /// The tool.
+    pub tool: Text,
+    /// The names of the arguments.
+    pub arguments: TextList,
+    /// What the policy said.
+    pub verdict: Decision,
+    /// Why it was refused, as the model was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Text>,
+    /// The rule that decided: `policy.yaml:12:7 tools.start.capture.packets`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Text>,
+    /// Arguments that were changed, and why.
+    #[serde(skip_serializing_if = "TextList::is_empty")]
+    pub changes: TextList,
+    /// The session that the call opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+}
+
+/// What a policy said, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// Forwarded.
+    Forward,
+    /// Forwarded; the tool ends captures.
+    EndCapture,
+    /// A session was opened, then forwarded.
+    Capture,
+    /// Not forwarded.
+    Deny,
+}
+
+impl CallRecord {
+    /// The record of a call and its verdict. `request` is the JSON-RPC id.
+    pub fn new(
+        request: &serde_json::Value,
+        call: &Call,
+        verdict: &Verdict,
+        session: Option<SessionId>,
+    ) -> Self {
+        let rule = |rule: &RuleRef| Some(Text::new(rule.to_string()));
+        let (decision, reason, rule, changes) = match verdict {
+            Verdict::Forward => (Decision::Forward, None, None, TextList::default()),
+            Verdict::EndCapture => (Decision::EndCapture, None, None, TextList::default()),
+            Verdict::Capture(capture) => {
+                let changes = capture.changes.iter();
+                let changes = changes.map(|change| format!("{}: {}", change.argument, change.why));
+                let changes = changes.collect();
+                (Decision::Capture, None, rule(&capture.rule), changes)
+            }
+            Verdict::Deny(denial) => {
+                let reason = Some(Text::new(denial.reason.as_str()));
+                let rule = rule(&denial.rule);
+                (Decision::Deny, reason, rule, TextList::default())
+            }
+        };
+        Self {
+            request: Text::new(request.to_string()),
+            tool: Text::new(call.tool.as_str()),
+            arguments: call.arguments.keys().map(String::as_str).collect(),
+            verdict: decision,
+            reason,
+            rule,
+            changes,
+            session,
+        }
+    }
+}
+
+/// A session was armed: what it may see.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SessionOpened {
+    /// Which session.
+    pub session: SessionId,
+    /// The tool that asked for it; none for `exec`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Text>,
+    /// The interfaces that were there when it opened.
+    pub interfaces: Vec<InterfaceRecord>,
+    /// A packet is seen only if all of these match it.
+    pub filters: Vec<FilterRecord>,
+    /// Packets in all; `null` is no cap, here and below.
+    pub packets: Option<u64>,
+    /// Bytes in all.
+    pub bytes: Option<u64>,
+    /// How long.
+    pub seconds: Option<f64>,
+    /// Bytes of one packet.
+    pub snap: u32,
+    /// `full`, `headers`, or a number of bytes after the transport header.
+    pub payload: Text,
+    /// The grant in one line for people.
+    pub summary: Text,
+}
+
+impl SessionOpened {
+    /// The record of a session with these terms.
+    pub fn new(
+        session: SessionId,
+        tool: Option<&str>,
+        interfaces: impl IntoIterator<Item = InterfaceRecord>,
+        terms: &Terms,
+        summary: &str,
+    ) -> Self {
+        let filters = terms.filters.iter().map(|term| FilterRecord {
+            expression: Text::new(term.expression.as_str()),
+            origin: match term.origin {
+                FilterOrigin::Requested => Origin::Requested,
+                FilterOrigin::Policy => Origin::Policy,
+            },
+        });
+        Self {
+            session,
+            tool: tool.map(Text::new),
+            interfaces: interfaces.into_iter().take(MAX_ITEMS).collect(),
+            filters: filters.take(MAX_ITEMS).collect(),
+            packets: terms.packets,
+            bytes: terms.bytes,
+            seconds: terms.duration.map(|duration| duration.as_secs_f64()),
+            snap: terms.snap_length,
+            payload: Text::new(match terms.payload {
+                Payload::Full => "full".to_owned(),
+                Payload::Bytes(0) => "headers".to_owned(),
+                Payload::Bytes(bytes) => bytes.to_string(),
+            }),
+            summary: Text::new(summary),
+        }
+    }
+}
+
+/// An interface, by the name it had and the index that the kernel checks. Index 0, name `any`: all
+/// interfaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InterfaceRecord {
+    /// The name when the session opened.
+    pub name: Text,
+    /// The interface index.
+    pub index: u32,
+}
+
+/// A capture filter and who wanted it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FilterRecord {
+    /// In libpcap's language.
+    pub expression: Text,
+    /// Who wanted it.
+    pub origin: Origin,
+}
+
+/// Who wanted a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The call, or the command line.
+    Requested,
+    /// The policy.
+    Policy,
+}
+
+/// A capture socket was armed and handed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SocketArmed {
+    /// The session it counts for.
+    pub session: SessionId,
+    /// The process.
+    pub pid: u32,
+    /// The thread that asked.
+    pub thread: u32,
+    /// What the process calls itself. It chose that name.
+    pub comm: Text,
+    /// The kind of socket: `raw`, `datagram`, …
+    pub socket: Text,
+}
+
+/// A capture socket was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SocketRefused {
+    /// The process.
+    pub pid: u32,
+    /// What the process calls itself. It chose that name.
+    pub comm: Text,
+    /// Why.
+    pub why: Text,
+}
+
+/// capwarden stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AgentStopped {
+    /// Why: `the client closed the connection`, `the server exited`, `SIGTERM`, …
+    pub why: Text,
+    /// The exit status that capwarden passes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<i32>,
+}
+
+/// A fragment was found where the last line should end, and put aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TornTail {
+    /// Its length.
+    pub bytes: u64,
+    /// The hash of its bytes.
+    pub sha256: Hash,
+    /// The file that keeps it.
+    pub kept: Text,
+}

@@ -1,0 +1,240 @@
+//! The log as a reader sees it.
+
+use std::{
+    collections::VecDeque,
+    io::{BufReader, Write},
+    path::Path,
+};
+
+use serde_json::Value;
+
+use super::{
+    error::AuditError,
+    hash::Hash,
+    line::{Entry, next_line},
+    text::visible,
+    verify::snapshot,
+};
+
+/// Which records to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this session only: `s1`.
+    pub session: Option<String>,
+    /// Of agents whose name begins so. Sessions are numbered anew in each.
+    pub agent: Option<String>,
+    /// Of this kind only.
+    pub kind: Option<String>,
+    /// No more than the last so many of those.
+    pub last: Option<usize>,
+}
+
+/// How to show them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rendering {
+    /// The lines as they are in the file.
+    Json,
+    /// For people.
+    Plain,
+    /// For people at a terminal.
+    Colour,
+}
+
+/// What was shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Records that were shown.
+    pub shown: u64,
+    /// Lines that are not records. `verify` names them.
+    pub unreadable: u64,
+    /// The hash of the last line of the file.
+    pub head: Option<Hash>,
+}
+
+/// Shows records in the order in which they were written.
+pub fn show(
+    path: impl AsRef<Path>,
+    filter: &Filter,
+    rendering: Rendering,
+    out: &mut dyn Write,
+) -> Result<Shown, AuditError> {
+    let path = path.as_ref();
+    let mut stream = BufReader::new(snapshot(path)?);
+    let mut summary = Shown::default();
+    let mut held = VecDeque::new();
+    while let Some(line) = next_line(&mut stream).map_err(|source| AuditError::Read {
+        path: path.to_owned(),
+        source,
+    })? {
+        if line.ended {
+            summary.head = Some(line.hash);
+        }
+        let entry = match Entry::parse(&line.bytes) {
+            Ok(entry) if line.ended => entry,
+            _ => {
+                summary.unreadable += 1;
+                continue;
+            }
+        };
+        if !filter.admits(&entry) {
+            continue;
+        }
+        let text = match rendering {
+            // A record that is shown as it is was read as JSON just now, hence is UTF-8.
+            Rendering::Json => String::from_utf8_lossy(&line.bytes).into_owned(),
+            Rendering::Plain => render(&entry, false),
+            Rendering::Colour => render(&entry, true),
+        };
+        match filter.last {
+            None => {
+                writeln!(out, "{text}").map_err(AuditError::Print)?;
+                summary.shown += 1;
+            }
+            Some(last) => {
+                held.push_back(text);
+                if held.len() > last {
+                    held.pop_front();
+                }
+            }
+        }
+    }
+    for text in held {
+        writeln!(out, "{text}").map_err(AuditError::Print)?;
+        summary.shown += 1;
+    }
+    Ok(summary)
+}
+
+impl Filter {
+    fn admits(&self, entry: &Entry) -> bool {
+        let is = |wanted: &Option<String>, value: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| value == Some(wanted))
+        };
+        is(&self.session, entry.text("session"))
+            && is(&self.kind, Some(&entry.kind))
+            && (self.agent.as_deref()).is_none_or(|agent| entry.agent.starts_with(agent))
+    }
+}
+
+/// One record in one line. All text goes through [`visible`]: the file may have been forged.
+fn render(entry: &Entry, colour: bool) -> String {
+    let paint = |style: &str, text: String| {
+        if colour && !style.is_empty() {
+            format!("\u{1b}[{style}m{text}\u{1b}[0m")
+        } else {
+            text
+        }
+    };
+    let style = match entry.kind.as_str() {
+        "agent-started" | "agent-stopped" | "policy-reloaded" => "1",
+        "session-opened" | "socket-armed" => "32",
+        "session-ended" => "36",
+        "socket-refused" => "31",
+        "call" if entry.text("verdict") == Some("deny") => "31",
+        "torn-tail" => "33",
+        _ => "",
+    };
+    let time = visible(&entry.time).replace('T', " ");
+    let agent: String = visible(&entry.agent).chars().take(8).collect();
+    let kind = format!("{:<15}", visible(&entry.kind));
+    format!(
+        "{:>5}  {}  {agent}  {}  {}",
+        entry.seq,
+        paint("2", time),
+        paint(style, kind),
+        describe(entry)
+    )
+}
+
+/// What a record says, in a phrase. Kinds of later versions show their fields.
+fn describe(entry: &Entry) -> String {
+    let text = |field: &str| visible(entry.text(field).unwrap_or("?"));
+    let number = |field: &str| entry.fields.get(field).and_then(Value::as_u64).unwrap_or(0);
+    let optional = |before: &str, field: &str| {
+        let value = entry.text(field).map(visible);
+        value.map_or_else(String::new, |value| format!("{before}{value}"))
+    };
+    let list = |field: &str, between: &str| {
+        let items = entry.fields.get(field).and_then(Value::as_array);
+        let items = items.into_iter().flatten().filter_map(Value::as_str);
+        visible(&items.collect::<Vec<_>>().join(between))
+    };
+    match entry.kind.as_str() {
+        "agent-started" => {
+            let policy = entry.fields.get("policy").and_then(policy_file);
+            let degraded = list("degraded", "; ");
+            let mut text = format!(
+                "capwarden {} runs {}",
+                text("version"),
+                list("command", " ")
+            );
+            text += &format!(" as {}", visible(entry.text("user").unwrap_or("?")));
+            text += &policy.map_or_else(String::new, |policy| format!(" under {policy}"));
+            if !degraded.is_empty() {
+                text += &format!(", degraded: {degraded}");
+            }
+            text
+        }
+        "call" => {
+            let mut text = format!("{}({}): ", text("tool"), list("arguments", ", "));
+            text += &visible(entry.text("verdict").unwrap_or("?"));
+            text += &optional(" ", "session");
+            text += &optional(", ", "reason");
+            let changes = list("changes", "; ");
+            if !changes.is_empty() {
+                text += &format!(", changed {changes}");
+            }
+            text + &optional(", rule ", "rule")
+        }
+        "session-opened" => {
+            format!(
+                "{}{}: {}",
+                text("session"),
+                optional(" for ", "tool"),
+                text("summary")
+            )
+        }
+        "socket-armed" => format!(
+            "{}: {} socket for {} (pid {}, thread {})",
+            text("session"),
+            text("socket"),
+            text("comm"),
+            number("pid"),
+            number("thread")
+        ),
+        "socket-refused" => {
+            format!("{} (pid {}): {}", text("comm"), number("pid"), text("why"))
+        }
+        "session-ended" => {
+            let milliseconds = number("milliseconds");
+            format!(
+                "{}: {}, {} packets, {} bytes, {} sockets, {}.{:03} s",
+                text("session"),
+                text("reason"),
+                number("packets"),
+                number("bytes"),
+                number("sockets"),
+                milliseconds / 1000,
+                milliseconds % 1000
+            )
+        }
+        "policy-reloaded" => policy_file(&Value::Object(entry.fields.clone())).unwrap_or_default(),
+        "agent-stopped" => {
+            let status = entry.fields.get("status").and_then(Value::as_i64);
+            let status = status.map_or_else(String::new, |status| format!(", status {status}"));
+            text("why") + &status
+        }
+        "torn-tail" => format!("{} bytes kept in {}", number("bytes"), text("kept")),
+        _ => {
+            let fields = entry.fields.iter();
+            let fields = fields.map(|(name, value)| visible(&format!("{name}={value}")));
+            fields.collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+fn policy_file(policy: &Value) -> Option<String> {
+    let file = policy.get("file")?.as_str()?;
+    let hash: String = policy.get("sha256")?.as_str()?.chars().take(12).collect();
+    Some(visible(&format!("{file} (sha256 {hash})")))
+}

@@ -1,0 +1,670 @@
+//! The log under attack: tampering, crashes, and many writers.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    thread,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    policy::{Call, Denial, RuleRef, Verdict},
+    session::{EndReason, SessionEnd, SessionId},
+};
+
+use super::*;
+
+fn started() -> Record {
+    Record::AgentStarted(AgentStarted {
+        version: "0.1.0".into(),
+        command: ["npx", "-y", "server"].into_iter().collect(),
+        policy: Some(PolicyFile {
+            file: "policy.yaml".into(),
+            sha256: Hash::of(b"version: 1"),
+        }),
+        user: "nobody".into(),
+        degraded: ["no BPF LSM"].into_iter().collect(),
+    })
+}
+
+fn opened(session: u32) -> Record {
+    Record::SessionOpened(Box::new(SessionOpened {
+        session: SessionId(session),
+        tool: Some("start_capture".into()),
+        interfaces: vec![InterfaceRecord {
+            name: "lo".into(),
+            index: 1,
+        }],
+        filters: vec![FilterRecord {
+            expression: "tcp port 80".into(),
+            origin: Origin::Requested,
+        }],
+        packets: Some(100),
+        bytes: None,
+        seconds: Some(2.5),
+        snap: 262_144,
+        payload: "headers".into(),
+        summary: "lo, \"tcp port 80\", 100 packets, 2.5 s".into(),
+    }))
+}
+
+fn ended(session: u32) -> Record {
+    Record::SessionEnded(SessionEnd {
+        session: SessionId(session),
+        reason: EndReason::PacketCap,
+        packets: 100,
+        bytes: 4_200,
+        sockets: 1,
+        milliseconds: 1_234,
+    })
+}
+
+fn stopped() -> Record {
+    Record::AgentStopped(AgentStopped {
+        why: "the server exited".into(),
+        status: Some(0),
+    })
+}
+
+fn armed(comm: &str) -> Record {
+    Record::SocketArmed(SocketArmed {
+        session: SessionId(1),
+        pid: 12,
+        thread: 13,
+        comm: comm.into(),
+        socket: "raw".into(),
+    })
+}
+
+fn place() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    (dir, path)
+}
+
+/// A small whole log, and its head.
+fn small() -> (TempDir, PathBuf, Hash) {
+    let (dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    for record in [started(), opened(1), armed("dumpcap"), ended(1), stopped()] {
+        log.append(&record).unwrap();
+    }
+    let head = log.head().hash;
+    (dir, path, head)
+}
+
+/// Replaces a log's bytes.
+fn put(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+}
+
+fn defects(path: &Path) -> Vec<(u64, Defect)> {
+    let report = verify(path, None).unwrap();
+    let problems = report.problems.into_iter();
+    problems
+        .map(|problem| (problem.line, problem.defect))
+        .collect()
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn chain_is_sound_and_can_be_followed_by_hand() {
+    let (_dir, path, head) = small();
+    let report = verify(&path, Some(head)).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.records, report.head), (5, Some(head)));
+    assert_eq!(report.anchor, Some(Anchor { line: 5, after: 0 }));
+    assert!(report.problems.is_empty() && report.open.is_empty());
+
+    let mut prev = "0".repeat(64);
+    for (number, line) in lines(&path).iter().enumerate() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(value["prev"], prev.as_str());
+        assert_eq!(value["seq"], number + 1);
+        assert!(KINDS.contains(&value["kind"].as_str().unwrap()));
+        let time = value["time"].as_str().unwrap();
+        assert_eq!(time.len(), "2026-11-20T09:30:00.000123Z".len(), "{time}");
+        prev = Hash::of(line.as_bytes()).to_string();
+    }
+    assert_eq!(prev, head.to_string());
+}
+
+#[test]
+fn session_end_is_recorded_flat() {
+    let (_dir, path, _) = small();
+    let line = &lines(&path)[3];
+    let value: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(value["kind"], "session-ended");
+    assert_eq!(value["session"], "s1");
+    assert_eq!(value["reason"], "packet-cap");
+    assert_eq!(value["packets"], 100);
+}
+
+#[test]
+fn call_is_recorded_without_the_values_of_its_arguments() {
+    let call = Call {
+        tool: "start_capture".to_owned(),
+        arguments: [("key".to_owned(), "s3cret".into())].into_iter().collect(),
+    };
+    let verdict = Verdict::Deny(Denial {
+        reason: "Port 22 is not allowed.".to_owned(),
+        instead: None,
+        rule: RuleRef {
+            file: "p.yaml".into(),
+            line: 3,
+            column: 5,
+            path: "tools.start_capture".to_owned(),
+        },
+    });
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    let record = CallRecord::new(&7.into(), &call, &verdict, None);
+    log.append(&Record::Call(Box::new(record))).unwrap();
+    let line = &lines(&path)[0];
+    assert!(!line.contains("s3cret"));
+    let value: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(value["request"], "7");
+    assert_eq!(value["arguments"], serde_json::json!(["key"]));
+    assert_eq!(value["verdict"], "deny");
+    assert_eq!(value["rule"], "p.yaml:3:5 tools.start_capture");
+    assert_eq!(value.get("session"), None);
+}
+
+#[test]
+fn log_goes_on_where_it_was_left() {
+    let (_dir, path, _) = small();
+    let log = Log::open(&path).unwrap();
+    assert_eq!(log.head().seq, 5);
+    log.append(&started()).unwrap();
+    let report = verify(&path, Some(log.head().hash)).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.records, 6);
+}
+
+#[test]
+fn tamper_flip_of_any_byte_is_detected() {
+    let (_dir, path, head) = small();
+    let sound = fs::read(&path).unwrap();
+    let last_line = sound.len() - lines(&path)[4].len() - 1;
+    for position in 0..sound.len() {
+        let flip = 1 << (position % 8);
+        let mut bytes = sound.clone();
+        bytes[position] ^= flip;
+        put(&path, &bytes);
+        let anchored = verify(&path, Some(head)).unwrap();
+        assert!(!anchored.is_sound(), "byte {position} ^ {flip:#x}");
+        if position < last_line {
+            let alone = verify(&path, None).unwrap();
+            assert!(!alone.is_sound(), "byte {position} ^ {flip:#x}, no head");
+        }
+    }
+}
+
+#[test]
+fn tamper_removed_line_is_detected() {
+    let (_dir, path, head) = small();
+    let sound = lines(&path);
+    for gone in 0..sound.len() {
+        let mut rest = sound.clone();
+        rest.remove(gone);
+        put(&path, (rest.join("\n") + "\n").as_bytes());
+        assert!(
+            !verify(&path, Some(head)).unwrap().is_sound(),
+            "line {gone}"
+        );
+        let defects = defects(&path);
+        let line = gone as u64 + 1;
+        let gap = Defect::Gap {
+            expected: line,
+            found: line + 1,
+        };
+        match gone {
+            0 => assert_eq!(defects[..2], [(1, Defect::NoBeginning), (1, gap)]),
+            // Only the head tells that the end is missing.
+            4 => assert_eq!(defects, []),
+            _ => {
+                assert!(defects.contains(&(line, Defect::BrokenLink)), "line {gone}");
+                assert!(defects.contains(&(line, gap)), "line {gone}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tamper_swapped_and_inserted_lines_are_detected() {
+    let (_dir, path, head) = small();
+    let sound = lines(&path);
+    for first in 0..sound.len() {
+        for second in first + 1..sound.len() {
+            let mut moved = sound.clone();
+            moved.swap(first, second);
+            put(&path, (moved.join("\n") + "\n").as_bytes());
+            assert!(
+                !verify(&path, None).unwrap().is_sound(),
+                "{first} and {second}"
+            );
+        }
+        let mut doubled = sound.clone();
+        doubled.insert(first, sound[first].clone());
+        put(&path, (doubled.join("\n") + "\n").as_bytes());
+        assert!(
+            !verify(&path, Some(head)).unwrap().is_sound(),
+            "{first} twice"
+        );
+        let again = (first as u64 + 2, Defect::Repeated(first as u64 + 1));
+        assert!(defects(&path).contains(&again), "{first} twice");
+    }
+}
+
+#[test]
+fn tamper_end_cut_off_needs_the_head() {
+    let (_dir, path, head) = small();
+    let sound = lines(&path);
+    put(&path, (sound[..3].join("\n") + "\n").as_bytes());
+    let report = verify(&path, None).unwrap();
+    assert!(report.is_sound());
+    assert_eq!(report.open.len(), 1, "the session that was open then");
+    let report = verify(&path, Some(head)).unwrap();
+    assert!(!report.is_sound());
+    assert_eq!(report.problems[0].defect, Defect::NoAnchor);
+}
+
+#[test]
+fn older_head_vouches_for_what_was_there_then() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    let early = log.append(&started()).unwrap();
+    log.append(&stopped()).unwrap();
+    let report = verify(&path, Some(early.hash)).unwrap();
+    assert!(report.is_sound());
+    assert_eq!(report.anchor, Some(Anchor { line: 1, after: 1 }));
+}
+
+#[test]
+fn session_without_end_is_told_apart_by_its_agent() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    log.append(&opened(1)).unwrap();
+    let report = verify(&path, None).unwrap();
+    assert!(report.problems.is_empty());
+    assert_eq!(report.open[0].session, "s1");
+    log.append(&stopped()).unwrap();
+    let report = verify(&path, None).unwrap();
+    assert!(report.is_sound() && report.open.is_empty());
+    assert_eq!((report.warnings, report.problems[0].line), (1, 1));
+    // The same number in another run is another session.
+    let other = Log::open(&path).unwrap();
+    other.append(&ended(1)).unwrap();
+    let agent = other.agent().to_owned();
+    let session = "s1".to_owned();
+    assert_eq!(
+        defects(&path)[1],
+        (3, Defect::NeverOpened { agent, session })
+    );
+}
+
+#[test]
+fn verify_names_what_is_no_record() {
+    let (_dir, path, _) = small();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend(b"\n{}\nhello\n");
+    bytes.extend(vec![b'x'; 2 << 20]);
+    bytes.extend(b"\n{\"se");
+    put(&path, &bytes);
+    let defects = defects(&path);
+    let found: Vec<u64> = defects.iter().map(|(line, _)| *line).collect();
+    assert_eq!(found, [6, 7, 8, 9, 10]);
+    assert_eq!(defects[3].1, Defect::TooLong(2 << 20));
+    assert_eq!(defects[4].1, Defect::Torn(4));
+}
+
+#[test]
+fn verify_of_an_empty_log_is_sound_unless_a_head_is_expected() {
+    let (_dir, path) = place();
+    Log::open(&path).unwrap();
+    assert!(verify(&path, None).unwrap().is_sound());
+    assert!(!verify(&path, Some(Hash::of(b""))).unwrap().is_sound());
+}
+
+#[test]
+fn torn_tail_of_every_length_is_put_aside_and_nothing_else_is_lost() {
+    let (dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    log.append(&started()).unwrap();
+    let whole = fs::read(&path).unwrap().len();
+    log.append(&armed("tshark")).unwrap();
+    drop(log);
+    let sound = fs::read(&path).unwrap();
+    // From nothing of the last line to all of it but its end.
+    for length in whole..sound.len() {
+        put(&path, &sound[..length]);
+        let log = Log::open(&path).unwrap();
+        log.append(&stopped()).unwrap();
+        let after = fs::read(&path).unwrap();
+        assert_eq!(after[..whole], sound[..whole], "length {length}");
+        let report = verify(&path, Some(log.head().hash)).unwrap();
+        assert!(report.is_sound(), "length {length}: {report:?}");
+
+        let torn = asides(dir.path());
+        if length == whole {
+            assert_eq!((report.records, torn.len()), (2, 0));
+        } else if length == sound.len() - 1 {
+            // Only the line's end was missing.
+            assert_eq!((report.records, torn.len()), (3, 0));
+            assert_eq!(after[..sound.len()], sound);
+        } else {
+            assert_eq!((report.records, torn.len()), (3, 1), "length {length}");
+            assert_eq!(fs::read(&torn[0]).unwrap(), sound[whole..length]);
+            assert_eq!(fs::metadata(&torn[0]).unwrap().mode() & 0o777, 0o600);
+            let kept = torn[0].to_str().unwrap().to_owned();
+            assert_eq!(report.problems[0].defect, Defect::Repaired(kept));
+            fs::remove_file(&torn[0]).unwrap();
+        }
+    }
+}
+
+fn asides(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    files
+        .filter(|path| path.to_str().unwrap().contains(".torn-"))
+        .collect()
+}
+
+#[test]
+fn torn_first_line_is_put_aside() {
+    for fragment in [
+        &b"{\"se"[..],
+        b"{\"seq\":1,\"time\":\"2026-11-2",
+        b"\0\0\0\0",
+    ] {
+        let (dir, path) = place();
+        private(&path, fragment);
+        let log = Log::open(&path).unwrap();
+        assert_eq!(log.head().seq, 1);
+        assert_eq!(asides(dir.path()).len(), 1);
+        assert!(verify(&path, None).unwrap().is_sound());
+    }
+}
+
+#[test]
+fn torn_tail_of_another_agent_is_put_aside_while_running() {
+    let (dir, path, _) = small();
+    let log = Log::open(&path).unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"{\"seq\":6,").unwrap();
+    log.append(&started()).unwrap();
+    assert_eq!(asides(dir.path()).len(), 1);
+    assert_eq!(verify(&path, None).unwrap().records, 7);
+}
+
+fn private(path: &Path, bytes: &[u8]) {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    file.unwrap().write_all(bytes).unwrap();
+}
+
+#[test]
+fn file_that_is_no_log_is_refused_and_untouched() {
+    let long = vec![b'x'; 3 << 20];
+    for content in [&b"PATH=/bin"[..], b"hello\n", b"{}\n", &long] {
+        let (_dir, path) = place();
+        private(&path, content);
+        let error = Log::open(&path).unwrap_err();
+        assert!(matches!(error, AuditError::NotALog { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+#[test]
+fn file_is_created_for_its_owner_alone() {
+    let (_dir, path) = place();
+    Log::open(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn symlink_directory_pipe_and_writable_file_are_refused() {
+    let (dir, path) = place();
+    let target = dir.path().join("target");
+    symlink(&target, &path).unwrap();
+    assert!(matches!(Log::open(&path), Err(AuditError::Symlink(_))));
+    assert!(!target.exists());
+
+    assert!(matches!(
+        Log::open(dir.path()),
+        Err(AuditError::NotAFile(_))
+    ));
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    assert!(matches!(
+        Log::open(&pipe),
+        Err(AuditError::NotAFile(_) | AuditError::Open { .. })
+    ));
+
+    private(&target, b"");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o620)).unwrap();
+    let error = Log::open(&target).unwrap_err();
+    assert!(error.to_string().contains("mode 0620"), "{error}");
+}
+
+#[test]
+fn file_cut_deleted_or_forged_while_running_stops_the_agent() {
+    let (_dir, path, _) = small();
+    let log = Log::open(&path).unwrap();
+    let sound = fs::read(&path).unwrap();
+
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(sound.split_inclusive(|&b| b == b'\n').next().unwrap())
+        .unwrap();
+    let error = log.append(&started()).unwrap_err();
+    assert!(matches!(error, AuditError::Broken { .. }), "{error}");
+
+    put(&path, &sound[..10]);
+    let error = log.append(&started()).unwrap_err();
+    assert!(matches!(error, AuditError::Shrunk { .. }), "{error}");
+
+    put(&path, &sound);
+    log.append(&started()).unwrap();
+    fs::remove_file(&path).unwrap();
+    let error = log.append(&started()).unwrap_err();
+    assert!(matches!(error, AuditError::Removed(_)), "{error}");
+}
+
+#[test]
+fn last_line_changed_while_running_is_found_afterwards() {
+    let (_dir, path, _) = small();
+    let log = Log::open(&path).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    put(
+        &path,
+        text.replace("the server exited", "the client exited")
+            .as_bytes(),
+    );
+    log.append(&started()).unwrap();
+    assert_eq!(defects(&path), [(6, Defect::BrokenLink)]);
+}
+
+#[test]
+fn hostile_names_stay_in_their_line() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    let comm = "x\"}\n{\"seq\":9}\u{1b}[31m\u{202e}\u{9b}";
+    log.append(&armed(comm)).unwrap();
+    log.append(&armed(&"A".repeat(5_000_000))).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    assert!(
+        text.chars()
+            .all(|c| c == '\n' || c == '…' || c.is_ascii_graphic() || c == ' ')
+    );
+    let value: serde_json::Value = serde_json::from_str(&lines(&path)[0]).unwrap();
+    assert_eq!(value["comm"], comm);
+    assert!(lines(&path)[1].len() < 2048);
+
+    let shown = shown(&path, &Filter::default(), Rendering::Plain);
+    assert_eq!(shown.lines().count(), 2);
+    assert!(!shown.contains(['\u{1b}', '\u{202e}', '\u{9b}']), "{shown}");
+}
+
+fn shown(path: &Path, filter: &Filter, rendering: Rendering) -> String {
+    let mut out = Vec::new();
+    show(path, filter, rendering, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn show_filters_and_renders() {
+    let (_dir, path, head) = small();
+    let all = shown(&path, &Filter::default(), Rendering::Plain);
+    assert_eq!(all.lines().count(), 5);
+    for phrase in [
+        "capwarden 0.1.0 runs npx -y server as nobody under policy.yaml (sha256 ",
+        "degraded: no BPF LSM",
+        "s1 for start_capture: lo, \"tcp port 80\", 100 packets, 2.5 s",
+        "s1: raw socket for dumpcap (pid 12, thread 13)",
+        "s1: packet-cap, 100 packets, 4200 bytes, 1 sockets, 1.234 s",
+        "the server exited, status 0",
+    ] {
+        assert!(all.contains(phrase), "{phrase} in\n{all}");
+    }
+    let filter = Filter {
+        session: Some("s1".to_owned()),
+        last: Some(2),
+        ..Filter::default()
+    };
+    let some = shown(&path, &filter, Rendering::Plain);
+    assert_eq!(some.lines().count(), 2);
+    assert!(some.contains("socket-armed") && some.contains("session-ended"));
+    let filter = Filter {
+        kind: Some("call".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(shown(&path, &filter, Rendering::Plain), "");
+
+    let json = shown(&path, &Filter::default(), Rendering::Json);
+    assert_eq!(json, fs::read_to_string(&path).unwrap());
+    assert!(shown(&path, &Filter::default(), Rendering::Colour).contains("\u{1b}[32m"));
+    let summary = show(&path, &Filter::default(), Rendering::Json, &mut Vec::new()).unwrap();
+    assert_eq!((summary.shown, summary.head), (5, Some(head)));
+}
+
+#[test]
+fn kinds_are_all_of_them() {
+    let records = [
+        started(),
+        Record::Call(Box::new(CallRecord::new(
+            &1.into(),
+            &Call {
+                tool: String::new(),
+                arguments: serde_json::Map::new(),
+            },
+            &Verdict::Forward,
+            None,
+        ))),
+        opened(1),
+        armed(""),
+        Record::SocketRefused(SocketRefused {
+            pid: 1,
+            comm: "a".into(),
+            why: "b".into(),
+        }),
+        ended(1),
+        Record::PolicyReloaded(PolicyFile {
+            file: "p".into(),
+            sha256: Hash::ZERO,
+        }),
+        stopped(),
+        Record::TornTail(TornTail {
+            bytes: 1,
+            sha256: Hash::ZERO,
+            kept: "f".into(),
+        }),
+    ];
+    let kinds = records.map(|record| {
+        let value = serde_json::to_value(record).unwrap();
+        value["kind"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(kinds, KINDS);
+}
+
+const WRITERS: u64 = 4;
+const EACH: u64 = 50;
+
+fn write_many(path: &Path) {
+    let log = Log::open(path).unwrap();
+    for number in 0..EACH {
+        log.append(&armed(&number.to_string())).unwrap();
+    }
+}
+
+#[test]
+fn many_threads_share_one_log_and_one_file() {
+    let (_dir, path) = place();
+    let log = Arc::new(Log::open(&path).unwrap());
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|_| {
+            let (log, path) = (Arc::clone(&log), path.clone());
+            thread::spawn(move || {
+                for _ in 0..EACH {
+                    log.append(&armed("shared")).unwrap();
+                }
+                write_many(&path);
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    let report = verify(&path, None).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.records, 2 * WRITERS * EACH);
+}
+
+/// The other end of the next test.
+#[test]
+fn writer_process() {
+    if let Some(path) = env::var_os("CAPWARDEN_TEST_LOG") {
+        write_many(Path::new(&path));
+    }
+}
+
+#[test]
+fn many_processes_share_one_file() {
+    let (_dir, path) = place();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|_| {
+            Command::new(env::current_exe().unwrap())
+                .args(["--exact", "audit::tests::writer_process", "--quiet"])
+                .env("CAPWARDEN_TEST_LOG", &path)
+                .stdout(File::create("/dev/null").unwrap())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut writer in writers {
+        assert!(writer.wait().unwrap().success());
+    }
+    let report = verify(&path, None).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.records, WRITERS * EACH);
+}
