@@ -107,6 +107,9 @@ impl Log {
             let mut end = log.end();
             let _lock = Lock::take(&log.file, &log.path)?;
             *end = log.find_end()?;
+            if end.offset == 0 {
+                sync_directory(&log.path);
+            }
             log.catch_up(&mut end)?;
         }
         Ok(log)
@@ -278,6 +281,7 @@ impl Log {
             path: path.clone(),
             source,
         })?;
+        sync_directory(&path);
         self.file
             .set_len(end.offset)
             .map_err(|source| self.write_failed(source))?;
@@ -384,6 +388,15 @@ fn open_file(path: &Path) -> Result<File, AuditError> {
         });
     }
     Ok(file)
+}
+
+/// Brings a new file's name to the disk. Not every file system can, and not every user may open
+/// the directory; the records themselves do not depend on it.
+fn sync_directory(path: &Path) {
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let _ = File::open(directory.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
 }
 
 /// True if a file without a single line end can be what a crash left of a first record: the

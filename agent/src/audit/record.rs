@@ -70,7 +70,8 @@ impl Record {
 pub struct AgentStarted {
     /// capwarden's version.
     pub version: Text,
-    /// The server, or the command, with its arguments.
+    /// The server, or the command, with its arguments as they were given: secrets belong in the
+    /// environment, which is not recorded.
     pub command: TextList,
     /// The policy; none for `exec` without one.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -668,3 +668,27 @@ fn many_processes_share_one_file() {
     assert!(report.is_sound(), "{report:?}");
     assert_eq!(report.records, WRITERS * EACH);
 }
+
+#[test]
+fn full_disk_fails_the_append_and_leaves_a_sound_log() {
+    let (dir, path) = place();
+    // A process that may write 8 blocks of 512 bytes stands for the disk; the trap turns the
+    // signal into an error.
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let writer = Command::new("sh")
+        .args(["-c", script])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "audit::tests::writer_process"])
+        .env("CAPWARDEN_TEST_LOG", &path)
+        .output()
+        .unwrap();
+    assert!(!writer.status.success());
+    let told = String::from_utf8_lossy(&writer.stdout);
+    assert!(told.contains("FileTooLarge"), "{told}");
+    let report = verify(&path, None).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert!((5..EACH).contains(&report.records), "{report:?}");
+    let log = Log::open(&path).unwrap();
+    assert_eq!(log.append(&stopped()).unwrap().seq, report.records + 1);
+    assert_eq!(asides(dir.path()).len(), 0);
+}

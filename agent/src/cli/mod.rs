@@ -1,2 +1,101 @@
-//! cli.
+//! The command line: one module per verb. A verb calls the rooms and prints what they say; it
+//! decides nothing itself.
+//!
+//! Standard output belongs to what was asked for (in `run`, to MCP). Everything else, the log and
+//! the failures, goes to standard error.
+
 #![forbid(unsafe_code)]
+
+mod audit;
+mod compile_filter;
+mod completions;
+mod doctor;
+mod exec;
+mod exit;
+mod failure;
+mod log;
+mod man;
+mod paths;
+mod policy;
+mod run;
+mod term;
+mod values;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use doctor::{Doctor, Layer, Status, Tool};
+pub use exit::Exit;
+pub use failure::{Account, Failure};
+pub use values::{Size, User};
+
+/// Makes packet captures that a language model starts safe to allow.
+///
+/// capwarden stands between an MCP client and a capture server. It decides each tool call by a
+/// policy, and holds the processes that the call starts to what was granted: interfaces, capture
+/// filter, packets, bytes and time are enforced in the kernel, on every packet.
+#[derive(Debug, Parser)]
+#[command(name = "capwarden", version)]
+#[command(after_help = exit::help(), max_term_width = 100)]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// What to log to standard error: off, error, warn, info, debug or trace
+    ///
+    /// A level, or a comma-separated list such as `warn,capwarden::gate=debug` for single parts.
+    /// Without it, the environment variable CAPWARDEN_LOG is used, and then `info`.
+    #[arg(long, value_name = "LEVEL", global = true, display_order = 100, value_parser = log::parse)]
+    log: Option<log::Levels>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Run),
+    Exec(exec::Exec),
+    Policy(policy::Policy),
+    Audit(audit::Audit),
+    Doctor(doctor::DoctorArgs),
+    Completions(completions::Completions),
+    Man(man::Man),
+    CompileFilter(compile_filter::CompileFilter),
+}
+
+impl Cli {
+    /// Sends the log to standard error.
+    pub fn start_log(&self) -> Result<(), Failure> {
+        log::start(self.global.log.as_ref())
+    }
+
+    /// Does what was asked for.
+    pub fn run(self) -> Result<Exit, Failure> {
+        match self.verb {
+            Verb::Run(run) => run.run(),
+            Verb::Exec(exec) => exec.run(),
+            Verb::Policy(policy) => policy.run(),
+            Verb::Audit(audit) => audit.run(),
+            Verb::Doctor(doctor) => doctor.run(),
+            Verb::Completions(completions) => completions.run(),
+            Verb::Man(man) => man.run(),
+            Verb::CompileFilter(compile) => compile.run(),
+        }
+    }
+}
+
+/// Tells of a failure, if there is one, and turns the outcome into the process's exit status.
+pub fn finish(outcome: Result<Exit, Failure>) -> ExitCode {
+    let exit = outcome.unwrap_or_else(|failure| {
+        let text = failure.render(term::Paint::for_stderr());
+        // Nobody is left to tell if standard error is gone.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        failure.exit()
+    });
+    ExitCode::from(exit.code())
+}

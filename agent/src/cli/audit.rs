@@ -1,0 +1,223 @@
+//! `capwarden audit`: read the audit log, and find out whether to believe it.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand, builder::PossibleValuesParser};
+
+use crate::audit::{self, AuditError, Filter, Hash, KINDS, Rendering, Report, Severity, visible};
+
+use super::{
+    exit::Exit,
+    failure::Failure,
+    paths,
+    term::{self, Paint},
+};
+
+/// Read and verify the audit log
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Show(Show),
+    Verify(Verify),
+}
+
+/// Print records of the audit log
+///
+/// One record a line, oldest first: number, time (UTC), the agent's name, kind, and what happened.
+/// Ends with the log's head, the hash of its last line: note it elsewhere, and `audit verify
+/// --head` can later prove that nothing before it was touched.
+#[derive(Debug, Args)]
+struct Show {
+    #[command(flatten)]
+    log: LogFile,
+    /// Only records of this session: s1
+    #[arg(long, value_name = "SESSION")]
+    session: Option<String>,
+    /// Only records of this agent
+    ///
+    /// Each run of capwarden has a name of its own, and numbers its sessions anew. The name's
+    /// beginning is enough.
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
+    /// Only records of this kind
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
+    kind: Option<String>,
+    /// Only the last N of those
+    #[arg(short = 'n', long, value_name = "N")]
+    last: Option<usize>,
+    /// Print the lines as they are in the file
+    #[arg(long)]
+    json: bool,
+}
+
+/// Verify the audit log's chain
+///
+/// Every line carries the hash of the line before it. Lines that were changed, removed, inserted
+/// or moved break a link, and are named. Lines cut off at the end break none: give the head that
+/// was noted earlier to find those. The exit status is 1 if anything is wrong.
+#[derive(Debug, Args)]
+struct Verify {
+    #[command(flatten)]
+    log: LogFile,
+    /// A head that was noted earlier: the hash of the line that was last then
+    ///
+    /// The log must contain that line. Everything up to it is then proved to be what it was when
+    /// the head was noted. `audit show` prints the head, and capwarden logs it at start and stop.
+    #[arg(long, value_name = "HASH")]
+    head: Option<Hash>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct LogFile {
+    /// The audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Audit {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        match self.verb {
+            Verb::Show(show) => show.run(),
+            Verb::Verify(verify) => verify.run(),
+        }
+    }
+}
+
+impl Show {
+    fn run(self) -> Result<Exit, Failure> {
+        let path = paths::audit_to_read(self.log.file.as_deref())?;
+        let filter = Filter {
+            session: self.session,
+            agent: self.agent,
+            kind: self.kind,
+            last: self.last,
+        };
+        let rendering = match (self.json, Paint::for_stdout().is_on()) {
+            (true, _) => Rendering::Json,
+            (false, false) => Rendering::Plain,
+            (false, true) => Rendering::Colour,
+        };
+        let mut shown = Ok(audit::Shown::default());
+        term::print(|out| {
+            shown = audit::show(&path, &filter, rendering, out);
+            match &shown {
+                Ok(shown) => end(shown, rendering, out),
+                Err(_) => Ok(()),
+            }
+        })?;
+        match shown {
+            Ok(shown) if shown.unreadable > 0 => {
+                tracing::warn!(
+                    "{} lines are not records: see `capwarden audit verify`",
+                    shown.unreadable
+                );
+                Ok(Exit::Ok)
+            }
+            Err(AuditError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Ok(Exit::Ok)
+            }
+            shown => Ok(shown.map(|_| Exit::Ok)?),
+        }
+    }
+}
+
+fn end(shown: &audit::Shown, rendering: Rendering, out: &mut dyn Write) -> io::Result<()> {
+    match shown.head {
+        Some(head) if rendering != Rendering::Json => writeln!(out, "head {head}"),
+        _ => Ok(()),
+    }
+}
+
+impl Verify {
+    fn run(self) -> Result<Exit, Failure> {
+        let path = paths::audit_to_read(self.log.file.as_deref())?;
+        let report = audit::verify(&path, self.head)?;
+        if self.json {
+            term::print_json(&report)?;
+        } else {
+            let paint = Paint::for_stdout();
+            term::print(|out| write_report(&report, &path, self.head.is_some(), paint, out))?;
+        }
+        Ok(if report.is_sound() {
+            Exit::Ok
+        } else {
+            Exit::Unsound
+        })
+    }
+}
+
+fn write_report(
+    report: &Report,
+    path: &Path,
+    expected: bool,
+    paint: Paint,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for problem in &report.problems {
+        let severity = match problem.severity {
+            Severity::Error => paint.error("error:"),
+            Severity::Warning => paint.warning("warning:"),
+        };
+        writeln!(out, "{severity} {}", visible(&problem.to_string()))?;
+    }
+    let listed = u64::try_from(report.problems.len()).unwrap_or(u64::MAX);
+    let unlisted = (report.errors + report.warnings).saturating_sub(listed);
+    if unlisted > 0 {
+        writeln!(out, "… and {unlisted} more")?;
+    }
+    for open in &report.open {
+        writeln!(
+            out,
+            "{} line {}: session {} of agent {} is open: the agent still runs, or died",
+            paint.note("note:"),
+            open.line,
+            visible(&open.session),
+            visible(&open.agent)
+        )?;
+    }
+    let verdict = match report.errors {
+        0 => paint.good("sound"),
+        1 => paint.error("1 error"),
+        errors => paint.error(&format!("{errors} errors")),
+    };
+    let path = visible(&path.to_string_lossy());
+    writeln!(out, "{path}: {verdict}, {} records", report.records)?;
+    if let (Some(first), Some(last)) = (&report.first, &report.last) {
+        writeln!(out, "from {} to {}", visible(first), visible(last))?;
+    }
+    if let Some(head) = report.head {
+        writeln!(out, "head {head}")?;
+    }
+    match report.anchor {
+        Some(anchor) if anchor.after == 0 => {
+            writeln!(
+                out,
+                "the expected head is the last line: nothing was cut off"
+            )
+        }
+        Some(anchor) => writeln!(
+            out,
+            "the expected head is line {}; it does not speak for the {} after it",
+            anchor.line, anchor.after
+        ),
+        None if expected => Ok(()),
+        None => writeln!(
+            out,
+            "no head was given: lines cut off at the end would not show"
+        ),
+    }
+}

@@ -1,0 +1,129 @@
+//! `capwarden man`: the manual pages.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, Command, CommandFactory as _};
+use clap_mangen::roff::{Roff, bold, roman};
+
+use super::{
+    Cli,
+    exit::{self, Exit},
+    failure::{Account, Failure},
+    term,
+};
+
+/// Print the manual, or write its pages to a directory
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  capwarden man | man -l -")]
+pub(super) struct Man {
+    /// Write one page for each command into this directory
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Man {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let mut command = Cli::command();
+        command.build();
+        let mut pages = Vec::new();
+        collect(&command, &mut pages);
+        match self.out {
+            None => term::print(|out| pages.iter().try_for_each(|page| page.write(out)))?,
+            Some(directory) => {
+                let failed = |path: &PathBuf, error: io::Error| {
+                    let account = Account::new("cannot write the manual to").on(path.display());
+                    Failure::Internal(account.because(error))
+                };
+                fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
+                for page in pages {
+                    let path = directory.join(page.0.get_filename());
+                    let mut text = Vec::new();
+                    let written = page.write(&mut text).and_then(|()| fs::write(&path, text));
+                    written.map_err(|error| failed(&path, error))?;
+                }
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+struct Page(clap_mangen::Man, Command);
+
+/// The page of a command, then those of its subcommands. `help` pages are left out.
+fn collect(command: &Command, pages: &mut Vec<Page>) {
+    let man = clap_mangen::Man::new(command.clone())
+        .section("8")
+        .manual("capwarden");
+    pages.push(Page(man, command.clone()));
+    let subcommands = command.get_subcommands();
+    for subcommand in subcommands.filter(|command| !command.is_hide_set()) {
+        if subcommand.get_name() != "help" {
+            collect(subcommand, pages);
+        }
+    }
+}
+
+impl Page {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self(man, command) = self;
+        man.render_title(out)?;
+        man.render_name_section(out)?;
+        let usage = command.clone().render_usage().to_string();
+        let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+        Roff::new()
+            .control("SH", ["SYNOPSIS"])
+            .text([roman(usage)])
+            .to_writer(out)?;
+        man.render_description_section(out)?;
+        man.render_options_section(out)?;
+        if command.has_subcommands() {
+            man.render_subcommands_section(out)?;
+        }
+        let mut roff = Roff::new();
+        // What follows the options in `--help` has sections of its own here.
+        let example = command.get_after_help().map(ToString::to_string);
+        if let Some(example) = example
+            .as_deref()
+            .and_then(|text| text.strip_prefix("Example:\n"))
+        {
+            roff.control("SH", ["EXAMPLE"]);
+            roff.control("nf", []);
+            roff.text([roman(example)]);
+            roff.control("fi", []);
+        }
+        let (statuses, passed_on) = exit::table();
+        roff.control("SH", ["EXIT STATUS"]);
+        for (code, meaning) in statuses {
+            roff.control("TP", []);
+            roff.text([bold(code.to_string())]);
+            roff.text([roman(meaning)]);
+        }
+        roff.control("PP", []);
+        roff.text([roman(passed_on)]);
+        roff.control("SH", ["ENVIRONMENT"]);
+        for (name, meaning) in [
+            (
+                "CAPWARDEN_LOG",
+                "what to log to standard error, where --log is not given",
+            ),
+            ("NO_COLOR", "if it is set, nothing is coloured"),
+            (
+                "XDG_STATE_HOME",
+                "where the audit log of a user other than root is kept",
+            ),
+        ] {
+            roff.control("TP", []);
+            roff.text([bold(name)]);
+            roff.text([roman(meaning)]);
+        }
+        roff.control("SH", ["FILES"]);
+        roff.control("TP", []);
+        roff.text([bold("/var/log/capwarden/audit.jsonl")]);
+        roff.text([roman("the audit log of root")]);
+        roff.to_writer(out)
+    }
+}

@@ -1,0 +1,84 @@
+//! Terminals: colour, and writing to standard output.
+
+use std::{
+    env,
+    io::{self, BufWriter, IsTerminal, Write},
+};
+
+use super::failure::{Account, Failure};
+
+/// Colours text, or leaves it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint(bool);
+
+impl Paint {
+    pub(super) fn for_stdout() -> Self {
+        Self::for_stream(&io::stdout())
+    }
+
+    pub(super) fn for_stderr() -> Self {
+        Self::for_stream(&io::stderr())
+    }
+
+    #[cfg(test)]
+    pub(super) fn off() -> Self {
+        Self(false)
+    }
+
+    fn for_stream(stream: &impl IsTerminal) -> Self {
+        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
+        Self(stream.is_terminal() && !refused && !dumb)
+    }
+
+    pub(super) fn is_on(self) -> bool {
+        self.0
+    }
+
+    pub(super) fn error(self, text: &str) -> String {
+        self.with("1;31", text)
+    }
+
+    pub(super) fn warning(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    pub(super) fn good(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    pub(super) fn note(self, text: &str) -> String {
+        self.with("36", text)
+    }
+
+    pub(super) fn strong(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    fn with(self, style: &str, text: &str) -> String {
+        if self.0 {
+            format!("\u{1b}[{style}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Writes to standard output. A reader who has gone (`| head`) is no failure.
+pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Internal(
+            Account::new("cannot write to standard output").because(error),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a value to standard output as JSON.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        Failure::Internal(Account::new("cannot write the answer as JSON").because(error))
+    })?;
+    print(|out| writeln!(out, "{text}"))
+}
