@@ -5,7 +5,10 @@
 //! load-bearing: with `Relaxed`, LLVM 22 emits an add that returns nothing, and the caller
 //! compares garbage.
 
-use core::intrinsics::{AtomicOrdering::{AcqRel, Acquire}, atomic_cxchg, atomic_xadd, atomic_xsub};
+use core::intrinsics::{
+    AtomicOrdering::{AcqRel, Acquire},
+    atomic_cxchg, atomic_xadd, atomic_xsub,
+};
 
 /// A counter in a map.
 #[derive(Clone, Copy)]

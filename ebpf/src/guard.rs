@@ -160,8 +160,9 @@ fn granted(control: *const Control, ifindex: u32) -> bool {
             return false;
         }
         // SAFETY: `entry` is below the array's length.
-        let candidate =
-            unsafe { ptr::read_volatile((&raw const (*control).interfaces).cast::<u32>().add(entry)) };
+        let candidate = unsafe {
+            ptr::read_volatile((&raw const (*control).interfaces).cast::<u32>().add(entry))
+        };
         if candidate == ifindex {
             return ifindex != 0;
         }

@@ -1,7 +1,8 @@
 //! The broker: makes capture sockets for governed processes, which cannot make any themselves.
 //!
 //! Every rule of this loop was paid for by somebody:
-//! - no call is ever continued: what the broker does not understand is refused;
+//! - no `socket` call is ever continued: what the broker does not understand is refused (`bind`
+//!   is, with the reason written there);
 //! - the loop only receives, decides and answers; nothing in it waits for anything;
 //! - what `/proc` says about a caller counts only while its call still waits, so that is asked
 //!   again after the last read;
@@ -10,7 +11,7 @@
 use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     thread,
 };
 
@@ -48,6 +49,8 @@ pub struct Refusal {
 pub trait Admit: Send + 'static {
     /// Makes the socket of the caller's session, or says why not.
     fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
+    /// Whether the caller may bind a capture socket to an interface (0: to all).
+    fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal>;
     /// The caller has the socket.
     fn armed(&self, caller: Caller, call: SocketCall, inode: u64);
     /// The caller was refused.
@@ -66,11 +69,13 @@ impl Broker {
     pub fn start(listener: Listener, admit: impl Admit) -> std::io::Result<Self> {
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let namespace = fs::metadata("/proc/self/ns/net")?.ino();
-        let thread = thread::Builder::new().name("broker".into()).spawn(move || {
-            while wait(&listener, &stopped) {
-                answer_one(&listener, &admit, namespace);
-            }
-        })?;
+        let thread = thread::Builder::new()
+            .name("broker".into())
+            .spawn(move || {
+                while wait(&listener, &stopped) {
+                    answer_one(&listener, &admit, namespace);
+                }
+            })?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -127,10 +132,26 @@ fn answer_one(listener: &Listener, admit: &impl Admit, namespace: u64) {
         }
     };
     let caller = identify(&call);
-    let answer = decide(listener, admit, namespace, &call, caller.as_ref());
+    match libc::c_long::from(call.number) {
+        libc::SYS_socket => answer_socket(listener, admit, namespace, &call, caller),
+        libc::SYS_bind => answer_bind(listener, admit, &call, caller),
+        _ => {
+            let _ = listener.fail(&call, Errno::PERM);
+        }
+    }
+}
+
+fn answer_socket(
+    listener: &Listener,
+    admit: &impl Admit,
+    namespace: u64,
+    call: &Notification,
+    caller: Option<Caller>,
+) {
+    let answer = decide(listener, admit, namespace, call, caller.as_ref());
     let sent = match &answer {
-        Ok((wanted, socket)) => listener.hand_over(&call, socket, wanted.close_on_exec),
-        Err(refusal) => listener.fail(&call, refusal.errno),
+        Ok((wanted, socket)) => listener.hand_over(call, socket, wanted.close_on_exec),
+        Err(refusal) => listener.fail(call, refusal.errno),
     };
     match (answer, caller, sent) {
         (Ok((wanted, socket)), Some(caller), Ok(())) => {
@@ -140,12 +161,50 @@ fn answer_one(listener: &Listener, admit: &impl Admit, namespace: u64) {
         (_, _, Err(Errno::NOENT | Errno::INPROGRESS)) => {} // the caller died: nothing was given
         (_, caller, Err(errno)) => {
             // A full descriptor table, say. The call must not stay unanswered.
-            let _ = listener.fail(&call, errno);
+            let _ = listener.fail(call, errno);
             let reason = format!("the socket could not be handed over: {errno}");
             admit.refused(caller, Refusal { errno, reason });
         }
         (Ok(_), None, Ok(())) => {} // `decide` refuses callers that it cannot identify
     }
+}
+
+/// Tells a tool at once that it may not listen where it wants to.
+///
+/// Everything else goes on unexamined, and that is sound: no promise rests on `bind`. The guard
+/// compares the interface of every packet, so a caller that changes the address behind our back,
+/// or passes another length, hears nothing.
+fn answer_bind(
+    listener: &Listener,
+    admit: &impl Admit,
+    call: &Notification,
+    caller: Option<Caller>,
+) {
+    let denied = caller
+        .zip(interface_of_packet_address(call))
+        .filter(|_| listener.is_waiting(call))
+        .and_then(|(caller, index)| Some((admit.may_bind(&caller, index).err()?, caller)));
+    match denied {
+        None => {
+            let _ = listener.go_on(call);
+        }
+        Some((refusal, caller)) => {
+            if listener.fail(call, refusal.errno).is_ok() {
+                admit.refused(Some(caller), refusal);
+            }
+        }
+    }
+}
+
+/// The interface index of the `struct sockaddr_ll` that a caller of `bind` points at.
+fn interface_of_packet_address(call: &Notification) -> Option<u32> {
+    let [_, address, _] = call.arguments;
+    let memory = fs::File::open(format!("/proc/{}/mem", call.thread)).ok()?;
+    let mut bytes = [0_u8; 8]; // family 2, protocol 2, index 4
+    memory.read_exact_at(&mut bytes, address).ok()?;
+    let [f0, f1, _, _, index @ ..] = bytes;
+    let family = i32::from(u16::from_ne_bytes([f0, f1]));
+    (family == libc::AF_PACKET).then(|| u32::from_ne_bytes(index))
 }
 
 fn decide(
@@ -159,13 +218,10 @@ fn decide(
         errno,
         reason: reason.to_owned(),
     };
-    let [family, kind, protocol] = call.arguments;
-    let is_packet_socket = i64::from(call.number) == libc::SYS_socket
-        && family == libc::AF_PACKET.cast_unsigned();
-    if !is_packet_socket {
+    if call.number_argument(0) != libc::AF_PACKET.cast_unsigned() {
         return Err(refuse(Errno::PERM, "not a call that the broker answers"));
     }
-    let wanted = SocketCall::parse(kind, protocol)
+    let wanted = SocketCall::parse(call.number_argument(1), call.number_argument(2))
         .ok_or_else(|| refuse(Errno::INVAL, "not a kind of capture socket"))?;
     let caller = caller.ok_or_else(|| refuse(Errno::PERM, "the caller could not be identified"))?;
     let theirs = fs::metadata(format!("/proc/{}/ns/net", call.thread)).map(|meta| meta.ino());

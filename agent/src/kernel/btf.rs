@@ -58,11 +58,11 @@ impl<'a> Types<'a> {
             let (kind, count) = ((info >> 24) & 0x1f, usize::try_from(info & 0xffff).ok()?);
             at += 12;
             let extra = match kind {
-                1 | 14 | 17 => 4,             // INT, VAR, DECL_TAG
-                3 => 12,                      // ARRAY
+                1 | 14 | 17 => 4,                       // INT, VAR, DECL_TAG
+                3 => 12,                                // ARRAY
                 STRUCT | UNION | 15 | 19 => 12 * count, // DATASEC, ENUM64
-                6 | 13 => 8 * count,          // ENUM, FUNC_PROTO
-                2 | 7..=12 | 16 | 18 => 0,    // pointers, modifiers, FUNC, FLOAT, TYPE_TAG
+                6 | 13 => 8 * count,                    // ENUM, FUNC_PROTO
+                2 | 7..=12 | 16 | 18 => 0, // pointers, modifiers, FUNC, FLOAT, TYPE_TAG
                 _ => return None,
             };
             if kind == STRUCT || kind == UNION {

@@ -90,8 +90,16 @@ impl Guard {
             .override_global("TERMS", &TermsValue(plan.terms), true)
             .load(&object)?;
 
-        let raw = plan.raw.as_ref().map(|_| load(&mut ebpf, RAW)).transpose()?;
-        let cooked = plan.cooked.as_ref().map(|_| load(&mut ebpf, COOKED)).transpose()?;
+        let raw = plan
+            .raw
+            .as_ref()
+            .map(|_| load(&mut ebpf, RAW))
+            .transpose()?;
+        let cooked = plan
+            .cooked
+            .as_ref()
+            .map(|_| load(&mut ebpf, COOKED))
+            .transpose()?;
         let mut guard = Self {
             raw,
             cooked,
@@ -123,6 +131,16 @@ impl Guard {
             next.interface_count += 1;
         }
         self.write(next)
+    }
+
+    /// Whether packets of this interface may be delivered.
+    pub fn covers(&self, interface: u32) -> bool {
+        let used = usize::try_from(self.current.interface_count).unwrap_or(0);
+        self.current
+            .interfaces
+            .iter()
+            .take(used)
+            .any(|index| *index == interface)
     }
 
     /// From now on nothing is delivered, whatever happens to the agent.
@@ -173,22 +191,13 @@ impl std::os::fd::AsRawFd for EndEvents {
     }
 }
 
-impl AsFd for EndEvents {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the ring's map, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.0)) }
-    }
-}
-
 /// Whether the guard has ended the session, and by which rule (see [`ended`]).
 pub fn has_ended(state: &State) -> bool {
     state.ended != ended::NO
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SocketProgram, GuardError> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or(LinkError::NoFunction(name))?;
+    let program = ebpf.program_mut(name).ok_or(LinkError::NoFunction(name))?;
     let program: &mut SocketFilter = program
         .try_into()
         .map_err(|error: ProgramError| GuardError::Program(error.to_string()))?;
@@ -200,13 +209,16 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SocketProgram, GuardError
         }
         GuardError::Program(message)
     })?;
-    let fd = program.fd().and_then(|fd| fd.try_clone().map_err(Into::into));
+    let fd = program
+        .fd()
+        .and_then(|fd| fd.try_clone().map_err(Into::into));
     fd.map(SocketProgram)
         .map_err(|error| GuardError::Program(error.to_string()))
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GuardError> {
-    ebpf.take_map(name).ok_or(GuardError::Link(LinkError::NoFunction(name)))
+    ebpf.take_map(name)
+        .ok_or(GuardError::Link(LinkError::NoFunction(name)))
 }
 
 // The layouts are plain integers without padding (see `capwarden_abi`), so any bytes are valid.
@@ -232,8 +244,18 @@ mod tests {
     #[test]
     fn guard_loads_and_arms() {
         let plan = GuardPlan {
-            terms: Terms { packets: 7, bytes: 0, deadline: 0, snap: 262_144, payload: PAYLOAD_FULL, link: LINK_ETHERNET, any_interface: 0 },
-            raw: Some(vec![]), cooked: Some(vec![]), interfaces: vec![1],
+            terms: Terms {
+                packets: 7,
+                bytes: 0,
+                deadline: 0,
+                snap: 262_144,
+                payload: PAYLOAD_FULL,
+                link: LINK_ETHERNET,
+                any_interface: 0,
+            },
+            raw: Some(vec![]),
+            cooked: Some(vec![]),
+            interfaces: vec![1],
         };
         for payload in [PAYLOAD_FULL, 0] {
             let mut plan = plan.clone();
@@ -242,9 +264,15 @@ mod tests {
             let guard = Guard::load(&plan).unwrap();
             eprintln!("load {:?}", t.elapsed());
             let t = Instant::now();
-            let s = super::super::arm(&guard, super::super::SocketCall::parse(3, 0x300).unwrap()).unwrap();
+            let s = super::super::arm(&guard, super::super::SocketCall::parse(3, 0x300).unwrap())
+                .unwrap();
             eprintln!("arm {:?} inode {}", t.elapsed(), s.inode());
-            for _ in 0..50 { std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", "127.0.0.1:9").unwrap(); }
+            for _ in 0..50 {
+                std::net::UdpSocket::bind("127.0.0.1:0")
+                    .unwrap()
+                    .send_to(b"x", "127.0.0.1:9")
+                    .unwrap();
+            }
             eprintln!("{:?}", guard.state().unwrap());
             assert_eq!(guard.state().unwrap().packets, 7);
         }

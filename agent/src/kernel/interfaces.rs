@@ -44,10 +44,13 @@ pub fn changes() -> io::Result<impl Stream<Item = ()> + Unpin> {
 
 /// The hardware type as a number, whatever the netlink library calls it.
 fn interface(link: LinkMessage) -> Option<Interface> {
-    let name = link.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name),
-        _ => None,
-    })?;
+    let name = link
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })?;
     Some(Interface {
         name,
         index: link.header.index,

@@ -14,9 +14,7 @@ use std::{
     thread,
 };
 
-use landlock::{
-    AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope,
-};
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use rustix::{
     io::Errno,
     net::{
@@ -26,12 +24,7 @@ use rustix::{
 };
 use tokio::process::{Child, Command};
 
-use super::{
-    cgroup::Cgroup,
-    notify::Listener,
-    seccomp, sys,
-    users::Credentials,
-};
+use super::{cgroup::Cgroup, notify::Listener, seccomp, sys, users::Credentials};
 
 /// What to start, and as whom.
 #[derive(Debug)]
@@ -129,7 +122,9 @@ impl Step {
             Self::NoNewPrivileges => "no_new_privs",
             Self::Landlock => "landlock_restrict_self",
             Self::CloseDescriptors => "close_range",
-            Self::Seccomp => "installing the seccomp filter (is the agent itself under another seccomp supervisor?)",
+            Self::Seccomp => {
+                "installing the seccomp filter (is the agent itself under another seccomp supervisor?)"
+            }
             Self::Listener => "handing its listener over",
         }
     }
@@ -189,7 +184,9 @@ fn command(launch: &Launch<'_>) -> Command {
     let (program, arguments) = launch
         .command
         .split_first()
-        .map_or(("", launch.command), |(program, rest)| (program.as_str(), rest));
+        .map_or(("", launch.command), |(program, rest)| {
+            (program.as_str(), rest)
+        });
     let mut command = Command::new(program);
     command.args(arguments);
     if launch.piped {

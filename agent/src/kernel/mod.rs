@@ -9,9 +9,12 @@
 //! | `guard`, `link` | the session's program and maps |
 //! | `tree`, `btf` | which session a process belongs to |
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
-//! | `interfaces`, `clock` | what the grants name |
+//! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `probe` | what this host offers, by trying it |
-#![expect(unsafe_code, reason = "the only room that makes system calls; each block says why it is sound")]
+#![expect(
+    unsafe_code,
+    reason = "the only room that makes system calls; each block says why it is sound"
+)]
 
 mod broker;
 mod btf;
@@ -23,6 +26,7 @@ mod launch;
 mod link;
 mod notify;
 mod process;
+mod readable;
 mod seccomp;
 mod socket;
 mod sys;
@@ -37,6 +41,7 @@ pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, launch};
 pub use notify::Listener;
 pub use process::{Holder, Process, holders};
+pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use tree::{Tree, TreeError};

@@ -34,8 +34,8 @@ pub(super) struct Notification {
     pub(super) thread: u32,
     /// The system call's number.
     pub(super) number: i32,
-    /// Its arguments, as the kernel looks at them: 32 bits each for `socket`.
-    pub(super) arguments: [u32; 3],
+    /// Its arguments. The kernel looks at 32 bits of each that is not a pointer.
+    pub(super) arguments: [u64; 3],
 }
 
 impl Listener {
@@ -57,7 +57,7 @@ impl Listener {
             id: call.id,
             thread: call.pid,
             number: call.data.nr,
-            arguments: [first, second, third].map(|argument| (argument & 0xffff_ffff) as u32),
+            arguments: [first, second, third],
         })
     }
 
@@ -74,6 +74,17 @@ impl Listener {
         let mut response: libc::seccomp_notif_resp = unsafe { mem::zeroed() };
         response.id = call.id;
         response.error = -errno.raw_os_error();
+        self.ioctl(SEND, (&raw mut response).cast())
+    }
+
+    /// The call goes on as if nobody had looked (Linux 5.5). Only for calls whose outcome no
+    /// promise rests on: the caller may have changed what its pointers point at.
+    pub(super) fn go_on(&self, call: &Notification) -> Result<(), Errno> {
+        const CONTINUE: u32 = 1;
+        // SAFETY: as in `receive`.
+        let mut response: libc::seccomp_notif_resp = unsafe { mem::zeroed() };
+        response.id = call.id;
+        response.flags = CONTINUE;
         self.ioctl(SEND, (&raw mut response).cast())
     }
 
@@ -110,6 +121,14 @@ impl Listener {
                 errno => return Err(errno),
             }
         }
+    }
+}
+
+impl Notification {
+    /// The argument as the kernel uses a number of 32 bits: what stands above is junk.
+    pub(super) fn number_argument(&self, index: usize) -> u32 {
+        let argument = self.arguments.get(index).copied().unwrap_or(0);
+        u32::try_from(argument & u64::from(u32::MAX)).unwrap_or(0)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
 };
 
 use rustix::{
@@ -12,11 +12,18 @@ use rustix::{
     time::Timespec,
 };
 
-/// A process, pinned: its id cannot be reused behind our back.
+/// A process, pinned: its id cannot be reused behind our back. Its descriptor becomes readable when
+/// it has ended.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
     handle: OwnedFd,
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.handle.as_raw_fd()
+    }
 }
 
 /// A process's descriptor for a capture socket.
@@ -40,11 +47,6 @@ impl Process {
         self.pid
     }
 
-    /// Becomes readable when the process has ended.
-    pub fn handle(&self) -> &OwnedFd {
-        &self.handle
-    }
-
     /// Whether it has not ended.
     pub fn is_alive(&self) -> bool {
         !readable(&self.handle)
@@ -58,7 +60,9 @@ impl Process {
         let caught = fs::read_to_string(format!("/proc/{}/status", self.pid))
             .ok()
             .and_then(|status| {
-                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+                let caught = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("SigCgt:"))?;
                 u64::from_str_radix(caught.trim(), 16).ok()
             })
             .unwrap_or(0);
@@ -91,7 +95,10 @@ impl Holder {
 
 /// Which of these processes hold one of these sockets, by `/proc/<pid>/fd`.
 pub fn holders(processes: &[u32], inodes: &[u64]) -> Vec<Holder> {
-    let names: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let names: Vec<String> = inodes
+        .iter()
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
     let mut holders = Vec::new();
     for pid in processes {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
@@ -100,7 +107,10 @@ pub fn holders(processes: &[u32], inodes: &[u64]) -> Vec<Holder> {
         for entry in entries.flatten() {
             let held = fs::read_link(entry.path())
                 .is_ok_and(|link| names.iter().any(|name| link.as_os_str() == name.as_str()));
-            let descriptor = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let descriptor = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
             if let (true, Some(descriptor), Some(process)) = (held, descriptor, Process::open(*pid))
             {
                 holders.push(Holder {

@@ -11,13 +11,14 @@
 //! 7  setsockopt: SO_ATTACH_FILTER                 → ENOPROTOOPT (libpcap then filters by itself)
 //!                SO_DETACH_FILTER                 → ENOENT
 //!                SOL_PACKET, option not listed    → EPERM
-//! 8  socket:     SOCK_PACKET of any family        → EPERM
+//! 8  bind with the length of a packet address     → the agent (see `broker`)
+//! 9  socket:     SOCK_PACKET of any family        → EPERM
 //!                AF_PACKET                        → the agent (see `broker`)
 //!                AF_INET, AF_INET6 with SOCK_RAW  → EPERM
 //!                AF_NETLINK beyond route, generic → EPROTONOSUPPORT
 //!                AF_UNIX, AF_INET, AF_INET6       → allow
 //!                any other family                 → EAFNOSUPPORT
-//! 9  everything else                              → allow
+//! 10 everything else                             → allow
 //! ```
 //! Arguments are compared as the kernel uses them, by their low 32 bits: junk above must not make
 //! a difference. `SECCOMP_RET_USER_NOTIF` needs Linux 5.0, `ADDFD` with `SEND` 5.14:
@@ -105,6 +106,10 @@ const AF_INET6: u32 = 10;
 const AF_NETLINK: u32 = 16;
 const AF_PACKET: u32 = 17;
 const NETLINK_PROTOCOLS: &[u32] = &[0, 16];
+
+/// `sizeof(struct sockaddr_ll)`, which is what every capture tool passes. Other lengths slip past
+/// the agent, and gain nothing: the guard looks at the interface of every packet.
+const PACKET_ADDRESS: u32 = 20;
 
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER`
 pub(super) const NEW_LISTENER: u32 = 1 << 3;
@@ -215,6 +220,10 @@ pub(super) fn governed() -> Filter {
         .if_equal_do(SOL_SOCKET, socket_options)
         .if_equal_do(SOL_PACKET, packet_options.then(Errno(libc::EPERM)))
         .then(Allow);
+    let bind = Block::default()
+        .load(argument(2))
+        .if_equal(PACKET_ADDRESS, Notify)
+        .then(Allow);
     let internet = || {
         Block::default()
             .load(argument(1))
@@ -250,6 +259,7 @@ pub(super) fn governed() -> Filter {
         .if_equal_do(nr(libc::SYS_clone), clone)
         .if_equal_do(nr(libc::SYS_seccomp), seccomp)
         .if_equal_do(nr(libc::SYS_setsockopt), setsockopt)
+        .if_equal_do(nr(libc::SYS_bind), bind)
         .if_equal_do(nr(libc::SYS_socket), socket)
         .then(Allow)
         .0
@@ -311,21 +321,51 @@ mod tests {
             ("packet raw", socket, [17, 3, 0x300], notify),
             ("packet dgram", socket, [17, 2, 0], notify),
             ("packet, flags", socket, [17, 3 | 0o2_004_000, 0], notify),
-            ("packet, junk above", socket, [JUNK | 17, JUNK | 3, JUNK], notify),
-            ("SOCK_PACKET over inet", socket, [2, 10, 0], errno(libc::EPERM)),
-            ("SOCK_PACKET over packet", socket, [17, JUNK | 10, 0], errno(libc::EPERM)),
+            (
+                "packet, junk above",
+                socket,
+                [JUNK | 17, JUNK | 3, JUNK],
+                notify,
+            ),
+            (
+                "SOCK_PACKET over inet",
+                socket,
+                [2, 10, 0],
+                errno(libc::EPERM),
+            ),
+            (
+                "SOCK_PACKET over packet",
+                socket,
+                [17, JUNK | 10, 0],
+                errno(libc::EPERM),
+            ),
             ("raw inet", socket, [2, 3, 1], errno(libc::EPERM)),
-            ("raw inet6, flags", socket, [10, 3 | 0o2_000_000, 1], errno(libc::EPERM)),
+            (
+                "raw inet6, flags",
+                socket,
+                [10, 3 | 0o2_000_000, 1],
+                errno(libc::EPERM),
+            ),
             ("tcp", socket, [2, 1, 6], allow),
             ("udp6", socket, [10, 2, 0], allow),
             ("unix", socket, [1, 1, 0], allow),
             ("netlink route", socket, [16, 3, 0], allow),
             ("netlink generic", socket, [16, 3, 16], allow),
-            ("netlink netfilter", socket, [16, 3, 12], errno(libc::EPROTONOSUPPORT)),
+            (
+                "netlink netfilter",
+                socket,
+                [16, 3, 12],
+                errno(libc::EPROTONOSUPPORT),
+            ),
             ("bluetooth", socket, [31, 3, 1], errno(libc::EAFNOSUPPORT)),
             ("can", socket, [29, 3, 1], errno(libc::EAFNOSUPPORT)),
             ("xdp", socket, [44, 3, 0], errno(libc::EAFNOSUPPORT)),
-            ("attach filter", option, [3, 1, 26], errno(libc::ENOPROTOOPT)),
+            (
+                "attach filter",
+                option,
+                [3, 1, 26],
+                errno(libc::ENOPROTOOPT),
+            ),
             ("detach filter", option, [3, 1, 27], errno(libc::ENOENT)),
             ("reuse address", option, [3, 1, 2], allow),
             ("rx ring", option, [3, 263, 5], allow),
@@ -336,13 +376,35 @@ mod tests {
             ("tcp option", option, [3, 6, 1], allow),
             ("bpf", libc::SYS_bpf, [0, 0, 0], errno(libc::EPERM)),
             ("ptrace", libc::SYS_ptrace, [0, 0, 0], errno(libc::EPERM)),
-            ("io_uring", libc::SYS_io_uring_setup, [0, 0, 0], errno(libc::ENOSYS)),
+            (
+                "io_uring",
+                libc::SYS_io_uring_setup,
+                [0, 0, 0],
+                errno(libc::ENOSYS),
+            ),
             ("clone3", libc::SYS_clone3, [0, 0, 0], errno(libc::ENOSYS)),
             ("clone thread", libc::SYS_clone, [0x3d_0f00, 0, 0], allow),
-            ("clone newuser", libc::SYS_clone, [0x1000_0011, 0, 0], errno(libc::EPERM)),
-            ("clone newnet", libc::SYS_clone, [0x4000_0011, 0, 0], errno(libc::EPERM)),
+            (
+                "clone newuser",
+                libc::SYS_clone,
+                [0x1000_0011, 0, 0],
+                errno(libc::EPERM),
+            ),
+            (
+                "clone newnet",
+                libc::SYS_clone,
+                [0x4000_0011, 0, 0],
+                errno(libc::EPERM),
+            ),
             ("own filter", libc::SYS_seccomp, [1, 0, 0], allow),
-            ("own listener", libc::SYS_seccomp, [1, 8 | 16, 0], errno(libc::EBUSY)),
+            (
+                "own listener",
+                libc::SYS_seccomp,
+                [1, 8 | 16, 0],
+                errno(libc::EBUSY),
+            ),
+            ("bind, packet address", libc::SYS_bind, [3, 0, 20], notify),
+            ("bind, internet address", libc::SYS_bind, [3, 0, 16], allow),
             ("x32", 0x4000_0029, [17, 3, 0], kill),
             ("read", libc::SYS_read, [0, 0, 0], allow),
         ] {

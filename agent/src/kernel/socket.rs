@@ -141,6 +141,10 @@ mod tests {
         assert_eq!(call.protocol, 0x0300);
         assert_eq!(SocketCall::parse(10, 0), None, "SOCK_PACKET");
         assert_eq!(SocketCall::parse(3 | 0x40, 0), None, "unknown flag");
-        assert_eq!(SocketCall::parse(3, 0x1_0000), None, "protocol beyond 16 bits");
+        assert_eq!(
+            SocketCall::parse(3, 0x1_0000),
+            None,
+            "protocol beyond 16 bits"
+        );
     }
 }

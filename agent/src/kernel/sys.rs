@@ -54,7 +54,11 @@ pub(super) fn set_socket_option<T: Copy>(
             size,
         )
     };
-    if result < 0 { Err(last_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(last_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// `libc::AF_PACKET`, in the width of an address family.
@@ -69,9 +73,12 @@ pub(super) fn bind_packet_protocol(socket: BorrowedFd<'_>, protocol: u16) -> Res
     let size =
         libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(|_| Errno::INVAL)?;
     // SAFETY: the pointer and the length describe `address`, which outlives the call.
-    let result =
-        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
-    if result < 0 { Err(last_error()) } else { Ok(()) }
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    if result < 0 {
+        Err(last_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The capabilities that stay in the bounding set. They cannot be gained (no_new_privs), but a
@@ -99,7 +106,11 @@ pub(super) fn drop_bounding_set() -> Result<(), Errno> {
 
 /// The raw calls, as the C library's wrappers would involve every thread of the agent.
 fn raw(result: libc::c_long) -> Result<libc::c_long, Errno> {
-    if result < 0 { Err(last_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(last_error())
+    } else {
+        Ok(result)
+    }
 }
 
 pub(super) fn set_groups(groups: &[u32]) -> Result<(), Errno> {
@@ -122,7 +133,13 @@ pub(super) fn clear_capabilities() -> Result<(), Errno> {
     const VERSION_3: u32 = 0x2008_0522;
     // SAFETY: no pointers.
     let ambient = unsafe {
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
     };
     raw(ambient.into())?;
     let header: [u32; 2] = [VERSION_3, 0];
@@ -155,7 +172,14 @@ pub(super) fn install_filter(filter: &[libc::sock_filter]) -> Result<OwnedFd, Er
     // make a socket twice. Older kernels say EINVAL.
     let install = |flags: u32| {
         // SAFETY: `program` describes `filter`; both outlive the call.
-        raw(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) })
+        raw(unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                SET_MODE_FILTER,
+                flags,
+                &raw const program,
+            )
+        })
     };
     let listener = super::seccomp::NEW_LISTENER;
     let fd = match install(listener | WAIT_KILLABLE) {

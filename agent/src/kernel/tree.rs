@@ -47,7 +47,9 @@ impl Tree {
                 .ok_or_else(|| failed(&"the object file is damaged"))?
                 .try_into()
                 .map_err(|error| failed(&error))?;
-            program.load(tracepoint, &btf).map_err(|error| failed(&error))?;
+            program
+                .load(tracepoint, &btf)
+                .map_err(|error| failed(&error))?;
             program.attach().map_err(|error| failed(&error))?;
         }
         let mut map = |name| {

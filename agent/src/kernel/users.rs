@@ -46,9 +46,7 @@ impl Credentials {
                 (None, Ok(user)) => Self::numbered(&passwd, user, user),
                 (None, Err(_)) => return Err(NoSuchUser(asked.to_owned())),
             },
-            None if own != 0 => {
-                Self::numbered(&passwd, own, rustix::process::getgid().as_raw())
-            }
+            None if own != 0 => Self::numbered(&passwd, own, rustix::process::getgid().as_raw()),
             None => match (number("SUDO_UID"), number("SUDO_GID")) {
                 (Some(user), Some(group)) if user != 0 => Self::numbered(&passwd, user, group),
                 _ => Self::numbered(&passwd, NOBODY, NOBODY),
@@ -114,9 +112,13 @@ impl Account {
 fn dumpcap_group() -> Option<u32> {
     const EXECUTABLE_BY_OTHERS: u32 = 0o001;
     const EXECUTABLE_BY_GROUP: u32 = 0o010;
-    let metadata = ["/usr/bin/dumpcap", "/usr/sbin/dumpcap", "/usr/local/bin/dumpcap"]
-        .iter()
-        .find_map(|path| fs::metadata(Path::new(path)).ok())?;
+    let metadata = [
+        "/usr/bin/dumpcap",
+        "/usr/sbin/dumpcap",
+        "/usr/local/bin/dumpcap",
+    ]
+    .iter()
+    .find_map(|path| fs::metadata(Path::new(path)).ok())?;
     let mode = metadata.mode();
     (mode & EXECUTABLE_BY_OTHERS == 0 && mode & EXECUTABLE_BY_GROUP != 0 && metadata.gid() != 0)
         .then_some(metadata.gid())
@@ -126,19 +128,29 @@ fn dumpcap_group() -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken:line\nann:x:1000:1001:Ann,,,:/home/ann:/bin/sh\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\nbroken:line\nann:x:1000:1001:Ann,,,:/home/ann:/bin/sh\n";
 
     #[test]
     fn account_reads_passwd_lines_and_skips_broken_ones() {
         let ann = Account::find(PASSWD, |account| account.name == "ann").unwrap();
-        assert_eq!((ann.user, ann.group, ann.home.as_str()), (1000, 1001, "/home/ann"));
-        assert_eq!(Account::find(PASSWD, |account| account.name == "broken"), None);
+        assert_eq!(
+            (ann.user, ann.group, ann.home.as_str()),
+            (1000, 1001, "/home/ann")
+        );
+        assert_eq!(
+            Account::find(PASSWD, |account| account.name == "broken"),
+            None
+        );
     }
 
     #[test]
     fn credentials_of_unknown_number_keep_it_and_name_is_refused() {
         let credentials = Credentials::choose(Some("4242424")).unwrap();
-        assert_eq!((credentials.user, credentials.group), (4_242_424, 4_242_424));
+        assert_eq!(
+            (credentials.user, credentials.group),
+            (4_242_424, 4_242_424)
+        );
         assert!(credentials.environment().is_empty());
         assert!(Credentials::choose(Some("no such user")).is_err());
     }

@@ -1,6 +1,14 @@
-//! session.
+//! Sessions: what joins the gate and the guard. A policy's terms become a [`Grant`], the grant a
+//! loaded guard, and the processes that a call starts are held to it until one of its ends.
 #![forbid(unsafe_code)]
 
 mod end;
+mod event;
+mod grant;
+mod lifecycle;
+mod registry;
 
 pub use end::*;
+pub use event::{Events, SessionEvent};
+pub use grant::{Grant, GrantError};
+pub use registry::{Attribution, SessionError, Sessions};

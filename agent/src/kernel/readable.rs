@@ -1,0 +1,37 @@
+//! Waiting in async code for what the kernel signals by a readable descriptor.
+
+use std::{io, os::fd::AsRawFd};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{guard::EndEvents, process::Process};
+
+/// What owns its descriptor for as long as it lives, and never changes it.
+pub trait Owner: AsRawFd + sealed::Sealed {}
+impl Owner for EndEvents {}
+impl Owner for Process {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::EndEvents {}
+    impl Sealed for super::Process {}
+}
+
+/// Something that becomes readable.
+#[derive(Debug)]
+pub struct Readable<T: Owner>(AsyncFd<T>);
+
+impl<T: Owner> Readable<T> {
+    /// Must be called within a runtime.
+    pub fn new(owner: T) -> io::Result<Self> {
+        // SAFETY: an `Owner` keeps its one descriptor open until it is dropped.
+        let registered = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
+        Ok(Self(registered.map_err(io::Error::from)?))
+    }
+
+    /// Waits until it is readable, and gives it out once for that.
+    pub async fn ready(&mut self) -> io::Result<&mut T> {
+        self.0.readable_mut().await?.clear_ready();
+        Ok(self.0.get_mut())
+    }
+}

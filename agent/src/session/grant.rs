@@ -1,0 +1,273 @@
+//! From what a policy allows to what the kernel is told: names are looked up on the host, filters
+//! compiled for the link type that the interfaces really have.
+
+use std::fmt::Write as _;
+
+use capwarden_abi::{
+    LINK_ETHERNET, LINK_NETWORK, MAX_INTERFACES, PAYLOAD_FULL, Terms as GuardTerms,
+};
+
+use crate::{
+    filter::{
+        CompileError, Compiler, EbpfInsn, LinkType, Origin, SocketForm, TranslateError, translate,
+    },
+    kernel::{BootTime, GuardPlan, Interface},
+    policy::{FilterOrigin, FilterTerm, InterfaceTerms, Payload, Terms},
+};
+
+/// A session's terms, with everything looked up.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// What the policy allowed.
+    pub terms: Terms,
+    /// The interfaces at the moment of the grant.
+    pub interfaces: Vec<Interface>,
+    /// When it ends.
+    pub deadline: Option<BootTime>,
+    /// What the guard is loaded with.
+    pub plan: GuardPlan,
+    /// The link type of raw sockets.
+    pub link: LinkType,
+}
+
+/// Why a grant cannot be made, in a sentence for whoever asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// No interface has that name.
+    #[error("there is no interface {wanted} here; there are: {present}")]
+    NoInterface {
+        /// What was wanted.
+        wanted: String,
+        /// What there is.
+        present: String,
+    },
+    /// Too many interfaces match.
+    #[error("{0} interfaces match; a grant holds at most {MAX_INTERFACES}")]
+    TooManyInterfaces(usize),
+    /// Packets of the interface cannot be filtered.
+    #[error("the link type of {name} (hardware type {hardware}) is not supported")]
+    LinkType {
+        /// The interface.
+        name: String,
+        /// Its `ARPHRD_*` number.
+        hardware: u16,
+    },
+    /// One program cannot read packets of both.
+    #[error("{first} and {second} have different link types; ask for one of them")]
+    MixedLinkTypes {
+        /// An interface.
+        first: String,
+        /// One of another link type.
+        second: String,
+    },
+    /// libpcap does not accept the filter.
+    #[error("{whose} filter {expression:?}: {source}")]
+    Filter {
+        /// `the requested` or `the policy's`.
+        whose: &'static str,
+        /// The filter.
+        expression: String,
+        /// What libpcap says.
+        source: CompileError,
+    },
+    /// The compiled filter does not fit into the guard.
+    #[error("the filter {expression:?} cannot run in the kernel: {source}")]
+    Translate {
+        /// The filter.
+        expression: String,
+        /// Why.
+        source: TranslateError,
+    },
+}
+
+impl Grant {
+    /// Looks everything up. Blocks while libpcap compiles.
+    pub fn make(
+        terms: Terms,
+        present: &[Interface],
+        compiler: &Compiler,
+    ) -> Result<Self, GrantError> {
+        let interfaces = select(&terms.interfaces, present)?;
+        let link = link_type(&interfaces)?;
+        let raw = chain(&terms.filters, SocketForm::Raw(link), compiler)?;
+        // What only makes sense with a link header cannot be applied to cooked sockets: then
+        // there are none in this session.
+        let cooked = match chain(&terms.filters, SocketForm::Cooked, compiler) {
+            Ok(chain) => Some(chain),
+            Err(
+                error @ GrantError::Filter {
+                    source: CompileError::Syntax { .. } | CompileError::Cooked(_),
+                    ..
+                },
+            )
+            | Err(error @ GrantError::Translate { .. }) => {
+                tracing::debug!(%error, "no cooked sockets in this session");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let deadline = terms
+            .duration
+            .map(|duration| BootTime::now().after(duration));
+        let plan = GuardPlan {
+            terms: GuardTerms {
+                packets: terms.packets.unwrap_or(0),
+                bytes: terms.bytes.unwrap_or(0),
+                deadline: deadline.map_or(0, BootTime::nanoseconds),
+                snap: terms.snap_length,
+                payload: match terms.payload {
+                    Payload::Full => PAYLOAD_FULL,
+                    Payload::Bytes(bytes) => bytes,
+                },
+                link: if link == LinkType::EN10MB {
+                    LINK_ETHERNET
+                } else {
+                    LINK_NETWORK
+                },
+                any_interface: u32::from(terms.interfaces == InterfaceTerms::Any),
+            },
+            raw: Some(raw),
+            cooked,
+            interfaces: interfaces.iter().map(|interface| interface.index).collect(),
+        };
+        Ok(Self {
+            terms,
+            interfaces,
+            deadline,
+            plan,
+            link,
+        })
+    }
+
+    /// The indexes that the grant covers after interfaces came, went or were renamed.
+    pub fn indexes(&self, present: &[Interface]) -> Vec<u32> {
+        present
+            .iter()
+            .filter(|interface| matches(&self.terms.interfaces, interface))
+            .filter(|interface| LinkType::of_arphrd(interface.hardware) == Some(self.link))
+            .map(|interface| interface.index)
+            .take(MAX_INTERFACES)
+            .collect()
+    }
+
+    /// One line for people: `lo, "tcp port 80", 1000 packets, 60 s, headers only`.
+    pub fn summary(&self) -> String {
+        let mut summary = match self.terms.interfaces {
+            InterfaceTerms::Any => "any interface".to_owned(),
+            InterfaceTerms::Matching(_) => names(&self.interfaces),
+        };
+        for filter in &self.terms.filters {
+            let _ = write!(summary, ", {:?}", filter.expression);
+        }
+        if let Some(packets) = self.terms.packets {
+            let _ = write!(summary, ", {packets} packets");
+        }
+        if let Some(bytes) = self.terms.bytes {
+            let _ = write!(summary, ", {bytes} bytes");
+        }
+        if let Some(duration) = self.terms.duration {
+            let _ = write!(summary, ", {} s", duration.as_secs_f64());
+        }
+        match self.terms.payload {
+            Payload::Full => {}
+            Payload::Bytes(0) => summary.push_str(", headers only"),
+            Payload::Bytes(bytes) => {
+                let _ = write!(summary, ", headers and {bytes} bytes after them");
+            }
+        }
+        summary
+    }
+}
+
+fn matches(wanted: &InterfaceTerms, interface: &Interface) -> bool {
+    match wanted {
+        InterfaceTerms::Any => true,
+        InterfaceTerms::Matching(patterns) => patterns
+            .iter()
+            .any(|pattern| pattern.matches(&interface.name)),
+    }
+}
+
+fn select(wanted: &InterfaceTerms, present: &[Interface]) -> Result<Vec<Interface>, GrantError> {
+    let mut selected: Vec<Interface> = present
+        .iter()
+        .filter(|interface| matches(wanted, interface))
+        .cloned()
+        .collect();
+    if *wanted == InterfaceTerms::Any {
+        // Raw sockets see those of Ethernet's link type; cooked ones see all (`Terms::any_interface`).
+        selected
+            .retain(|interface| LinkType::of_arphrd(interface.hardware) == Some(LinkType::EN10MB));
+        selected.truncate(MAX_INTERFACES);
+    }
+    match (wanted, selected.len()) {
+        (InterfaceTerms::Matching(patterns), 0) => Err(GrantError::NoInterface {
+            wanted: patterns
+                .iter()
+                .map(|pattern| pattern.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+            present: names(present),
+        }),
+        (_, count) if count > MAX_INTERFACES => Err(GrantError::TooManyInterfaces(count)),
+        _ => Ok(selected),
+    }
+}
+
+fn link_type(interfaces: &[Interface]) -> Result<LinkType, GrantError> {
+    let mut common: Option<(LinkType, &Interface)> = None;
+    for interface in interfaces {
+        let link = LinkType::of_arphrd(interface.hardware).ok_or_else(|| GrantError::LinkType {
+            name: interface.name.clone(),
+            hardware: interface.hardware,
+        })?;
+        match common {
+            Some((other, first)) if other != link => {
+                return Err(GrantError::MixedLinkTypes {
+                    first: first.name.clone(),
+                    second: interface.name.clone(),
+                });
+            }
+            _ => common = Some((link, interface)),
+        }
+    }
+    Ok(common.map_or(LinkType::EN10MB, |(link, _)| link))
+}
+
+/// All filters of a session, one after the other: a packet passes if it passes each.
+fn chain(
+    filters: &[FilterTerm],
+    form: SocketForm,
+    compiler: &Compiler,
+) -> Result<Vec<EbpfInsn>, GrantError> {
+    let mut chain = Vec::new();
+    for filter in filters {
+        let (whose, origin) = match filter.origin {
+            FilterOrigin::Requested => ("the requested", Origin::Request),
+            FilterOrigin::Policy => ("the policy's", Origin::Policy),
+        };
+        let program = compiler
+            .compile_for(&filter.expression, form, origin)
+            .map_err(|source| GrantError::Filter {
+                whose,
+                expression: filter.expression.clone(),
+                source,
+            })?;
+        if let Some(program) = program {
+            let translated = translate(&program).map_err(|source| GrantError::Translate {
+                expression: filter.expression.clone(),
+                source,
+            })?;
+            chain.extend(translated);
+        }
+    }
+    Ok(chain)
+}
+
+fn names(interfaces: &[Interface]) -> String {
+    interfaces
+        .iter()
+        .map(|interface| interface.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,276 @@
+//! One session from its first breath to its last: a task that waits for the first of its ends and
+//! then winds the session down.
+//!
+//! ```text
+//! armed ──first socket──▶ live ──▶ ended: the guard delivers nothing more
+//!   │                                │  what was delivered is read by the capturing process
+//!   └──────nobody came──────────────▶│  the process is asked to end, so that its file is whole
+//!                                    ▼  and is killed if it does not
+//!                                  closed: counts are final, the event is sent
+//! ```
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use capwarden_abi::ended;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{EndReason, Grant, SessionEnd, SessionEvent, SessionId, Sessions};
+use crate::kernel::{BootTime, EndEvents, Holder, Process, Readable, has_ended, holders};
+
+/// How long after the reply a capture may still come: servers start it detached (0.85 s measured).
+const LATE_START: Duration = Duration::from_secs(2);
+/// A session that nobody used ends this long after the reply.
+const UNUSED: Duration = Duration::from_secs(15);
+/// libpcap's ring hands a block over when it is full or this old (tcpdump: 1 s). Ending a process
+/// earlier would lose packets that it was granted.
+const RING_BLOCK: Duration = Duration::from_millis(1_100);
+/// How long a process gets to read what it was given.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process gets to write its file and end.
+const GRACE: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(20);
+
+/// What others tell a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Signal {
+    /// The call that opened it was answered.
+    Replied,
+    /// This process got a capture socket.
+    Armed(u32),
+    /// End.
+    End(EndReason),
+}
+
+pub(super) struct Lifecycle {
+    sessions: Sessions,
+    session: SessionId,
+    opened: BootTime,
+    deadline: Option<BootTime>,
+    inbox: mpsc::UnboundedReceiver<Signal>,
+    /// While it is held, no other capture is started, and what the server forks is this session's.
+    starting: Option<OwnedSemaphorePermit>,
+    replied: Option<Instant>,
+    sockets: u32,
+    /// Waits for each process that got a socket.
+    owners: JoinSet<()>,
+}
+
+impl Lifecycle {
+    pub(super) fn new(
+        sessions: Sessions,
+        session: SessionId,
+        grant: &Arc<Grant>,
+        inbox: mpsc::UnboundedReceiver<Signal>,
+        starting: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            sessions,
+            session,
+            opened: BootTime::now(),
+            deadline: grant.deadline,
+            inbox,
+            starting: Some(starting),
+            replied: None,
+            sockets: 0,
+            owners: JoinSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, ends: EndEvents) {
+        let reason = self.until_end(ends).await;
+        let shared = Arc::clone(&self.sessions.0);
+        shared.revoke(self.session);
+        self.close_window();
+        if !matches!(reason, EndReason::Closed | EndReason::Unused) {
+            self.wind_down().await;
+        }
+        let counts = shared.counts(self.session);
+        shared.remove(self.session);
+        shared.events.send(SessionEvent::Ended(SessionEnd {
+            session: self.session,
+            reason,
+            packets: counts.packets,
+            bytes: counts.bytes,
+            sockets: self.sockets,
+            milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }));
+    }
+
+    async fn until_end(&mut self, ends: EndEvents) -> EndReason {
+        let mut ends = match Readable::new(ends) {
+            Ok(ends) => ends,
+            Err(error) => {
+                tracing::error!(session = %self.session, %error, "the guard cannot be heard");
+                return EndReason::Revoked;
+            }
+        };
+        loop {
+            if let Some(reason) = self.idle_end() {
+                return reason;
+            }
+            self.maybe_close_window();
+            let shared = Arc::clone(&self.sessions.0);
+            tokio::select! {
+                ready = ends.ready() => {
+                    if let Ok(ends) = ready {
+                        ends.drain();
+                    }
+                    if let Some(reason) = self.guards_reason() {
+                        return reason;
+                    }
+                }
+                () = until(self.deadline) => return EndReason::Deadline,
+                () = at(self.next_look()) => {}
+                () = shared.pressed.notified(), if self.starting.is_some() => {}
+                Some(_) = self.owners.join_next(), if !self.owners.is_empty() => {}
+                signal = self.inbox.recv() => match signal {
+                    Some(Signal::Replied) => self.replied = Some(Instant::now()),
+                    Some(Signal::Armed(process)) => self.watch(process),
+                    // A cap that was reached meanwhile is the true reason.
+                    Some(Signal::End(reason)) => return self.guards_reason().unwrap_or(reason),
+                    None => return EndReason::Revoked,
+                },
+            }
+        }
+    }
+
+    fn watch(&mut self, process: u32) {
+        self.sockets += 1;
+        if let Some(process) = Process::open(process) {
+            self.owners.spawn(async move {
+                if let Ok(mut exit) = Readable::new(process) {
+                    let _ = exit.ready().await;
+                }
+            });
+        }
+    }
+
+    fn guards_reason(&self) -> Option<EndReason> {
+        let state = self.sessions.0.counts(self.session);
+        has_ended(&state).then_some(match state.ended {
+            ended::PACKETS => EndReason::PacketCap,
+            ended::BYTES => EndReason::ByteCap,
+            _ => EndReason::Deadline,
+        })
+    }
+
+    /// Nobody captures any more, or nobody ever came.
+    fn idle_end(&self) -> Option<EndReason> {
+        if self.starting.is_some() && !self.may_close_window() {
+            return None;
+        }
+        if self.sockets > 0 {
+            return self
+                .owners
+                .is_empty()
+                .then(|| self.guards_reason().unwrap_or(EndReason::Closed));
+        }
+        self.replied
+            .is_some_and(|replied| replied.elapsed() >= UNUSED)
+            .then_some(EndReason::Unused)
+    }
+
+    /// The window stays open while processes of the call may still come, unless somebody waits
+    /// and this session has its process.
+    fn may_close_window(&self) -> bool {
+        let late = self
+            .replied
+            .is_some_and(|replied| replied.elapsed() >= LATE_START);
+        let served = self.sockets > 0;
+        let over = served && self.replied.is_some() && self.owners.is_empty();
+        late || over || (served && self.sessions.0.somebody_waits())
+    }
+
+    fn maybe_close_window(&mut self) {
+        if self.may_close_window() {
+            self.close_window();
+        }
+    }
+
+    fn close_window(&mut self) {
+        if let Some(starting) = self.starting.take() {
+            self.sessions.0.close_window();
+            drop(starting);
+        }
+    }
+
+    /// When the passing of time alone may change something.
+    fn next_look(&self) -> Option<Instant> {
+        let replied = self.replied?;
+        let wait = if self.starting.is_some() {
+            LATE_START
+        } else {
+            UNUSED
+        };
+        (self.starting.is_some() || self.sockets == 0).then(|| replied + wait)
+    }
+
+    /// Ends the processes that hold the session's sockets, their files whole.
+    async fn wind_down(&self) {
+        let started = Instant::now();
+        let mut holders = self.holders().await;
+        while !holders.is_empty() {
+            let elapsed = started.elapsed();
+            let read = elapsed >= RING_BLOCK && !holders.iter().any(Holder::has_unread);
+            if read || elapsed >= DRAIN_LIMIT {
+                break;
+            }
+            sleep(POLL).await;
+            holders = self.holders().await;
+        }
+        for holder in &holders {
+            holder.process.ask_to_end();
+        }
+        let asked = Instant::now();
+        while holders.iter().any(|holder| holder.process.is_alive()) && asked.elapsed() < GRACE {
+            sleep(POLL).await;
+        }
+        for holder in holders.iter().filter(|holder| holder.process.is_alive()) {
+            tracing::warn!(
+                session = %self.session,
+                pid = holder.process.pid(),
+                "the capturing process did not end when asked; it is killed"
+            );
+            holder.process.kill();
+        }
+    }
+
+    /// Everybody who holds one of the session's sockets, but for the server itself.
+    async fn holders(&self) -> Vec<Holder> {
+        let sessions = self.sessions.clone();
+        let session = self.session;
+        let found = tokio::task::spawn_blocking(move || {
+            let spared = sessions.spared();
+            let processes = sessions
+                .0
+                .cgroup
+                .as_ref()
+                .map_or_else(Vec::new, |cgroup| cgroup.processes());
+            let processes: Vec<u32> = processes
+                .into_iter()
+                .filter(|process| Some(*process) != spared)
+                .collect();
+            holders(&processes, &sessions.0.inodes(session))
+        });
+        found.await.unwrap_or_default()
+    }
+}
+
+async fn until(deadline: Option<BootTime>) {
+    match deadline {
+        // A little late: the guard is the one that decides, and says so.
+        Some(deadline) => sleep(deadline.remaining() + Duration::from_millis(1)).await,
+        None => pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,453 @@
+//! The sessions of one governed server, and which process belongs to which.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use super::{
+    EndReason, Events, Grant, GrantError, SessionEvent, SessionId,
+    lifecycle::{Lifecycle, Signal},
+};
+use capwarden_abi::State;
+
+use crate::{
+    filter::Compiler,
+    gate::{Captures, OpenError, Opened},
+    kernel::{
+        self, Admit, ArmedSocket, Caller, Cgroup, Errno, Guard, GuardError, Interface, Refusal,
+        SocketCall, Tree, arm, has_ended,
+    },
+    policy::{InterfaceTerms, Terms},
+};
+
+/// Capture sockets that one session may open in all.
+const MAX_SOCKETS: usize = 64;
+/// Refusals after which a session's processes are taken for hostile.
+const MAX_REFUSALS: u32 = 1_000;
+/// Sessions that may live at once.
+const MAX_SESSIONS: usize = 64;
+/// How long a capture waits for the one before it to get its process.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How a process is found to belong to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribution {
+    /// By the call that was open when it, or its ancestor, was forked.
+    ByCall,
+    /// There is one session for everything (a command under `exec`).
+    WholeTree,
+}
+
+/// The sessions of one governed server. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    server: u32,
+    attribution: Attribution,
+    compiler: Compiler,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) events: Events,
+    table: Mutex<Table>,
+    /// Held by the capture that is being started: until it has got its process, no other may.
+    starting: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// Tells the holder of `starting` that somebody waits.
+    pub(super) pressed: Notify,
+    /// Told whenever a session has ended.
+    quiet: Notify,
+}
+
+struct Table {
+    next: u32,
+    live: BTreeMap<SessionId, Live>,
+    tree: Option<Tree>,
+    root: Option<u32>,
+    closed: bool,
+}
+
+struct Live {
+    grant: Arc<Grant>,
+    guard: Guard,
+    inodes: Vec<u64>,
+    refusals: u32,
+    signals: mpsc::UnboundedSender<Signal>,
+}
+
+/// Why a session could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// See [`GrantError`].
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// See [`GuardError`].
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The system would not.
+    #[error("the session could not be set up: {0}")]
+    System(#[from] io::Error),
+    /// The one before it has not got its process yet.
+    #[error("another capture is just being started; try again in a few seconds")]
+    Busy,
+    /// Too many.
+    #[error("{MAX_SESSIONS} captures are running already; stop one first")]
+    TooMany,
+    /// The server has gone.
+    #[error("the server is shutting down")]
+    Closed,
+}
+
+impl Sessions {
+    /// No sessions yet. Without a `tree`, processes are attributed to the only live session, or
+    /// to none.
+    pub fn new(
+        attribution: Attribution,
+        compiler: Compiler,
+        cgroup: Option<Cgroup>,
+        tree: Option<Tree>,
+        events: Events,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            server: 1, // one server per agent, so far
+            attribution,
+            compiler,
+            cgroup,
+            events,
+            table: Mutex::new(Table {
+                next: 1,
+                live: BTreeMap::new(),
+                tree,
+                root: None,
+                closed: false,
+            }),
+            starting: Arc::new(Semaphore::new(1)),
+            waiting: AtomicUsize::new(0),
+            pressed: Notify::new(),
+            quiet: Notify::new(),
+        }))
+    }
+
+    /// Governs the server's process, before it executes anything.
+    pub fn govern(&self, process: u32) -> io::Result<()> {
+        let mut table = self.0.table();
+        table.root = Some(process);
+        match table.tree.as_mut() {
+            Some(tree) => tree.govern(process, self.0.server),
+            None => Ok(()),
+        }
+    }
+
+    /// The cgroup that the server is to live in.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.0.cgroup.as_ref()
+    }
+
+    /// Opens a session: when this returns, its guard is loaded and its processes may come.
+    pub async fn start(&self, terms: Terms) -> Result<(SessionId, Arc<Grant>), SessionError> {
+        self.0.waiting.fetch_add(1, Ordering::AcqRel);
+        self.0.pressed.notify_waiters();
+        let permit =
+            tokio::time::timeout(START_LIMIT, Arc::clone(&self.0.starting).acquire_owned());
+        let permit = permit.await;
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        let permit = permit
+            .map_err(|_| SessionError::Busy)?
+            .map_err(|_| SessionError::Closed)?;
+
+        let present = kernel::list().await?;
+        let compiler = self.0.compiler.clone();
+        // libpcap and the verifier take milliseconds: not on a thread that others wait for.
+        let made = tokio::task::spawn_blocking(move || -> Result<_, SessionError> {
+            let grant = Grant::make(terms, &present, &compiler)?;
+            let guard = Guard::load(&grant.plan)?;
+            Ok((Arc::new(grant), guard))
+        });
+        let (grant, mut guard) = made.await.map_err(io::Error::other)??;
+        let ends = guard
+            .take_ends()
+            .ok_or_else(|| io::Error::other("the guard has no events"))?;
+        let (signals, inbox) = mpsc::unbounded_channel();
+        let session = self.0.insert(&grant, guard, signals)?;
+        self.0.events.send(SessionEvent::Opened {
+            session,
+            grant: Arc::clone(&grant),
+        });
+        let lifecycle = Lifecycle::new(self.clone(), session, &grant, inbox, permit);
+        tokio::spawn(lifecycle.run(ends));
+        Ok((session, grant))
+    }
+
+    /// Ends every session and opens no more; returns when all have ended.
+    pub async fn close(&self, reason: EndReason) {
+        self.0.table().closed = true;
+        loop {
+            let quiet = self.0.quiet.notified();
+            let live = self.live();
+            if live.is_empty() {
+                return;
+            }
+            for session in live {
+                self.end(session, reason);
+            }
+            quiet.await;
+        }
+    }
+
+    /// Follows the interfaces: a grant names them, the guard compares indexes. Never returns
+    /// while the host can be watched.
+    pub async fn follow_interfaces(&self) -> io::Result<()> {
+        let mut changes = kernel::changes()?;
+        while kernel::changed(&mut changes).await {
+            let present = kernel::list().await?;
+            self.0.update_interfaces(&present);
+        }
+        Err(io::Error::other(
+            "the kernel tells no more of its interfaces",
+        ))
+    }
+
+    /// The server's own process: it is never ended for a capture's sake.
+    pub(super) fn spared(&self) -> Option<u32> {
+        match self.0.attribution {
+            Attribution::ByCall => self.0.table().root,
+            Attribution::WholeTree => None,
+        }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A poisoned table is still a table: every change to it is complete at each await and
+        // each panic point, and refusing to end sessions would be worse.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(
+        &self,
+        grant: &Arc<Grant>,
+        guard: Guard,
+        signals: mpsc::UnboundedSender<Signal>,
+    ) -> Result<SessionId, SessionError> {
+        let mut table = self.table();
+        if table.closed {
+            return Err(SessionError::Closed);
+        }
+        if table.live.len() >= MAX_SESSIONS {
+            return Err(SessionError::TooMany);
+        }
+        let session = SessionId(table.next);
+        table.next += 1;
+        if let Some(tree) = table.tree.as_mut() {
+            tree.open_window(self.server, session.0)?;
+        }
+        let live = Live {
+            grant: Arc::clone(grant),
+            guard,
+            inodes: Vec::new(),
+            refusals: 0,
+            signals,
+        };
+        table.live.insert(session, live);
+        Ok(session)
+    }
+
+    /// What the server forks from now on belongs to no session.
+    pub(super) fn close_window(&self) {
+        if let Some(tree) = self.table().tree.as_mut() {
+            tree.close_window(self.server);
+        }
+    }
+
+    pub(super) fn somebody_waits(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Nothing is delivered any more. The count that this returns is final but for packets that
+    /// are inside the guard at this very moment.
+    pub(super) fn revoke(&self, session: SessionId) {
+        if let Some(live) = self.table().live.get_mut(&session)
+            && let Err(error) = live.guard.revoke()
+        {
+            // The deadline and the caps hold without us; the processes are ended next.
+            tracing::error!(%session, %error, "the grant could not be revoked");
+        }
+    }
+
+    pub(super) fn counts(&self, session: SessionId) -> State {
+        self.table()
+            .live
+            .get(&session)
+            .and_then(|live| live.guard.state().ok())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn inodes(&self, session: SessionId) -> Vec<u64> {
+        let table = self.table();
+        table
+            .live
+            .get(&session)
+            .map(|live| live.inodes.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn remove(&self, session: SessionId) {
+        self.table().live.remove(&session);
+        self.quiet.notify_waiters();
+    }
+
+    fn update_interfaces(&self, present: &[Interface]) {
+        for (session, live) in &mut self.table().live {
+            let indexes = live.grant.indexes(present);
+            if let Err(error) = live.guard.set_interfaces(&indexes) {
+                tracing::error!(%session, %error, "the interfaces could not be updated");
+                let _ = live.signals.send(Signal::End(EndReason::Revoked));
+            }
+        }
+    }
+
+    fn refuse(errno: Errno, reason: impl Into<String>) -> Refusal {
+        Refusal {
+            errno,
+            reason: reason.into(),
+        }
+    }
+
+    /// The session that a process belongs to.
+    fn attribute(&self, table: &Table, caller: &Caller) -> Result<SessionId, Refusal> {
+        let only = || {
+            let mut sessions = table.live.keys();
+            match (sessions.next(), sessions.next()) {
+                (Some(session), None) => Ok(*session),
+                (None, _) => Err("no capture session is open"),
+                (Some(_), Some(_)) => Err("it cannot be told which session it belongs to"),
+            }
+        };
+        let found = match (self.attribution, &table.tree) {
+            (Attribution::WholeTree, _) | (Attribution::ByCall, None) => only(),
+            (Attribution::ByCall, Some(tree)) => match tree.tag(caller.process) {
+                Some(tag) if tag.server == self.server && tag.session != 0 => {
+                    Ok(SessionId(tag.session))
+                }
+                Some(_) => Err("no capture call was open when it was started"),
+                None => Err("it does not descend from the server"),
+            },
+        };
+        match found {
+            Ok(session) if table.live.contains_key(&session) => Ok(session),
+            Ok(_) => Err(Self::refuse(Errno::PERM, "its session has ended")),
+            Err(why) => Err(Self::refuse(Errno::PERM, why)),
+        }
+    }
+}
+
+impl Admit for Sessions {
+    fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal> {
+        let mut table = self.0.table();
+        let session = self.0.attribute(&table, caller)?;
+        let live = table
+            .live
+            .get_mut(&session)
+            .ok_or_else(|| Shared::refuse(Errno::PERM, "its session has ended"))?;
+        if live.inodes.len() >= MAX_SOCKETS {
+            return Err(Shared::refuse(
+                Errno::MFILE,
+                format!("session {session} has opened {MAX_SOCKETS} sockets already"),
+            ));
+        }
+        match live.guard.state() {
+            Ok(state) if !has_ended(&state) => {}
+            _ => return Err(Shared::refuse(Errno::PERM, "its session has ended")),
+        }
+        let socket = arm(&live.guard, call)
+            .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
+        live.inodes.push(socket.inode());
+        Ok(socket)
+    }
+
+    fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal> {
+        let table = self.0.table();
+        let Ok(session) = self.0.attribute(&table, caller) else {
+            return Ok(()); // it has no capture socket that it could bind
+        };
+        let granted = index == 0
+            || table.live.get(&session).is_none_or(|live| {
+                live.guard.covers(index) || live.grant.terms.interfaces == InterfaceTerms::Any
+            });
+        if granted {
+            return Ok(());
+        }
+        Err(Shared::refuse(
+            Errno::PERM,
+            format!("session {session} was not granted the interface with index {index}"),
+        ))
+    }
+
+    fn armed(&self, caller: Caller, call: SocketCall, _inode: u64) {
+        let table = self.0.table();
+        let Ok(session) = self.0.attribute(&table, &caller) else {
+            return; // ended between two lines: the guard is revoked already
+        };
+        if let Some(live) = table.live.get(&session) {
+            let _ = live.signals.send(Signal::Armed(caller.process));
+        }
+        drop(table);
+        self.0.events.send(SessionEvent::Armed {
+            session,
+            caller,
+            kind: call.kind,
+        });
+    }
+
+    fn refused(&self, caller: Option<Caller>, refusal: Refusal) {
+        if let Some(caller) = &caller {
+            let mut table = self.0.table();
+            if let Ok(session) = self.0.attribute(&table, caller)
+                && let Some(live) = table.live.get_mut(&session)
+            {
+                live.refusals += 1;
+                if live.refusals == MAX_REFUSALS {
+                    let _ = live.signals.send(Signal::End(EndReason::Violation));
+                }
+            }
+        }
+        self.0
+            .events
+            .send(SessionEvent::Refused { caller, refusal });
+    }
+}
+
+impl Captures for Sessions {
+    async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
+        match self.start(terms).await {
+            Ok((session, grant)) => Ok(Opened {
+                session,
+                summary: grant.summary(),
+            }),
+            Err(error) => Err(OpenError(error.to_string())),
+        }
+    }
+
+    fn replied(&self, session: SessionId) {
+        if let Some(live) = self.0.table().live.get(&session) {
+            let _ = live.signals.send(Signal::Replied);
+        }
+    }
+
+    fn end(&self, session: SessionId, reason: EndReason) {
+        if let Some(live) = self.0.table().live.get(&session) {
+            let _ = live.signals.send(Signal::End(reason));
+        }
+    }
+
+    fn live(&self) -> Vec<SessionId> {
+        self.0.table().live.keys().copied().collect()
+    }
+}
