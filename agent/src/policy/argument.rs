@@ -13,7 +13,7 @@ pub(super) struct Argument(String);
 
 impl Argument {
     pub(super) fn parse(name: &str) -> Result<Self, &'static str> {
-        if name.is_empty() || name.split('.').any(str::is_empty) {
+        if name.split('.').any(str::is_empty) || name.chars().any(char::is_control) {
             Err("an argument's name is not empty, and neither is what stands between its dots")
         } else {
             Ok(Self(name.to_owned()))
@@ -142,7 +142,8 @@ impl Predicate {
                 let value = there?;
                 let instead = || {
                     Some(format!(
-                        "Send a `{name}` that matches {written} as a whole."
+                        "Send a `{name}` that matches {} as a whole.",
+                        written.replace(char::is_control, " ")
                     ))
                 };
                 match value.as_str() {

@@ -511,13 +511,31 @@ fn from(field: &Field<'_>) -> Loaded<Arguments> {
             })
             .transpose()
     };
-    Ok(Arguments {
+    let arguments = Arguments {
         interface: named("interface")?,
         filter: named("filter")?,
         packets: named("packets")?,
         bytes: named("bytes")?,
         seconds: named("seconds")?,
-    })
+    };
+    // One argument that asks two things would be written twice.
+    for (n, key) in FROM.iter().enumerate() {
+        let Some(field) = section.field(key) else {
+            continue;
+        };
+        let name = field.text("an argument's name", "")?;
+        if let Some(other) = FROM.iter().take(n).find(|other| {
+            section
+                .field(other)
+                .is_some_and(|other| matches!(&other.node.tree, Tree::Text(text) if text == name))
+        }) {
+            return Err(field.fault(
+                &format!("asks for `{other}` already"),
+                "Name another argument for one of the two, or drop it.",
+            ));
+        }
+    }
+    Ok(arguments)
 }
 
 fn interfaces(field: &Field<'_>) -> Loaded<Interfaces> {

@@ -1,0 +1,87 @@
+//! The policy room as its users meet it.
+
+mod decisions;
+mod loading;
+mod mutations;
+mod shipped;
+
+use serde_json::{Map, Value};
+
+use super::*;
+
+/// A policy that uses all there is.
+const FULL: &str = r#"version: 1
+default: deny
+tools:
+  list: allow
+  look: {}
+  start:
+    args:
+      configName: { absent: true }
+    capture:
+      from: { interface: iface, filter: bpf, packets: count, bytes: size, seconds: time }
+      interfaces: [ lo, "veth*" ]
+      within: "net 10.0.0.0/8"
+      packets: 10000
+      bytes: 50MiB
+      seconds: 60
+      snap: 65535
+      payload: headers
+  strict:
+    capture:
+      from: { interface: opts.iface, packets: opts.count, seconds: opts.time }
+      interfaces: [ lo ]
+      packets: 10
+      seconds: 2.5
+      over: deny
+  stop: { args: { filter: { pattern: '[a-z]*' } }, ends: capture }
+  read: { args: { file: { under: /cap }, format: { one_of: [ text, 1 ] }, depth: { at_most: 3 } } }
+  save: { deny: "it saves." }
+exec:
+  interfaces: [ lo, any ]
+  within: tcp
+  packets: 5
+  payload: 64
+"#;
+
+fn full() -> Policy {
+    Policy::parse("p.yaml", FULL).unwrap()
+}
+
+fn call(tool: &str, arguments: Value) -> Call {
+    let Value::Object(arguments) = arguments else {
+        panic!("arguments are an object");
+    };
+    Call {
+        tool: tool.to_owned(),
+        arguments,
+    }
+}
+
+/// The denial, or a panic that shows what was allowed.
+fn denied(policy: &Policy, tool: &str, arguments: Value) -> Denial {
+    let call = call(tool, arguments);
+    match policy.decide(&call) {
+        Verdict::Deny(denial) => denial,
+        other => panic!("{call:?}: {other:?}"),
+    }
+}
+
+/// The capture, or a panic that shows the denial.
+fn captured(policy: &Policy, tool: &str, arguments: Value) -> CaptureVerdict {
+    let call = call(tool, arguments);
+    match policy.decide(&call) {
+        Verdict::Capture(verdict) => *verdict,
+        other => panic!("{call:?}: {other:?}"),
+    }
+}
+
+/// What is forwarded, as JSON.
+fn forwarded(verdict: &CaptureVerdict, arguments: Value) -> Value {
+    let call = call("", arguments);
+    Value::Object(verdict.forwarded(&call.arguments))
+}
+
+fn no_arguments() -> Value {
+    Value::Object(Map::new())
+}

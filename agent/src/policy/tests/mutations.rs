@@ -1,0 +1,238 @@
+use serde_json::{Number, json};
+
+use super::*;
+
+/// xorshift64*: the same run every time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() >> 33).unwrap() % n
+    }
+
+    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+}
+
+const SMALL: &str = "version: 1
+tools:
+  start:
+    args: { x: { one_of: [a, 1] } }
+    capture:
+      from: { packets: count }
+      interfaces: [ lo, \"veth*\" ]
+      bytes: 1MiB
+  stop: { ends: capture }
+";
+
+const PIECES: &[&str] = &[
+    ": ",
+    "\n",
+    "  ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    "|",
+    ">",
+    "&a ",
+    "*a",
+    "!x ",
+    "#",
+    "\t",
+    "\u{0}",
+    "ü",
+    "\u{feff}",
+    "0",
+    "-1",
+    "1e999",
+    ".nan",
+    "99999999999999999999999",
+    "~",
+    "null",
+    "true",
+    "any",
+    "*",
+    "?",
+    "[",
+    "packets: 1",
+    "args:",
+    "capture:",
+    "version: 1",
+    "---\n",
+    "...\n",
+    "<<: ",
+    "nflog",
+    "50MiB",
+    "1.5",
+    "\r",
+    "\u{2028}",
+    "%YAML 1.2",
+    "? ",
+    ", ",
+];
+
+#[test]
+fn mutated_policies_do_not_panic() {
+    let mut random = Random(0x5eed);
+    let mut accepted = 0;
+    for _ in 0..10_000 {
+        // The large one takes a while to read in a debug build.
+        let base = if random.below(16) == 0 { FULL } else { SMALL };
+        let mut text: Vec<char> = base.chars().collect();
+        for _ in 0..=random.below(3) {
+            let at = random.below(text.len());
+            let end = (at + random.below(12)).min(text.len());
+            match random.below(4) {
+                0 => drop(text.drain(at..end)),
+                1 => drop(text.splice(at..at, random.pick(PIECES).chars())),
+                2 => drop(text.splice(at..end, random.pick(PIECES).chars())),
+                _ => {
+                    let copy: Vec<char> = text[at..end].to_vec();
+                    let to = random.below(text.len());
+                    drop(text.splice(to..to, copy));
+                }
+            }
+        }
+        let text: String = text.into_iter().collect();
+        match Policy::parse("p.yaml", &text) {
+            Ok(policy) => {
+                accepted += 1;
+                let _ = policy.decide(&call("start", json!({"iface": "lo", "count": 1})));
+                let _ = policy.exec_verdict(&Request::default());
+            }
+            Err(error) => {
+                // The place must be in the text, or a report would fail to show it.
+                use miette::Diagnostic as _;
+                let label = error.labels().unwrap().next().unwrap();
+                let span = label.offset()..label.offset() + label.len();
+                assert!(text.get(span.clone()).is_some(), "{span:?} {error}\n{text}");
+                assert!(
+                    error
+                        .source_code()
+                        .unwrap()
+                        .read_span(label.inner(), 1, 1)
+                        .is_ok(),
+                    "{error}\n{text}"
+                );
+            }
+        }
+    }
+    // Neither all nor none, or the mutations would be too mild or too wild to say anything.
+    assert!((200..9_800).contains(&accepted), "{accepted}");
+}
+
+fn value(random: &mut Random, depth: usize) -> Value {
+    const TEXTS: &[&str] = &[
+        "",
+        "lo",
+        "LO",
+        "veth1",
+        "any",
+        "nflog",
+        "-",
+        "/x",
+        "4",
+        "tcp",
+        "a\0b",
+        "\n",
+        "ü",
+        "lo,lo",
+        "TCP@h",
+        "text",
+        "/cap/x",
+        "/cap/../x",
+    ];
+    match random.below(if depth == 0 { 6 } else { 8 }) {
+        0 => Value::Null,
+        1 => json!(random.below(2) == 0),
+        2 => json!(random.next() >> random.below(64)),
+        3 => json!(-i64::try_from(random.next() >> 1).unwrap()),
+        4 => Number::from_f64(f64::from_bits(random.next())).map_or(Value::Null, Value::Number),
+        5 => json!(*random.pick(TEXTS)),
+        6 => (0..random.below(4))
+            .map(|_| value(random, depth - 1))
+            .collect(),
+        _ => Value::Object(object(random, depth - 1)),
+    }
+}
+
+fn object(random: &mut Random, depth: usize) -> Map<String, Value> {
+    const KEYS: &[&str] = &[
+        "iface",
+        "bpf",
+        "count",
+        "size",
+        "time",
+        "configName",
+        "opts",
+        "filter",
+        "file",
+        "format",
+        "depth",
+        "",
+    ];
+    (0..random.below(6))
+        .map(|_| ((*random.pick(KEYS)).to_owned(), value(random, depth)))
+        .collect()
+}
+
+#[test]
+fn mutated_calls_do_not_panic_and_never_exceed_the_caps() {
+    let policy = full();
+    let mut random = Random(0xca11);
+    let mut captures = 0;
+    for _ in 0..10_000 {
+        let tool = *random.pick(&["start", "strict", "stop", "read", "list", "save", "x"]);
+        let mut arguments = object(&mut random, 2);
+        if random.below(2) == 0 {
+            arguments.insert("iface".to_owned(), json!("lo"));
+        }
+        let call = Call {
+            tool: tool.to_owned(),
+            arguments,
+        };
+        let verdict = policy.decide(&call);
+        assert_eq!(policy.decide(&call), verdict);
+        match verdict {
+            Verdict::Capture(verdict) => {
+                captures += 1;
+                let most = if tool == "start" { 10_000 } else { 10 };
+                let packets = verdict.terms.packets.unwrap();
+                assert!((1..=most).contains(&packets), "{call:?}");
+                assert!(!verdict.terms.duration.unwrap().is_zero(), "{call:?}");
+                assert_ne!(verdict.terms.interfaces, InterfaceTerms::Any, "{call:?}");
+                // What is forwarded passes by itself, unchanged.
+                let again = Call {
+                    tool: call.tool.clone(),
+                    arguments: verdict.forwarded(&call.arguments),
+                };
+                match policy.decide(&again) {
+                    Verdict::Capture(second) => {
+                        assert_eq!(second.changes, vec![], "{again:?}");
+                        assert_eq!(second.terms, verdict.terms, "{again:?}");
+                    }
+                    other => panic!("{again:?}: {other:?}"),
+                }
+            }
+            Verdict::Deny(denial) => {
+                let sentence = denial.to_string();
+                assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
+                assert!(denial.reason.ends_with('.'), "{sentence}");
+            }
+            Verdict::Forward | Verdict::EndCapture => {}
+        }
+    }
+    assert!(captures > 300, "{captures}");
+}

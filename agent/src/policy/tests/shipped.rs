@@ -1,0 +1,217 @@
+//! Each policy in `policies/` is loaded here, and asked what its server's users would ask.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use serde_json::json;
+
+use super::*;
+
+fn directory() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies"))
+}
+
+fn shipped(name: &str) -> Policy {
+    Policy::load(&directory().join(name)).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+#[test]
+fn every_shipped_policy_is_tested() {
+    let files: BTreeSet<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let tested = [
+        "awslabs-pcap-analyzer.yaml",
+        "mcp-wireshark.yaml",
+        "netmcp.yaml",
+        "sharkmcp.yaml",
+        "wireshark-mcp.yaml",
+    ];
+    assert_eq!(files, tested.map(str::to_owned).into());
+}
+
+#[test]
+fn sharkmcp() {
+    let policy = shipped("sharkmcp.yaml");
+    assert!(!policy.visible("manage_config"));
+    let verdict = captured(
+        &policy,
+        "start_capture_session",
+        json!({"interface": "lo", "captureFilter": "tcp", "maxPackets": 100_000, "timeout": 5}),
+    );
+    assert_eq!(
+        verdict.terms.to_string(),
+        "lo, \"tcp\" within \"net 10.0.0.0/8 and not port 22\", 10000 packets, 50 MiB, 5 seconds, headers only"
+    );
+    assert_eq!(verdict.changes.len(), 1);
+    assert_eq!(verdict.changes[0].argument, "maxPackets");
+    for bad in [
+        json!({"interface": "lo", "configName": "evil"}),
+        json!({"interface": "any"}),
+        // The server's default is lo0, which is not there on Linux: it must be named.
+        json!({}),
+        json!({"interface": "lo", "sessionName": "../../etc/x"}),
+    ] {
+        let _ = denied(&policy, "start_capture_session", bad);
+    }
+    let stop = |arguments| policy.decide(&call("stop_capture_session", arguments));
+    assert_eq!(
+        stop(json!({"sessionId": "s", "displayFilter": "tcp.port == 80"})),
+        Verdict::EndCapture
+    );
+    for bad in [
+        json!({"sessionId": "s", "displayFilter": "x\"; id; echo \""}),
+        json!({"sessionId": "s", "displayFilter": "$(id)"}),
+        json!({"sessionId": "s", "displayFilter": "a\nid"}),
+        json!({"sessionId": "s", "customFields": "ip.src `id`"}),
+        json!({"sessionId": "s", "sslKeylogFile": "/x"}),
+        json!({"sessionId": "s", "configName": "evil"}),
+    ] {
+        let _ = denied(&policy, "stop_capture_session", bad);
+    }
+    let read = |path| policy.decide(&call("analyze_pcap_file", json!({"filePath": path})));
+    assert_eq!(read("/var/lib/capwarden/captures/a.pcap"), Verdict::Forward);
+    for bad in [
+        "/etc/shadow",
+        "/var/lib/capwarden/captures/../x",
+        "/var/lib/capwarden/captures/$(id)",
+    ] {
+        assert!(matches!(read(bad), Verdict::Deny(_)), "{bad}");
+    }
+}
+
+#[test]
+fn awslabs_pcap_analyzer() {
+    let policy = shipped("awslabs-pcap-analyzer.yaml");
+    let summary = policy.summary();
+    assert_eq!(
+        (
+            summary.allowed,
+            summary.capturing,
+            summary.ending,
+            summary.denied
+        ),
+        (42, 1, 1, 2)
+    );
+    let verdict = captured(
+        &policy,
+        "start_packet_capture",
+        json!({"interface": "lo", "output_file": "x.pcap"}),
+    );
+    assert_eq!(verdict.terms.duration, Some(Duration::from_secs(60)));
+    assert_eq!(verdict.terms.packets, Some(10_000));
+    assert_eq!(
+        forwarded(&verdict, json!({"interface": "lo"})),
+        json!({"interface": "lo", "duration": 60})
+    );
+    for bad in [
+        json!({"interface": "eth0"}),
+        json!({"interface": "lo", "duration": "60"}),
+        json!({"interface": "lo", "output_file": "../x.pcap"}),
+        json!({"duration": 5}),
+    ] {
+        let _ = denied(&policy, "start_packet_capture", bad);
+    }
+    assert_eq!(
+        policy.decide(&call(
+            "stop_packet_capture",
+            json!({"capture_id": "capture_1790000000"})
+        )),
+        Verdict::EndCapture
+    );
+    let file = json!({"pcap_file": "/var/lib/capwarden/captures/x.pcap"});
+    assert_eq!(
+        policy.decide(&call("analyze_tcp_resets", file.clone())),
+        Verdict::Forward
+    );
+    let _ = denied(&policy, "analyze_tcp_resets", no_arguments());
+    let _ = denied(&policy, "extract_credentials", file);
+}
+
+#[test]
+fn wireshark_mcp() {
+    let policy = shipped("wireshark-mcp.yaml");
+    let verdict = captured(
+        &policy,
+        "wireshark_capture",
+        json!({"interface": "veth1", "output_file": "/var/lib/capwarden/captures/a.pcap", "packet_count": 0, "duration_seconds": 10}),
+    );
+    assert_eq!(verdict.terms.packets, Some(5000));
+    assert_eq!(verdict.terms.duration, Some(Duration::from_secs(10)));
+    assert_eq!(verdict.terms.payload, Payload::Bytes(512));
+    assert_eq!(verdict.changes.len(), 1);
+    for bad in [
+        json!({"interface": "lo", "output_file": "/tmp/a.pcap"}),
+        json!({"interface": "lo"}),
+        json!({"interface": "lo", "output_file": "/var/lib/capwarden/captures/a", "ring_buffer": "files:9"}),
+    ] {
+        let _ = denied(&policy, "wireshark_capture", bad);
+    }
+    assert!(policy.visible("wireshark_stats_endpoints"));
+    assert!(!policy.visible("wireshark_yara_scan"));
+}
+
+#[test]
+fn netmcp() {
+    let policy = shipped("netmcp.yaml");
+    let verdict = captured(
+        &policy,
+        "capture_live_packets",
+        json!({"interface": "lo", "bpf_filter": "", "packet_count": 100, "duration": 5}),
+    );
+    assert_eq!(verdict.changes, vec![]);
+    assert_eq!(
+        verdict.terms.to_string(),
+        "lo, 100 packets, 10 MiB, 5 seconds, 256 bytes of payload"
+    );
+    // The same terms through the alias, under the tool's own name.
+    let verdict = captured(
+        &policy,
+        "save_capture_to_file",
+        json!({"interface": "lo", "output_file": "/var/lib/capwarden/captures/a.pcap"}),
+    );
+    assert_eq!(verdict.terms.packets, Some(1000));
+    assert_eq!(verdict.rule.path, "tools.save_capture_to_file.capture");
+    // eth0 is the server's default.
+    let _ = denied(&policy, "quick_capture", no_arguments());
+    let _ = denied(
+        &policy,
+        "capture_targeted_traffic",
+        json!({"interface": "lo", "target_host": "a) or (b"}),
+    );
+    let _ = denied(
+        &policy,
+        "detect_network_protocols",
+        json!({"interface": "lo", "filepath": "/var/lib/capwarden/captures/a"}),
+    );
+    assert!(!policy.visible("check_ip_threat_intel"));
+}
+
+#[test]
+fn mcp_wireshark() {
+    let policy = shipped("mcp-wireshark.yaml");
+    let verdict = captured(
+        &policy,
+        "live_capture",
+        json!({"interface": "lo", "duration": 10, "display_filter": "dns"}),
+    );
+    assert_eq!(verdict.changes, vec![]);
+    assert_eq!(
+        verdict.terms.to_string(),
+        "lo, within \"ip or ip6 or arp\", 1000 packets, 10 MiB, 10 seconds, headers only"
+    );
+    let denial = denied(
+        &policy,
+        "live_capture",
+        json!({"interface": "lo", "packet_count": 5000}),
+    );
+    assert_eq!(
+        denial.reason,
+        "5000 packets is more than the 1000 packets allowed."
+    );
+    let _ = denied(
+        &policy,
+        "protocol_stats",
+        json!({"file_path": "/var/lib/capwarden/captures/a", "protocol": "io", "variant": "x,/etc"}),
+    );
+}
