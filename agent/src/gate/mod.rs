@@ -22,3 +22,6 @@ mod tools;
 pub use captures::*;
 pub use events::*;
 pub use pump::{Bounds, CLIENT_LINE, DRAIN, Gate, IN_FLIGHT, PumpEnd, SERVER_LINE, Streams, pump};
+
+#[cfg(test)]
+mod tests;
