@@ -1,0 +1,146 @@
+//! What the gate asks of the policy, and what it tells whoever keeps the record.
+
+use tokio::sync::mpsc;
+
+use crate::{
+    policy::{Call, Change, RuleRef, Verdict},
+    session::SessionId,
+};
+
+/// Decides calls. All methods may be called from any task, and must not block.
+pub trait Decide: Send + Sync + 'static {
+    /// Whether a client may know of the tool.
+    fn visible(&self, tool: &str) -> bool;
+
+    /// What is to be done with a call.
+    fn decide(&self, call: &Call) -> Verdict;
+
+    /// The server listed a tool that is visible; its schema requires these arguments.
+    fn advertised(&self, _tool: &str, _required: &[String]) {}
+
+    /// A call that was let through came to nothing: the server answered it with a JSON-RPC error,
+    /// or its capture could not be opened.
+    fn failed(&self, _call: &Call) {}
+}
+
+/// Is told of everything that the gate decides. Must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// Takes note of an event.
+    fn observe(&self, event: GateEvent);
+}
+
+/// Takes no note.
+impl Observer for () {
+    fn observe(&self, _: GateEvent) {}
+}
+
+impl Observer for mpsc::UnboundedSender<GateEvent> {
+    fn observe(&self, event: GateEvent) {
+        // Nobody listens any more: nobody wants to know.
+        let _ = self.send(event);
+    }
+}
+
+/// Something that the gate decided or saw.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GateEvent {
+    /// A `tools/call` was decided.
+    Call(CallEvent),
+    /// The server answered a `tools/call` that was let through.
+    Answer(AnswerEvent),
+    /// The client cancelled a `tools/call`.
+    Cancelled {
+        /// The request's id, as JSON.
+        id: String,
+        /// The session that ended with it.
+        session: Option<SessionId>,
+    },
+    /// A line was not let through.
+    Dropped {
+        /// Who sent it.
+        from: Side,
+        /// How long it was.
+        bytes: u64,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Who sent a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The MCP client.
+    Client,
+    /// The MCP server.
+    Server,
+}
+
+/// A call and what became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallEvent {
+    /// The request's id, as JSON; none for a notification.
+    pub id: Option<String>,
+    /// The tool.
+    pub tool: String,
+    /// The names of its arguments; their values may be secret.
+    pub argument_names: Vec<String>,
+    /// What was decided.
+    pub verdict: CallVerdict,
+    /// The rule that decided.
+    pub rule: Option<RuleRef>,
+}
+
+/// What was decided on a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CallVerdict {
+    /// Forwarded as it was.
+    Forwarded,
+    /// Forwarded as it was; its answer ends a capture.
+    EndsCapture,
+    /// Forwarded with a session opened for it.
+    Captures {
+        /// The session.
+        session: SessionId,
+        /// What was granted, in one line.
+        granted: String,
+        /// What was changed in the call.
+        changes: Vec<Change>,
+    },
+    /// Denied by the policy.
+    Denied {
+        /// Why.
+        reason: String,
+        /// What would be allowed.
+        instead: Option<String>,
+    },
+    /// Allowed by the policy, but its session could not be opened.
+    NotOpened {
+        /// Why.
+        reason: String,
+    },
+    /// Cancelled while its session was being opened.
+    Withdrawn {
+        /// The session, which was ended.
+        session: SessionId,
+    },
+    /// The tool is not visible.
+    Hidden,
+    /// Not a call that can be decided: a notification, a reused id, no room.
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+/// An answer to a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerEvent {
+    /// The request's id, as JSON.
+    pub id: String,
+    /// It was a JSON-RPC error.
+    pub failed: bool,
+    /// The session that the call opened.
+    pub opened: Option<SessionId>,
+    /// The sessions that the call ended.
+    pub ended: Vec<SessionId>,
+}

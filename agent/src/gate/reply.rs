@@ -1,0 +1,125 @@
+//! The lines that the gate itself sends to the client.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::captures::Opened;
+use crate::{
+    policy::{Change, Denial},
+    session::{EndReason, SessionEnd},
+};
+
+/// A JSON-RPC error; `id` is JSON, and none where the request is not known.
+pub(super) fn error(id: Option<&str>, code: i32, message: &str) -> String {
+    let id = id.unwrap_or("null");
+    let message = Value::from(message);
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":{code},\"message\":{message}}}}}\n"
+    )
+}
+
+/// In which of its shapes a denial goes out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DenialShape {
+    /// The request was of the stateless protocol, where a result says its type.
+    pub(super) stateless: bool,
+    /// The tool has an output schema. Some clients hold even an error's structured content
+    /// against it, and would show the model their own complaint in place of the denial.
+    pub(super) output_schema: bool,
+}
+
+/// The result of a call that is denied.
+pub(super) fn denial(id: &str, denial: &Denial, shape: DenialShape) -> String {
+    let rule = &denial.rule;
+    let mut verdict = json!({
+        "verdict": "deny",
+        "reason": denial.reason,
+        "rule": {
+            "file": &*rule.file,
+            "line": rule.line,
+            "column": rule.column,
+            "path": rule.path,
+        },
+    });
+    if let (Some(instead), Some(verdict)) = (&denial.instead, verdict.as_object_mut()) {
+        verdict.insert("instead".to_owned(), Value::from(instead.as_str()));
+    }
+    let structured = if shape.output_schema {
+        "_meta"
+    } else {
+        "structuredContent"
+    };
+    let mut result = json!({
+        "content": [{ "type": "text", "text": denial.to_string() }],
+        "isError": true,
+        structured: { "capwarden": verdict },
+    });
+    if let (true, Some(result)) = (shape.stateless, result.as_object_mut()) {
+        result.insert("resultType".to_owned(), Value::from("complete"));
+    }
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}\n")
+}
+
+/// What the model is told of a grant: the terms, and each change of its call.
+pub(super) fn granted(opened: &Opened, changes: &[Change]) -> String {
+    let mut text = format!("capwarden granted {}: {}", opened.session, opened.summary);
+    for change in changes {
+        let asked = match &change.asked {
+            Some(asked) => asked.to_string(),
+            None => "not given".to_owned(),
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n{}: {asked} → {}, {}",
+            change.argument, change.forwarded, change.why
+        );
+    }
+    text
+}
+
+/// The same as a content item.
+pub(super) fn granted_item(text: &str) -> String {
+    json!({ "type": "text", "text": text }).to_string()
+}
+
+/// The same as a notification, for an answer that has no place for it.
+pub(super) fn granted_notice(opened: &Opened, text: &str) -> String {
+    notice(
+        "notice",
+        &json!({ "session": opened.session, "message": text }),
+    )
+}
+
+/// A session ended.
+pub(super) fn end_notice(end: &SessionEnd) -> String {
+    let level = match end.reason {
+        EndReason::Violation | EndReason::Revoked | EndReason::CallFailed => "warning",
+        _ => "notice",
+    };
+    notice(
+        level,
+        &json!({
+            "session": end.session,
+            "reason": end.reason,
+            "message": format!(
+                "capture {} ended: {} ({} packets, {} bytes)",
+                end.session, end.reason, end.packets, end.bytes
+            ),
+            "packets": end.packets,
+            "bytes": end.bytes,
+        }),
+    )
+}
+
+fn notice(level: &str, data: &Value) -> String {
+    format!(
+        "{}\n",
+        json!({
+            "jsonrpc": "2.0",
+            "method": "notifications/message",
+            "params": { "level": level, "logger": "capwarden", "data": data },
+        })
+    )
+}

@@ -1,0 +1,136 @@
+//! Which session a stop call meant: servers give a capture a name of their own in the answer to
+//! the call that started it, and want it back in the call that stops it.
+
+use std::{cmp::Reverse, collections::HashMap};
+
+use serde_json::{Map, Value};
+
+use crate::session::SessionId;
+
+/// Shorter arguments name nothing.
+const NAME: usize = 4;
+
+/// What was said about the sessions when they started.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    texts: HashMap<SessionId, String>,
+}
+
+impl Notes {
+    /// Keeps the beginning of what the server answered; forgets all sessions that are not live.
+    pub(super) fn keep(
+        &mut self,
+        session: SessionId,
+        mut text: String,
+        limit: usize,
+        live: &[SessionId],
+    ) {
+        text.truncate(text.floor_char_boundary(limit));
+        text.shrink_to_fit();
+        self.texts.retain(|known, _| live.contains(known));
+        self.texts.insert(session, text);
+    }
+
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.texts.remove(&session);
+    }
+
+    /// The live sessions that `names` means: those whose text has the name that the fewest of
+    /// them have. None if no text has any of the names.
+    pub(super) fn named(&self, names: &[String], live: &[SessionId]) -> Vec<SessionId> {
+        names
+            .iter()
+            .filter(|name| name.len() >= NAME)
+            .map(|name| {
+                let sessions: Vec<SessionId> = live
+                    .iter()
+                    .copied()
+                    .filter(|session| {
+                        self.texts
+                            .get(session)
+                            .is_some_and(|text| contains(text, name))
+                    })
+                    .collect();
+                (sessions, name.len())
+            })
+            .filter(|(sessions, _)| !sessions.is_empty())
+            .min_by_key(|(sessions, length)| (sessions.len(), Reverse(*length)))
+            .map(|(sessions, _)| sessions)
+            .unwrap_or_default()
+    }
+}
+
+/// Whether the text has the name, and not just as a part of a longer one: `capture_1` does not
+/// mean `capture_10`.
+fn contains(text: &str, name: &str) -> bool {
+    let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '-');
+    text.match_indices(name).any(|(at, found)| {
+        let (before, after) = (text.get(..at), text.get(at + found.len()..));
+        !part(before.and_then(|before| before.chars().next_back()))
+            && !part(after.and_then(|after| after.chars().next()))
+    })
+}
+
+/// All strings in a call's arguments.
+pub(super) fn strings(arguments: &Map<String, Value>) -> Vec<String> {
+    fn collect(value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::String(text) => into.push(text.clone()),
+            Value::Array(values) => values.iter().for_each(|value| collect(value, into)),
+            Value::Object(members) => members.values().for_each(|value| collect(value, into)),
+            _ => {}
+        }
+    }
+    let mut strings = Vec::new();
+    arguments
+        .values()
+        .for_each(|value| collect(value, &mut strings));
+    strings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVE: [SessionId; 3] = [SessionId(1), SessionId(2), SessionId(3)];
+
+    fn notes() -> Notes {
+        let mut notes = Notes::default();
+        for (session, text) in LIVE.iter().zip([
+            "Session ID: cap_1. Output: text",
+            "Session ID: cap_10. Output: text",
+            "Session ID: cap_1-b",
+        ]) {
+            notes.keep(*session, text.into(), 1024, &LIVE);
+        }
+        notes
+    }
+
+    #[test]
+    fn stops_whole_name_is_matched() {
+        let named = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            notes().named(&names, &LIVE)
+        };
+        assert_eq!(named(&["cap_10"]), [SessionId(2)]);
+        assert_eq!(named(&["text", "cap_1-b", "tcp"]), [SessionId(3)]);
+        assert_eq!(named(&["cap_1"]), [SessionId(1)]);
+        assert_eq!(named(&["text", "cap_10"]), [SessionId(2)]);
+        assert_eq!(named(&["text"]), [SessionId(1), SessionId(2)]);
+        assert_eq!(named(&["ID"]), []);
+    }
+
+    #[test]
+    fn stops_text_is_bounded_at_a_letter() {
+        let mut notes = Notes::default();
+        notes.keep(SessionId(1), "abcé".into(), 4, &LIVE);
+        assert_eq!(notes.texts[&SessionId(1)], "abc");
+    }
+
+    #[test]
+    fn stops_dead_session_is_forgotten() {
+        let mut notes = notes();
+        notes.keep(SessionId(3), "x".into(), 9, &[SessionId(3)]);
+        assert_eq!(notes.texts.len(), 1);
+    }
+}

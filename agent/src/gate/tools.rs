@@ -1,0 +1,87 @@
+//! The list of tools: what is hidden in it, and what is learnt from it.
+
+use std::collections::HashSet;
+
+use super::{
+    events::Decide,
+    json::{self, Members},
+    splice,
+};
+
+/// Tools whose schemas are remembered at most.
+const KNOWN: usize = 16 * 1024;
+
+/// What the server said of its tools.
+#[derive(Debug, Default)]
+pub(super) struct Schemas {
+    output: HashSet<String>,
+}
+
+impl Schemas {
+    /// The tool has a schema for its structured content.
+    pub(super) fn has_output(&self, tool: &str) -> bool {
+        self.output.contains(tool)
+    }
+
+    fn learn(&mut self, tool: &str, has_output: bool) {
+        if !has_output {
+            self.output.remove(tool);
+        } else if self.output.len() < KNOWN {
+            self.output.insert(tool.to_owned());
+        }
+    }
+}
+
+/// The answer to `tools/list` without the tools that are hidden; none if it stays as it is.
+pub(super) fn filter<P: Decide + ?Sized>(
+    text: &str,
+    result: &str,
+    policy: &P,
+    schemas: &mut Schemas,
+) -> Option<String> {
+    let array = Members::parse(result).ok()?.get("tools")?;
+    let elements = json::elements(array)?;
+    let keep: Vec<bool> = elements
+        .iter()
+        .map(|element| keeps(element, policy, schemas))
+        .collect();
+    if keep.iter().all(|keep| *keep) {
+        return None;
+    }
+    let kept = splice::keep_elements(array, &elements, &keep)?;
+    splice::replace(text, array, &kept)
+}
+
+fn keeps<P: Decide + ?Sized>(element: &str, policy: &P, schemas: &mut Schemas) -> bool {
+    // What has no name cannot be called, and is not ours to judge.
+    let Ok(tool) = Members::parse(element) else {
+        return true;
+    };
+    let Some(name) = tool.get("name").and_then(json::string) else {
+        return true;
+    };
+    // A tool of two names is hidden if one of them is.
+    let hidden = tool
+        .iter()
+        .filter(|(key, _)| *key == "name")
+        .filter_map(|(_, name)| json::string(name))
+        .any(|name| !policy.visible(&name));
+    if hidden {
+        return false;
+    }
+    schemas.learn(
+        &name,
+        tool.get("outputSchema")
+            .is_some_and(|schema| schema != "null"),
+    );
+    policy.advertised(&name, &required(&tool));
+    true
+}
+
+fn required(tool: &Members<'_>) -> Vec<String> {
+    tool.get("inputSchema")
+        .and_then(|schema| Members::parse(schema).ok())
+        .and_then(|schema| schema.get("required"))
+        .and_then(|required| serde_json::from_str(required).ok())
+        .unwrap_or_default()
+}
