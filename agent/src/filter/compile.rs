@@ -77,6 +77,9 @@ pub enum CompileError {
         /// libpcap's own words.
         message: String,
     },
+    /// The expression has a name that libpcap could not look up, and would have taken for 0.
+    #[error("the filter names a protocol; write its number, names are not looked up here")]
+    Name,
     /// libpcap took too long.
     #[error("the filter took longer than {} s to compile", .0.as_secs_f32())]
     TimedOut(Duration),
@@ -186,6 +189,7 @@ impl Compiler {
             }
             Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
             Answer::Syntax(message) => Err(CompileError::Syntax { message }),
+            Answer::Name => Err(CompileError::Name),
             Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
         }
     }
@@ -317,6 +321,7 @@ enum Answer {
     Program(Vec<(u16, u8, u8, u32)>),
     TooLong(usize),
     Syntax(String),
+    Name,
     Failed(String),
 }
 
@@ -370,11 +375,14 @@ fn answer(request: &Request) -> Answer {
         pcap::Error::PcapError(message) => Answer::Syntax(message),
         error => Answer::Failed(error.to_string()),
     };
-    let link = pcap::Linktype(request.link);
+    let capture = match pcap::Capture::dead(pcap::Linktype(request.link)) {
+        Ok(capture) => capture,
+        Err(error) => return failed(error),
+    };
     let optimize = false;
-    let program = pcap::Capture::dead(link)
-        .and_then(|capture| capture.compile(&request.expression, optimize));
-    let program = match program {
+    let (compiled, looked_up) = watch_lookups(|| capture.compile(&request.expression, optimize));
+    let program = match compiled {
+        Ok(_) if looked_up => return Answer::Name,
         Ok(program) => program,
         Err(error) => return failed(error),
     };
@@ -388,6 +396,21 @@ fn answer(request: &Request) -> Answer {
         Some(insns) => Answer::Program(insns),
         None => Answer::Failed("libpcap's program could not be read".into()),
     }
+}
+
+/// Whether libpcap tried to look something up meanwhile, and failed, and went on.
+///
+/// It reports names that it cannot resolve, with one exception: where `getprotobyname_r` fails for
+/// want of a descriptor, it takes the protocol to be number 0, so that `ip proto ospf` (and even
+/// `ip proto \tcp`) becomes `ip proto 0` without a word. What remains of the attempt is `errno`,
+/// which nothing else in a compilation touches: calls that succeed leave it alone.
+fn watch_lookups<T>(compile: impl FnOnce() -> T) -> (T, bool) {
+    // Any call that fails in its own way will do to give it a value.
+    let _ = std::fs::metadata("x".repeat(8192));
+    let before = io::Error::last_os_error().raw_os_error();
+    let result = compile();
+    let after = io::Error::last_os_error().raw_os_error();
+    (result, before != after)
 }
 
 /// `code jt jf k`.
