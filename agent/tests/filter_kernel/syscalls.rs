@@ -153,7 +153,7 @@ pub fn set_mark(socket: &OwnedFd, mark: u32) -> io::Result<()> {
 
 /// One packet from a packet socket, with what the kernel says about it; None when there is none.
 pub fn receive_packet(socket: &OwnedFd) -> io::Result<Option<(Vec<u8>, Meta)>> {
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; 2048];
     let mut control = [0_u64; 16];
     // SAFETY: plain data, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
