@@ -3,8 +3,8 @@
 //! libpcap's compiler is a large C parser that resolves names through DNS and `/etc`, and that can
 //! run for minutes. So it sees a request only in a process of its own, which the agent starts from
 //! its own program file: no environment, no new descriptors (so no files, no sockets and no
-//! names: addresses and ports have to be numbers), no new processes, little memory, and a time
-//! limit that the parent holds as well. One line of JSON goes in, one comes out.
+//! names: addresses and ports have to be numbers), no capabilities, no new processes, little memory,
+//! and a time limit that the parent holds as well. One line of JSON goes in, one comes out.
 //!
 //! The optimizer stays off: it changes what a program means (it accepts more, on short packets),
 //! and it is by far the slowest part.
@@ -21,6 +21,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, ioctl_fionbio},
     process::{Resource, Rlimit, setrlimit},
+    thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs},
 };
 use serde::{Deserialize, Serialize};
 
@@ -219,7 +220,6 @@ impl Compiler {
         let answer = answer?;
         match serde_json::from_slice(&answer) {
             Ok(answer) => Ok(answer),
-            Err(_) if ran_out_of_time(status) => Err(CompileError::TimedOut(self.time_limit)),
             Err(error) if answer.is_empty() => Err(CompileError::ChildFailed(format!(
                 "{status} without an answer ({error})"
             ))),
@@ -304,11 +304,6 @@ fn reap(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
     }
 }
 
-fn ran_out_of_time(status: ExitStatus) -> bool {
-    const SIGXCPU: i32 = 24;
-    std::os::unix::process::ExitStatusExt::signal(&status) == Some(SIGXCPU)
-}
-
 #[derive(Serialize, Deserialize)]
 struct Request {
     expression: String,
@@ -350,6 +345,7 @@ fn confine() -> io::Result<()> {
         (Resource::Nproc, 0),
         (Resource::Fsize, 0),
         (Resource::Core, 0),
+        // The parent's limit ends it sooner, unless the parent is gone.
         (Resource::Cpu, TIME_LIMIT.as_secs()),
         (Resource::As, 512 << 20),
     ] {
@@ -359,7 +355,15 @@ fn confine() -> io::Result<()> {
         };
         setrlimit(resource, limit)?;
     }
-    rustix::thread::set_no_new_privs(true)?;
+    // A process that may not raise them again: CAP_SYS_RESOURCE would.
+    let none = CapabilitySet::empty();
+    let capabilities = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, capabilities)?;
+    set_no_new_privs(true)?;
     Ok(())
 }
 

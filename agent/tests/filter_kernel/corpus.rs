@@ -61,6 +61,8 @@ pub const EXPRESSIONS: &[&str] = &[
     "ether proto 0x86dd",
     "ether proto 0x42",
     "ether proto \\arp",
+    "ether proto \\ip or \\ip6",
+    "iso proto \\isis",
     "ether host 02:00:00:00:00:01",
     "ether src 02:00:00:00:00:01 and ether dst ff:ff:ff:ff:ff:ff",
     "ether dst 02:00:00:00:00:02",
