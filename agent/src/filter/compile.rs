@@ -3,8 +3,8 @@
 //! libpcap's compiler is a large C parser that resolves names through DNS and `/etc`, and that can
 //! run for minutes. So it sees a request only in a process of its own, which the agent starts from
 //! its own program file: no environment, no new descriptors (so no files, no sockets and no
-//! names: addresses and ports have to be numbers), no new processes, little memory, and a time
-//! limit that the parent holds as well. One line of JSON goes in, one comes out.
+//! names: addresses and ports have to be numbers), no capabilities, no new processes, little memory,
+//! and a time limit that the parent holds as well. One line of JSON goes in, one comes out.
 //!
 //! The optimizer stays off: it changes what a program means (it accepts more, on short packets),
 //! and it is by far the slowest part.
@@ -21,6 +21,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, ioctl_fionbio},
     process::{Resource, Rlimit, setrlimit},
+    thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs},
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,9 @@ pub enum CompileError {
         /// libpcap's own words.
         message: String,
     },
+    /// The expression has a name that libpcap could not look up, and would have taken for 0.
+    #[error("the filter names a protocol; write its number, names are not looked up here")]
+    Name,
     /// libpcap took too long.
     #[error("the filter took longer than {} s to compile", .0.as_secs_f32())]
     TimedOut(Duration),
@@ -186,6 +190,7 @@ impl Compiler {
             }
             Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
             Answer::Syntax(message) => Err(CompileError::Syntax { message }),
+            Answer::Name => Err(CompileError::Name),
             Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
         }
     }
@@ -215,7 +220,6 @@ impl Compiler {
         let answer = answer?;
         match serde_json::from_slice(&answer) {
             Ok(answer) => Ok(answer),
-            Err(_) if ran_out_of_time(status) => Err(CompileError::TimedOut(self.time_limit)),
             Err(error) if answer.is_empty() => Err(CompileError::ChildFailed(format!(
                 "{status} without an answer ({error})"
             ))),
@@ -300,11 +304,6 @@ fn reap(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
     }
 }
 
-fn ran_out_of_time(status: ExitStatus) -> bool {
-    const SIGXCPU: i32 = 24;
-    std::os::unix::process::ExitStatusExt::signal(&status) == Some(SIGXCPU)
-}
-
 #[derive(Serialize, Deserialize)]
 struct Request {
     expression: String,
@@ -317,6 +316,7 @@ enum Answer {
     Program(Vec<(u16, u8, u8, u32)>),
     TooLong(usize),
     Syntax(String),
+    Name,
     Failed(String),
 }
 
@@ -345,6 +345,7 @@ fn confine() -> io::Result<()> {
         (Resource::Nproc, 0),
         (Resource::Fsize, 0),
         (Resource::Core, 0),
+        // The parent's limit ends it sooner, unless the parent is gone.
         (Resource::Cpu, TIME_LIMIT.as_secs()),
         (Resource::As, 512 << 20),
     ] {
@@ -354,7 +355,15 @@ fn confine() -> io::Result<()> {
         };
         setrlimit(resource, limit)?;
     }
-    rustix::thread::set_no_new_privs(true)?;
+    // A process that may not raise them again: CAP_SYS_RESOURCE would.
+    let none = CapabilitySet::empty();
+    let capabilities = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, capabilities)?;
+    set_no_new_privs(true)?;
     Ok(())
 }
 
@@ -370,11 +379,14 @@ fn answer(request: &Request) -> Answer {
         pcap::Error::PcapError(message) => Answer::Syntax(message),
         error => Answer::Failed(error.to_string()),
     };
-    let link = pcap::Linktype(request.link);
+    let capture = match pcap::Capture::dead(pcap::Linktype(request.link)) {
+        Ok(capture) => capture,
+        Err(error) => return failed(error),
+    };
     let optimize = false;
-    let program = pcap::Capture::dead(link)
-        .and_then(|capture| capture.compile(&request.expression, optimize));
-    let program = match program {
+    let (compiled, looked_up) = watch_lookups(|| capture.compile(&request.expression, optimize));
+    let program = match compiled {
+        Ok(_) if looked_up => return Answer::Name,
         Ok(program) => program,
         Err(error) => return failed(error),
     };
@@ -388,6 +400,21 @@ fn answer(request: &Request) -> Answer {
         Some(insns) => Answer::Program(insns),
         None => Answer::Failed("libpcap's program could not be read".into()),
     }
+}
+
+/// Whether libpcap tried to look something up meanwhile, and failed, and went on.
+///
+/// It reports names that it cannot resolve, with one exception: where `getprotobyname_r` fails for
+/// want of a descriptor, it takes the protocol to be number 0, so that `ip proto ospf` (and even
+/// `ip proto \tcp`) becomes `ip proto 0` without a word. What remains of the attempt is `errno`,
+/// which nothing else in a compilation touches: calls that succeed leave it alone.
+fn watch_lookups<T>(compile: impl FnOnce() -> T) -> (T, bool) {
+    // Any call that fails in its own way will do to give it a value.
+    let _ = std::fs::metadata("x".repeat(8192));
+    let before = io::Error::last_os_error().raw_os_error();
+    let result = compile();
+    let after = io::Error::last_os_error().raw_os_error();
+    (result, before != after)
 }
 
 /// `code jt jf k`.

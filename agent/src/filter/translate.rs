@@ -34,10 +34,11 @@
 //! the snap length is the guard's.
 //!
 //! # What the kernel must offer
-//! - LD_ABS and LD_IND in eBPF: since it exists (3.18). A load that fails ends the program with 0.
+//! - `SO_ATTACH_BPF`, and with it LD_ABS and LD_IND in eBPF: 3.19. A load that fails ends the
+//!   program with 0.
 //! - Comparisons in 32 bits (the `JMP32` class): 5.1.
-//! - No function calls inside the program: verifiers before 6.x refuse LD_ABS beside them, so the
-//!   guard has to be compiled to one function.
+//! - No function calls inside the program: before 5.10 the verifier refuses LD_ABS beside them, so
+//!   the guard has to be compiled to one function.
 //! - Shifts use the lowest five bits of the amount, by definition of the instruction set
 //!   (RFC 9669, 4.1). Division by zero does not end an eBPF program, so the check is emitted.
 //!
