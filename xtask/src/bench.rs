@@ -171,10 +171,10 @@ mod tests {
             },
         ]);
         let expected = "\
-what             plain  guarded    ratio     target  verdict
-open a socket  10.0 ms  11.0 ms    1.10×    ≤ 1.20×  holds
+what             plain  guarded    ratio      target  verdict
+open a socket  10.0 ms  11.0 ms    1.10×     ≤ 1.20×  holds
 call           1.00 ms   400 ms  400.00×  ≤ +5.00 ms  MISSED
-flood                –        –        –    ≤ 1.00×  not measured
+flood                –        –        –     ≤ 1.00×  not measured
 ";
         assert_eq!(table, expected);
     }
