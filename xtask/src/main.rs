@@ -1,2 +1,49 @@
-//! xtask
-fn main() {}
+//! capwarden's developer commands: `cargo xtask <verb>`.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    reason = "a developer's command talks to its terminal"
+)]
+
+mod bench;
+mod demo;
+mod house;
+mod root;
+mod run;
+mod setup;
+mod term;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// capwarden's developer commands
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Install or build what is missing: Debian packages, the nightly, bpf-linker, Python servers
+    Setup,
+    /// Lint, unit tests, then the end-to-end tests as root
+    Test(test::Options),
+    /// A demo: a real MCP server behind capwarden, real packets, each promise checked
+    Run(run::Options),
+    /// What the guard costs
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let done = match Verb::parse() {
+        Verb::Setup => setup::main(),
+        Verb::Test(options) => test::main(&options),
+        Verb::Run(options) => run::main(&options),
+        Verb::Bench => bench::main(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            term::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

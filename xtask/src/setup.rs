@@ -1,0 +1,244 @@
+//! `cargo xtask setup`: installs or builds what is missing, and nothing else. Every check probes
+//! the thing itself.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{house, root, term};
+
+#[path = "../../ebpf/toolchain.rs"]
+mod toolchain;
+
+/// The version of bpf-linker, and the LLVM it is built with: the one of the pinned nightly.
+const LINKER_VERSION: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// The Python packages: a real MCP server that captures, and a packet workshop for the tests.
+const PYTHON_PACKAGES: [(&str, &str); 3] = [
+    ("awslabs.pcap-analyzer-mcp-server", "1.0.2"),
+    // The server's own requirement admits mcp 2, which it does not start with.
+    ("mcp", "1.30.0"),
+    ("scapy", "2.8.0"),
+];
+
+/// A Debian package and what shows that it, or something as good, is there.
+struct Package {
+    name: &'static str,
+    sign: Sign,
+}
+
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+    PythonModule(&'static str),
+}
+
+const PACKAGES: [Package; 5] = [
+    Package {
+        name: "libpcap-dev",
+        sign: Sign::File("/usr/include/pcap/pcap.h"),
+    },
+    Package {
+        name: "tshark",
+        sign: Sign::Program("tshark"),
+    },
+    Package {
+        name: "tcpdump",
+        sign: Sign::Program("tcpdump"),
+    },
+    Package {
+        name: "iproute2",
+        sign: Sign::Program("ip"),
+    },
+    Package {
+        name: "python3-venv",
+        sign: Sign::PythonModule("ensurepip"),
+    },
+];
+
+/// Needed only to build the linker; `llvm-22-dev` brings the library that it runs with.
+const LINKER_PACKAGES: [Package; 3] = [
+    Package {
+        name: "llvm-22-dev",
+        sign: Sign::File("/usr/lib/llvm-22/bin/llvm-config"),
+    },
+    Package {
+        name: "libpolly-22-dev",
+        sign: Sign::File("/usr/lib/llvm-22/lib/libPolly.a"),
+    },
+    Package {
+        name: "libzstd-dev",
+        sign: Sign::File("/usr/include/zstd.h"),
+    },
+];
+
+/// The verb.
+pub(crate) fn main() -> Result<()> {
+    let start = Instant::now();
+    ensure()?;
+    println!(
+        "ready in {}; next: cargo xtask test, or cargo xtask run",
+        term::elapsed(start.elapsed())
+    );
+    Ok(())
+}
+
+/// Makes sure that everything is there, for the verbs that need it.
+pub(crate) fn ensure() -> Result<()> {
+    let linker = toolchain::linker(&[&house::target()]);
+    term::step("Debian packages", |progress| {
+        let linker_packages = LINKER_PACKAGES.iter().filter(|_| linker.is_none());
+        let wanted: Vec<&Package> = PACKAGES.iter().chain(linker_packages).collect();
+        debian(progress, &wanted)
+    })?;
+    term::step("nightly with rust-src, for the kernel programs", nightly)?;
+    term::step("bpf-linker", |progress| match linker {
+        Some(_) => Ok(()),
+        None => build_linker(progress),
+    })?;
+    term::step("Python environment with a real MCP server", venv)
+}
+
+fn debian(progress: &term::Progress, wanted: &[&Package]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|package| !present(&package.sign))
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !house::has_program("apt-get") {
+        bail!("install what Debian calls {names}, then run this again: there is no apt-get here");
+    }
+    let apt = |arguments: &[&str]| -> Result<()> {
+        let quiet = [("DEBIAN_FRONTEND", "noninteractive".into())];
+        let mut apt = root::command(Path::new("apt-get"), &quiet)?;
+        progress.run(apt.args(arguments))
+    };
+    progress.say(&format!("apt-get install {names}"));
+    // One unreachable source fails the update, though the others may well have the packages.
+    let update = apt(&["update"]);
+    let install = [
+        &["install", "-y", "--no-install-recommends"],
+        missing.as_slice(),
+    ]
+    .concat();
+    apt(&install)
+        .or_else(|failed| update.and(Err(failed)))
+        .with_context(|| {
+            format!("install these as root, then run this again: apt-get install {names}")
+        })
+}
+
+fn present(sign: &Sign) -> bool {
+    match sign {
+        Sign::Program(name) => house::has_program(name),
+        Sign::File(path) => Path::new(path).exists(),
+        Sign::PythonModule(name) => {
+            succeeds(Command::new(python()).args(["-c", &format!("import {name}")]))
+        }
+    }
+}
+
+fn nightly(progress: &term::Progress) -> Result<()> {
+    let pinned = toolchain::pinned(&house::root().join("ebpf")).map_err(|e| anyhow!(e))?;
+    let name = match toolchain::installed(&pinned) {
+        Ok(name) => name,
+        Err(missing) => {
+            progress
+                .run(Command::new("rustup").args([
+                    "toolchain",
+                    "install",
+                    &pinned,
+                    "--profile",
+                    "minimal",
+                    "--component",
+                    "rust-src",
+                ]))
+                .with_context(|| format!("{missing}, and rustup cannot install it"))?;
+            pinned
+        }
+    };
+    if !toolchain::has_rust_src(&name).map_err(|e| anyhow!(e))? {
+        progress.run(Command::new("rustup").args([
+            "component",
+            "add",
+            "rust-src",
+            "--toolchain",
+            &name,
+        ]))?;
+    }
+    Ok(())
+}
+
+/// About two minutes on two cores. Without `LLVM_PREFIX` its last step does not find the library.
+fn build_linker(progress: &term::Progress) -> Result<()> {
+    let mut cargo = house::cargo(&["install", toolchain::LINKER, "--version", LINKER_VERSION]);
+    cargo
+        .args(["--locked", "--force", "--no-default-features", "--features"])
+        .arg(format!("llvm-{}", toolchain::LINKER_LLVM))
+        .arg("--root")
+        .arg(house::tools())
+        .env("LLVM_PREFIX", LLVM_PREFIX)
+        .env("LLVM_SYS_221_PREFIX", LLVM_PREFIX);
+    progress
+        .run(&mut cargo)
+        .context("bpf-linker does not build; its last words are above")?;
+    match toolchain::linker(&[&house::target()]) {
+        Some(_) => Ok(()),
+        None => bail!("bpf-linker was built but does not run: is libLLVM of {LLVM_PREFIX} there?"),
+    }
+}
+
+fn venv(progress: &term::Progress) -> Result<()> {
+    let venv = house::venv()?;
+    let interpreter = venv.join("bin/python3");
+    let wanted = PYTHON_PACKAGES.map(|(name, version)| format!("{name}=={version}"));
+    let probe = format!(
+        "import importlib.metadata as m\nfor p in {wanted:?}:\n  n, v = p.split('==')\n  assert m.version(n) == v"
+    );
+    if succeeds(Command::new(&interpreter).args(["-I", "-S", "-c", "pass"]))
+        && succeeds(Command::new(&interpreter).args(["-I", "-c", &probe]))
+    {
+        return Ok(());
+    }
+    progress.run(
+        Command::new(python())
+            .args(["-m", "venv", "--clear"])
+            .arg(&venv),
+    )?;
+    progress
+        .run(
+            Command::new(venv.join("bin/pip"))
+                .args(["install", "--disable-pip-version-check", "--no-input"])
+                .args(&wanted),
+        )
+        .context("the Python packages do not install; is the package index reachable?")
+}
+
+/// The system's Python before others in `PATH`: a governed server runs as another user, who may
+/// not be able to reach a Python in somebody's home.
+fn python() -> PathBuf {
+    let system = PathBuf::from("/usr/bin/python3");
+    if system.exists() {
+        system
+    } else {
+        PathBuf::from("python3")
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}

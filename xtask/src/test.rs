@@ -1,0 +1,301 @@
+//! `cargo xtask test`: lint, unit tests as the invoking user, end-to-end tests as root.
+//!
+//! What fails does not stop what comes after it: the last line counts everything.
+
+use std::{
+    fmt, fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::{house, root, setup, term};
+
+/// How long one binary of end-to-end tests may take.
+const MOST_SECONDS: &str = "600";
+
+/// What `timeout` exits with when the time was up.
+const TIMED_OUT: i32 = 124;
+
+/// Names the file in which an end-to-end test notes why it was skipped: a line
+/// `name<TAB>reason`. It counts as passed for libtest, and as skipped here.
+const SKIPS: &str = "CAPWARDEN_SKIPS";
+
+/// Options of `cargo xtask test`
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only the tests whose name contains this
+    #[arg(long, value_name = "NAME")]
+    filter: Option<String>,
+    /// Only one part
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Option<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Lint,
+    Unit,
+    E2e,
+}
+
+/// The verb.
+pub(crate) fn main(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    setup::ensure()?;
+    let mut tally = Tally::default();
+    let wants = |part| options.only.is_none_or(|only| only == part);
+    if wants(Part::Lint) {
+        lint(&mut tally);
+    }
+    if wants(Part::Unit) {
+        unit(options, &mut tally);
+    }
+    if wants(Part::E2e)
+        && let Err(error) = end_to_end(options, &mut tally)
+    {
+        tally.broken.push(format!("{error:#}"));
+    }
+
+    println!();
+    for (name, reason) in &tally.skips {
+        println!("skipped {name}: {reason}");
+    }
+    for broken in &tally.broken {
+        println!("{} {broken}", term::mark(false));
+    }
+    let clean = tally.broken.is_empty() && tally.failed == 0;
+    println!(
+        "{} {tally} in {}",
+        term::mark(clean),
+        term::elapsed(start.elapsed())
+    );
+    if !clean {
+        bail!("not everything passed; one part alone: cargo xtask test --only lint|unit|e2e");
+    }
+    Ok(())
+}
+
+/// What the tests came to.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    /// Name and reason.
+    skips: Vec<(String, String)>,
+    /// What failed besides single tests: a lint, a build, a test binary that died.
+    broken: Vec<String>,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (passed, failed, skipped) = (self.passed, self.failed, self.skips.len());
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")?;
+        match self.broken.len() {
+            0 => Ok(()),
+            1 => f.write_str(", and 1 step failed"),
+            n => write!(f, ", and {n} steps failed"),
+        }
+    }
+}
+
+impl Tally {
+    /// Counts one line that a test binary printed.
+    fn count(&mut self, line: &str) {
+        if let Some(totals) = line.strip_prefix("test result: ") {
+            self.passed += number_before(totals, " passed");
+            self.failed += number_before(totals, " failed");
+        } else if let Some((name, mark)) = line
+            .strip_prefix("test ")
+            .and_then(|test| test.split_once(" ... ignored"))
+        {
+            let reason = mark.trim_start_matches([',', ' ']);
+            let reason = if reason.is_empty() { "ignored" } else { reason };
+            self.skips.push((name.to_owned(), reason.to_owned()));
+        }
+    }
+
+    /// Counts the skips that the tests noted themselves.
+    fn count_noted(&mut self, notes: &str) {
+        for note in notes.lines() {
+            let (name, reason) = note.split_once('\t').unwrap_or((note, "no reason given"));
+            self.skips.push((name.to_owned(), reason.to_owned()));
+            self.passed = self.passed.saturating_sub(1);
+        }
+    }
+}
+
+fn number_before(text: &str, word: &str) -> usize {
+    text.split_once(word)
+        .and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+fn lint(tally: &mut Tally) {
+    let mut step = |what: &str, arguments: &[&str]| {
+        if let Err(error) = term::loud(what, &mut house::cargo(arguments)) {
+            tally.broken.push(format!("{error:#}"));
+        }
+    };
+    step("cargo fmt --check", &["fmt", "--all", "--check"]);
+    let clippy = "clippy --workspace --exclude capwarden-ebpf --all-targets -- -D warnings";
+    step("cargo clippy", &clippy.split(' ').collect::<Vec<_>>());
+    if house::has_program("cargo-deny") {
+        step("cargo deny check", &["deny", "--all-features", "check"]);
+    } else {
+        println!(
+            "  cargo deny is not installed and takes minutes to build, so licences and advisories are left to the GitHub workflow (here: cargo install cargo-deny --locked)"
+        );
+    }
+}
+
+fn unit(options: &Options, tally: &mut Tally) {
+    let selection = "test --workspace --exclude capwarden-ebpf --exclude capwarden-tests";
+    let mut cargo = house::cargo(&selection.split(' ').collect::<Vec<_>>());
+    cargo.arg("--no-fail-fast");
+    if let Some(filter) = &options.filter {
+        cargo.args(["--", filter]);
+    }
+    println!("{} unit tests", term::bold("→"));
+    let failed = tally.failed;
+    match echo(&mut cargo, tally) {
+        // Tests that failed are counted by their own lines.
+        Ok(0) => {}
+        Ok(_) if tally.failed > failed => {}
+        Ok(code) => tally.broken.push(format!(
+            "the unit tests do not build, or one died (exit code {code}); see above"
+        )),
+        Err(error) => tally.broken.push(format!("{error:#}")),
+    }
+}
+
+fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
+    build_capwarden()?;
+    let binaries = build_tests()?;
+    let venv = fs::canonicalize(house::venv()?)?;
+    let tests = house::root().join("tests");
+    for binary in binaries {
+        let name = binary
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let name = name
+            .rsplit_once('-')
+            .map_or(name.as_str(), |(name, _)| name);
+        println!("{} end to end, as root: {name}", term::bold("→"));
+
+        let notes = house::target().join("skips.txt");
+        fs::write(&notes, "").with_context(|| format!("cannot write {}", notes.display()))?;
+        let variables = [
+            ("CAPWARDEN_BIN", house::capwarden().into()),
+            ("CAPWARDEN_VENV", venv.clone().into()),
+            ("CARGO_MANIFEST_DIR", tests.clone().into()),
+            (SKIPS, notes.clone().into()),
+            ("PATH", std::env::var_os("PATH").unwrap_or_default()),
+            ("RUST_BACKTRACE", "1".into()),
+        ];
+        // `timeout` runs inside sudo: only root can end what root runs.
+        let mut command = root::command(Path::new("timeout"), &variables)?;
+        command
+            .current_dir(&tests)
+            .args(["--kill-after=10", MOST_SECONDS])
+            .arg(&binary);
+        command.args(&options.filter);
+        let failed = tally.failed;
+        match echo(&mut command, tally)? {
+            0 => {}
+            TIMED_OUT => tally.broken.push(format!(
+                "{name}: ended after {MOST_SECONDS} s; the test it hung in is the last one above"
+            )),
+            _ if tally.failed > failed => {}
+            code => tally
+                .broken
+                .push(format!("{name}: died (exit code {code})")),
+        }
+        tally.count_noted(&fs::read_to_string(&notes).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Builds the release binary.
+pub(crate) fn build_capwarden() -> Result<()> {
+    term::loud(
+        "build capwarden (release)",
+        &mut house::cargo(&["build", "--release", "--package", "capwarden"]),
+    )
+}
+
+/// Builds the end-to-end tests, and returns their binaries.
+fn build_tests() -> Result<Vec<PathBuf>> {
+    let arguments =
+        "test --no-run --package capwarden-tests --message-format=json-render-diagnostics";
+    let mut cargo = house::cargo(&arguments.split(' ').collect::<Vec<_>>());
+    println!("{} build the end-to-end tests", term::bold("→"));
+    let done = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !done.status.success() {
+        bail!("the end-to-end tests do not build; the compiler's words are above");
+    }
+    let messages = String::from_utf8(done.stdout)?;
+    let binaries = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let test = message.pointer("/profile/test")?.as_bool()?;
+        let executable = message.get("executable")?.as_str()?;
+        test.then(|| executable.into())
+    });
+    Ok(binaries.collect())
+}
+
+/// Runs a command, shows what it prints, counts the test lines in it, and returns its exit code.
+fn echo(command: &mut Command, tally: &mut Tally) -> Result<i32> {
+    let mut child = command
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let out = child.stdout.take().ok_or_else(|| anyhow!("no stdout"))?;
+    let mut out = BufReader::new(out);
+    let mut line = Vec::new();
+    while out.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        print!("{text}");
+        tally.count(text.trim_end());
+        line.clear();
+    }
+    Ok(child.wait()?.code().unwrap_or(-1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tally_counts_what_libtest_prints() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 4 tests",
+            "test caps::exact ... ok",
+            "test lsm::probe ... ignored, needs BPF LSM",
+            "test result: FAILED. 12 passed; 1 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s",
+        ] {
+            tally.count(line);
+        }
+        tally.count_noted("namespaces\tno ip netns here\n");
+        assert_eq!((tally.passed, tally.failed), (11, 1));
+        assert_eq!(
+            tally.skips,
+            [
+                ("lsm::probe".to_owned(), "needs BPF LSM".to_owned()),
+                ("namespaces".to_owned(), "no ip netns here".to_owned()),
+            ]
+        );
+        assert_eq!(tally.to_string(), "11 passed, 1 failed, 2 skipped");
+    }
+}
