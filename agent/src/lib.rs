@@ -2,10 +2,12 @@
 //!
 //! Two planes: the [`gate`] decides what an MCP call may ask for, and the guard in [`kernel`]
 //! holds the processes which that call starts to what was granted. A [`session`] joins them and
-//! [`audit`] closes it.
+//! [`audit`] closes it. The [`engine`] puts
+//! the rooms together.
 
 pub mod audit;
 pub mod cli;
+pub mod engine;
 pub mod filter;
 pub mod gate;
 pub mod kernel;

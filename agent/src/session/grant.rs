@@ -12,7 +12,7 @@ use crate::{
         CompileError, Compiler, EbpfInsn, LinkType, Origin, SocketForm, TranslateError, translate,
     },
     kernel::{BootTime, GuardPlan, Interface},
-    policy::{FilterOrigin, FilterTerm, InterfaceTerms, Payload, Terms},
+    policy::{FilterOrigin, FilterTerm, InterfacePattern, InterfaceTerms, Payload, Terms},
 };
 
 /// A session's terms, with everything looked up.
@@ -204,7 +204,7 @@ fn select(wanted: &InterfaceTerms, present: &[Interface]) -> Result<Vec<Interfac
         (InterfaceTerms::Matching(patterns), 0) => Err(GrantError::NoInterface {
             wanted: patterns
                 .iter()
-                .map(|pattern| pattern.as_str())
+                .map(InterfacePattern::as_str)
                 .collect::<Vec<_>>()
                 .join(", "),
             present: names(present),

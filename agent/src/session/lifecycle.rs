@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{EndReason, Grant, SessionEnd, SessionEvent, SessionId, Sessions};
-use crate::kernel::{BootTime, EndEvents, Holder, Process, Readable, has_ended, holders};
+use crate::kernel::{BootTime, Cgroup, EndEvents, Holder, Process, Readable, has_ended, holders};
 
 /// How long after the reply a capture may still come: servers start it detached (0.85 s measured).
 const LATE_START: Duration = Duration::from_secs(2);
@@ -249,7 +249,7 @@ impl Lifecycle {
                 .0
                 .cgroup
                 .as_ref()
-                .map_or_else(Vec::new, |cgroup| cgroup.processes());
+                .map_or_else(Vec::new, Cgroup::processes);
             let processes: Vec<u32> = processes
                 .into_iter()
                 .filter(|process| Some(*process) != spared)

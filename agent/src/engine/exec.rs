@@ -1,0 +1,83 @@
+//! `exec`: the guard alone, around one command.
+
+use tokio::sync::mpsc;
+
+use super::{
+    EngineError, Outcome,
+    house::{self, StopSignals},
+    record::{PolicySource, RecordKeeper, Started},
+};
+use crate::{
+    audit::Log,
+    kernel::{Credentials, Process},
+    policy::Terms,
+    session::{Attribution, EndReason, Events, SessionEnd},
+};
+
+/// What to execute.
+#[derive(Debug)]
+pub struct ExecPlan {
+    /// The command.
+    pub command: Vec<String>,
+    /// Whose ids it gets.
+    pub credentials: Credentials,
+    /// What all its capture sockets together may see.
+    pub terms: Terms,
+    /// The policy that was asked.
+    pub policy: Option<PolicySource>,
+}
+
+/// Runs a command under one session. Returns how it ended, and what it captured.
+pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEnd>), EngineError> {
+    let mut stop = StopSignals::new()?;
+    let (events, happened) = Events::channel();
+    let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
+    let (ends, mut ended) = mpsc::channel(1);
+    let started = Started {
+        command: &plan.command,
+        policy: plan.policy.as_ref(),
+        user: plan.credentials.user,
+        degraded: &degraded,
+    };
+    let record = RecordKeeper::start(log, started, happened, ends)?;
+    let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
+    let launched = opened.and_then(|(session, grant)| {
+        tracing::info!(%session, "granted: {}", grant.summary());
+        house::start(&sessions, &plan.command, &plan.credentials, false)
+    });
+    let (mut governed, broker) = match launched {
+        Ok(started) => started,
+        Err(error) => {
+            sessions.close(EndReason::Unused).await;
+            drop(sessions);
+            record.finish(&error.to_string(), None).await?;
+            return Err(error);
+        }
+    };
+    let followed = sessions.clone();
+    let mut follower = tokio::spawn(async move { followed.follow_interfaces().await });
+
+    let (why, reason) = loop {
+        tokio::select! {
+            _ = governed.child.wait() => break ("the command exited", EndReason::Closed),
+            signal = stop.next() => {
+                // At a terminal the command got the signal too; let it end as it would without us.
+                tracing::debug!(signal, "passed on");
+                if let Some(process) = Process::open(governed.pid) {
+                    process.ask_to_end();
+                }
+            }
+            () = record.broken() => break ("the audit log cannot be written", EndReason::Revoked),
+            _ = &mut follower => break ("interfaces can no longer be followed", EndReason::Revoked),
+        }
+    };
+    let outcome = house::clean_up(&sessions, &mut governed.child, reason).await;
+    follower.abort();
+    let _ = follower.await;
+    tokio::task::spawn_blocking(move || drop(broker))
+        .await
+        .map_err(std::io::Error::other)?;
+    drop(sessions);
+    record.finish(why, outcome.status()).await?;
+    Ok((outcome, ended.recv().await))
+}

@@ -1,0 +1,104 @@
+//! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    process::Child,
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
+
+use super::{Degraded, EngineError, Outcome};
+use crate::{
+    filter::Compiler,
+    kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    session::{Attribution, EndReason, Events, Sessions},
+};
+
+/// How long a server may take to leave once its input is closed.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// The sessions of a server that is about to be started, and what this host lacks for them.
+pub(super) fn sessions(attribution: Attribution, events: Events) -> io::Result<(Sessions, Vec<Degraded>)> {
+    let mut degraded = Vec::new();
+    let tree = match attribution {
+        Attribution::WholeTree => None,
+        Attribution::ByCall => Tree::load()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "{}", Degraded::NoForkTags.describe());
+                degraded.push(Degraded::NoForkTags);
+            })
+            .ok(),
+    };
+    let cgroup = Cgroup::create()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "{}", Degraded::NoCgroup.describe());
+            degraded.push(Degraded::NoCgroup);
+        })
+        .ok();
+    let compiler = Compiler::new(std::env::current_exe()?);
+    let sessions = Sessions::new(attribution, compiler, cgroup, tree, events);
+    Ok((sessions, degraded))
+}
+
+/// Starts the server or command. Dropping the broker ends its supply of capture sockets.
+pub(super) fn start(
+    sessions: &Sessions,
+    command: &[String],
+    credentials: &Credentials,
+    piped: bool,
+) -> Result<(Governed, Broker), EngineError> {
+    let admitted = sessions.clone();
+    let plan = Launch {
+        command,
+        credentials,
+        cgroup: sessions.cgroup(),
+        piped,
+    };
+    Ok(launch(&plan, move |process, listener| {
+        admitted.govern(process)?;
+        Broker::start(listener, admitted)
+    })?)
+}
+
+/// The signals that tell an agent to stop.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl StopSignals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one, by number.
+    pub(super) async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.hang_up.recv() => SignalKind::hangup().as_raw_value(),
+        }
+    }
+}
+
+/// Ends every session with its files whole, then whatever is left of the server.
+pub(super) async fn clean_up(sessions: &Sessions, child: &mut Child, reason: EndReason) -> Outcome {
+    sessions.close(reason).await;
+    let left = timeout(LEAVE, child.wait()).await;
+    let outcome = match left {
+        Ok(Ok(status)) => Outcome::Exited(status),
+        Ok(Err(_)) | Err(_) => Outcome::Killed,
+    };
+    if let Some(cgroup) = sessions.cgroup() {
+        cgroup.kill();
+    }
+    let _ = child.start_kill();
+    let _ = child.wait().await;
+    outcome
+}

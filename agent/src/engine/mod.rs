@@ -1,0 +1,76 @@
+//! The engine: one governed server, or command, with everything that watches over it.
+//!
+//! `run` and `exec` differ in who decides (the gate, or the command line) and in how processes
+//! are attributed to sessions; launching, guarding, recording and cleaning up are the same.
+#![forbid(unsafe_code)]
+
+mod exec;
+mod house;
+mod record;
+mod run;
+
+use std::{io, process::ExitStatus};
+
+pub use exec::{ExecPlan, exec};
+pub use record::PolicySource;
+pub use run::{RunPlan, run};
+
+use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
+
+/// Why the engine gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The server or command could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The session of `exec` could not be opened.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// What happens can no longer be recorded; so nothing more may happen.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The system failed.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// How a server or command came to its end.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// By itself, or because its input was closed.
+    Exited(ExitStatus),
+    /// It was still running when it had to go, and was killed.
+    Killed,
+    /// The agent was told to stop by this signal.
+    Stopped(i32),
+}
+
+impl Outcome {
+    /// The exit status, as a shell would give it.
+    fn status(self) -> Option<i32> {
+        match self {
+            Self::Exited(status) => status.code(),
+            Self::Killed => None,
+            Self::Stopped(signal) => Some(128 + signal),
+        }
+    }
+}
+
+/// A layer that this host does not offer. Enforcement goes on without it; what is lost is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Degraded {
+    /// Processes cannot be tagged when they fork: with two captures at once, neither gets sockets.
+    NoForkTags,
+    /// No cgroup: what a server leaves behind is found only by the sockets it was seen to open.
+    NoCgroup,
+}
+
+impl Degraded {
+    /// For the operator and the record.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::NoForkTags => "no fork tagging: only one capture at a time can be attributed",
+            Self::NoCgroup => "no cgroup: stray processes of a capture may not be found",
+        }
+    }
+}

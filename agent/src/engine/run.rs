@@ -1,0 +1,109 @@
+//! `run`: gate and guard in front of one stdio server.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{
+    EngineError, Outcome,
+    house::{self, StopSignals},
+    record::{PolicySource, RecordKeeper, Started},
+};
+use crate::{
+    audit::Log,
+    gate::{Bounds, Decide, Gate, PumpEnd, Streams, pump},
+    kernel::Credentials,
+    policy::{Call, Policy, Verdict},
+    session::{Attribution, EndReason, Events},
+};
+
+/// Ends that may wait for the client to read them.
+const ENDS: usize = 256;
+
+/// What to run.
+#[derive(Debug)]
+pub struct RunPlan {
+    /// The server's command.
+    pub server: Vec<String>,
+    /// Whose ids it gets.
+    pub credentials: Credentials,
+    /// What decides its calls.
+    pub policy: Policy,
+}
+
+impl Decide for Policy {
+    fn visible(&self, tool: &str) -> bool {
+        Self::visible(self, tool)
+    }
+
+    fn decide(&self, call: &Call) -> Verdict {
+        Self::decide(self, call)
+    }
+}
+
+/// Runs a server until it, or its client, has gone.
+pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
+    let mut stop = StopSignals::new()?;
+    let (events, happened) = Events::channel();
+    let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
+    let (ends, ended) = mpsc::channel(ENDS);
+    let source = PolicySource {
+        file: plan.policy.file().to_string(),
+        digest: plan.policy.digest().to_owned(),
+    };
+    let started = Started {
+        command: &plan.server,
+        policy: Some(&source),
+        user: plan.credentials.user,
+        degraded: &degraded,
+    };
+    let record = RecordKeeper::start(log, started, happened, ends)?;
+    let (mut governed, broker) =
+        match house::start(&sessions, &plan.server, &plan.credentials, true) {
+            Ok(started) => started,
+            Err(error) => {
+                drop(sessions);
+                record.finish(&error.to_string(), None).await?;
+                return Err(error);
+            }
+        };
+    let followed = sessions.clone();
+    let follower = tokio::spawn(async move { followed.follow_interfaces().await });
+
+    let piped = governed.child.stdin.take().zip(governed.child.stdout.take());
+    let (server_in, server_out) =
+        piped.ok_or_else(|| std::io::Error::other("the server has no pipes"))?;
+    let observer = record
+        .observer()
+        .ok_or_else(|| std::io::Error::other("the record is closed"))?;
+    let gate = Gate {
+        policy: Arc::new(plan.policy),
+        captures: Arc::new(sessions.clone()),
+        observer: Arc::new(observer),
+        bounds: Bounds::default(),
+    };
+    let streams = Streams {
+        client_in: tokio::io::stdin(),
+        client_out: tokio::io::stdout(),
+        server_in,
+        server_out,
+    };
+    let (why, reason, signal) = tokio::select! {
+        end = pump(streams, gate, ended) => match end {
+            PumpEnd::ClientClosed => ("the client closed the connection", EndReason::ServerExit, None),
+            PumpEnd::ServerClosed => ("the server exited", EndReason::ServerExit, None),
+        },
+        signal = stop.next() => ("a signal", EndReason::Revoked, Some(signal)),
+        () = record.broken() => ("the audit log cannot be written", EndReason::Revoked, None),
+        _ = follower => ("interfaces can no longer be followed", EndReason::Revoked, None),
+    };
+    tracing::debug!(why, "ending");
+    let outcome = house::clean_up(&sessions, &mut governed.child, reason).await;
+    tokio::task::spawn_blocking(move || drop(broker))
+        .await
+        .map_err(std::io::Error::other)?;
+    drop(sessions);
+    let outcome = signal.map_or(outcome, Outcome::Stopped);
+    record.finish(why, outcome.status()).await?;
+    Ok(outcome)
+}
