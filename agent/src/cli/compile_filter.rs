@@ -3,21 +3,17 @@
 
 use clap::Args;
 
-use super::{
-    exit::Exit,
-    failure::{Account, Failure},
-};
+use crate::filter::{COMPILE_VERB, compile_child};
+
+use super::exit::Exit;
 
 /// Compile a capture filter; for capwarden's own use
 #[derive(Debug, Args)]
-#[command(name = "__compile-filter", hide = true)]
+#[command(name = COMPILE_VERB, hide = true)]
 pub(super) struct CompileFilter {}
 
 impl CompileFilter {
-    pub(super) fn run(self) -> Result<Exit, Failure> {
-        // To be joined to the filters.
-        Err(Failure::Internal(Account::new(
-            "`__compile-filter` is not there yet",
-        )))
+    pub(super) fn run(self) -> Exit {
+        Exit::Helper(compile_child())
     }
 }

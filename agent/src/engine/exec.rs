@@ -1,5 +1,7 @@
 //! `exec`: the guard alone, around one command.
 
+use std::ffi::OsString;
+
 use tokio::sync::mpsc;
 
 use super::{
@@ -18,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct ExecPlan {
     /// The command.
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
     /// Whose ids it gets.
     pub credentials: Credentials,
     /// What all its capture sockets together may see.
@@ -39,7 +41,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
         user: plan.credentials.user,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, started, happened, ends)?;
+    let record = RecordKeeper::start(log, &started, happened, ends)?;
     let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
     let launched = opened.and_then(|(session, grant)| {
         tracing::info!(%session, "granted: {}", grant.summary());

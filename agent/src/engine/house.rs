@@ -1,6 +1,6 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{io, time::Duration};
+use std::{ffi::OsString, io, time::Duration};
 
 use tokio::{
     process::Child,
@@ -44,7 +44,7 @@ pub(super) fn sessions(attribution: Attribution, events: Events) -> io::Result<(
 /// Starts the server or command. Dropping the broker ends its supply of capture sockets.
 pub(super) fn start(
     sessions: &Sessions,
-    command: &[String],
+    command: &[OsString],
     credentials: &Credentials,
     piped: bool,
 ) -> Result<(Governed, Broker), EngineError> {

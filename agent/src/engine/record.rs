@@ -2,6 +2,7 @@
 //! a disk.
 
 use std::{
+    ffi::OsString,
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -65,7 +66,7 @@ impl RecordKeeper {
     /// is on the disk.
     pub(super) fn start(
         log: Log,
-        started: Started<'_>,
+        started: &Started<'_>,
         mut events: mpsc::Receiver<SessionEvent>,
         ends: mpsc::Sender<SessionEnd>,
     ) -> Result<Self, AuditError> {
@@ -123,7 +124,8 @@ impl RecordKeeper {
     pub(super) async fn broken(&self) {
         let mut broken = self.broken.clone();
         if broken.wait_for(|broken| *broken).await.is_err() {
-            std::future::pending().await // the writer finished in order
+            // The writer finished in order.
+            std::future::pending::<()>().await;
         }
     }
 
@@ -152,7 +154,7 @@ impl RecordKeeper {
 
 /// What is recorded before anything is started.
 pub(super) struct Started<'a> {
-    pub(super) command: &'a [String],
+    pub(super) command: &'a [OsString],
     pub(super) policy: Option<&'a PolicySource>,
     pub(super) user: u32,
     pub(super) degraded: &'a [Degraded],
@@ -162,7 +164,7 @@ impl Started<'_> {
     fn record(&self) -> Record {
         Record::AgentStarted(AgentStarted {
             version: Text::new(env!("CARGO_PKG_VERSION")),
-            command: self.command.iter().map(String::as_str).collect(),
+            command: self.command.iter().map(|word| word.to_string_lossy()).collect(),
             policy: self.policy.map(|policy| PolicyFile {
                 file: Text::new(policy.file.as_str()),
                 sha256: policy.digest.parse().unwrap_or(Hash::ZERO),

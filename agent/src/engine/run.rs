@@ -1,6 +1,6 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::sync::Arc;
+use std::{ffi::OsString, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ const ENDS: usize = 256;
 #[derive(Debug)]
 pub struct RunPlan {
     /// The server's command.
-    pub server: Vec<String>,
+    pub server: Vec<OsString>,
     /// Whose ids it gets.
     pub credentials: Credentials,
     /// What decides its calls.
@@ -57,7 +57,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         user: plan.credentials.user,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, started, happened, ends)?;
+    let record = RecordKeeper::start(log, &started, happened, ends)?;
     let (mut governed, broker) =
         match house::start(&sessions, &plan.server, &plan.credentials, true) {
             Ok(started) => started,

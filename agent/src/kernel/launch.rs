@@ -7,6 +7,7 @@
 //! broker. If anything fails, nothing is executed.
 
 use std::{
+    ffi::{OsStr, OsString},
     io,
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -30,7 +31,7 @@ use super::{cgroup::Cgroup, notify::Listener, seccomp, sys, users::Credentials};
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// Program and arguments.
-    pub command: &'a [String],
+    pub command: &'a [OsString],
     /// Whose ids it gets.
     pub credentials: &'a Credentials,
     /// Where it lives; none where the host offers no cgroup.
@@ -136,7 +137,10 @@ pub fn launch<T: Send>(
     launch: &Launch<'_>,
     admit: impl FnOnce(u32, Listener) -> io::Result<T> + Send,
 ) -> Result<(Governed, T), LaunchError> {
-    let program = || launch.command.first().cloned().unwrap_or_default();
+    let program = || {
+        let program = launch.command.first();
+        program.map_or_else(String::new, |program| program.to_string_lossy().into_owned())
+    };
     let prepare = |source: io::Error| LaunchError::Prepare {
         program: program(),
         source,
@@ -181,12 +185,10 @@ pub fn launch<T: Send>(
 }
 
 fn command(launch: &Launch<'_>) -> Command {
-    let (program, arguments) = launch
-        .command
-        .split_first()
-        .map_or(("", launch.command), |(program, rest)| {
-            (program.as_str(), rest)
-        });
+    let (program, arguments) = match launch.command {
+        [program, arguments @ ..] => (program.as_os_str(), arguments),
+        [] => (OsStr::new(""), launch.command),
+    };
     let mut command = Command::new(program);
     command.args(arguments);
     if launch.piped {

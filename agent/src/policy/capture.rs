@@ -175,9 +175,11 @@ impl CaptureRule {
 
     /// The verdict on a command line.
     pub(super) fn decide_request(&self, request: &Request) -> Result<CaptureVerdict, Denial> {
-        let interfaces = match &request.interface {
-            None => self.interfaces.terms(),
-            Some(name) => self.admit_all(&[name])?,
+        let interfaces = if request.interfaces.is_empty() {
+            self.interfaces.terms()
+        } else {
+            let names: Vec<&str> = request.interfaces.iter().map(String::as_str).collect();
+            self.admit_all(&names)?
         };
         let filters = requested_filter(request.filter.as_deref())
             .map_err(|reason| self.deny(&self.rule, reason))?;

@@ -11,8 +11,8 @@ use super::{
 /// policy's own terms hold alone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
-    /// One interface's name, or `any`.
-    pub interface: Option<String>,
+    /// Interfaces by name, or `any`. None: what the policy lists.
+    pub interfaces: Vec<String>,
     /// A capture filter in libpcap's language.
     pub filter: Option<String>,
     /// Packets in all; 0 for no limit.
@@ -43,9 +43,12 @@ pub fn unpoliced(request: &Request) -> Result<CaptureVerdict, Denial> {
         instead: None,
         rule: rule.clone(),
     };
-    let interfaces = match request.interface.as_deref() {
-        None | Some("any") => InterfaceTerms::Any,
-        Some(name) => InterfaceTerms::Matching(vec![interface(name).map_err(deny)?]),
+    let names = &request.interfaces;
+    let interfaces = if names.is_empty() || names.iter().any(|name| name == "any") {
+        InterfaceTerms::Any
+    } else {
+        let patterns = names.iter().map(|name| interface(name)).collect();
+        InterfaceTerms::Matching(Result::map_err(patterns, deny)?)
     };
     let filter = requested_filter(request.filter.as_deref()).map_err(deny)?;
     Ok(CaptureVerdict {

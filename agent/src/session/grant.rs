@@ -1,8 +1,6 @@
 //! From what a policy allows to what the kernel is told: names are looked up on the host, filters
 //! compiled for the link type that the interfaces really have.
 
-use std::fmt::Write as _;
-
 use capwarden_abi::{
     LINK_ETHERNET, LINK_NETWORK, MAX_INTERFACES, PAYLOAD_FULL, Terms as GuardTerms,
 };
@@ -150,32 +148,9 @@ impl Grant {
             .collect()
     }
 
-    /// One line for people: `lo, "tcp port 80", 1000 packets, 60 s, headers only`.
+    /// What was granted, in one line for people.
     pub fn summary(&self) -> String {
-        let mut summary = match self.terms.interfaces {
-            InterfaceTerms::Any => "any interface".to_owned(),
-            InterfaceTerms::Matching(_) => names(&self.interfaces),
-        };
-        for filter in &self.terms.filters {
-            let _ = write!(summary, ", {:?}", filter.expression);
-        }
-        if let Some(packets) = self.terms.packets {
-            let _ = write!(summary, ", {packets} packets");
-        }
-        if let Some(bytes) = self.terms.bytes {
-            let _ = write!(summary, ", {bytes} bytes");
-        }
-        if let Some(duration) = self.terms.duration {
-            let _ = write!(summary, ", {} s", duration.as_secs_f64());
-        }
-        match self.terms.payload {
-            Payload::Full => {}
-            Payload::Bytes(0) => summary.push_str(", headers only"),
-            Payload::Bytes(bytes) => {
-                let _ = write!(summary, ", headers and {bytes} bytes after them");
-            }
-        }
-        summary
+        self.terms.to_string()
     }
 }
 

@@ -485,7 +485,7 @@ fn commands_get_the_exec_section() {
     assert_eq!(verdict.rule.to_string(), "p.yaml:28:1 exec");
 
     let request = Request {
-        interface: Some("lo".to_owned()),
+        interfaces: vec!["lo".to_owned()],
         filter: Some("port 80".to_owned()),
         packets: Some(3),
         bytes: Some(100),
@@ -511,7 +511,7 @@ fn commands_get_the_exec_section() {
 
     for bad in ["nflog", "ANY", "veth*", "-i", ""] {
         let request = Request {
-            interface: Some(bad.to_owned()),
+            interfaces: vec![bad.to_owned()],
             ..Request::default()
         };
         assert!(policy.exec_verdict(&request).is_err(), "{bad}");
@@ -534,7 +534,7 @@ fn commands_without_a_policy_get_what_they_ask() {
     assert_eq!(verdict.terms.to_string(), "any interface");
     assert_eq!(verdict.rule.to_string(), "command line");
     let request = Request {
-        interface: Some("lo".to_owned()),
+        interfaces: vec!["lo".to_owned()],
         filter: Some("icmp".to_owned()),
         packets: Some(0),
         bytes: Some(10),
