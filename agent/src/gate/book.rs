@@ -32,7 +32,8 @@ pub(super) enum Flight {
 pub(super) struct CaptureFlight {
     pub(super) opened: Opened,
     pub(super) changes: Vec<Change>,
-    pub(super) call: Call,
+    /// Kept if it is small.
+    pub(super) call: Option<Box<Call>>,
 }
 
 /// A request that was answered.

@@ -7,7 +7,7 @@ use tokio::{io::AsyncWrite, sync::mpsc};
 use super::{
     book::{CaptureFlight, Flight},
     captures::Captures,
-    envelope::{CallParams, Envelope, Id},
+    envelope::{CallParams, Envelope, Fault, Id},
     events::{CallEvent, CallVerdict, Decide, GateEvent, Observer, Side},
     json::Members,
     pump::Shared,
@@ -76,9 +76,9 @@ where
         match &envelope.id {
             // Its answer could not be told from any other, and would be let through whole.
             Some((Id::Null, text)) if matches!(flight, Flight::ToolList) => {
-                let why = "an id is a string or a number";
-                self.dropped(Side::Client, length(line), why, line);
-                self.tell(reply::error(Some(text), -32600, why).as_bytes())
+                let why = Fault::BadId.to_string();
+                self.dropped(Side::Client, length(line), &why, line);
+                self.tell(reply::error(Some(text), -32600, &why).as_bytes())
                     .await;
             }
             None | Some((Id::Null, _)) => {
@@ -169,7 +169,7 @@ where
             return;
         };
         if *id == Id::Null {
-            let why = "an id is a string or a number".to_owned();
+            let why = Fault::BadId.to_string();
             let answer = refuse(params.as_ref().ok(), None, -32600, why);
             return self.tell(answer.as_bytes()).await;
         }
@@ -306,7 +306,7 @@ where
         let flight = Box::new(CaptureFlight {
             opened,
             changes,
-            call: call.clone(),
+            call: kept(line.as_bytes(), call.clone()),
         });
         let wanted = || {
             let wanted = self.book().opened(&id, flight).is_ok();

@@ -9,6 +9,9 @@ use super::json::{self, Members};
 /// How deep values may nest; serde_json's own bound.
 const DEPTH: usize = 128;
 
+/// How long an id may be: it is kept until it is answered.
+const ID: usize = 4096;
+
 /// The keys that decide what a message is.
 const ENVELOPE: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
 
@@ -34,7 +37,7 @@ pub(super) enum Fault {
     Repeated(String),
     #[error("the key {found:?} is refused: some servers read it as {meant:?}")]
     Folded { found: String, meant: &'static str },
-    #[error("an id is a string or a number")]
+    #[error("an id is a string or a number, of at most {ID} bytes")]
     BadId,
     #[error("a method is a string")]
     BadMethod,
@@ -42,7 +45,7 @@ pub(super) enum Fault {
     FoldedMethod(String),
     #[error("params of tools/call is an object")]
     BadParams,
-    #[error("the name of a tool is a string")]
+    #[error("the name of a tool is a string without control characters")]
     BadName,
     #[error("arguments of tools/call is an object")]
     BadArguments,
@@ -79,8 +82,11 @@ pub(super) enum Id {
 }
 
 impl Id {
-    /// Reads an id; none if it is neither a string nor a number nor null.
+    /// Reads an id; none if it is neither a string nor a number nor null, or too long.
     pub(super) fn parse(text: &str) -> Option<Self> {
+        if text.len() > ID {
+            return None;
+        }
         // A whole number is already in its one spelling.
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Some(Self::Number(text.to_owned()));
@@ -155,7 +161,10 @@ impl<'a> Envelope<'a> {
             .transpose()?;
         if let Some(method) = &method
             && method != "tools/call"
-            && folds(method.trim(), "tools/call")
+            && folds(
+                method.split('\0').next().unwrap_or_default().trim(),
+                "tools/call",
+            )
         {
             return Err(refused(Fault::FoldedMethod(method.to_string())));
         }
@@ -188,6 +197,7 @@ impl<'a> CallParams<'a> {
         let name = members
             .get("name")
             .and_then(json::string)
+            .filter(|name| !name.contains(char::is_control))
             .ok_or(Fault::BadName)?
             .into_owned();
         let arguments_text = members.get("arguments");
@@ -251,7 +261,9 @@ fn folded_twins(arguments: &Map<String, Value>) -> Option<(&str, &str)> {
     None
 }
 
+/// Whether a parser that ignores case, or ends strings at a NUL, reads `key` as `name`.
 fn folds(key: &str, name: &str) -> bool {
+    let key = key.split('\0').next().unwrap_or_default();
     // A folded letter is up to three bytes long, so lengths say little.
     key.chars().map(fold).eq(name.chars().map(fold))
 }
@@ -320,7 +332,7 @@ mod tests {
         }
         assert_ne!(Id::parse("5"), Id::parse("\"5\""));
         assert_eq!(Id::parse("null"), Some(Id::Null));
-        for wrong in ["{}", "[]", "true", ""] {
+        for wrong in ["{}", "[]", "true", "", &"9".repeat(ID + 1)] {
             assert_eq!(Id::parse(wrong), None, "{wrong}");
         }
     }
@@ -344,6 +356,7 @@ mod tests {
         for line in [
             r#"{"id":1,"method":"ping","METHOD":"tools/call"}"#,
             r#"{"id":1,"Method":"tools/call"}"#,
+            r#"{"id":1,"method":"ping","method\u0000":"tools/call"}"#,
             "{\"id\":1,\"method\":\"ping\",\"param\u{17f}\":{}}",
         ] {
             assert!(matches!(fault(line), Fault::Folded { .. }), "{line}");
@@ -365,7 +378,12 @@ mod tests {
 
     #[test]
     fn envelope_folded_method_is_refused() {
-        for method in ["Tools/Call", "tools/call ", "TOOLS/CALL"] {
+        for method in [
+            "Tools/Call",
+            "tools/call ",
+            "TOOLS/CALL",
+            "tools/call\\u0000x",
+        ] {
             let line = format!(r#"{{"id":1,"method":"{method}"}}"#);
             assert!(matches!(fault(&line), Fault::FoldedMethod(_)), "{method}");
         }
@@ -429,6 +447,7 @@ mod tests {
             r#"{"a":1,"a":2}"#,
             r#"{"a":{"b":[{"c":1,"\u0063":2}]}}"#,
             r#"{"interface":"lo","Interface":"eth0"}"#,
+            r#"{"configName\u0000":"x"}"#,
             r#"{"a":1e999}"#,
             r#"{"a":"\ud800"}"#,
         ] {
@@ -443,6 +462,7 @@ mod tests {
             assert_eq!(call_fault(&params), Fault::BadArguments);
         }
         assert_eq!(call_fault(r#"{"name":1}"#), Fault::BadName);
+        assert_eq!(call_fault(r#"{"name":"deny\u0000"}"#), Fault::BadName);
         assert_eq!(call_fault("[]"), Fault::BadParams);
     }
 }

@@ -18,8 +18,9 @@ pub trait Decide: Send + Sync + 'static {
     /// The server listed a tool that is visible; its schema requires these arguments.
     fn advertised(&self, _tool: &str, _required: &[String]) {}
 
-    /// A call that was let through came to nothing: the server answered it with a JSON-RPC error,
-    /// or its capture could not be opened.
+    /// A call that was let through came to nothing: the server answered it with a JSON-RPC error
+    /// or asked for input (the call will come again, as a new one), it was cancelled in time, or
+    /// its capture could not be opened. Not told of calls of more than 64 KiB.
     fn failed(&self, _call: &Call) {}
 }
 

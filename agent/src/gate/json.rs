@@ -116,7 +116,7 @@ pub(super) fn elements(text: &str) -> Option<Vec<&str>> {
 }
 
 /// Reads a value in which no object has the same key twice, at any depth: parsers differ in
-/// which of the two they take.
+/// which of the two they take. Nor has a key a NUL, at which some parsers end it.
 pub(super) fn strict(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str::<Strict>(text).map(|value| value.0)
 }
@@ -179,6 +179,11 @@ impl<'de> Deserialize<'de> for Strict {
                     if members.contains_key(key.as_ref()) {
                         return Err(A::Error::custom(format_args!(
                             "the key {key:?} stands twice in one object"
+                        )));
+                    }
+                    if key.contains('\0') {
+                        return Err(A::Error::custom(format_args!(
+                            "some servers read the key {key:?} up to its NUL only"
                         )));
                     }
                     members.insert(key.into_owned(), value);

@@ -11,7 +11,13 @@ use super::{
     pump::{Shared, noted_text},
     reply, splice, tools,
 };
-use crate::session::{EndReason, SessionId};
+use crate::{
+    policy::Call,
+    session::{EndReason, SessionId},
+};
+
+/// The type of a result that asks for input instead of giving an answer.
+const INPUT_REQUIRED: &str = "input_required";
 
 /// A message of the server that answers something.
 struct Answer<'a> {
@@ -114,9 +120,7 @@ where
             Flight::Passing | Flight::Initialize | Flight::Opening => Outgoing::default(),
             Flight::ToolList => self.tool_list(answer),
             Flight::Call(call) => {
-                if let (true, Some(call)) = (answer.failed, call) {
-                    self.gate.policy.failed(&call);
-                }
+                self.came_to_nothing(answer, call.as_deref());
                 self.answered(answer, None, Vec::new());
                 Outgoing::default()
             }
@@ -124,13 +128,27 @@ where
             Flight::Capture(_) if cancelled => Outgoing::default(),
             Flight::Capture(capture) => self.capture_answer(answer, &capture),
             Flight::Ending(names, call) => {
-                if let (true, Some(call)) = (answer.failed, call) {
-                    self.gate.policy.failed(&call);
-                }
+                self.came_to_nothing(answer, call.as_deref());
                 let ended = self.stop_answer(answer, &names);
                 self.answered(answer, None, ended);
                 Outgoing::default()
             }
+        }
+    }
+
+    /// Tells the policy of a call that the server did not carry out, or will be asked again.
+    fn came_to_nothing(&self, answer: &Answer<'_>, call: Option<&Call>) {
+        let asks = || {
+            answer.text.contains(INPUT_REQUIRED)
+                && answer
+                    .result
+                    .and_then(|result| Members::parse(result).ok())
+                    .is_some_and(|result| wants_input(&result))
+        };
+        if let Some(call) = call
+            && (answer.failed || asks())
+        {
+            self.gate.policy.failed(call);
         }
     }
 
@@ -166,7 +184,9 @@ where
         // new request with a session of its own.
         let Some(result) = result.filter(|result| !wants_input(result)) else {
             captures.end(session, EndReason::CallFailed);
-            self.gate.policy.failed(&capture.call);
+            if let Some(call) = &capture.call {
+                self.gate.policy.failed(call);
+            }
             self.answered(answer, Some(session), vec![session]);
             return Outgoing::default();
         };
@@ -225,7 +245,7 @@ fn wants_input(result: &Members<'_>) -> bool {
     result
         .get("resultType")
         .and_then(json::string)
-        .is_some_and(|kind| kind == "input_required")
+        .is_some_and(|kind| kind == INPUT_REQUIRED)
 }
 
 /// The text that a result shows.

@@ -1,14 +1,16 @@
 //! Which session a stop call meant: servers give a capture a name of their own in the answer to
 //! the call that started it, and want it back in the call that stops it.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive};
 
 use serde_json::{Map, Value};
 
 use crate::session::SessionId;
 
-/// Shorter arguments name nothing.
-const NAME: usize = 4;
+/// Shorter arguments name nothing, and neither do longer ones.
+const NAME: RangeInclusive<usize> = 4..=1024;
+/// Arguments that are looked at.
+const NAMES: usize = 64;
 
 /// What was said about the sessions when they started.
 #[derive(Debug, Default)]
@@ -40,7 +42,6 @@ impl Notes {
     pub(super) fn named(&self, names: &[String], live: &[SessionId]) -> Vec<SessionId> {
         names
             .iter()
-            .filter(|name| name.len() >= NAME)
             .map(|name| {
                 let sessions: Vec<SessionId> = live
                     .iter()
@@ -71,11 +72,13 @@ fn contains(text: &str, name: &str) -> bool {
     })
 }
 
-/// All strings in a call's arguments.
+/// The strings in a call's arguments that may be names.
 pub(super) fn strings(arguments: &Map<String, Value>) -> Vec<String> {
     fn collect(value: &Value, into: &mut Vec<String>) {
         match value {
-            Value::String(text) => into.push(text.clone()),
+            Value::String(text) if NAME.contains(&text.len()) && into.len() < NAMES => {
+                into.push(text.clone());
+            }
             Value::Array(values) => values.iter().for_each(|value| collect(value, into)),
             Value::Object(members) => members.values().for_each(|value| collect(value, into)),
             _ => {}
@@ -117,7 +120,16 @@ mod tests {
         assert_eq!(named(&["cap_1"]), [SessionId(1)]);
         assert_eq!(named(&["text", "cap_10"]), [SessionId(2)]);
         assert_eq!(named(&["text"]), [SessionId(1), SessionId(2)]);
-        assert_eq!(named(&["ID"]), []);
+    }
+
+    #[test]
+    fn stops_names_are_strings_of_any_depth_and_bounded_length() {
+        let Value::Object(arguments) = serde_json::json!({
+            "a": "abc", "b": ["abcd", 12345], "c": {"d": "efgh"}, "e": "x".repeat(2000),
+        }) else {
+            panic!("an object");
+        };
+        assert_eq!(strings(&arguments), ["abcd", "efgh"]);
     }
 
     #[test]

@@ -771,6 +771,34 @@ async fn server_noise_is_dropped() {
 }
 
 #[tokio::test]
+async fn server_deep_message_passes() {
+    let mut rig = Rig::new();
+    let deep = format!(
+        "{{\"method\":\"x\",\"params\":{}{}}}\n",
+        "[".repeat(200_000),
+        "]".repeat(200_000)
+    );
+    rig.server.raw(deep.as_bytes()).await;
+    assert_eq!(rig.client.hear().await, deep);
+}
+
+#[tokio::test]
+async fn call_that_is_not_carried_out_is_given_back() {
+    let mut rig = Rig::new();
+    for answer in [
+        r#""error":{"code":1,"message":""}"#,
+        r#""result":{"resultType":"input_required"}"#,
+        r#""result":{"content":[],"x":"input_required"}"#,
+    ] {
+        rig.client.say(&call(1, "echo", "{}")).await;
+        rig.server.hear().await;
+        rig.server.say(&format!("{{\"id\":1,{answer}}}")).await;
+        rig.client.hear().await;
+    }
+    assert_eq!(*rig.policy.failed.lock().unwrap(), ["echo", "echo"]);
+}
+
+#[tokio::test]
 async fn end_of_client_drains_the_server() {
     let mut rig = Rig::new();
     rig.captures.permits.forget_permits(usize::MAX);
