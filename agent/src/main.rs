@@ -2,10 +2,16 @@
 
 use std::process::ExitCode;
 
-use capwarden::cli::{self, Cli};
+use capwarden::{
+    cli::{self, Cli},
+    filter,
+};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == filter::COMPILE_VERB) {
+        return filter::compile_child(); // a confined helper: before threads and open files
+    }
     let cli = Cli::parse(); // wrong usage ends here, with 2
     let outcome = cli.start_log().and_then(|()| cli.run());
     cli::finish(outcome)

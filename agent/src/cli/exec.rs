@@ -4,11 +4,16 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use crate::{audit::Log, policy::Payload};
+use crate::{
+    audit::Log,
+    engine::{self, ExecPlan, PolicySource},
+    policy::{Payload, Request, unpoliced},
+};
 
 use super::{
+    enforce,
     exit::Exit as Status,
-    failure::{Account, Failure},
+    failure::Failure,
     paths,
     values::{self, Size, User},
 };
@@ -30,8 +35,7 @@ pub(super) struct Exec {
     pub(super) policy: Option<PathBuf>,
     /// An interface that may be captured on; may be repeated
     ///
-    /// A name, or a glob over names such as `veth*`. `any` is every interface. Required without a
-    /// policy.
+    /// A name; `any` is every interface. Required without a policy.
     #[arg(
         short,
         long = "interface",
@@ -79,9 +83,31 @@ pub(super) struct Exec {
 
 impl Exec {
     pub(super) fn run(self) -> Result<Status, Failure> {
+        let policy = self.policy.as_deref().map(enforce::load_policy).transpose()?;
+        enforce::require_root()?;
+        let request = Request {
+            interfaces: self.interfaces,
+            filter: self.filter,
+            packets: self.packets,
+            bytes: self.bytes.map(|size| size.0),
+            duration: self.seconds,
+            payload: self.payload,
+        };
+        let verdict = match &policy {
+            Some(policy) => policy.exec_verdict(&request),
+            None => unpoliced(&request),
+        };
+        let plan = ExecPlan {
+            command: self.command,
+            credentials: enforce::credentials(self.user.as_ref())?,
+            terms: verdict.map_err(|denial| enforce::denied(&denial))?.terms,
+            policy: policy.as_ref().map(PolicySource::of),
+        };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-        // To be joined to the sessions and the kernel.
-        let account = Account::new("`exec` is not there yet");
-        Err(Failure::Internal(account.on(log.path().display())))
+        let (outcome, end) = enforce::block_on(engine::exec(plan, log))?;
+        if let Some(end) = end {
+            tracing::info!("{end}");
+        }
+        Ok(enforce::exit(outcome))
     }
 }

@@ -7,9 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod audit;
-mod compile_filter;
 mod completions;
 mod doctor;
+mod enforce;
 mod exec;
 mod exit;
 mod failure;
@@ -65,7 +65,6 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
     Man(man::Man),
-    CompileFilter(compile_filter::CompileFilter),
 }
 
 impl Cli {
@@ -84,7 +83,6 @@ impl Cli {
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),
             Verb::Man(man) => man.run(),
-            Verb::CompileFilter(compile) => compile.run(),
         }
     }
 }

@@ -1,12 +1,17 @@
 //! `capwarden policy`: write policies.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::policy::PolicyError;
 
 use super::{
+    enforce,
     exit::Exit,
-    failure::{Account, Failure},
+    failure::{Failure, diagnostic},
+    term::{self, Paint},
 };
 
 /// Check policies
@@ -45,9 +50,53 @@ impl Policy {
 
 impl Check {
     fn run(self) -> Result<Exit, Failure> {
-        // To be joined to the policies.
-        Err(Failure::Internal(Account::new(
-            "`policy check` is not there yet",
-        )))
+        let mut unsound = false;
+        let mut reports = Vec::new();
+        for file in &self.files {
+            let checked = enforce::load_policy(file);
+            match checked {
+                Ok(policy) => {
+                    let summary = policy.summary();
+                    reports.push(json!({
+                        "file": file,
+                        "ok": true,
+                        "sha256": summary.digest,
+                        "allowed": summary.allowed,
+                        "capturing": summary.capturing,
+                        "ending": summary.ending,
+                        "denied": summary.denied,
+                        "exec": summary.exec,
+                    }));
+                    if !self.json {
+                        term::print(|out| writeln!(out, "{summary}"))?;
+                    }
+                }
+                Err(Failure::Policy(report)) => {
+                    unsound = true;
+                    reports.push(problem(file, &report));
+                    if !self.json {
+                        let text = diagnostic(report.as_ref(), Paint::for_stdout());
+                        term::print(|out| out.write_all(text.as_bytes()))?;
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if self.json {
+            term::print_json(&reports)?;
+        }
+        Ok(if unsound { Exit::Unsound } else { Exit::Ok })
     }
+}
+
+fn problem(file: &Path, report: &miette::Report) -> Value {
+    let place = report.downcast_ref::<PolicyError>();
+    json!({
+        "file": file,
+        "ok": false,
+        "message": place.map_or_else(|| report.to_string(), |error| error.message().to_owned()),
+        "line": place.and_then(PolicyError::line),
+        "column": place.and_then(PolicyError::column),
+        "help": report.help().map(|help| help.to_string()),
+    })
 }

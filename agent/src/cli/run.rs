@@ -4,11 +4,15 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 
-use crate::audit::Log;
+use crate::{
+    audit::Log,
+    engine::{self, RunPlan},
+};
 
 use super::{
+    enforce,
     exit::Exit,
-    failure::{Account, Failure},
+    failure::Failure,
     paths,
     values::{self, User},
 };
@@ -26,7 +30,7 @@ use super::{
 pub(super) struct Run {
     /// The policy that decides the calls
     ///
-    /// A capwarden policy, a PolicyLayer policy.json, or an Intercept YAML file.
+    /// In capwarden's YAML; `capwarden policy check FILE` says whether it can be used.
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: PathBuf,
     /// Append the audit log to this file
@@ -49,9 +53,14 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<Exit, Failure> {
+        let policy = enforce::load_policy(&self.policy)?;
+        enforce::require_root()?;
+        let plan = RunPlan {
+            server: self.server,
+            credentials: enforce::credentials(self.user.as_ref())?,
+            policy,
+        };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-        // To be joined to the gate, the sessions and the kernel.
-        let account = Account::new("`run` is not there yet");
-        Err(Failure::Internal(account.on(log.path().display())))
+        enforce::block_on(engine::run(plan, log)).map(enforce::exit)
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
+    policy::Policy,
     session::{Grant, SessionEnd, SessionEvent, SessionId},
 };
 
@@ -34,6 +35,16 @@ pub struct PolicySource {
     pub file: String,
     /// SHA-256 of its bytes, in hex.
     pub digest: String,
+}
+
+impl PolicySource {
+    /// Names a policy.
+    pub fn of(policy: &Policy) -> Self {
+        Self {
+            file: policy.file().to_string(),
+            digest: policy.digest().to_owned(),
+        }
+    }
 }
 
 enum Entry {

@@ -47,10 +47,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let (events, happened) = Events::channel();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
-    let source = PolicySource {
-        file: plan.policy.file().to_string(),
-        digest: plan.policy.digest().to_owned(),
-    };
+    let source = PolicySource::of(&plan.policy);
     let started = Started {
         command: &plan.server,
         policy: Some(&source),

@@ -79,3 +79,17 @@ pub struct SessionEnd {
     /// How long it lasted, in milliseconds.
     pub milliseconds: u64,
 }
+
+/// `session s1 ended: the packet cap was reached (1000 packets, 64000 bytes)`.
+impl fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            session,
+            reason,
+            packets,
+            bytes,
+            ..
+        } = self;
+        write!(f, "session {session} ended: {reason} ({packets} packets, {bytes} bytes)")
+    }
+}

@@ -1,0 +1,134 @@
+//! What `run` and `exec` share: the checks before anything is started, and the translation of
+//! what went wrong.
+
+use std::path::Path;
+
+use crate::{
+    engine::{EngineError, Outcome},
+    filter::{CompileError, Compiler, LinkType, Origin},
+    kernel::{Credentials, LaunchError},
+    policy::{Denial, Policy},
+    session::{GrantError, SessionError},
+};
+
+use super::{
+    exit::Exit,
+    failure::{Account, Failure},
+    values::User,
+};
+
+/// Only root may load programs into the kernel and make packet sockets.
+pub(super) fn require_root() -> Result<(), Failure> {
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Failure::needs_root("put a guard on capture sockets"))
+    }
+}
+
+/// Loads a policy, its capture filters checked by libpcap.
+pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
+    let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
+    let compiler = compiler()?;
+    for (filter, rule) in policy.filters() {
+        match compiler.compile(filter, LinkType::EN10MB, Origin::Policy) {
+            Ok(_) => {}
+            Err(CompileError::ChildFailed(why)) => {
+                return Err(Failure::Internal(Account::new("cannot compile a filter").because(why)));
+            }
+            Err(error) => {
+                return Err(Failure::Policy(miette::miette!(
+                    help = "See pcap-filter(7). Names are not looked up: write numbers.",
+                    "{rule}: the filter {filter:?} in `within`: {error}"
+                )));
+            }
+        }
+    }
+    Ok(policy)
+}
+
+pub(super) fn compiler() -> Result<Compiler, Failure> {
+    let own = std::env::current_exe();
+    own.map(Compiler::new)
+        .map_err(|error| Failure::Internal(Account::new("cannot find capwarden itself").because(error)))
+}
+
+pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
+    let user = user.map(|user| match user {
+        User::Name(name) => name.clone(),
+        User::Id(number) => number.to_string(),
+    });
+    Credentials::choose(user.as_deref()).map_err(|error| {
+        Failure::Usage(Account::new(error.to_string()).hint("give the user's number with --user"))
+    })
+}
+
+/// Runs the engine on a runtime of its own.
+pub(super) fn block_on<T>(
+    engine: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Internal(Account::new("cannot start").because(error)))?;
+    let outcome = runtime.block_on(engine);
+    // A thread that waits for standard input would be waited for.
+    runtime.shutdown_background();
+    outcome.map_err(failure)
+}
+
+pub(super) fn exit(outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::Exited(status) => Exit::of_child(status),
+        Outcome::Killed => Exit::Child(137),
+        Outcome::Stopped(signal) => Exit::Child(u8::try_from(128 + signal).unwrap_or(255)),
+    }
+}
+
+pub(super) fn denied(denial: &Denial) -> Failure {
+    let account = Account::new(denial.reason.clone()).because(&denial.rule);
+    Failure::Usage(match &denial.instead {
+        Some(instead) => account.hint(instead),
+        None => account,
+    })
+}
+
+fn failure(error: EngineError) -> Failure {
+    match error {
+        EngineError::Launch(LaunchError::Execute { program, source }) => {
+            let hint = match source.kind() {
+                std::io::ErrorKind::NotFound => "give its full path, or install it",
+                std::io::ErrorKind::PermissionDenied => {
+                    "the governed user must be able to execute it: see --user"
+                }
+                _ => "try it without capwarden",
+            };
+            let account = Account::new("cannot execute").on(program).because(source);
+            Failure::NotStarted(account.hint(hint))
+        }
+        EngineError::Launch(LaunchError::Confine {
+            program,
+            step,
+            source,
+        }) => Failure::Kernel(
+            Account::new("cannot confine")
+                .on(program)
+                .because(format!("{step}: {source}"))
+                .hint("capwarden doctor"),
+        ),
+        EngineError::Session(SessionError::Guard(error)) => {
+            Failure::Kernel(Account::new(error.to_string()).hint("capwarden doctor"))
+        }
+        EngineError::Session(SessionError::Grant(error)) => {
+            let hint = match error {
+                GrantError::NoInterface { .. } => "ip link show",
+                GrantError::Filter { .. } => "see pcap-filter(7); names are not looked up",
+                _ => "capwarden exec --help",
+            };
+            Failure::Usage(Account::new(error.to_string()).hint(hint))
+        }
+        EngineError::Audit(error) => error.into(),
+        error => Failure::Internal(Account::new(error.to_string())),
+    }
+}
