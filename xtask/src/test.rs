@@ -146,7 +146,7 @@ fn lint(tally: &mut Tally) {
     let clippy = "clippy --workspace --exclude capwarden-ebpf --all-targets -- -D warnings";
     step("cargo clippy", &clippy.split(' ').collect::<Vec<_>>());
     if house::has_program("cargo-deny") {
-        step("cargo deny check", &["deny", "--all-features", "check"]);
+        step("cargo deny check", &["deny", "check"]);
     } else {
         println!(
             "  cargo deny is not installed and takes minutes to build, so licences and advisories are left to the GitHub workflow (here: cargo install cargo-deny --locked)"
