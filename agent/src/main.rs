@@ -9,7 +9,10 @@ use capwarden::{
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == filter::COMPILE_VERB) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|verb| verb == filter::COMPILE_VERB)
+    {
         return filter::compile_child(); // a confined helper: before threads and open files
     }
     let cli = Cli::parse(); // wrong usage ends here, with 2

@@ -34,7 +34,9 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
         match compiler.compile(filter, LinkType::EN10MB, Origin::Policy) {
             Ok(_) => {}
             Err(CompileError::ChildFailed(why)) => {
-                return Err(Failure::Internal(Account::new("cannot compile a filter").because(why)));
+                return Err(Failure::Internal(
+                    Account::new("cannot compile a filter").because(why),
+                ));
             }
             Err(error) => {
                 return Err(Failure::Policy(miette::miette!(
@@ -49,8 +51,9 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
 
 pub(super) fn compiler() -> Result<Compiler, Failure> {
     let own = std::env::current_exe();
-    own.map(Compiler::new)
-        .map_err(|error| Failure::Internal(Account::new("cannot find capwarden itself").because(error)))
+    own.map(Compiler::new).map_err(|error| {
+        Failure::Internal(Account::new("cannot find capwarden itself").because(error))
+    })
 }
 
 pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {

@@ -83,7 +83,11 @@ pub(super) struct Exec {
 
 impl Exec {
     pub(super) fn run(self) -> Result<Status, Failure> {
-        let policy = self.policy.as_deref().map(enforce::load_policy).transpose()?;
+        let policy = self
+            .policy
+            .as_deref()
+            .map(enforce::load_policy)
+            .transpose()?;
         enforce::require_root()?;
         let request = Request {
             interfaces: self.interfaces,

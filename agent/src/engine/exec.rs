@@ -56,8 +56,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
             return Err(error);
         }
     };
-    let followed = sessions.clone();
-    let mut follower = tokio::spawn(async move { followed.follow_interfaces().await });
+    let mut follower = house::follow_interfaces(&sessions);
 
     let (why, reason) = loop {
         tokio::select! {
@@ -70,16 +69,14 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
                 }
             }
             () = record.broken() => break ("the audit log cannot be written", EndReason::Revoked),
-            _ = &mut follower => break ("interfaces can no longer be followed", EndReason::Revoked),
+            _ = follower.join_next() => break ("interfaces can no longer be followed", EndReason::Revoked),
         }
     };
     let outcome = house::clean_up(&sessions, &mut governed.child, reason).await;
-    follower.abort();
-    let _ = follower.await;
     tokio::task::spawn_blocking(move || drop(broker))
         .await
         .map_err(std::io::Error::other)?;
-    drop(sessions);
+    drop((follower, sessions)); // the record is complete once nobody can add to it
     record.finish(why, outcome.status()).await?;
     Ok((outcome, ended.recv().await))
 }

@@ -5,6 +5,7 @@ use std::{ffi::OsString, io, time::Duration};
 use tokio::{
     process::Child,
     signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -19,7 +20,10 @@ use crate::{
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// The sessions of a server that is about to be started, and what this host lacks for them.
-pub(super) fn sessions(attribution: Attribution, events: Events) -> io::Result<(Sessions, Vec<Degraded>)> {
+pub(super) fn sessions(
+    attribution: Attribution,
+    events: Events,
+) -> io::Result<(Sessions, Vec<Degraded>)> {
     let mut degraded = Vec::new();
     let tree = match attribution {
         Attribution::WholeTree => None,
@@ -59,6 +63,15 @@ pub(super) fn start(
         admitted.govern(process)?;
         Broker::start(listener, admitted)
     })?)
+}
+
+/// Keeps the grants right while interfaces come, go and are renamed. Ends only if the host can no
+/// longer be watched, or when it is dropped.
+pub(super) fn follow_interfaces(sessions: &Sessions) -> JoinSet<io::Result<()>> {
+    let sessions = sessions.clone();
+    let mut follower = JoinSet::new();
+    follower.spawn(async move { sessions.follow_interfaces().await });
+    follower
 }
 
 /// The signals that tell an agent to stop.

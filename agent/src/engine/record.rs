@@ -175,7 +175,11 @@ impl Started<'_> {
     fn record(&self) -> Record {
         Record::AgentStarted(AgentStarted {
             version: Text::new(env!("CARGO_PKG_VERSION")),
-            command: self.command.iter().map(|word| word.to_string_lossy()).collect(),
+            command: self
+                .command
+                .iter()
+                .map(|word| word.to_string_lossy())
+                .collect(),
             policy: self.policy.map(|policy| PolicyFile {
                 file: Text::new(policy.file.as_str()),
                 sha256: policy.digest.parse().unwrap_or(Hash::ZERO),
@@ -218,7 +222,8 @@ fn record(entry: Entry, refusals: &mut u64) -> Option<Record> {
             } else {
                 refusal.reason
             };
-            let (pid, comm) = caller.map_or((0, String::new()), |caller| (caller.process, caller.name));
+            let (pid, comm) =
+                caller.map_or((0, String::new()), |caller| (caller.process, caller.name));
             Record::SocketRefused(SocketRefused {
                 pid,
                 comm: Text::new(comm),

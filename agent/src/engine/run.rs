@@ -64,10 +64,13 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
                 return Err(error);
             }
         };
-    let followed = sessions.clone();
-    let follower = tokio::spawn(async move { followed.follow_interfaces().await });
+    let mut follower = house::follow_interfaces(&sessions);
 
-    let piped = governed.child.stdin.take().zip(governed.child.stdout.take());
+    let piped = governed
+        .child
+        .stdin
+        .take()
+        .zip(governed.child.stdout.take());
     let (server_in, server_out) =
         piped.ok_or_else(|| std::io::Error::other("the server has no pipes"))?;
     let observer = record
@@ -92,14 +95,14 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         },
         signal = stop.next() => ("a signal", EndReason::Revoked, Some(signal)),
         () = record.broken() => ("the audit log cannot be written", EndReason::Revoked, None),
-        _ = follower => ("interfaces can no longer be followed", EndReason::Revoked, None),
+        _ = follower.join_next() => ("interfaces can no longer be followed", EndReason::Revoked, None),
     };
     tracing::debug!(why, "ending");
     let outcome = house::clean_up(&sessions, &mut governed.child, reason).await;
     tokio::task::spawn_blocking(move || drop(broker))
         .await
         .map_err(std::io::Error::other)?;
-    drop(sessions);
+    drop((follower, sessions)); // the record is complete once nobody can add to it
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

@@ -139,7 +139,9 @@ pub fn launch<T: Send>(
 ) -> Result<(Governed, T), LaunchError> {
     let program = || {
         let program = launch.command.first();
-        program.map_or_else(String::new, |program| program.to_string_lossy().into_owned())
+        program.map_or_else(String::new, |program| {
+            program.to_string_lossy().into_owned()
+        })
     };
     let prepare = |source: io::Error| LaunchError::Prepare {
         program: program(),

@@ -90,6 +90,9 @@ impl fmt::Display for SessionEnd {
             bytes,
             ..
         } = self;
-        write!(f, "session {session} ended: {reason} ({packets} packets, {bytes} bytes)")
+        write!(
+            f,
+            "session {session} ended: {reason} ({packets} packets, {bytes} bytes)"
+        )
     }
 }
