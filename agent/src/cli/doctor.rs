@@ -3,13 +3,15 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use serde::Serialize;
 
-use crate::audit::visible;
+use crate::{
+    audit::visible,
+    kernel::{Host, Status, probe},
+};
 
 use super::{
     exit::Exit,
-    failure::{Account, Failure},
+    failure::Failure,
     term::{self, Paint},
 };
 
@@ -25,66 +27,15 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-/// What a host offers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Doctor {
-    /// The layers of enforcement.
-    pub layers: Vec<Layer>,
-    /// The programs that servers use.
-    pub tools: Vec<Tool>,
-}
-
-/// One layer of enforcement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Layer {
-    /// Its name: `BPF LSM`.
-    pub name: String,
-    /// Whether it is there.
-    pub status: Status,
-    /// True if capwarden refuses to run without it.
-    pub required: bool,
-    /// What was found: a version, or what the kernel said.
-    pub detail: String,
-    /// What is lost where it is not wholly present.
-    pub cost: Option<String>,
-    /// What an operator can do about that.
-    pub hint: Option<String>,
-}
-
-/// Whether a layer is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// It works.
-    Present,
-    /// It is not there.
-    Missing,
-    /// It works in part.
-    Degraded,
-}
-
-/// A program that servers use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Tool {
-    /// Its name: `dumpcap`.
-    pub name: String,
-    /// Where it is; none if it is not on PATH.
-    pub path: Option<String>,
-    /// Its version, where it tells.
-    pub version: Option<String>,
-    /// What an operator should know: a setuid bit, file capabilities, …
-    pub note: Option<String>,
-}
-
 impl DoctorArgs {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let doctor = probe()?;
+        let host = probe();
         if self.json {
-            term::print_json(&doctor)?;
+            term::print_json(&host)?;
         } else {
-            term::print(|out| doctor.write(Paint::for_stdout(), out))?;
+            term::print(|out| write(&host, Paint::for_stdout(), out))?;
         }
-        Ok(if doctor.lacking().is_empty() {
+        Ok(if host.lacking().is_empty() {
             Exit::Ok
         } else {
             Exit::Kernel
@@ -92,81 +43,67 @@ impl DoctorArgs {
     }
 }
 
-fn probe() -> Result<Doctor, Failure> {
-    // To be joined to the kernel's probes.
-    Err(Failure::Internal(Account::new("`doctor` is not there yet")))
-}
+fn write(host: &Host, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let names = host.layers.iter().map(|layer| &layer.name);
+    let names = names.chain(host.tools.iter().map(|tool| &tool.name));
+    let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
 
-impl Doctor {
-    /// The names of the layers that are required and missing.
-    pub fn lacking(&self) -> Vec<&str> {
-        let layers = self.layers.iter();
-        layers
-            .filter(|layer| layer.required && layer.status == Status::Missing)
-            .map(|layer| layer.name.as_str())
-            .collect()
+    writeln!(out, "{}", paint.strong("Layers"))?;
+    for layer in &host.layers {
+        let status = match layer.status {
+            Status::Present => paint.good("present "),
+            Status::Degraded => paint.warning("degraded"),
+            Status::Missing if layer.required => paint.error("missing "),
+            Status::Missing => paint.warning("missing "),
+        };
+        let detail = visible(&layer.detail);
+        writeln!(out, "  {:width$}  {status}  {detail}", layer.name)?;
+        let indent = width + 4;
+        if let Some(cost) = &layer.cost {
+            let label = if layer.required { "needed" } else { "cost" };
+            writeln!(out, "{:indent$}{label}: {}", "", visible(cost))?;
+        }
+        if let Some(hint) = &layer.hint {
+            let label = paint.note("hint");
+            writeln!(out, "{:indent$}{label}: {}", "", visible(hint))?;
+        }
     }
-
-    fn write(&self, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
-        let names = self.layers.iter().map(|layer| &layer.name);
-        let names = names.chain(self.tools.iter().map(|tool| &tool.name));
-        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
-
-        writeln!(out, "{}", paint.strong("Layers"))?;
-        for layer in &self.layers {
-            let status = match layer.status {
-                Status::Present => paint.good("present "),
-                Status::Degraded => paint.warning("degraded"),
-                Status::Missing if layer.required => paint.error("missing "),
-                Status::Missing => paint.warning("missing "),
-            };
-            let detail = visible(&layer.detail);
-            writeln!(out, "  {:width$}  {status}  {detail}", layer.name)?;
-            let indent = width + 4;
-            if let Some(cost) = &layer.cost {
-                let label = if layer.required { "needed" } else { "cost" };
-                writeln!(out, "{:indent$}{label}: {}", "", visible(cost))?;
-            }
-            if let Some(hint) = &layer.hint {
-                let label = paint.note("hint");
-                writeln!(out, "{:indent$}{label}: {}", "", visible(hint))?;
-            }
+    if !host.tools.is_empty() {
+        writeln!(out, "{}", paint.strong("Tools"))?;
+    }
+    for tool in &host.tools {
+        let place = tool.path.as_deref().unwrap_or("not on PATH");
+        let version = tool.version.as_deref().unwrap_or("");
+        let text = format!(
+            "{:width$}  {}  {}",
+            tool.name,
+            visible(place),
+            visible(version)
+        );
+        writeln!(out, "  {}", text.trim_end())?;
+        if let Some(note) = &tool.note {
+            writeln!(out, "{:1$}{2}", "", width + 4, visible(note))?;
         }
-        if !self.tools.is_empty() {
-            writeln!(out, "{}", paint.strong("Tools"))?;
+    }
+    match host.lacking().join(", ") {
+        none if none.is_empty() => {
+            writeln!(out, "{}", paint.good("capwarden can do its work here."))
         }
-        for tool in &self.tools {
-            let place = tool.path.as_deref().unwrap_or("not on PATH");
-            let version = tool.version.as_deref().unwrap_or("");
-            let text = format!(
-                "{:width$}  {}  {}",
-                tool.name,
-                visible(place),
-                visible(version)
-            );
-            writeln!(out, "  {}", text.trim_end())?;
-            if let Some(note) = &tool.note {
-                writeln!(out, "{:1$}{2}", "", width + 4, visible(note))?;
-            }
-        }
-        match self.lacking().join(", ") {
-            none if none.is_empty() => {
-                writeln!(out, "{}", paint.good("capwarden can do its work here."))
-            }
-            lacking => {
-                let text = format!("capwarden cannot do its work here: {lacking}.");
-                writeln!(out, "{}", paint.error(&text))
-            }
+        lacking => {
+            let text = format!("capwarden cannot do its work here: {lacking}.");
+            writeln!(out, "{}", paint.error(&text))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::kernel::{Layer, Tool};
+
     use super::*;
 
-    fn doctor(required: bool) -> Doctor {
-        Doctor {
+    fn host(required: bool) -> Host {
+        Host {
             layers: vec![
                 Layer {
                     name: "seccomp notification".to_owned(),
@@ -194,16 +131,16 @@ mod tests {
         }
     }
 
-    fn text(doctor: &Doctor) -> String {
+    fn text(host: &Host) -> String {
         let mut out = Vec::new();
-        doctor.write(Paint::off(), &mut out).unwrap();
+        write(host, Paint::off(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn report_is_aligned() {
         assert_eq!(
-            text(&doctor(false)),
+            text(&host(false)),
             "\
 Layers
   seccomp notification  present   Linux 6.18
@@ -220,9 +157,9 @@ capwarden can do its work here.
 
     #[test]
     fn missing_layer_that_is_required_is_the_verdict() {
-        let doctor = doctor(true);
-        assert_eq!(doctor.lacking(), ["BPF LSM"]);
-        let text = text(&doctor);
+        let host = host(true);
+        assert_eq!(host.lacking(), ["BPF LSM"]);
+        let text = text(&host);
         assert!(
             text.ends_with("capwarden cannot do its work here: BPF LSM.\n"),
             "{text}"
@@ -231,7 +168,7 @@ capwarden can do its work here.
 
     #[test]
     fn report_is_json() {
-        let json = serde_json::to_value(doctor(false)).unwrap();
+        let json = serde_json::to_value(host(false)).unwrap();
         assert_eq!(json["layers"][1]["status"], "missing");
         assert_eq!(json["tools"][0]["name"], "dumpcap");
     }

@@ -25,7 +25,6 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use doctor::{Doctor, Layer, Status, Tool};
 pub use exit::Exit;
 pub use failure::{Account, Failure};
 pub use values::{Size, User};

@@ -58,6 +58,11 @@ impl Cgroup {
         Ok(file.into())
     }
 
+    /// Whether the kernel can kill everything in it at once.
+    pub(super) fn can_kill(&self) -> bool {
+        self.path.join("cgroup.kill").exists()
+    }
+
     /// Kills everything in it, at once and for certain (`cgroup.kill`, Linux 5.14).
     pub fn kill(&self) {
         if fs::write(self.path.join("cgroup.kill"), "1").is_err() {

@@ -235,50 +235,86 @@ plain_old_data!(TermsValue(Terms), StateValue(State), ControlValue(Control));
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::net::UdpSocket;
 
     use capwarden_abi::{LINK_ETHERNET, PAYLOAD_FULL};
 
-    use super::*;
+    use super::{super::socket::arm, *};
 
-    #[test]
-    fn guard_loads_and_arms() {
-        let plan = GuardPlan {
+    fn plan(packets: u64, bytes: u64, payload: u32) -> GuardPlan {
+        GuardPlan {
             terms: Terms {
-                packets: 7,
-                bytes: 0,
+                packets,
+                bytes,
                 deadline: 0,
                 snap: 262_144,
-                payload: PAYLOAD_FULL,
+                payload,
                 link: LINK_ETHERNET,
                 any_interface: 0,
             },
-            raw: Some(vec![]),
-            cooked: Some(vec![]),
+            raw: Some(Vec::new()),
+            cooked: Some(Vec::new()),
             interfaces: vec![1],
-        };
-        for payload in [PAYLOAD_FULL, 0] {
-            let mut plan = plan.clone();
-            plan.terms.payload = payload;
-            let t = Instant::now();
-            let guard = Guard::load(&plan).unwrap();
-            eprintln!("load {:?}", t.elapsed());
-            let t = Instant::now();
-            let s = super::super::arm(&guard, super::super::SocketCall::parse(3, 0x300).unwrap())
-                .unwrap();
-            eprintln!("arm {:?} inode {}", t.elapsed(), s.inode());
-            for _ in 0..50 {
-                std::net::UdpSocket::bind("127.0.0.1:0")
-                    .unwrap()
-                    .send_to(b"x", "127.0.0.1:9")
-                    .unwrap();
-            }
-            eprintln!("{:?}", guard.state().unwrap());
-            assert_eq!(guard.state().unwrap().packets, 7);
         }
-        let t = Instant::now();
-        let tree = super::super::Tree::load();
-        eprintln!("tree {:?} {:?}", t.elapsed(), tree.as_ref().err());
-        tree.unwrap();
+    }
+
+    /// Sends 50 datagrams of 60 bytes (14 + 20 + 8 + 18 on the wire) over loopback.
+    fn traffic() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let own = socket.local_addr().unwrap();
+        for _ in 0..50 {
+            socket.send_to(&[0; 18], own).unwrap();
+        }
+    }
+
+    /// What the guard counted; none without root, where the kernel must be what refuses.
+    fn counted(plan: &GuardPlan) -> Option<State> {
+        let guard = match Guard::load(plan) {
+            Ok(guard) => guard,
+            Err(error) => {
+                assert!(!rustix::process::geteuid().is_root(), "{error}");
+                assert!(matches!(error, GuardError::Object(_)), "{error}");
+                return None;
+            }
+        };
+        let mut call = super::super::SocketCall::raw();
+        call.protocol = 0x0003_u16.to_be(); // ETH_P_ALL
+        let _socket = arm(&guard, call).unwrap();
+        traffic();
+        Some(guard.state().unwrap())
+    }
+
+    #[test]
+    fn guard_packet_cap_is_exact() {
+        if let Some(state) = counted(&plan(7, 0, PAYLOAD_FULL)) {
+            assert_eq!((state.packets, state.ended), (7, ended::PACKETS));
+        }
+    }
+
+    #[test]
+    fn guard_byte_cap_is_never_passed_and_headers_count_alone() {
+        if let Some(state) = counted(&plan(0, 1_000, 0)) {
+            assert!(state.bytes <= 1_000, "{state:?}");
+            assert_eq!(state.ended, ended::BYTES);
+        }
+    }
+
+    #[test]
+    fn guard_without_the_interface_delivers_nothing() {
+        let mut plan = plan(7, 0, PAYLOAD_FULL);
+        plan.interfaces = vec![4_000_000];
+        if let Some(state) = counted(&plan) {
+            assert_eq!(state, State::default());
+        }
+    }
+
+    #[test]
+    fn guard_holds_only_so_many_interfaces() {
+        let mut plan = plan(1, 0, PAYLOAD_FULL);
+        plan.interfaces = (1..=65).collect();
+        if rustix::process::geteuid().is_root() {
+            let refused = Guard::load(&plan).err();
+            assert!(matches!(refused, Some(GuardError::TooManyInterfaces(65))));
+        }
     }
 }

@@ -49,6 +49,16 @@ const SOCK_RAW: u32 = 3;
 const SOCK_DGRAM: u32 = 2;
 
 impl SocketCall {
+    /// A raw socket without flags or protocol.
+    pub(super) fn raw() -> Self {
+        Self {
+            kind: SocketKind::Raw,
+            close_on_exec: true,
+            non_blocking: false,
+            protocol: 0,
+        }
+    }
+
     /// Reads the second and third argument of `socket(2)`; the kernel looks at 32 bits of each.
     pub fn parse(kind: u32, protocol: u32) -> Option<Self> {
         let flags = SocketFlags::from_bits_retain(kind & !0xf);

@@ -190,3 +190,23 @@ pub(super) fn install_filter(filter: &[libc::sock_filter]) -> Result<OwnedFd, Er
     // SAFETY: the call returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Whether the kernel knows `SECCOMP_RET_USER_NOTIF`.
+pub(super) fn seccomp_notification_available() -> Result<(), Errno> {
+    const GET_ACTION_AVAIL: libc::c_uint = 2;
+    const USER_NOTIF: u32 = 0x7fc0_0000;
+    let action = USER_NOTIF;
+    // SAFETY: the pointer is to `action`, which outlives the call.
+    raw(unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) })
+        .map(drop)
+}
+
+/// The version of Landlock that is active; an error if none is.
+pub(super) fn landlock_version() -> Result<u32, Errno> {
+    const VERSION: libc::c_uint = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the kernel wants no attributes.
+    let version =
+        raw(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) })?;
+    u32::try_from(version).map_err(|_| Errno::INVAL)
+}

@@ -1,0 +1,383 @@
+//! What this host offers, found out by using it: a layer that loads without an error may still do
+//! nothing, so each is made to do something.
+
+use std::{
+    env, fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use capwarden_abi::{LINK_ETHERNET, PAYLOAD_FULL, Terms};
+use rustix::thread::{CapabilitySet, capabilities};
+use serde::Serialize;
+
+use super::{
+    cgroup::{self, Cgroup},
+    guard::{Guard, GuardPlan},
+    socket::{SocketCall, arm},
+    sys,
+    tree::Tree,
+};
+
+/// What a host offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// The layers of enforcement.
+    pub layers: Vec<Layer>,
+    /// The programs that servers use.
+    pub tools: Vec<Tool>,
+}
+
+/// One layer of enforcement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    /// Its name: `fork tagging`.
+    pub name: String,
+    /// Whether it is there.
+    pub status: Status,
+    /// True if capwarden refuses to run without it.
+    pub required: bool,
+    /// What was found: a version, or what the kernel said.
+    pub detail: String,
+    /// What is lost where it is not wholly present.
+    pub cost: Option<String>,
+    /// What an operator can do about that.
+    pub hint: Option<String>,
+}
+
+/// Whether a layer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It works.
+    Present,
+    /// It is not there.
+    Missing,
+    /// It works in part.
+    Degraded,
+}
+
+/// A program that servers use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tool {
+    /// Its name: `dumpcap`.
+    pub name: String,
+    /// Where it is; none if it is not on PATH.
+    pub path: Option<String>,
+    /// Its version, where it tells.
+    pub version: Option<String>,
+    /// What an operator should know: its group, file capabilities, …
+    pub note: Option<String>,
+}
+
+impl Host {
+    /// The names of the layers that are required and missing.
+    pub fn lacking(&self) -> Vec<&str> {
+        let layers = self.layers.iter();
+        layers
+            .filter(|layer| layer.required && layer.status == Status::Missing)
+            .map(|layer| layer.name.as_str())
+            .collect()
+    }
+}
+
+/// Tries everything. Takes a fraction of a second, and leaves nothing behind.
+pub fn probe() -> Host {
+    Host {
+        layers: vec![
+            kernel_version(),
+            privileges(),
+            seccomp(),
+            guard(),
+            fork_tagging(),
+            cgroups(),
+            landlock(),
+            jit(),
+        ],
+        tools: ["tcpdump", "dumpcap", "tshark"].map(tool).into(),
+    }
+}
+
+impl Layer {
+    fn present(name: &str, detail: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: Status::Present,
+            required: false,
+            detail: detail.into(),
+            cost: None,
+            hint: None,
+        }
+    }
+
+    fn required(self) -> Self {
+        Self {
+            required: true,
+            ..self
+        }
+    }
+
+    fn lacks(self, status: Status, cost: &str, hint: &str) -> Self {
+        Self {
+            status,
+            cost: Some(cost.to_owned()),
+            hint: Some(hint.to_owned()),
+            ..self
+        }
+    }
+}
+
+/// `SECCOMP_IOCTL_NOTIF_ADDFD` with `SEND` came with it.
+const OLDEST: (u32, u32) = (5, 14);
+
+fn kernel_version() -> Layer {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version = numbers.next().zip(numbers.next()).unwrap_or((0, 0));
+    let layer = Layer::present("kernel", release.clone()).required();
+    if version >= OLDEST {
+        return layer;
+    }
+    layer.lacks(
+        Status::Missing,
+        "capture sockets cannot be handed over in one step before Linux 5.14",
+        "boot a newer kernel",
+    )
+}
+
+fn privileges() -> Layer {
+    const NEEDED: [(CapabilitySet, &str); 8] = [
+        (CapabilitySet::NET_RAW, "net_raw"),
+        (CapabilitySet::NET_ADMIN, "net_admin"),
+        (CapabilitySet::BPF, "bpf"),
+        (CapabilitySet::PERFMON, "perfmon"),
+        (CapabilitySet::SYS_PTRACE, "sys_ptrace"),
+        (CapabilitySet::SETUID, "setuid"),
+        (CapabilitySet::SETGID, "setgid"),
+        (CapabilitySet::SETPCAP, "setpcap"),
+    ];
+    let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(capability, _)| !effective.contains(*capability))
+        .map(|(_, name)| *name)
+        .collect();
+    let layer = Layer::present("privileges", "every capability that capwarden uses").required();
+    if missing.is_empty() {
+        return layer;
+    }
+    Layer {
+        detail: format!("missing: {}", missing.join(", ")),
+        ..layer
+    }
+    .lacks(
+        Status::Missing,
+        "capture sockets cannot be made or guarded for others",
+        "run it as root: sudo capwarden doctor",
+    )
+}
+
+fn seccomp() -> Layer {
+    let layer =
+        Layer::present("seccomp notification", "the kernel reports socket calls").required();
+    match sys::seccomp_notification_available() {
+        Ok(()) => layer,
+        Err(errno) => Layer {
+            detail: errno.to_string(),
+            ..layer
+        }
+        .lacks(
+            Status::Missing,
+            "processes without a capability could not be given capture sockets",
+            "the kernel needs CONFIG_SECCOMP_FILTER",
+        ),
+    }
+}
+
+/// Loads a guard with everything in use, and arms a socket with it.
+fn guard() -> Layer {
+    const HINT: &str = "root, CONFIG_BPF_SYSCALL, and Linux 5.12 for atomics that return a value";
+    let terms = Terms {
+        packets: 1,
+        bytes: 1,
+        deadline: 1,
+        snap: 1,
+        payload: 0,
+        link: LINK_ETHERNET,
+        any_interface: 0,
+    };
+    let everything = GuardPlan {
+        terms: Terms {
+            payload: PAYLOAD_FULL,
+            ..terms
+        },
+        raw: Some(Vec::new()),
+        cooked: Some(Vec::new()),
+        interfaces: vec![1],
+    };
+    let trimming = GuardPlan {
+        terms,
+        ..everything.clone()
+    };
+    let layer = Layer::present("guard", "").required();
+    let started = Instant::now();
+    let armed = Guard::load(&trimming)
+        .and_then(|_| Guard::load(&everything))
+        .map_err(|error| error.to_string())
+        .and_then(|guard| {
+            let loaded = started.elapsed() / 2;
+            let started = Instant::now();
+            let call = SocketCall::raw();
+            arm(&guard, call)
+                .map(|_| (loaded, started.elapsed()))
+                .map_err(|error| error.to_string())
+        });
+    match armed {
+        Ok((loaded, armed)) => Layer {
+            detail: format!(
+                "loads in {} ms, a socket is armed in {} µs",
+                loaded.as_millis(),
+                armed.as_micros()
+            ),
+            ..layer
+        },
+        Err(why) => Layer {
+            detail: why,
+            ..layer
+        }
+        .lacks(Status::Missing, "no capture can be held to its grant", HINT),
+    }
+}
+
+fn fork_tagging() -> Layer {
+    let layer = Layer::present("fork tagging", "tp_btf programs load and attach");
+    match Tree::load() {
+        Ok(_) => layer,
+        Err(error) => Layer {
+            detail: error.to_string(),
+            ..layer
+        }
+        .lacks(
+            Status::Missing,
+            "a process can be attributed only while a single capture is open; with two, neither gets sockets",
+            "root, and a kernel with CONFIG_DEBUG_INFO_BTF",
+        ),
+    }
+}
+
+fn cgroups() -> Layer {
+    const COST: &str = "stray processes of a capture may not be found when it ends";
+    let place = cgroup::own().map_or_else(String::new, |path| path.display().to_string());
+    let layer = Layer::present("cgroup v2", place);
+    match Cgroup::create() {
+        Ok(cgroup) if cgroup.can_kill() => layer,
+        Ok(_) => layer.lacks(
+            Status::Degraded,
+            "what is left of a server is killed one by one (cgroup.kill came with Linux 5.14)",
+            "boot a newer kernel",
+        ),
+        Err(error) => Layer {
+            detail: error.to_string(),
+            ..layer
+        }
+        .lacks(
+            Status::Missing,
+            COST,
+            "mount cgroup2, and let capwarden write beneath its own group (systemd: Delegate=yes)",
+        ),
+    }
+}
+
+fn landlock() -> Layer {
+    const COST: &str =
+        "a server running as the same user as other processes could signal or trace them";
+    /// Signals and abstract Unix sockets are scoped from this version on (Linux 6.12).
+    const SCOPES: u32 = 6;
+    match sys::landlock_version() {
+        Ok(version) if version >= SCOPES => Layer::present("Landlock", format!("ABI {version}")),
+        Ok(version) => Layer::present("Landlock", format!("ABI {version}")).lacks(
+            Status::Degraded,
+            "a server can signal other processes of its user (scopes came with Linux 6.12)",
+            "give each server a user of its own: --user",
+        ),
+        Err(errno) => Layer::present("Landlock", errno.to_string()).lacks(
+            Status::Missing,
+            COST,
+            "boot with landlock in lsm=, or give each server a user of its own: --user",
+        ),
+    }
+}
+
+fn jit() -> Layer {
+    let path = "/proc/sys/net/core/bpf_jit_enable";
+    // Kernels that always compile have no such file.
+    let setting = fs::read_to_string(path).unwrap_or_else(|_| "1".to_owned());
+    let layer = Layer::present("BPF JIT", format!("bpf_jit_enable is {}", setting.trim()));
+    if setting.trim() == "0" {
+        return layer.lacks(
+            Status::Degraded,
+            "the guard costs several times more for each packet",
+            "sysctl net.core.bpf_jit_enable=1",
+        );
+    }
+    layer
+}
+
+fn tool(name: &str) -> Tool {
+    let path = find(name);
+    let version = path.as_deref().and_then(version);
+    let note = path.as_deref().and_then(note);
+    Tool {
+        name: name.to_owned(),
+        path: path.map(|path| path.display().to_string()),
+        version,
+        note,
+    }
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    const EXECUTABLE: u32 = 0o111;
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join(name))
+        .find(|path| {
+            fs::metadata(path)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & EXECUTABLE != 0)
+        })
+}
+
+/// The first number in what `--version` prints.
+fn version(path: &Path) -> Option<String> {
+    let printed = Command::new(path).arg("--version").output().ok()?;
+    let text = [printed.stdout, printed.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    text.lines()
+        .next()?
+        .split_whitespace()
+        .map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()))
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
+}
+
+fn note(path: &Path) -> Option<String> {
+    const SETUID: u32 = 0o4000;
+    const BY_OTHERS: u32 = 0o001;
+    let file = fs::metadata(path).ok()?;
+    let mut space = [0_u8; 64];
+    if file.mode() & SETUID != 0 {
+        Some("is setuid: that has no effect under the guard".to_owned())
+    } else if rustix::fs::getxattr(path, "security.capability", &mut space[..]).is_ok() {
+        Some("has file capabilities: they have no effect under the guard".to_owned())
+    } else if file.mode() & BY_OTHERS == 0 {
+        Some(format!(
+            "only group {} may execute it: governed processes get that group",
+            file.gid()
+        ))
+    } else {
+        None
+    }
+}
