@@ -61,9 +61,15 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
         User::Name(name) => name.clone(),
         User::Id(number) => number.to_string(),
     });
-    Credentials::choose(user.as_deref()).map_err(|error| {
+    let credentials = Credentials::choose(user.as_deref()).map_err(|error| {
         Failure::Usage(Account::new(error.to_string()).hint("give the user's number with --user"))
-    })
+    })?;
+    if credentials.user == 0 {
+        tracing::warn!(
+            "governed as root: captures are held to their grant, but root's files, the audit log among them, are open to it"
+        );
+    }
+    Ok(credentials)
 }
 
 /// Runs the engine on a runtime of its own.

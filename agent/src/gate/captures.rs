@@ -33,6 +33,9 @@ pub trait Captures: Send + Sync + 'static {
     /// The call that opened the session was answered.
     fn replied(&self, session: SessionId);
 
+    /// A call that stops the session goes to the server now: should its process end, that is why.
+    fn stopping(&self, session: SessionId);
+
     /// Ends the session.
     fn end(&self, session: SessionId, reason: EndReason);
 

@@ -248,7 +248,11 @@ where
             }
             Verdict::EndCapture => {
                 self.decided(id_text, &call, CallVerdict::EndsCapture, None);
-                Flight::Ending(stops::strings(&call.arguments), kept(line, call))
+                let names = stops::strings(&call.arguments);
+                if let [session] = self.meant(&names, true).as_slice() {
+                    self.gate.captures.stopping(*session);
+                }
+                Flight::Ending(names, kept(line, call))
             }
         };
         let _ = self.book().admit(id.clone(), flight);

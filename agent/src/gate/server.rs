@@ -220,14 +220,7 @@ where
         if answer.failed || result.as_ref().is_some_and(wants_input) {
             return Vec::new();
         }
-        let live = self.gate.captures.live();
-        let mut meant = self.notes().named(names, &live);
-        if meant.is_empty()
-            && !refused
-            && let [only] = live.as_slice()
-        {
-            meant.push(*only);
-        }
+        let meant = self.meant(names, !refused);
         // Several: the name is too common to mean one. The server stops its own process, and the
         // session ends with that.
         if meant.len() > 1 {
@@ -238,6 +231,17 @@ where
             self.gate.captures.end(*session, EndReason::StopCall);
         }
         meant
+    }
+
+    /// The live sessions that a stop call with these names means; `guess` at the only one there is
+    /// if no name is known.
+    pub(super) fn meant(&self, names: &[String], guess: bool) -> Vec<SessionId> {
+        let live = self.gate.captures.live();
+        let named = self.notes().named(names, &live);
+        match (named.is_empty() && guess, live.as_slice()) {
+            (true, [only]) => vec![*only],
+            _ => named,
+        }
     }
 }
 

@@ -126,6 +126,8 @@ impl Captures for FakeCaptures {
         self.log.lock().unwrap().push(format!("replied {session}"));
     }
 
+    fn stopping(&self, _: SessionId) {}
+
     fn end(&self, session: SessionId, reason: EndReason) {
         self.log
             .lock()

@@ -41,6 +41,8 @@ pub(super) enum Signal {
     Replied,
     /// This process got a capture socket.
     Armed(u32),
+    /// The server was told to stop the capture.
+    Stopping,
     /// End.
     End(EndReason),
 }
@@ -54,9 +56,12 @@ pub(super) struct Lifecycle {
     /// While it is held, no other capture is started, and what the server forks is this session's.
     starting: Option<OwnedSemaphorePermit>,
     replied: Option<Instant>,
+    stopping: bool,
     sockets: u32,
     /// Waits for each process that got a socket.
     owners: JoinSet<()>,
+    /// All processes that ever got one: where there is no cgroup, these are looked at.
+    seen: Vec<u32>,
 }
 
 impl Lifecycle {
@@ -75,8 +80,10 @@ impl Lifecycle {
             inbox,
             starting: Some(starting),
             replied: None,
+            stopping: false,
             sockets: 0,
             owners: JoinSet::new(),
+            seen: Vec::new(),
         }
     }
 
@@ -130,6 +137,7 @@ impl Lifecycle {
                 signal = self.inbox.recv() => match signal {
                     Some(Signal::Replied) => self.replied = Some(Instant::now()),
                     Some(Signal::Armed(process)) => self.watch(process),
+                    Some(Signal::Stopping) => self.stopping = true,
                     // A cap that was reached meanwhile is the true reason.
                     Some(Signal::End(reason)) => return self.guards_reason().unwrap_or(reason),
                     None => return EndReason::Revoked,
@@ -140,6 +148,9 @@ impl Lifecycle {
 
     fn watch(&mut self, process: u32) {
         self.sockets += 1;
+        if !self.seen.contains(&process) {
+            self.seen.push(process);
+        }
         if let Some(process) = Process::open(process) {
             self.owners.spawn(async move {
                 if let Ok(mut exit) = Readable::new(process) {
@@ -164,10 +175,15 @@ impl Lifecycle {
             return None;
         }
         if self.sockets > 0 {
+            let reason = if self.stopping {
+                EndReason::StopCall
+            } else {
+                EndReason::Closed
+            };
             return self
                 .owners
                 .is_empty()
-                .then(|| self.guards_reason().unwrap_or(EndReason::Closed));
+                .then(|| self.guards_reason().unwrap_or(reason));
         }
         self.replied
             .is_some_and(|replied| replied.elapsed() >= UNUSED)
@@ -243,17 +259,11 @@ impl Lifecycle {
     async fn holders(&self) -> Vec<Holder> {
         let sessions = self.sessions.clone();
         let session = self.session;
+        let seen = self.seen.clone();
         let found = tokio::task::spawn_blocking(move || {
             let spared = sessions.spared();
-            let processes = sessions
-                .0
-                .cgroup
-                .as_ref()
-                .map_or_else(Vec::new, Cgroup::processes);
-            let processes: Vec<u32> = processes
-                .into_iter()
-                .filter(|process| Some(*process) != spared)
-                .collect();
+            let mut processes = sessions.cgroup().map_or(seen, Cgroup::processes);
+            processes.retain(|process| Some(*process) != spared);
             holders(&processes, &sessions.0.inodes(session))
         });
         found.await.unwrap_or_default()

@@ -54,7 +54,7 @@ pub(super) struct Shared {
     server: u32,
     attribution: Attribution,
     compiler: Compiler,
-    pub(super) cgroup: Option<Cgroup>,
+    cgroup: Option<Cgroup>,
     pub(super) events: Events,
     table: Mutex<Table>,
     /// Held by the capture that is being started: until it has got its process, no other may.
@@ -438,6 +438,12 @@ impl Captures for Sessions {
     fn replied(&self, session: SessionId) {
         if let Some(live) = self.0.table().live.get(&session) {
             let _ = live.signals.send(Signal::Replied);
+        }
+    }
+
+    fn stopping(&self, session: SessionId) {
+        if let Some(live) = self.0.table().live.get(&session) {
+            let _ = live.signals.send(Signal::Stopping);
         }
     }
 
