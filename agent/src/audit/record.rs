@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    policy::{Call, FilterOrigin, Payload, RuleRef, Terms, Verdict},
+    policy::{FilterOrigin, Payload, Terms},
     session::{SessionEnd, SessionId},
 };
 
@@ -128,43 +128,6 @@ pub enum Decision {
     Capture,
     /// Not forwarded.
     Deny,
-}
-
-impl CallRecord {
-    /// The record of a call and its verdict. `request` is the JSON-RPC id.
-    pub fn new(
-        request: &serde_json::Value,
-        call: &Call,
-        verdict: &Verdict,
-        session: Option<SessionId>,
-    ) -> Self {
-        let rule = |rule: &RuleRef| Some(Text::new(rule.to_string()));
-        let (decision, reason, rule, changes) = match verdict {
-            Verdict::Forward => (Decision::Forward, None, None, TextList::default()),
-            Verdict::EndCapture => (Decision::EndCapture, None, None, TextList::default()),
-            Verdict::Capture(capture) => {
-                let changes = capture.changes.iter();
-                let changes = changes.map(|change| format!("{}: {}", change.argument, change.why));
-                let changes = changes.collect();
-                (Decision::Capture, None, rule(&capture.rule), changes)
-            }
-            Verdict::Deny(denial) => {
-                let reason = Some(Text::new(denial.reason.as_str()));
-                let rule = rule(&denial.rule);
-                (Decision::Deny, reason, rule, TextList::default())
-            }
-        };
-        Self {
-            request: Text::new(request.to_string()),
-            tool: Text::new(call.tool.as_str()),
-            arguments: call.arguments.keys().map(String::as_str).collect(),
-            verdict: decision,
-            reason,
-            rule,
-            changes,
-            session,
-        }
-    }
 }
 
 /// A session was armed: what it may see.

@@ -13,10 +13,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{
-    policy::{Call, Denial, RuleRef, Verdict},
-    session::{EndReason, SessionEnd, SessionId},
-};
+use crate::session::{EndReason, SessionEnd, SessionId};
 
 use super::*;
 
@@ -148,36 +145,6 @@ fn session_end_is_recorded_flat() {
     assert_eq!(value["session"], "s1");
     assert_eq!(value["reason"], "packet-cap");
     assert_eq!(value["packets"], 100);
-}
-
-#[test]
-fn call_is_recorded_without_the_values_of_its_arguments() {
-    let call = Call {
-        tool: "start_capture".to_owned(),
-        arguments: [("key".to_owned(), "s3cret".into())].into_iter().collect(),
-    };
-    let verdict = Verdict::Deny(Denial {
-        reason: "Port 22 is not allowed.".to_owned(),
-        instead: None,
-        rule: RuleRef {
-            file: "p.yaml".into(),
-            line: 3,
-            column: 5,
-            path: "tools.start_capture".to_owned(),
-        },
-    });
-    let (_dir, path) = place();
-    let log = Log::open(&path).unwrap();
-    let record = CallRecord::new(&7.into(), &call, &verdict, None);
-    log.append(&Record::Call(Box::new(record))).unwrap();
-    let line = &lines(&path)[0];
-    assert!(!line.contains("s3cret"));
-    let value: serde_json::Value = serde_json::from_str(line).unwrap();
-    assert_eq!(value["request"], "7");
-    assert_eq!(value["arguments"], serde_json::json!(["key"]));
-    assert_eq!(value["verdict"], "deny");
-    assert_eq!(value["rule"], "p.yaml:3:5 tools.start_capture");
-    assert_eq!(value.get("session"), None);
 }
 
 #[test]
@@ -572,15 +539,16 @@ fn show_filters_and_renders() {
 fn kinds_are_all_of_them() {
     let records = [
         started(),
-        Record::Call(Box::new(CallRecord::new(
-            &1.into(),
-            &Call {
-                tool: String::new(),
-                arguments: serde_json::Map::new(),
-            },
-            &Verdict::Forward,
-            None,
-        ))),
+        Record::Call(Box::new(CallRecord {
+            request: "1".into(),
+            tool: "t".into(),
+            arguments: TextList::default(),
+            verdict: Decision::Forward,
+            reason: None,
+            rule: None,
+            changes: TextList::default(),
+            session: None,
+        })),
         opened(1),
         armed(""),
         Record::SocketRefused(SocketRefused {

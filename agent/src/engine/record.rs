@@ -276,3 +276,65 @@ fn call_record(call: &CallEvent) -> CallRecord {
         session,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        kernel::{Errno, Refusal},
+        policy::RuleRef,
+    };
+
+    use super::*;
+
+    #[test]
+    fn call_is_recorded_with_its_rule_and_the_names_of_its_arguments() {
+        let event = GateEvent::Call(CallEvent {
+            id: Some("7".into()),
+            tool: "start_capture".into(),
+            argument_names: vec!["key".into()],
+            verdict: CallVerdict::Denied {
+                reason: "Port 22 is not allowed.".into(),
+                instead: None,
+            },
+            rule: Some(RuleRef {
+                file: "p.yaml".into(),
+                line: 3,
+                column: 5,
+                path: "tools.start_capture".into(),
+            }),
+        });
+        let record = record(Entry::Gate(event), &mut 0).unwrap();
+        let value = serde_json::to_value(record).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "kind": "call",
+                "request": "7",
+                "tool": "start_capture",
+                "arguments": ["key"],
+                "verdict": "deny",
+                "reason": "Port 22 is not allowed.",
+                "rule": "p.yaml:3:5 tools.start_capture",
+            })
+        );
+    }
+
+    #[test]
+    fn refusals_without_end_do_not_fill_the_disk() {
+        let mut refusals = 0;
+        let recorded = (0..10_000)
+            .filter_map(|_| {
+                let refusal = Refusal {
+                    errno: Errno::PERM,
+                    reason: "no capture session is open".into(),
+                };
+                let caller = None;
+                record(
+                    Entry::Session(SessionEvent::Refused { caller, refusal }),
+                    &mut refusals,
+                )
+            })
+            .count();
+        assert_eq!(recorded, 100 + 10);
+    }
+}
