@@ -6,6 +6,7 @@
 
 mod exec;
 mod house;
+mod join;
 mod record;
 mod run;
 

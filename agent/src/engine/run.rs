@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     audit::Log,
-    gate::{Bounds, Decide, Gate, PumpEnd, Streams, pump},
+    gate::{Bounds, Gate, PumpEnd, Streams, pump},
     kernel::Credentials,
-    policy::{Call, Policy, Verdict},
+    policy::Policy,
     session::{Attribution, EndReason, Events},
 };
 
@@ -29,16 +29,6 @@ pub struct RunPlan {
     pub credentials: Credentials,
     /// What decides its calls.
     pub policy: Policy,
-}
-
-impl Decide for Policy {
-    fn visible(&self, tool: &str) -> bool {
-        Self::visible(self, tool)
-    }
-
-    fn decide(&self, call: &Call) -> Verdict {
-        Self::decide(self, call)
-    }
 }
 
 /// Runs a server until it, or its client, has gone.

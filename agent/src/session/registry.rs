@@ -20,7 +20,6 @@ use capwarden_abi::State;
 
 use crate::{
     filter::Compiler,
-    gate::{Captures, OpenError, Opened},
     kernel::{
         self, Admit, ArmedSocket, Caller, Cgroup, Errno, Guard, GuardError, Interface, Refusal,
         SocketCall, Tree, arm, has_ended,
@@ -185,6 +184,26 @@ impl Sessions {
         Ok((session, grant))
     }
 
+    /// The call that opened the session was answered.
+    pub fn replied(&self, session: SessionId) {
+        self.0.signal(session, Signal::Replied);
+    }
+
+    /// The server is being told to stop the session's capture.
+    pub fn stopping(&self, session: SessionId) {
+        self.0.signal(session, Signal::Stopping);
+    }
+
+    /// Ends the session.
+    pub fn end(&self, session: SessionId, reason: EndReason) {
+        self.0.signal(session, Signal::End(reason));
+    }
+
+    /// The sessions that have not ended, oldest first.
+    pub fn live(&self) -> Vec<SessionId> {
+        self.0.table().live.keys().copied().collect()
+    }
+
     /// Ends every session and opens no more; returns when all have ended.
     pub async fn close(&self, reason: EndReason) {
         self.0.table().closed = true;
@@ -257,6 +276,13 @@ impl Shared {
         };
         table.live.insert(session, live);
         Ok(session)
+    }
+
+    /// Tells a session; one that has ended needs no telling.
+    fn signal(&self, session: SessionId, signal: Signal) {
+        if let Some(live) = self.table().live.get(&session) {
+            let _ = live.signals.send(signal);
+        }
     }
 
     /// What the server forks from now on belongs to no session.
@@ -421,39 +447,5 @@ impl Admit for Sessions {
         self.0
             .events
             .send(SessionEvent::Refused { caller, refusal });
-    }
-}
-
-impl Captures for Sessions {
-    async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
-        match self.start(terms).await {
-            Ok((session, grant)) => Ok(Opened {
-                session,
-                summary: grant.summary(),
-            }),
-            Err(error) => Err(OpenError(error.to_string())),
-        }
-    }
-
-    fn replied(&self, session: SessionId) {
-        if let Some(live) = self.0.table().live.get(&session) {
-            let _ = live.signals.send(Signal::Replied);
-        }
-    }
-
-    fn stopping(&self, session: SessionId) {
-        if let Some(live) = self.0.table().live.get(&session) {
-            let _ = live.signals.send(Signal::Stopping);
-        }
-    }
-
-    fn end(&self, session: SessionId, reason: EndReason) {
-        if let Some(live) = self.0.table().live.get(&session) {
-            let _ = live.signals.send(Signal::End(reason));
-        }
-    }
-
-    fn live(&self) -> Vec<SessionId> {
-        self.0.table().live.keys().copied().collect()
     }
 }

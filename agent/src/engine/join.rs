@@ -1,0 +1,45 @@
+//! Where the gate meets those it asks: the rooms behind it do not know that it exists.
+
+use crate::{
+    gate::{Captures, Decide, OpenError, Opened},
+    policy::{Call, Policy, Terms, Verdict},
+    session::{EndReason, SessionId, Sessions},
+};
+
+impl Decide for Policy {
+    fn visible(&self, tool: &str) -> bool {
+        Self::visible(self, tool)
+    }
+
+    fn decide(&self, call: &Call) -> Verdict {
+        Self::decide(self, call)
+    }
+}
+
+impl Captures for Sessions {
+    async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
+        match self.start(terms).await {
+            Ok((session, grant)) => Ok(Opened {
+                session,
+                summary: grant.summary(),
+            }),
+            Err(error) => Err(OpenError(error.to_string())),
+        }
+    }
+
+    fn replied(&self, session: SessionId) {
+        Self::replied(self, session);
+    }
+
+    fn stopping(&self, session: SessionId) {
+        Self::stopping(self, session);
+    }
+
+    fn end(&self, session: SessionId, reason: EndReason) {
+        Self::end(self, session, reason);
+    }
+
+    fn live(&self) -> Vec<SessionId> {
+        Self::live(self)
+    }
+}
