@@ -115,12 +115,14 @@ impl Lifecycle {
                 return EndReason::Revoked;
             }
         };
+        let shared = Arc::clone(&self.sessions.0);
         loop {
+            // Before the look at who waits, so that nobody comes between unseen.
+            let pressed = shared.pressed.notified();
             if let Some(reason) = self.idle_end() {
                 return reason;
             }
             self.maybe_close_window();
-            let shared = Arc::clone(&self.sessions.0);
             tokio::select! {
                 ready = ends.ready() => {
                     if let Ok(ends) = ready {
@@ -132,7 +134,7 @@ impl Lifecycle {
                 }
                 () = until(self.deadline) => return EndReason::Deadline,
                 () = at(self.next_look()) => {}
-                () = shared.pressed.notified(), if self.starting.is_some() => {}
+                () = pressed, if self.starting.is_some() => {}
                 Some(_) = self.owners.join_next(), if !self.owners.is_empty() => {}
                 signal = self.inbox.recv() => match signal {
                     Some(Signal::Replied) => self.replied = Some(Instant::now()),
