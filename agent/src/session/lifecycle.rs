@@ -119,6 +119,12 @@ impl Lifecycle {
         loop {
             // Before the look at who waits, so that nobody comes between unseen.
             let pressed = shared.pressed.notified();
+            // A process that has just got its socket counts before one that has just left.
+            while let Ok(signal) = self.inbox.try_recv() {
+                if let Some(reason) = self.hear(signal) {
+                    return reason;
+                }
+            }
             if let Some(reason) = self.idle_end() {
                 return reason;
             }
@@ -136,16 +142,25 @@ impl Lifecycle {
                 () = at(self.next_look()) => {}
                 () = pressed, if self.starting.is_some() => {}
                 Some(_) = self.owners.join_next(), if !self.owners.is_empty() => {}
-                signal = self.inbox.recv() => match signal {
-                    Some(Signal::Replied) => self.replied = Some(Instant::now()),
-                    Some(Signal::Armed(process)) => self.watch(process),
-                    Some(Signal::Stopping) => self.stopping = true,
-                    // A cap that was reached meanwhile is the true reason.
-                    Some(Signal::End(reason)) => return self.guards_reason().unwrap_or(reason),
-                    None => return EndReason::Revoked,
-                },
+                signal = self.inbox.recv() => {
+                    let signal = signal.unwrap_or(Signal::End(EndReason::Revoked));
+                    if let Some(reason) = self.hear(signal) {
+                        return reason;
+                    }
+                }
             }
         }
+    }
+
+    fn hear(&mut self, signal: Signal) -> Option<EndReason> {
+        match signal {
+            Signal::Replied => self.replied = Some(Instant::now()),
+            Signal::Armed(process) => self.watch(process),
+            Signal::Stopping => self.stopping = true,
+            // A cap that was reached meanwhile is the true reason.
+            Signal::End(reason) => return Some(self.guards_reason().unwrap_or(reason)),
+        }
+        None
     }
 
     fn watch(&mut self, process: u32) {
