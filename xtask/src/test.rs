@@ -138,13 +138,17 @@ fn number_before(text: &str, word: &str) -> usize {
 
 fn lint(tally: &mut Tally) {
     let mut step = |what: &str, arguments: &[&str]| {
-        if let Err(error) = term::loud(what, &mut house::cargo(arguments)) {
+        let mut cargo = house::cargo(arguments);
+        cargo.env("RUSTDOCFLAGS", "-D warnings"); // links in comments are checked like code
+        if let Err(error) = term::loud(what, &mut cargo) {
             tally.broken.push(format!("{error:#}"));
         }
     };
     step("cargo fmt --check", &["fmt", "--all", "--check"]);
     let clippy = "clippy --workspace --exclude capwarden-ebpf --all-targets -- -D warnings";
     step("cargo clippy", &clippy.split(' ').collect::<Vec<_>>());
+    let doc = "doc --workspace --exclude capwarden-ebpf --no-deps --quiet";
+    step("cargo doc", &doc.split(' ').collect::<Vec<_>>());
     if house::has_program("cargo-deny") {
         step("cargo deny check", &["deny", "check"]);
     } else {
