@@ -110,6 +110,8 @@ pub fn script(name: &str, place: &Path) -> Result<PathBuf> {
 /// Debian's Python, which every governed user may execute.
 pub const PYTHON: &str = "/usr/bin/python3";
 
+const JUST_THIS: &str = "exec \"$0\" \"$1\"";
+
 /// A governed Python that makes capture sockets as it is told.
 #[derive(Debug)]
 pub struct Probe<'a> {
@@ -122,11 +124,17 @@ pub struct Probe<'a> {
 impl<'a> Probe<'a> {
     /// Starts one under `capwarden exec <options>`.
     pub fn start(namespace: &'a Namespace, options: &str) -> Result<Self> {
-        Self::start_with(namespace, options, "exec \"$0\" \"$1\"")
+        Self::start_with(Exec::new(namespace, options), JUST_THIS)
+    }
+
+    /// The same, with a filter in the grant.
+    pub fn start_filtered(namespace: &'a Namespace, options: &str, filter: &str) -> Result<Self> {
+        let exec = Exec::new(namespace, options).option("--filter", filter);
+        Self::start_with(exec, JUST_THIS)
     }
 
     /// Starts one from a shell that is given `line`, in which `"$0" "$1"` is the probe.
-    pub fn start_with(namespace: &'a Namespace, options: &str, line: &str) -> Result<Self> {
+    pub fn start_with(exec: Exec<'a>, line: &str) -> Result<Self> {
         let place = workplace()?;
         let script = script("probe.py", place.path())?;
         let command = [
@@ -136,9 +144,7 @@ impl<'a> Probe<'a> {
             PYTHON.as_ref(),
             script.as_os_str(),
         ];
-        let mut running = Exec::new(namespace, options)
-            .interactive()
-            .start_in(place, command)?;
+        let mut running = exec.interactive().start_in(place, command)?;
         let pipes = running.child.stdin.take().zip(running.child.stdout.take());
         let (input, output) = pipes.context("no pipes")?;
         Ok(Self {
