@@ -76,6 +76,7 @@ pub struct Exec<'a> {
     namespace: &'a Namespace,
     options: Vec<OsString>,
     interactive: bool,
+    ip_netns_exec: bool,
 }
 
 impl<'a> Exec<'a> {
@@ -85,6 +86,7 @@ impl<'a> Exec<'a> {
             namespace,
             options: options.split_whitespace().map(Into::into).collect(),
             interactive: false,
+            ip_netns_exec: false,
         }
     }
 
@@ -99,6 +101,13 @@ impl<'a> Exec<'a> {
     #[must_use]
     pub fn interactive(mut self) -> Self {
         self.interactive = true;
+        self
+    }
+
+    /// Entered by `ip netns exec`, which hides the cgroups.
+    #[must_use]
+    pub fn by_ip_netns_exec(mut self) -> Self {
+        self.ip_netns_exec = true;
         self
     }
 
@@ -133,9 +142,12 @@ impl<'a> Exec<'a> {
                 None => word,
             }
         });
-        let child = self
-            .namespace
-            .command(capwarden()?)
+        let mut enter = if self.ip_netns_exec {
+            self.namespace.ip_netns_exec(capwarden()?)
+        } else {
+            self.namespace.command(capwarden()?)
+        };
+        let child = enter
             .env(MARK, place.path())
             .arg("exec")
             .args(["--user", &NOBODY.to_string(), "--audit"])

@@ -67,6 +67,13 @@ impl Namespace {
         command
     }
 
+    /// A program in here, by `ip netns exec`.
+    pub fn ip_netns_exec(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
     /// Does `work` on a thread in here.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
