@@ -4,7 +4,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -299,7 +299,11 @@ impl Running<'_> {
             Ok(offspring(self.place.path())?.is_empty().then_some(()))
         })?;
         for group in cgroups_of(self.child.id())? {
-            fs::remove_dir(&group).with_context(|| group.display().to_string())?;
+            // An ended process is in its cgroup for a moment longer.
+            self.wait_for("an empty cgroup", || match fs::remove_dir(&group) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(None),
+                done => Ok(Some(done?)),
+            })?;
         }
         Ok(std::mem::replace(&mut self.place, TempDir::new()?))
     }
