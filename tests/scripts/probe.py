@@ -25,6 +25,7 @@ def open_(kind, protocol):
     """A capture socket; `kind` is 3 for raw, 2 for cooked."""
     sockets.append(socket.socket(socket.AF_PACKET, kind, socket.htons(protocol)))
     sockets[-1].setblocking(False)
+    sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 212992)
     return len(sockets) - 1
 
 

@@ -299,13 +299,17 @@ impl Running<'_> {
             Ok(offspring(self.place.path())?.is_empty().then_some(()))
         })?;
         for group in cgroups_of(self.child.id())? {
-            // An ended process is in its cgroup for a moment longer.
-            self.wait_for("an empty cgroup", || match fs::remove_dir(&group) {
-                Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(None),
-                done => Ok(Some(done?)),
-            })?;
+            self.remove_cgroup(&group)?;
         }
         Ok(std::mem::replace(&mut self.place, TempDir::new()?))
+    }
+
+    fn remove_cgroup(&self, group: &Path) -> Result<()> {
+        // An ended process is in its cgroup for a moment longer.
+        self.wait_for("an empty cgroup", || match fs::remove_dir(group) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(None),
+            done => Ok(Some(done?)),
+        })
     }
 }
 
@@ -313,6 +317,12 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in offspring(self.place.path()).unwrap_or_default() {
+            let _ = signal(pid, Signal::KILL);
+        }
+        for group in cgroups_of(self.child.id()).unwrap_or_default() {
+            let _ = self.remove_cgroup(&group);
+        }
     }
 }
 

@@ -235,6 +235,11 @@ fn packet_cap_shared_by_two_sockets_exact_in_sum() -> Result<()> {
     Ok(())
 }
 
+/// More than twice as many, sent within a second of the cap: then the agent ends who captured.
+fn twice(cap: u64) -> Result<u32> {
+    Ok(u32::try_from(cap)? * 2 + 100)
+}
+
 #[test]
 fn packet_cap_in_a_version_1_ring_exact() -> Result<()> {
     let net = Net::new()?;
@@ -247,12 +252,7 @@ fn packet_cap_in_a_version_1_ring_exact() -> Result<()> {
             probe.ask(&json!(["ring", 0]))?;
             probe.ask(&json!(["bind", 0, index, 20]))?;
             probe.running.capturing(interface, 1)?;
-            // Done before the agent, a second after the cap, ends who captured.
-            Flood {
-                rate: 5_000,
-                ..Flood::new(to, PAYLOAD, 2_100)
-            }
-            .send(from)?;
+            Flood::new(to, PAYLOAD, twice(cap)?).send(from)?;
             let frames = probe.ask(&json!(["filled", 0, cap, 5.0]))?;
             let frames = frames.as_array().context("no list")?.len();
             assert_eq!(u64::try_from(frames)?, cap, "on {interface}");
@@ -277,11 +277,7 @@ fn packet_cap_with_plain_recv_exact() -> Result<()> {
             probe.ask(&json!(["open", kind, ALL]))?;
             probe.running.capturing("any", 1)?;
             probe.tell(&json!(["drain", 0, cap, 5.0]))?;
-            Flood {
-                rate: 5_000,
-                ..Flood::new(LOOPBACK, PAYLOAD, 2_100)
-            }
-            .send(&net.here)?;
+            Flood::new(LOOPBACK, PAYLOAD, twice(cap)?).send(&net.here)?;
             let heard = probe.answer()?.map_err(anyhow::Error::msg)?;
             let heard = heard.as_array().context("no list")?.len();
             let late = probe.drain(0, 0)?;
