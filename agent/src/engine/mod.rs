@@ -10,7 +10,7 @@ mod join;
 mod record;
 mod run;
 
-use std::{io, process::ExitStatus};
+use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
 pub use record::PolicySource;
@@ -50,8 +50,8 @@ impl Outcome {
     /// The exit status, as a shell would give it.
     fn status(self) -> Option<i32> {
         match self {
-            Self::Exited(status) => status.code(),
-            Self::Killed => None,
+            Self::Exited(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
+            Self::Killed => Some(128 + 9),
             Self::Stopped(signal) => Some(128 + signal),
         }
     }
