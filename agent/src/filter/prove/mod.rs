@@ -1,0 +1,6 @@
+//! Proofs about programs.
+mod bits;
+mod graph;
+mod solve;
+mod space;
+mod symbolic;
