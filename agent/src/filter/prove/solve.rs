@@ -4,7 +4,10 @@ use std::{cell::Cell, time::Instant};
 
 use batsat::{Callbacks, ClauseKind, Solver as Batsat, SolverInterface, SolverOpts, Var, lbool};
 
-use super::graph::{Graph, Lit};
+use super::{
+    graph::{Graph, Lit},
+    space::Space,
+};
 
 /// What the solver found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(super) struct Solver {
     variables: Vec<Option<Var>>,
     clauses: u64,
     clause: Vec<batsat::Lit>,
+    /// So many of the conditions that hold for every packet are required.
+    settled: usize,
 }
 
 impl Solver {
@@ -62,6 +67,7 @@ impl Solver {
             variables: Vec::new(),
             clauses: 0,
             clause: Vec::new(),
+            settled: 0,
         }
     }
 
@@ -95,6 +101,15 @@ impl Solver {
                     self.add(&[lit]);
                 }
             }
+        }
+    }
+
+    /// Demands what holds for every packet, as far as it is known by now.
+    pub(super) fn settle(&mut self, space: &mut Space) {
+        let conditions: Vec<_> = space.settle().iter().skip(self.settled).copied().collect();
+        self.settled += conditions.len();
+        for condition in conditions {
+            self.require(&space.graph, condition);
         }
     }
 

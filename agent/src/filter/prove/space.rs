@@ -81,7 +81,8 @@ pub(super) struct Space {
     known_reads: HashMap<Word, Byte>,
     /// So many reads have been compared with so many bytes and with each other.
     settled: (usize, usize),
-    length_bounded: bool,
+    /// What holds for every packet.
+    conditions: Vec<Lit>,
 }
 
 impl Space {
@@ -113,7 +114,7 @@ impl Space {
             reads: Vec::new(),
             known_reads: HashMap::new(),
             settled: (0, 0),
-            length_bounded: false,
+            conditions: Vec::new(),
         }
     }
 
@@ -139,6 +140,11 @@ impl Space {
         self.places.insert(at, byte);
         self.bytes.push((at, byte));
         byte
+    }
+
+    /// One of the packet's bytes, if something has read it before.
+    pub(super) fn known_byte(&self, at: u32) -> Option<Byte> {
+        self.places.get(&at).copied()
     }
 
     /// Some of the packet's bytes as a number; the caller asks whether they are there.
@@ -281,34 +287,34 @@ impl Space {
         value
     }
 
-    /// Conditions that hold for every packet and were not handed out before: reads of one place
-    /// give one value, and the length is a length.
-    pub(super) fn settle(&mut self) -> Vec<Lit> {
-        let mut conditions = Vec::new();
-        let (reads, bytes) = self.settled;
-        if !self.length_bounded {
-            self.length_bounded = true;
+    /// What holds for every packet: the length is one, and reads of one place give one value.
+    /// Grows with what is read.
+    pub(super) fn settle(&mut self) -> &[Lit] {
+        if self.conditions.is_empty() {
             let longest = Word::constant(MAX_LENGTH);
             let too_long = self.length.at_least(&mut self.graph, &longest);
-            conditions.push(!too_long);
+            self.conditions.push(!too_long);
         }
+        let (reads, bytes) = self.settled;
         for (number, read) in self.reads.iter().enumerate() {
-            let earlier = self.reads.iter().take(number).map(|one| (one.place, one.value));
-            let earlier = earlier.skip(if number < reads { number } else { 0 });
-            let known = self.bytes.iter().map(|(at, value)| (Word::constant(*at), *value));
-            let known = known.skip(if number < reads { bytes } else { 0 });
+            let new = number >= reads;
+            let earlier = self.reads.iter().take(if new { number } else { 0 });
+            let earlier = earlier.map(|one| (one.place, one.value));
+            let known = self.bytes.iter().skip(if new { 0 } else { bytes });
+            let known = known.map(|(at, value)| (Word::constant(*at), *value));
             for (place, value) in earlier.chain(known) {
                 let graph = &mut self.graph;
                 if graph.exhausted() {
-                    return conditions;
+                    break;
                 }
                 let same_place = read.place.equals(graph, &place);
                 let same = same_byte(graph, &read.value, &value);
-                conditions.push(graph.implies(same_place, same));
+                let condition = graph.implies(same_place, same);
+                self.conditions.push(condition);
             }
         }
         self.settled = (self.reads.len(), self.bytes.len());
-        conditions
+        &self.conditions
     }
 
     /// What an ancillary load reads, and whether it succeeds: without a device some do not.
