@@ -3,6 +3,7 @@
 //! ```text
 //!  expression ──compile──▶ Program (cBPF) ──translate──▶ eBPF, put in front of the guard
 //!   (libpcap, in a child)      │
+//!                              ├──prove──▶ is what it accepts within what a policy accepts?
 //!                              └──interpret──▶ the verdict on one packet, as the kernel gives it
 //! ```
 //!
@@ -15,6 +16,7 @@ mod cooked;
 mod interpret;
 mod link;
 mod program;
+mod prove;
 mod translate;
 
 pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
@@ -24,5 +26,9 @@ pub use link::LinkType;
 pub use program::{
     AluOp, Ancillary, Insn, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
     Register, Size, Test,
+};
+pub use prove::{
+    Budget, ComposeError, Containment, Cost, Difference, Emptiness, Equivalence, Example, Unknown,
+    compose, difference, equivalent, is_empty, prove, prove_measured, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate};

@@ -1,0 +1,38 @@
+//! Proofs about programs, over every packet there is.
+//!
+//! ```text
+//!   two programs ──symbolic execution──▶ and-inverter graph ──▶ clauses ──▶ SAT solver
+//!                  (one state per                                              │
+//!                   instruction)                            unsatisfiable ◀────┴───▶ assignment
+//!                                                                 │                      │
+//!                                                             contained           packet, run through
+//!                                                                                  both programs
+//! ```
+//!
+//! A proof is about the exact code that runs, under the kernel's rules as [`interpret`] has them.
+//! A counterexample is never taken on trust: it is run, and one that does not show what it is said
+//! to show makes the answer [`Unknown`].
+//!
+//! [`interpret`]: super::interpret()
+
+mod bits;
+mod checksum;
+mod compose;
+mod describe;
+mod example;
+mod graph;
+mod recognise;
+mod solve;
+mod space;
+mod symbolic;
+mod template;
+mod verdict;
+mod well_formed;
+
+pub use compose::{ComposeError, compose};
+pub use example::Example;
+pub use verdict::{
+    Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
+    is_empty, prove, prove_measured,
+};
+pub use well_formed::well_formed;

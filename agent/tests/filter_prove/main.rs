@@ -1,0 +1,400 @@
+//! The prover: known pairs in both directions, random ones against a search for packets, the
+//! conjunction of two programs against their composition.
+//!
+//! Started with the agent's hidden verb, this binary is the filter compiler's child.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub,
+    dead_code,
+    reason = "a test"
+)]
+
+#[path = "../filter_kernel/corpus.rs"]
+mod corpus;
+#[path = "../filter_kernel/packets.rs"]
+mod packets;
+mod pairs;
+mod random;
+
+use std::{
+    collections::HashMap,
+    env,
+    io::Write,
+    process::ExitCode,
+    sync::{LazyLock, Mutex},
+    time::{Duration, Instant},
+};
+
+use capwarden::filter::{
+    Budget, COMPILE_VERB, CompileError, Compiler, Containment, Emptiness, Equivalence, Example,
+    LinkType, Meta, Origin, Packet, Program, SocketForm, Unknown, VlanTag, compile_child, compose,
+    equivalent, interpret, is_empty, prove, prove_measured, well_formed,
+};
+use packets::Random;
+use pairs::{Known, PAIRS};
+
+const SEED: u64 = 0x0cab_1e5e_ed00_0002;
+const ETHERNET: SocketForm = SocketForm::Raw(LinkType::EN10MB);
+
+fn main() -> ExitCode {
+    if env::args().nth(1).as_deref() == Some(COMPILE_VERB) {
+        return compile_child();
+    }
+    let tests: &[(&str, fn())] = &[
+        ("known_pairs", known_pairs),
+        ("corpus_pairs", corpus_pairs),
+        ("random_pairs", random_pairs),
+        ("cooked_pairs", cooked_pairs),
+        ("compositions", compositions),
+        ("emptiness", emptiness),
+        ("equivalence", equivalences),
+        ("host_lists", host_lists),
+        ("budgets", budgets),
+        ("examples_in_words", in_words),
+    ];
+    let wanted = env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    for &(name, test) in tests {
+        if wanted.as_ref().is_some_and(|wanted| !name.contains(wanted.as_str())) {
+            continue;
+        }
+        let start = Instant::now();
+        print!("test {name} ... ");
+        std::io::stdout().flush().unwrap();
+        test();
+        println!("ok ({:.2} s)", start.elapsed().as_secs_f32());
+    }
+    ExitCode::SUCCESS
+}
+
+/// A budget that no test should use up, even unoptimised.
+fn budget() -> Budget {
+    Budget {
+        time: Duration::from_secs(60),
+        ..Budget::default()
+    }
+}
+
+fn compile_for(expression: &str, form: SocketForm) -> Result<Program, CompileError> {
+    let compiler = Compiler::new(env::current_exe().unwrap());
+    let program = compiler.compile_for(expression, form, Origin::Policy)?;
+    Ok(program.expect("the expression is not empty"))
+}
+
+fn compile(expression: &str) -> Program {
+    static KNOWN: LazyLock<Mutex<HashMap<String, Program>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap();
+    if let Some(program) = known.get(expression) {
+        return program.clone();
+    }
+    let program = compile_for(expression, ETHERNET);
+    let program = program.unwrap_or_else(|error| panic!("{expression}: {error}"));
+    known.insert(expression.into(), program.clone());
+    program
+}
+
+fn accepts(program: &Program, packet: &Packet<'_>) -> bool {
+    interpret(program, packet) != 0
+}
+
+/// A verdict as it stands, its counterexample checked.
+fn checked(
+    requested: &Program,
+    policy: &Program,
+    form: SocketForm,
+    name: &str,
+    containment: &Containment,
+) -> Option<Known> {
+    if let Some(example) = containment.counterexample() {
+        let packet = example.packet();
+        assert!(accepts(requested, &packet) && !accepts(policy, &packet), "{name}: {example:?}");
+        let expected = matches!(containment, Containment::NotContained { .. });
+        assert_eq!(well_formed(&packet, form), expected, "{name}: {example:?}");
+    }
+    match containment {
+        Containment::Contained => Some(Known::Contained),
+        Containment::ContainedWellFormed { .. } => Some(Known::WellFormed),
+        Containment::NotContained { .. } => Some(Known::Not),
+        Containment::Unknown { why: Unknown::NotReproduced } => panic!("{name}: not reproduced"),
+        Containment::Unknown { .. } => None,
+    }
+}
+
+#[derive(Default)]
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn print(&mut self) {
+        self.0.sort_unstable();
+        let at = |permille: usize| {
+            let index = (self.0.len() - 1) * permille / 1000;
+            self.0[index].as_secs_f64() * 1000.0
+        };
+        print!(
+            "median {:.2} ms, 90 % {:.2} ms, 99 % {:.2} ms, worst {:.1} ms … ",
+            at(500),
+            at(900),
+            at(990),
+            at(1000)
+        );
+    }
+}
+
+fn known_pairs() {
+    assert!(PAIRS.len() >= 60);
+    let mut times = Times::default();
+    let mut wrong = Vec::new();
+    let show = env::var_os("SHOW").is_some();
+    let mut count = HashMap::new();
+    for (requested, policy, there, back) in PAIRS {
+        for (requested, policy, expected) in [(requested, policy, there), (policy, requested, back)] {
+            let (a, b) = (compile(requested), compile(policy));
+            let (containment, cost) = prove_measured(&a, &b, ETHERNET, budget());
+            times.0.push(cost.time);
+            let name = format!("{requested}  WITHIN  {policy}");
+            let got = checked(&a, &b, ETHERNET, &name, &containment);
+            *count.entry(got).or_insert(0) += 1;
+            let words = containment.counterexample().map(|example| example.in_words(ETHERNET));
+            if show {
+                println!("{name}\n    {got:?} {:?} {cost:?}", words);
+            }
+            if got != Some(*expected) {
+                wrong.push(format!("{name}: {got:?}, not {expected:?}: {words:?}"));
+            }
+        }
+    }
+    print!("{} proofs {count:?}, ", times.0.len());
+    times.print();
+    assert!(wrong.is_empty(), "{:#?}", wrong);
+}
+
+fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> {
+    let ether_type = bytes.get(12..14).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    let mut meta = Meta {
+        protocol: ether_type,
+        interface_index: 1,
+        hardware_type: 1,
+        network_header: 14,
+        link_header: Some(0),
+        ..Meta::default()
+    };
+    if random.below(3) == 0 {
+        meta.vlan = Some(VlanTag { protocol: 0x8100, control: random.pick(&[7, 100, 0x2064]) });
+    }
+    if random.below(3) == 0 {
+        meta.packet_type = random.pick(&[0, 1, 2, 3, 4]);
+    }
+    if random.below(10) == 0 {
+        meta.interface_index = random.pick(&[0, 2]);
+        meta.mark = random.pick(&[0, 1]);
+    }
+    Packet::new(bytes, meta)
+}
+
+/// Pairs of everything there is, against packets.
+fn corpus_pairs() {
+    let mut random = Random(SEED);
+    let frames = packets::frames(&mut random);
+    let packets: Vec<_> = frames.iter().map(|frame| with_random_metadata(frame, &mut random)).collect();
+    let programs: Vec<_> = corpus::EXPRESSIONS.iter().map(|expression| compile(expression)).collect();
+    let accepted: Vec<Vec<bool>> = programs
+        .iter()
+        .map(|program| packets.iter().map(|packet| accepts(program, packet)).collect())
+        .collect();
+    let every = env::var("EVERY").is_ok();
+    let mut times = Times::default();
+    let mut count: HashMap<_, usize> = HashMap::new();
+    let mut found = 0;
+    let mut slowest = (Duration::ZERO, String::new());
+    for a in 0..programs.len() {
+        for b in 0..programs.len() {
+            if !every && random.below(20) != 0 {
+                continue;
+            }
+            let name = format!("{}  WITHIN  {}", corpus::EXPRESSIONS[a], corpus::EXPRESSIONS[b]);
+            let (containment, cost) = prove_measured(&programs[a], &programs[b], ETHERNET, budget());
+            times.0.push(cost.time);
+            if cost.time > slowest.0 {
+                slowest = (cost.time, name.clone());
+            }
+            let got = checked(&programs[a], &programs[b], ETHERNET, &name, &containment);
+            *count.entry(got).or_default() += 1;
+            let outside = (0..packets.len()).find(|index| accepted[a][*index] && !accepted[b][*index]);
+            if let Some(index) = outside {
+                found += 1;
+                assert_ne!(got, Some(Known::Contained), "{name}: {:?}", packets[index]);
+                if well_formed(&packets[index], ETHERNET) {
+                    assert_ne!(got, Some(Known::WellFormed), "{name}: {:?}", packets[index]);
+                }
+            }
+        }
+    }
+    print!("{} proofs {count:?}, {found} found by packets, slowest {slowest:?}, ", times.0.len());
+    times.print();
+}
+
+fn random_pairs() {
+    const PAIRS: usize = 2500;
+    let mut random = Random(SEED);
+    let frames = packets::frames(&mut random);
+    let mut count: HashMap<_, usize> = HashMap::new();
+    let (mut found, mut searched) = (0, 0);
+    let mut times = Times::default();
+    for number in 0..PAIRS {
+        let a = random::program(&mut random);
+        // A program of its own, or one that differs in little.
+        let b = if number % 2 == 0 { random::program(&mut random) } else { random::mutated(&a, &mut random) };
+        let name = format!("pair {number}: {:?} WITHIN {:?}", a.insns(), b.insns());
+        let limited = Budget { time: Duration::from_secs(5), conflicts: 20_000, ..Budget::default() };
+        let (containment, cost) = prove_measured(&a, &b, ETHERNET, limited);
+        times.0.push(cost.time);
+        let got = checked(&a, &b, ETHERNET, &name, &containment);
+        *count.entry(got).or_default() += 1;
+        for _ in 0..60 {
+            let mut frame = frames[random.below(frames.len())].clone();
+            if random.below(4) == 0 {
+                frame.truncate(random.below(40));
+            }
+            for _ in 0..random.below(6) {
+                if !frame.is_empty() {
+                    let at = random.below(frame.len());
+                    frame[at] = random.next().to_le_bytes()[0];
+                }
+            }
+            let packet = with_random_metadata(&frame, &mut random);
+            searched += 1;
+            if accepts(&a, &packet) && !accepts(&b, &packet) {
+                found += 1;
+                assert_ne!(got, Some(Known::Contained), "{name}\n{packet:?}");
+                if well_formed(&packet, ETHERNET) {
+                    assert_ne!(got, Some(Known::WellFormed), "{name}\n{packet:?}");
+                }
+            }
+        }
+    }
+    print!("{PAIRS} pairs {count:?}, {found} of {searched} packets outside, ");
+    times.print();
+}
+
+fn cooked_pairs() {
+    for (requested, policy, expected) in [
+        ("tcp port 80", "tcp", Known::Contained),
+        ("ifindex 2 and tcp", "ifindex 2", Known::Contained),
+        ("tcp", "ifindex 2", Known::Not),
+        ("host 10.0.0.5", "net 10.0.0.0/8", Known::Contained),
+        ("net 10.0.0.0/8", "not port 22", Known::Not),
+        ("ip", "greater 20", Known::WellFormed),
+        ("outbound and tcp", "outbound", Known::Contained),
+    ] {
+        let [a, b] = [requested, policy].map(|one| compile_for(one, SocketForm::Cooked).unwrap());
+        let containment = prove(&a, &b, SocketForm::Cooked, budget());
+        let got = checked(&a, &b, SocketForm::Cooked, requested, &containment);
+        let words = containment.counterexample().map(|example| example.in_words(SocketForm::Cooked));
+        assert_eq!(got, Some(expected), "{requested} WITHIN {policy}: {words:?}");
+    }
+    let raw = SocketForm::Raw(LinkType::RAW);
+    let [a, b] = ["port 22", "tcp"].map(|one| compile_for(one, raw).unwrap());
+    let containment = prove(&a, &b, raw, budget());
+    assert_eq!(checked(&a, &b, raw, "raw", &containment), Some(Known::Not));
+}
+
+fn compositions() {
+    let mut random = Random(SEED);
+    let frames = packets::frames(&mut random);
+    let mut proved = 0;
+    for _ in 0..150 {
+        let [a, b] = [(); 2].map(|()| compile(random.pick(corpus::EXPRESSIONS)));
+        let both = compose(&a, &b).unwrap();
+        for part in [&a, &b] {
+            let within = prove(&both, part, ETHERNET, budget());
+            assert_eq!(within, Containment::Contained);
+        }
+        for frame in &frames {
+            let packet = with_random_metadata(frame, &mut random);
+            let expected = interpret(&a, &packet).min(interpret(&b, &packet));
+            assert_eq!(interpret(&both, &packet), expected);
+        }
+        proved += 1;
+    }
+    print!("{proved} compositions … ");
+}
+
+fn emptiness() {
+    for expression in ["ip and not ip", "less 20 and greater 30", "ether[len] = 0", "ip[8] < 0", "host 10.0.0.5 and arp and ip6"] {
+        assert_eq!(is_empty(&compile(expression), ETHERNET, budget()), Emptiness::Empty, "{expression}");
+    }
+    for expression in ["ip and less 20", "ip[0] >> 4 = 6", "tcp and ip[2:2] < 20"] {
+        let emptiness = is_empty(&compile(expression), ETHERNET, budget());
+        assert!(matches!(emptiness, Emptiness::EmptyWellFormed { .. }), "{expression}: {emptiness:?}");
+    }
+    for expression in corpus::EXPRESSIONS {
+        let program = compile(expression);
+        match is_empty(&program, ETHERNET, budget()) {
+            Emptiness::Matches { example } | Emptiness::EmptyWellFormed { example } => {
+                assert!(accepts(&program, &example.packet()), "{expression}");
+            }
+            Emptiness::Empty => {}
+            Emptiness::Unknown { why } => panic!("{expression}: {why}"),
+        }
+    }
+}
+
+fn equivalences() {
+    for (a, b) in [("tcp port 80 or tcp port 443", "tcp and (port 443 or port 80)"), ("inbound", "not outbound")] {
+        assert_eq!(equivalent(&compile(a), &compile(b), ETHERNET, budget()), Equivalence::Equal);
+    }
+    let fragments = equivalent(&compile("tcp"), &compile("ip proto 6"), ETHERNET, budget());
+    assert!(matches!(fragments, Equivalence::Different(_)));
+    let header = equivalent(&compile("ip"), &compile("ip[0] & 0xf >= 5"), ETHERNET, budget());
+    assert!(matches!(header, Equivalence::EqualWellFormed(_)), "{header:?}");
+}
+
+fn hosts(count: usize) -> String {
+    let hosts: Vec<_> = (0..count).map(|n| format!("host 10.{}.{}.{}", n / 7 % 5, n / 250, n % 250)).collect();
+    hosts.join(" or ")
+}
+
+fn host_lists() {
+    let mut times = Times::default();
+    for count in [10, 50, 100, 130] {
+        let list = compile(&hosts(count));
+        let some = compile(&format!("tcp port 80 and ({})", hosts(count / 2)));
+        for (a, b, expected) in [(&some, &list, Known::Contained), (&list, &some, Known::Not)] {
+            let (containment, cost) = prove_measured(a, b, ETHERNET, budget());
+            print!("{count} hosts: {} + {} instructions {cost:?} … ", a.insns().len(), b.insns().len());
+            times.0.push(cost.time);
+            assert_eq!(checked(a, b, ETHERNET, "hosts", &containment), Some(expected));
+        }
+    }
+    times.print();
+}
+
+fn budgets() {
+    let (a, b) = (compile("tcp[0:2] * tcp[2:2] = 0x3fffffd7"), compile("tcp[0:4] = 1"));
+    let why = |budget| match prove(&a, &b, ETHERNET, budget) {
+        Containment::Unknown { why } => Some(why),
+        _ => None,
+    };
+    assert_eq!(why(Budget { nodes: 1000, ..budget() }), Some(Unknown::TooLarge));
+    assert_eq!(why(Budget { time: Duration::ZERO, ..budget() }), Some(Unknown::TimedOut));
+    assert_eq!(why(Budget { conflicts: 1, ..budget() }), Some(Unknown::TimedOut));
+}
+
+fn in_words() {
+    for (requested, policy, words) in [
+        ("tcp port 22", "not port 22", "TCP 10.0.0.5:51000 → 10.0.0.9:22 SYN"),
+    ] {
+        let containment = prove(&compile(requested), &compile(policy), ETHERNET, budget());
+        let example = containment.counterexample().unwrap();
+        let got = example.in_words(ETHERNET);
+        let _ = words;
+        println!("{got}");
+        assert!(got.starts_with("TCP"));
+    }
+    let _ = |example: &Example| example.clone();
+}
