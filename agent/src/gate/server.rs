@@ -234,12 +234,13 @@ where
     }
 
     /// The live sessions that a stop call with these names means; `guess` at the only one there is
-    /// if no name is known.
+    /// if no name is known, not even as that of a session which has ended.
     pub(super) fn meant(&self, names: &[String], guess: bool) -> Vec<SessionId> {
         let live = self.gate.captures.live();
-        let named = self.notes().named(names, &live);
-        match (named.is_empty() && guess, live.as_slice()) {
-            (true, [only]) => vec![*only],
+        let notes = self.notes();
+        let named = notes.named(names, &live);
+        match live.as_slice() {
+            [only] if named.is_empty() && guess && !notes.named_ended(names, &live) => vec![*only],
             _ => named,
         }
     }

@@ -1,7 +1,11 @@
 //! Which session a stop call meant: servers give a capture a name of their own in the answer to
 //! the call that started it, and want it back in the call that stops it.
 
-use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    ops::RangeInclusive,
+};
 
 use serde_json::{Map, Value};
 
@@ -12,14 +16,20 @@ const NAME: RangeInclusive<usize> = 4..=1024;
 /// Arguments that are looked at.
 const NAMES: usize = 64;
 
+/// Sessions that have ended and whose names are still known.
+const ENDED: usize = 64;
+
 /// What was said about the sessions when they started.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     texts: HashMap<SessionId, String>,
+    /// The same of the last sessions that have ended, oldest first: a call to stop one of them
+    /// means no other.
+    ended: VecDeque<String>,
 }
 
 impl Notes {
-    /// Keeps the beginning of what the server answered; forgets all sessions that are not live.
+    /// Keeps the beginning of what the server answered; forgets the sessions that are not live.
     pub(super) fn keep(
         &mut self,
         session: SessionId,
@@ -29,12 +39,28 @@ impl Notes {
     ) {
         text.truncate(text.floor_char_boundary(limit));
         text.shrink_to_fit();
-        self.texts.retain(|known, _| live.contains(known));
+        let gone = self.texts.keys().filter(|known| !live.contains(known));
+        for gone in gone.copied().collect::<Vec<_>>() {
+            self.forget(gone);
+        }
         self.texts.insert(session, text);
     }
 
+    /// The session has ended.
     pub(super) fn forget(&mut self, session: SessionId) {
-        self.texts.remove(&session);
+        if let Some(text) = self.texts.remove(&session) {
+            if self.ended.len() >= ENDED {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(text);
+        }
+    }
+
+    /// Whether one of `names` was said of a session that is not live any more.
+    pub(super) fn named_ended(&self, names: &[String], live: &[SessionId]) -> bool {
+        let gone = self.texts.iter().filter(|(known, _)| !live.contains(known));
+        let mut texts = gone.map(|(_, text)| text).chain(&self.ended);
+        texts.any(|text| names.iter().any(|name| contains(text, name)))
     }
 
     /// The live sessions that `names` means: those whose text has the name that the fewest of
@@ -120,6 +146,26 @@ mod tests {
         assert_eq!(named(&["cap_1"]), [SessionId(1)]);
         assert_eq!(named(&["text", "cap_10"]), [SessionId(2)]);
         assert_eq!(named(&["text"]), [SessionId(1), SessionId(2)]);
+    }
+
+    #[test]
+    fn stops_name_of_an_ended_session_is_known() {
+        let names = ["cap_10".to_owned()];
+        let mut notes = notes();
+        assert!(!notes.named_ended(&names, &LIVE));
+        // Ended, and its end not heard of yet; then heard of.
+        assert!(notes.named_ended(&names, &[SessionId(1), SessionId(3)]));
+        notes.forget(SessionId(2));
+        let live = [SessionId(1), SessionId(3)];
+        assert!(notes.named_ended(&names, &live));
+        assert!(notes.named(&names, &live).is_empty());
+        assert!(!notes.named_ended(&["cap_1".to_owned()], &live));
+        for n in 0..ENDED + 1 {
+            let session = SessionId(u32::try_from(n).unwrap() + 10);
+            notes.keep(session, "x".into(), 1024, &live);
+            notes.forget(session);
+        }
+        assert!(!notes.named_ended(&names, &live), "bounded");
     }
 
     #[test]
