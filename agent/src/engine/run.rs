@@ -1,8 +1,8 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::{ffi::OsString, sync::Arc};
+use std::{ffi::OsString, pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     EngineError, Outcome,
@@ -19,6 +19,10 @@ use crate::{
 
 /// Ends that may wait for the client to read them.
 const ENDS: usize = 256;
+
+/// How long a server that has exited is still read, if a process that it left behind keeps its
+/// output open.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What to run.
 #[derive(Debug)]
@@ -78,8 +82,18 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         server_in,
         server_out,
     };
+    let gone = async {
+        let mut pumped = pin!(pump(streams, gate, ended));
+        tokio::select! {
+            end = &mut pumped => end,
+            _ = governed.child.wait() => {
+                let end = timeout(LAST_WORDS, &mut pumped).await;
+                end.unwrap_or(PumpEnd::ServerClosed)
+            }
+        }
+    };
     let (why, reason, signal) = tokio::select! {
-        end = pump(streams, gate, ended) => match end {
+        end = gone => match end {
             PumpEnd::ClientClosed => ("the client closed the connection", EndReason::ServerExit, None),
             PumpEnd::ServerClosed => ("the server exited", EndReason::ServerExit, None),
         },
