@@ -30,7 +30,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new() -> Result<Self> {
+    /// Makes one, with loopback up. Other tests may go on beside it, unlike in a [`Net`].
+    pub fn new() -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cwtest-{}-{number}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]))?;

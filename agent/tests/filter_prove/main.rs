@@ -60,7 +60,10 @@ fn main() -> ExitCode {
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
     for &(name, test) in tests {
-        if wanted.as_ref().is_some_and(|wanted| !name.contains(wanted.as_str())) {
+        if wanted
+            .as_ref()
+            .is_some_and(|wanted| !name.contains(wanted.as_str()))
+        {
             continue;
         }
         let start = Instant::now();
@@ -112,7 +115,10 @@ fn checked(
 ) -> Option<Known> {
     if let Some(example) = containment.counterexample() {
         let packet = example.packet();
-        assert!(accepts(requested, &packet) && !accepts(policy, &packet), "{name}: {example:?}");
+        assert!(
+            accepts(requested, &packet) && !accepts(policy, &packet),
+            "{name}: {example:?}"
+        );
         let expected = matches!(containment, Containment::NotContained { .. });
         assert_eq!(well_formed(&packet, form), expected, "{name}: {example:?}");
     }
@@ -120,7 +126,9 @@ fn checked(
         Containment::Contained => Some(Known::Contained),
         Containment::ContainedWellFormed { .. } => Some(Known::WellFormed),
         Containment::NotContained { .. } => Some(Known::Not),
-        Containment::Unknown { why: Unknown::NotReproduced } => panic!("{name}: not reproduced"),
+        Containment::Unknown {
+            why: Unknown::NotReproduced,
+        } => panic!("{name}: not reproduced"),
         Containment::Unknown { .. } => None,
     }
 }
@@ -152,14 +160,17 @@ fn known_pairs() {
     let show = env::var_os("SHOW").is_some();
     let mut count = HashMap::new();
     for (requested, policy, there, back) in PAIRS {
-        for (requested, policy, expected) in [(requested, policy, there), (policy, requested, back)] {
+        for (requested, policy, expected) in [(requested, policy, there), (policy, requested, back)]
+        {
             let (a, b) = (compile(requested), compile(policy));
             let (containment, cost) = prove_measured(&a, &b, ETHERNET, budget());
             times.0.push(cost.time);
             let name = format!("{requested}  WITHIN  {policy}");
             let got = checked(&a, &b, ETHERNET, &name, &containment);
             *count.entry(got).or_insert(0) += 1;
-            let words = containment.counterexample().map(|example| example.in_words(ETHERNET));
+            let words = containment
+                .counterexample()
+                .map(|example| example.in_words(ETHERNET));
             if show {
                 println!("{name}\n    {got:?} {:?} {cost:?}", words);
             }
@@ -174,7 +185,9 @@ fn known_pairs() {
 }
 
 fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> {
-    let ether_type = bytes.get(12..14).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    let ether_type = bytes
+        .get(12..14)
+        .map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
     let mut meta = Meta {
         protocol: ether_type,
         interface_index: 1,
@@ -184,7 +197,10 @@ fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> 
         ..Meta::default()
     };
     if random.below(3) == 0 {
-        meta.vlan = Some(VlanTag { protocol: 0x8100, control: random.pick(&[7, 100, 0x2064]) });
+        meta.vlan = Some(VlanTag {
+            protocol: 0x8100,
+            control: random.pick(&[7, 100, 0x2064]),
+        });
     }
     if random.below(3) == 0 {
         meta.packet_type = random.pick(&[0, 1, 2, 3, 4]);
@@ -200,11 +216,22 @@ fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> 
 fn corpus_pairs() {
     let mut random = Random(SEED);
     let frames = packets::frames(&mut random);
-    let packets: Vec<_> = frames.iter().map(|frame| with_random_metadata(frame, &mut random)).collect();
-    let programs: Vec<_> = corpus::EXPRESSIONS.iter().map(|expression| compile(expression)).collect();
+    let packets: Vec<_> = frames
+        .iter()
+        .map(|frame| with_random_metadata(frame, &mut random))
+        .collect();
+    let programs: Vec<_> = corpus::EXPRESSIONS
+        .iter()
+        .map(|expression| compile(expression))
+        .collect();
     let accepted: Vec<Vec<bool>> = programs
         .iter()
-        .map(|program| packets.iter().map(|packet| accepts(program, packet)).collect())
+        .map(|program| {
+            packets
+                .iter()
+                .map(|packet| accepts(program, packet))
+                .collect()
+        })
         .collect();
     let every = env::var("EVERY").is_ok();
     let mut times = Times::default();
@@ -216,15 +243,21 @@ fn corpus_pairs() {
             if !every && random.below(20) != 0 {
                 continue;
             }
-            let name = format!("{}  WITHIN  {}", corpus::EXPRESSIONS[a], corpus::EXPRESSIONS[b]);
-            let (containment, cost) = prove_measured(&programs[a], &programs[b], ETHERNET, budget());
+            let name = format!(
+                "{}  WITHIN  {}",
+                corpus::EXPRESSIONS[a],
+                corpus::EXPRESSIONS[b]
+            );
+            let (containment, cost) =
+                prove_measured(&programs[a], &programs[b], ETHERNET, budget());
             times.0.push(cost.time);
             if cost.time > slowest.0 {
                 slowest = (cost.time, name.clone());
             }
             let got = checked(&programs[a], &programs[b], ETHERNET, &name, &containment);
             *count.entry(got).or_default() += 1;
-            let outside = (0..packets.len()).find(|index| accepted[a][*index] && !accepted[b][*index]);
+            let outside =
+                (0..packets.len()).find(|index| accepted[a][*index] && !accepted[b][*index]);
             if let Some(index) = outside {
                 found += 1;
                 assert_ne!(got, Some(Known::Contained), "{name}: {:?}", packets[index]);
@@ -234,7 +267,10 @@ fn corpus_pairs() {
             }
         }
     }
-    print!("{} proofs {count:?}, {found} found by packets, slowest {slowest:?}, ", times.0.len());
+    print!(
+        "{} proofs {count:?}, {found} found by packets, slowest {slowest:?}, ",
+        times.0.len()
+    );
     times.print();
 }
 
@@ -248,9 +284,17 @@ fn random_pairs() {
     for number in 0..PAIRS {
         let a = random::program(&mut random);
         // A program of its own, or one that differs in little.
-        let b = if number % 2 == 0 { random::program(&mut random) } else { random::mutated(&a, &mut random) };
+        let b = if number % 2 == 0 {
+            random::program(&mut random)
+        } else {
+            random::mutated(&a, &mut random)
+        };
         let name = format!("pair {number}: {:?} WITHIN {:?}", a.insns(), b.insns());
-        let limited = Budget { time: Duration::from_secs(5), conflicts: 20_000, ..Budget::default() };
+        let limited = Budget {
+            time: Duration::from_secs(5),
+            conflicts: 20_000,
+            ..Budget::default()
+        };
         let (containment, cost) = prove_measured(&a, &b, ETHERNET, limited);
         times.0.push(cost.time);
         let got = checked(&a, &b, ETHERNET, &name, &containment);
@@ -294,8 +338,14 @@ fn cooked_pairs() {
         let [a, b] = [requested, policy].map(|one| compile_for(one, SocketForm::Cooked).unwrap());
         let containment = prove(&a, &b, SocketForm::Cooked, budget());
         let got = checked(&a, &b, SocketForm::Cooked, requested, &containment);
-        let words = containment.counterexample().map(|example| example.in_words(SocketForm::Cooked));
-        assert_eq!(got, Some(expected), "{requested} WITHIN {policy}: {words:?}");
+        let words = containment
+            .counterexample()
+            .map(|example| example.in_words(SocketForm::Cooked));
+        assert_eq!(
+            got,
+            Some(expected),
+            "{requested} WITHIN {policy}: {words:?}"
+        );
     }
     let raw = SocketForm::Raw(LinkType::RAW);
     let [a, b] = ["port 22", "tcp"].map(|one| compile_for(one, raw).unwrap());
@@ -325,12 +375,25 @@ fn compositions() {
 }
 
 fn emptiness() {
-    for expression in ["ip and not ip", "less 20 and greater 30", "ether[len] = 0", "ip[8] < 0", "host 10.0.0.5 and arp and ip6"] {
-        assert_eq!(is_empty(&compile(expression), ETHERNET, budget()), Emptiness::Empty, "{expression}");
+    for expression in [
+        "ip and not ip",
+        "less 20 and greater 30",
+        "ether[len] = 0",
+        "ip[8] < 0",
+        "host 10.0.0.5 and arp and ip6",
+    ] {
+        assert_eq!(
+            is_empty(&compile(expression), ETHERNET, budget()),
+            Emptiness::Empty,
+            "{expression}"
+        );
     }
     for expression in ["ip and less 20", "ip[0] >> 4 = 6", "tcp and ip[2:2] < 20"] {
         let emptiness = is_empty(&compile(expression), ETHERNET, budget());
-        assert!(matches!(emptiness, Emptiness::EmptyWellFormed { .. }), "{expression}: {emptiness:?}");
+        assert!(
+            matches!(emptiness, Emptiness::EmptyWellFormed { .. }),
+            "{expression}: {emptiness:?}"
+        );
     }
     for expression in corpus::EXPRESSIONS {
         let program = compile(expression);
@@ -345,17 +408,36 @@ fn emptiness() {
 }
 
 fn equivalences() {
-    for (a, b) in [("tcp port 80 or tcp port 443", "tcp and (port 443 or port 80)"), ("inbound", "not outbound")] {
-        assert_eq!(equivalent(&compile(a), &compile(b), ETHERNET, budget()), Equivalence::Equal);
+    for (a, b) in [
+        (
+            "tcp port 80 or tcp port 443",
+            "tcp and (port 443 or port 80)",
+        ),
+        ("inbound", "not outbound"),
+    ] {
+        assert_eq!(
+            equivalent(&compile(a), &compile(b), ETHERNET, budget()),
+            Equivalence::Equal
+        );
     }
     let fragments = equivalent(&compile("tcp"), &compile("ip proto 6"), ETHERNET, budget());
     assert!(matches!(fragments, Equivalence::Different(_)));
-    let header = equivalent(&compile("ip"), &compile("ip[0] & 0xf >= 5"), ETHERNET, budget());
-    assert!(matches!(header, Equivalence::EqualWellFormed(_)), "{header:?}");
+    let header = equivalent(
+        &compile("ip"),
+        &compile("ip[0] & 0xf >= 5"),
+        ETHERNET,
+        budget(),
+    );
+    assert!(
+        matches!(header, Equivalence::EqualWellFormed(_)),
+        "{header:?}"
+    );
 }
 
 fn hosts(count: usize) -> String {
-    let hosts: Vec<_> = (0..count).map(|n| format!("host 10.{}.{}.{}", n / 7 % 5, n / 250, n % 250)).collect();
+    let hosts: Vec<_> = (0..count)
+        .map(|n| format!("host 10.{}.{}.{}", n / 7 % 5, n / 250, n % 250))
+        .collect();
     hosts.join(" or ")
 }
 
@@ -366,29 +448,59 @@ fn host_lists() {
         let some = compile(&format!("tcp port 80 and ({})", hosts(count / 2)));
         for (a, b, expected) in [(&some, &list, Known::Contained), (&list, &some, Known::Not)] {
             let (containment, cost) = prove_measured(a, b, ETHERNET, budget());
-            print!("{count} hosts: {} + {} instructions {cost:?} … ", a.insns().len(), b.insns().len());
+            print!(
+                "{count} hosts: {} + {} instructions {cost:?} … ",
+                a.insns().len(),
+                b.insns().len()
+            );
             times.0.push(cost.time);
-            assert_eq!(checked(a, b, ETHERNET, "hosts", &containment), Some(expected));
+            assert_eq!(
+                checked(a, b, ETHERNET, "hosts", &containment),
+                Some(expected)
+            );
         }
     }
     times.print();
 }
 
 fn budgets() {
-    let (a, b) = (compile("tcp[0:2] * tcp[2:2] = 0x3fffffd7"), compile("tcp[0:4] = 1"));
+    let (a, b) = (
+        compile("tcp[0:2] * tcp[2:2] = 0x3fffffd7"),
+        compile("tcp[0:4] = 1"),
+    );
     let why = |budget| match prove(&a, &b, ETHERNET, budget) {
         Containment::Unknown { why } => Some(why),
         _ => None,
     };
-    assert_eq!(why(Budget { nodes: 1000, ..budget() }), Some(Unknown::TooLarge));
-    assert_eq!(why(Budget { time: Duration::ZERO, ..budget() }), Some(Unknown::TimedOut));
-    assert_eq!(why(Budget { conflicts: 1, ..budget() }), Some(Unknown::TimedOut));
+    assert_eq!(
+        why(Budget {
+            nodes: 1000,
+            ..budget()
+        }),
+        Some(Unknown::TooLarge)
+    );
+    assert_eq!(
+        why(Budget {
+            time: Duration::ZERO,
+            ..budget()
+        }),
+        Some(Unknown::TimedOut)
+    );
+    assert_eq!(
+        why(Budget {
+            conflicts: 1,
+            ..budget()
+        }),
+        Some(Unknown::TimedOut)
+    );
 }
 
 fn in_words() {
-    for (requested, policy, words) in [
-        ("tcp port 22", "not port 22", "TCP 10.0.0.5:51000 → 10.0.0.9:22 SYN"),
-    ] {
+    for (requested, policy, words) in [(
+        "tcp port 22",
+        "not port 22",
+        "TCP 10.0.0.5:51000 → 10.0.0.9:22 SYN",
+    )] {
         let containment = prove(&compile(requested), &compile(policy), ETHERNET, budget());
         let example = containment.counterexample().unwrap();
         let got = example.in_words(ETHERNET);

@@ -61,7 +61,9 @@ fn computed(bytes: &[u8], network: usize) -> Option<Computed> {
         }
         (_, TransportHeader::Icmpv4(icmp)) => (2, icmp.icmp_type.calc_checksum(payload)),
         (IpHeaders::Ipv6(ip, _), TransportHeader::Icmpv6(icmp)) => {
-            let sum = icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload);
+            let sum = icmp
+                .icmp_type
+                .calc_checksum(ip.source, ip.destination, payload);
             (2, sum.ok()?)
         }
         _ => return Some((first, None)),

@@ -76,9 +76,7 @@ fn sliced<'a>(packet: &Packet<'a>, form: SocketForm) -> Option<Result<LaxSlicedP
     };
     let rest = bytes.get(network_offset(form)?.into()..);
     Some(match (protocol, rest) {
-        (Some(protocol), Some(rest)) => {
-            Ok(LaxSlicedPacket::from_ether_type(protocol.into(), rest))
-        }
+        (Some(protocol), Some(rest)) => Ok(LaxSlicedPacket::from_ether_type(protocol.into(), rest)),
         _ => Err(()),
     })
 }
@@ -110,11 +108,17 @@ fn network(net: &LaxNetSlice<'_>, transport: Option<&TransportSlice<'_>>) -> Str
     let (from, to): (IpAddr, IpAddr) = match net {
         LaxNetSlice::Ipv4(ip) => {
             let header = ip.header();
-            (header.source_addr().into(), header.destination_addr().into())
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
         }
         LaxNetSlice::Ipv6(ip) => {
             let header = ip.header();
-            (header.source_addr().into(), header.destination_addr().into())
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
         }
         LaxNetSlice::Arp(arp) => {
             let what = match arp.operation() {
@@ -135,7 +139,11 @@ fn network(net: &LaxNetSlice<'_>, transport: Option<&TransportSlice<'_>>) -> Str
         let header = ip.header();
         let offset = header.fragments_offset().value();
         if offset != 0 {
-            let _ = write!(words, ", later fragment (from byte {})", u32::from(offset) * 8);
+            let _ = write!(
+                words,
+                ", later fragment (from byte {})",
+                u32::from(offset) * 8
+            );
         } else if header.more_fragments() {
             words.push_str(", first fragment");
         }
@@ -149,7 +157,10 @@ fn network(net: &LaxNetSlice<'_>, transport: Option<&TransportSlice<'_>>) -> Str
             let _ = write!(words, ", IPv6 extension header {}", first.0);
         }
     }
-    if net.ip_payload_ref().is_some_and(|payload| payload.incomplete) {
+    if net
+        .ip_payload_ref()
+        .is_some_and(|payload| payload.incomplete)
+    {
         words.push_str(", truncated");
     }
     words

@@ -128,7 +128,8 @@ impl Space {
 
     /// Whether the packet has at least so many bytes.
     pub(super) fn has(&mut self, bytes: u32) -> Lit {
-        self.length.at_least(&mut self.graph, &Word::constant(bytes))
+        self.length
+            .at_least(&mut self.graph, &Word::constant(bytes))
     }
 
     /// One of the packet's bytes.

@@ -39,9 +39,11 @@ impl Outcome {
     #[cfg(test)]
     pub(super) fn value(&self, space: &mut Space) -> Word {
         let graph = &mut space.graph;
-        self.returns.iter().fold(Word::ZERO, |value, (reached, returned)| {
-            Word::mux(graph, *reached, returned, &value)
-        })
+        self.returns
+            .iter()
+            .fold(Word::ZERO, |value, (reached, returned)| {
+                Word::mux(graph, *reached, returned, &value)
+            })
     }
 }
 

@@ -73,14 +73,7 @@ impl Template {
             IPV4 => template.ipv4(kind.protocol),
             IPV6 => template.ipv6(kind.protocol),
             ARP => {
-                for part in [
-                    &[0, 1, 8, 0, 6, 4][..],
-                    &[0, 1],
-                    &US,
-                    &FROM,
-                    &[0; 6],
-                    &TO,
-                ] {
+                for part in [&[0, 1, 8, 0, 6, 4][..], &[0, 1], &US, &FROM, &[0; 6], &TO] {
                     template.push(part);
                 }
             }
@@ -91,10 +84,7 @@ impl Template {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        if let (Ok(at), Ok(length)) = (
-            u8::try_from(self.bytes.len()),
-            u8::try_from(bytes.len()),
-        ) {
+        if let (Ok(at), Ok(length)) = (u8::try_from(self.bytes.len()), u8::try_from(bytes.len())) {
             self.fields.push(Field { at, length });
         }
         self.bytes.extend_from_slice(bytes);
@@ -102,7 +92,14 @@ impl Template {
 
     fn ipv4(&mut self, protocol: u8) {
         let transport = transport(protocol, ICMP);
-        let length = 20 + transport.concat().len().to_be_bytes().last().copied().unwrap_or(0);
+        let length = 20
+            + transport
+                .concat()
+                .len()
+                .to_be_bytes()
+                .last()
+                .copied()
+                .unwrap_or(0);
         for part in [
             &[0x45][..],
             &[0],
@@ -124,7 +121,13 @@ impl Template {
 
     fn ipv6(&mut self, protocol: u8) {
         let transport = transport(protocol, ICMP6);
-        let length = transport.concat().len().to_be_bytes().last().copied().unwrap_or(0);
+        let length = transport
+            .concat()
+            .len()
+            .to_be_bytes()
+            .last()
+            .copied()
+            .unwrap_or(0);
         for part in [
             &[0x60][..],
             &[0, 0, 0],

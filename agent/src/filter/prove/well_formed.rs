@@ -285,7 +285,13 @@ fn transport(
     let eight = least(graph, length, 8);
     let sctp = least(graph, length, 12);
     let mut conditions = Vec::new();
-    for (number, condition) in [(TCP, tcp), (UDP, udp), (icmp, eight), (IGMP, eight), (SCTP, sctp)] {
+    for (number, condition) in [
+        (TCP, tcp),
+        (UDP, udp),
+        (icmp, eight),
+        (IGMP, eight),
+        (SCTP, sctp),
+    ] {
         let applies = protocol.equals(graph, &Word::constant(number.into()));
         conditions.push(graph.implies(applies, condition));
     }
@@ -306,7 +312,9 @@ fn metadata_of(packet: &Packet<'_>, form: SocketForm) -> bool {
     let ethernet = form == SocketForm::Raw(LinkType::EN10MB);
     (1..1 << 31).contains(&meta.interface_index)
         && meta.packet_type < 5
-        && meta.vlan.is_none_or(|tag| matches!(tag.protocol, 0x8100 | 0x88a8))
+        && meta
+            .vlan
+            .is_none_or(|tag| matches!(tag.protocol, 0x8100 | 0x88a8))
         && network.is_none_or(|offset| meta.network_header == i32::from(offset))
         && (form == SocketForm::Cooked || packet.headroom.is_empty())
         && (!ethernet

@@ -1,0 +1,261 @@
+//! Random and mutated lines from both sides, through the real process.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use capwarden_tests::{
+    mcp::{Client, PATIENCE},
+    stage::{Stage, memory, python, text},
+};
+use serde_json::{Value, json};
+
+const ECHO: &str = include_str!("../scripts/echo.py");
+const HOSTILE: &str = include_str!("../scripts/hostile.py");
+
+const POLICY: &str = "version: 1
+default: deny
+tools:
+  echo: { args: { n: { at_most: 1000000 } } }
+  stop: { ends: capture }
+  long: allow
+  capture:
+    capture:
+      from: { interface: interface, filter: filter }
+      interfaces: [ nosuch0 ]
+      packets: 10
+";
+
+/// Lines of the client in all.
+const LINES: usize = 10_000;
+/// Of which so many are sent before it is asked whether all is well.
+const BATCH: usize = 500;
+/// What capwarden may hold while no line is long, in KiB.
+const QUIET: u64 = 64 * 1024;
+/// The longest lines that are read, in KiB: of a client, and of a server.
+const CLIENT_LINE: u64 = 4 * 1024;
+const SERVER_LINE: u64 = 64 * 1024;
+
+/// Numbers that look random, the same ones for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap_or(0) % sides.max(1)
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::try_from(self.roll(256)).unwrap_or(0)
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+        from.get(self.roll(from.len()))
+    }
+}
+
+/// What a client might send.
+fn seeds(id: usize) -> Vec<String> {
+    let call = |name: &str, arguments: Value| {
+        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": name, "arguments": arguments } })
+            .to_string()
+    };
+    vec![
+        json!({ "jsonrpc": "2.0", "id": id, "method": "ping" }).to_string(),
+        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/list", "params": {} }).to_string(),
+        json!({ "jsonrpc": "2.0", "id": id.to_string(), "method": "initialize", "params": {} }).to_string(),
+        json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id } }).to_string(),
+        json!({ "jsonrpc": "2.0", "id": id, "result": { "tools": [] } }).to_string(),
+        json!([{ "jsonrpc": "2.0", "id": id, "method": "tools/call" }]).to_string(),
+        call("echo", json!({ "n": id, "text": "\u{e9}\u{1f600}\0\u{2028}", "deep": [[[{ "a": null }]]] })),
+        call("capture", json!({ "interface": "nosuch0", "filter": "tcp port 80" })),
+        call("capture", json!({ "interface": "lo" })),
+        call("stop", json!({ "id": "capture-1" })),
+        call("hidden", json!({})),
+        call("echo", json!({ "n": 1e300 })),
+        r#"{"jsonrpc":"2.0","id":1,"ID":2,"method":"tools/call","METHOD":"ping","params":{"name":"hidden"}}"#.to_owned(),
+        format!(r#"{{"id":{id},"method":"Tools/Call","params":{{"name":"hidden","arguments":{{"a":1,"a":2}}}}}}"#),
+        format!("{{\"id\":{id},\"method\":\"x\",\"params\":{}{}}}", "[".repeat(200), "]".repeat(200)),
+    ]
+}
+
+/// A line of a client: a good one with some damage, or none at all.
+fn line(dice: &mut Dice, number: usize) -> Vec<u8> {
+    let mut line: Vec<u8> = match dice.roll(10) {
+        0 => (0..dice.roll(300)).map(|_| dice.byte()).collect(),
+        _ => {
+            let seeds = seeds(number);
+            dice.pick(&seeds).cloned().unwrap_or_default().into_bytes()
+        }
+    };
+    for _ in 0..dice.roll(5) {
+        let at = dice.roll(line.len() + 1);
+        match dice.roll(7) {
+            0 => {
+                let byte = dice.byte();
+                if let Some(place) = line.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            1 => line.insert(at, dice.byte()),
+            2 => {
+                let end = (at + dice.roll(20)).min(line.len());
+                line.drain(at..end);
+            }
+            3 => {
+                let tokens: [&[u8]; 12] = [
+                    b"{",
+                    b"}",
+                    b"[",
+                    b"]",
+                    b"\"",
+                    b"\\u0000",
+                    b"\\ud800",
+                    b"1e999",
+                    b"\r",
+                    b"\"id\":1,",
+                    b"\"method\":\"tools/call\",",
+                    b"null",
+                ];
+                let token = dice.pick(&tokens).copied().unwrap_or_default();
+                line.splice(at..at, token.iter().copied());
+            }
+            4 => line.truncate(at),
+            5 => {
+                let part = line.get(at..).unwrap_or_default().to_vec();
+                line.extend(part);
+            }
+            _ => line
+                .splice(at..at, [b'['].repeat(dice.roll(400)))
+                .for_each(drop),
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+/// A call that is all right gets its answer.
+fn all_is_well(client: &mut Client, number: usize) -> Result<()> {
+    let id = json!(format!("calm{number}"));
+    let line = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call",
+        "params": { "name": "echo", "arguments": { "n": number } } });
+    client.send(format!("{line}\n").as_bytes())?;
+    let answer = client.answer(&id)?;
+    ensure!(
+        answer.text() == format!("{{\"n\": {number}}}"),
+        "{}",
+        answer.line
+    );
+    Ok(())
+}
+
+#[test]
+fn fuzz_lines_from_both_sides_leave_a_working_gate() -> Result<()> {
+    let stage = Stage::new()?;
+    let script = stage.write("echo.py", ECHO)?;
+    let seed = std::path::Path::new("7");
+    let mut client = stage.run(POLICY, &[&python("python3")?, &script, seed])?;
+    let mut dice = Dice(0x5eed_0000_0000_0001);
+    for batch in 0..LINES / BATCH {
+        for number in 0..BATCH {
+            let line = line(&mut dice, batch * BATCH + number);
+            client.send(&line)?;
+        }
+        all_is_well(&mut client, batch).with_context(|| {
+            format!(
+                "after batch {batch}: {}",
+                stage.stderr().unwrap_or_default().len()
+            )
+        })?;
+        let noise = client.noise();
+        ensure!(noise.is_empty(), "the client got {:?}", noise.first());
+        // Whatever was in a list of tools, mutated or not: no hidden one is in it.
+        for message in client.rest().drain(..) {
+            let tools = message
+                .value
+                .pointer("/result/tools")
+                .and_then(Value::as_array);
+            let mut names = tools.into_iter().flatten().map(|tool| text(tool, "name"));
+            ensure!(!names.any(|name| name == "hidden"), "{}", message.line);
+        }
+    }
+    let most = memory(client.pid(), "VmHWM")?;
+    eprintln!("after {LINES} lines: {most} KiB at most");
+    ensure!(most < QUIET, "{most} KiB");
+    ensure!(stage.audit("session-opened")?.is_empty());
+    client.close_input();
+    ensure!(client.exit()?.success(), "{}", stage.stderr()?);
+    stage.stderr()?;
+    stage.is_empty()?;
+    stage.audit_is_closed("the client closed the connection", Some(0))
+}
+
+#[test]
+fn fuzz_long_lines_cost_no_more_than_their_caps() -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    let stage = Stage::new()?;
+    let script = stage.write("hostile.py", HOSTILE)?;
+    let mut client = stage.run(POLICY, &[&python("python3")?, &script])?;
+    client.shake_hands()?;
+    let most = |client: &Client| memory(client.pid(), "VmHWM");
+    let quiet = most(&client)?;
+
+    // 100 MiB of the client's without an end.
+    let piece = vec![b'x'; PIECE];
+    client.send(b"{\"jsonrpc\":\"2.0\",\"id\":\"long\",\"method\":\"ping\",\"params\":\"")?;
+    for _ in 0..100 {
+        client.send(&piece)?;
+    }
+    let after_client = most(&client)?;
+    client.send(b"\"}\n")?;
+    let refused = client.wait(PATIENCE, |message| message.get("error").is_some())?;
+    ensure!(
+        refused.value.get("id") == Some(&Value::Null),
+        "{}",
+        refused.line
+    );
+    ensure!(refused.line.contains("too long"), "{}", refused.line);
+    // The buffer grows by doubling, and is copied when it does.
+    let limit = quiet + 3 * CLIENT_LINE;
+    ensure!(after_client < limit, "{quiet} KiB, then {after_client} KiB");
+
+    // A line of the server that is just not too long comes whole.
+    let call = |client: &mut Client, mebibytes: u32| -> Result<String> {
+        let answer = client.call("long", &json!({ "mebibytes": mebibytes }))?;
+        Ok(answer.text())
+    };
+    ensure!(call(&mut client, 30)? == "that was long");
+    let long = client.wait(Duration::from_secs(5), |message| {
+        text(message, "method") == "x"
+    })?;
+    ensure!(text(&long.value, "params").len() == 30 * PIECE);
+    drop(long);
+
+    // 100 MiB of the server's do not, and what comes after them does.
+    ensure!(call(&mut client, 100)? == "that was long");
+    ensure!(
+        !client
+            .rest()
+            .iter()
+            .any(|message| text(&message.value, "method") == "x")
+    );
+    let after_server = most(&client)?;
+    let now = memory(client.pid(), "VmRSS")?;
+    eprintln!(
+        "long lines: {quiet} KiB at first, {after_client} KiB with the client's, {after_server} KiB with the server's, {now} KiB now"
+    );
+    ensure!(
+        after_server < quiet + SERVER_LINE + 3 * CLIENT_LINE,
+        "{after_server} KiB"
+    );
+    ensure!(now < quiet + 2 * CLIENT_LINE, "{now} KiB are kept");
+
+    let answer = client.call("echo", &json!({ "n": 1 }))?;
+    ensure!(answer.text() == "{\"n\": 1}", "{}", answer.line);
+    client.close_input();
+    ensure!(client.exit()?.success());
+    stage.stderr()?;
+    stage.is_empty()?;
+    stage.audit_is_closed("the client closed the connection", Some(0))
+}
