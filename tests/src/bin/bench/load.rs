@@ -38,8 +38,10 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
 
     let load = |plan| {
         let start = Instant::now();
-        Guard::load(plan)?;
-        anyhow::Ok(start.elapsed().as_secs_f64())
+        let guard = Guard::load(plan)?;
+        let took = start.elapsed().as_secs_f64();
+        drop(guard);
+        anyhow::Ok(took)
     };
     let several = |plan| {
         load(plan)?; // warm-up
