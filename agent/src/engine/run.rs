@@ -12,7 +12,7 @@ use super::{
 use crate::{
     audit::Log,
     gate::{Bounds, Decide, Gate, PumpEnd, Streams, pump},
-    kernel::Credentials,
+    kernel::{self, Credentials},
     policy::{Call, Policy, Verdict},
     session::{Attribution, EndReason, Events},
 };
@@ -83,8 +83,8 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         bounds: Bounds::default(),
     };
     let streams = Streams {
-        client_in: tokio::io::stdin(),
-        client_out: tokio::io::stdout(),
+        client_in: kernel::standard_input(),
+        client_out: kernel::standard_output(),
         server_in,
         server_out,
     };
