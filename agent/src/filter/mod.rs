@@ -15,6 +15,7 @@ mod cooked;
 mod interpret;
 mod link;
 mod program;
+mod shorten;
 mod translate;
 
 pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
