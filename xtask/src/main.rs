@@ -28,8 +28,8 @@ enum Verb {
     Test(test::Options),
     /// A demo: a real MCP server behind capwarden, real packets, each promise checked
     Run(run::Options),
-    /// What the guard costs
-    Bench,
+    /// What capwarden costs, against the same work without it
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::main(),
         Verb::Test(options) => test::main(&options),
         Verb::Run(options) => run::main(&options),
-        Verb::Bench => bench::main(),
+        Verb::Bench(options) => bench::main(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -72,12 +72,13 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
     Ok(credentials)
 }
 
-/// Runs the engine on a runtime of its own.
+/// Runs the engine on a runtime of its own. One thread: a message is read, decided and written
+/// without changing threads, which would cost it more than all of these. What blocks has threads
+/// of its own.
 pub(super) fn block_on<T>(
     engine: impl Future<Output = Result<T, EngineError>>,
 ) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Internal(Account::new("cannot start").because(error)))?;

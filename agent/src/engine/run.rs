@@ -12,7 +12,7 @@ use super::{
 use crate::{
     audit::Log,
     gate::{Bounds, Gate, PumpEnd, Streams, pump},
-    kernel::Credentials,
+    kernel::{self, Credentials},
     policy::Policy,
     session::{Attribution, EndReason, Events},
 };
@@ -77,8 +77,8 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         bounds: Bounds::default(),
     };
     let streams = Streams {
-        client_in: tokio::io::stdin(),
-        client_out: tokio::io::stdout(),
+        client_in: kernel::standard_input(),
+        client_out: kernel::standard_output(),
         server_in,
         server_out,
     };

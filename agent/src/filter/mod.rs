@@ -17,6 +17,7 @@ mod interpret;
 mod link;
 mod program;
 mod prove;
+mod shorten;
 mod translate;
 
 pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};

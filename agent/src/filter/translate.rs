@@ -22,6 +22,7 @@
 //!   r8 r9  unused
 //!   stack  fp-4, fp-8 … fp-64: M[0], M[1] … M[15], those in use only. Written before read on each
 //!          path, which `Program::new` has checked; the next part may use the same bytes.
+//!          fp-68 … fp-160: values that are loaded once and needed again (see `shorten`).
 //! ```
 //!
 //! # Concatenation is conjunction
@@ -44,7 +45,10 @@
 //!
 //! The verifier refuses instructions that no path leads to, so those are left out.
 
-use super::program::{AluOp, Ancillary, Op, Operand, Program, Register, Size, Test};
+use super::{
+    program::{AluOp, Ancillary, Op, Operand, Program, Register, Size, Test},
+    shorten::{Cached, shorten},
+};
 
 /// One eBPF instruction, `struct bpf_insn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,24 +101,31 @@ pub enum TranslateError {
 /// Translates a program into a part that lets accepted packets fall through and ends the whole
 /// program with 0 for all others.
 pub fn translate(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
-    let reachable = reachable(program.ops());
+    let (ops, cached) = shorten(program.ops());
     let mut code = Assembler::default();
     code.copy64(CTX, SCRATCH);
     code.set(A, 0);
     code.set(X, 0);
-    let mut live = program
-        .ops()
+    let mut live = ops
         .iter()
+        .zip(cached)
         .enumerate()
-        .zip(reachable)
+        .zip(reachable(&ops))
         .filter_map(|(op, reachable)| reachable.then_some(op))
         .peekable();
-    while let Some((at, op)) = live.next() {
+    while let Some((at, (op, cached))) = live.next() {
         let following = live
             .peek()
             .map_or(Label::Accepted, |&(at, _)| Label::At(at));
         code.place(at);
-        code.emit(at, *op, following)?;
+        match cached {
+            Cached::No => code.emit(at, *op, following)?,
+            Cached::Keep(slot) => {
+                code.emit(at, *op, following)?;
+                code.push(STX_W, FRAME, A, cache_slot(slot), 0);
+            }
+            Cached::Take(slot) => code.push(LDX_W, A, FRAME, cache_slot(slot), 0),
+        }
     }
     code.finish()
 }
@@ -458,6 +469,11 @@ const fn width(size: Size) -> u8 {
 /// Where a memory cell lies, from the frame pointer.
 fn slot(cell: u8) -> i16 {
     -4 - 4 * i16::from(cell)
+}
+
+/// Where a loaded value is kept: behind the memory cells.
+fn cache_slot(slot: u8) -> i16 {
+    -68 - 4 * i16::from(slot)
 }
 
 #[cfg(test)]

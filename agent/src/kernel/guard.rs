@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, MapData, RingBuf},
     programs::{ProgramError, ProgramFd, SocketFilter},
 };
@@ -84,11 +84,9 @@ impl Guard {
         for (function, filter) in [(RAW, &plan.raw), (COOKED, &plan.cooked)] {
             link::prepend(&mut builder, function, filter.as_deref().unwrap_or(&[]))?;
         }
+        link::set(&mut builder, "TERMS", &TermsValue(plan.terms))?;
         let object = link::finish(builder)?;
-        let mut ebpf = EbpfLoader::new()
-            .btf(None) // the guard needs no kernel types, and reading them takes longer than all else
-            .override_global("TERMS", &TermsValue(plan.terms), true)
-            .load(&object)?;
+        let mut ebpf = link::load(&object)?;
 
         let raw = plan
             .raw

@@ -10,6 +10,7 @@
 //! | `tree`, `btf` | which session a process belongs to |
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
+//! | `stdio` | the client's end, waited for without a thread |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
     unsafe_code,
@@ -30,6 +31,7 @@ mod process;
 mod readable;
 mod seccomp;
 mod socket;
+mod stdio;
 mod sys;
 mod tree;
 mod users;
@@ -47,5 +49,6 @@ pub use process::{Holder, Process, holders};
 pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
+pub use stdio::{Input, Output, standard_input, standard_output};
 pub use tree::{Tree, TreeError};
 pub use users::{Credentials, NoSuchUser};

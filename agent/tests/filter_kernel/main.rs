@@ -79,6 +79,11 @@ fn main() -> ExitCode {
             random_programs_agree,
         ),
         (
+            "kernel_same_verdict_where_loads_repeat",
+            true,
+            repeated_loads_agree,
+        ),
+        (
             "kernel_same_opinion_on_what_is_a_program",
             true,
             validation_agrees,
@@ -529,6 +534,61 @@ fn random_programs_agree() {
         accepted += agree(&format!("program {index}"), &program, &frames, &pairs);
     }
     print!("{} runs, {accepted} accepted … ", PROGRAMS * 30);
+}
+
+/// Few bytes, few values, many tests: nearly every load was done before on some way to it, and
+/// nearly every test is settled on some.
+fn repeated_loads_agree() {
+    const PROGRAMS: usize = 4000;
+    let mut random = Random(SEED);
+    let pairs = (Pair::new(), Pair::new());
+    let (mut accepted, mut shorter) = (0, 0);
+    for index in 0..PROGRAMS {
+        let program = repetitive_program(&mut random);
+        let loads = |op: &Op| matches!(op, Op::LoadAbsolute { .. });
+        let before = program.ops().iter().filter(|op| loads(op)).count();
+        let translated = translate(&program).unwrap();
+        let left = translated.iter().filter(|insn| insn.code & 0xe7 == 0x20);
+        shorter += usize::from(left.count() < before);
+        let frames: Vec<Vec<u8>> = (0..24)
+            .map(|_| {
+                let length = 1 + random.below(6);
+                (0..length).map(|_| random.pick(&[0, 1])).collect()
+            })
+            .collect();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        accepted += agree(&format!("program {index}"), &program, &frames, &pairs);
+    }
+    print!(
+        "{} runs, {accepted} accepted, {shorter} programs with fewer loads … ",
+        PROGRAMS * 24
+    );
+    assert!(shorter > PROGRAMS / 2, "{shorter} programs got shorter");
+}
+
+fn repetitive_program(random: &mut Random) -> Program {
+    let body = 3 + random.below(40);
+    let mut insns: Vec<_> = (0..2).map(|cell| Insn::new(0x02, 0, 0, cell)).collect();
+    for at in 0..body {
+        let left = body - at;
+        let mut jump = || u8::try_from(random.below(left.min(8))).unwrap();
+        let (jt, jf) = (jump(), jump());
+        let offset = u32::try_from(random.below(4)).unwrap();
+        let value = random.pick(&[0, 1, 1, 2]);
+        insns.push(match random.below(16) {
+            0..6 => Insn::new(random.pick(&[0x30, 0x30, 0x28]), 0, 0, offset),
+            6..11 => Insn::new(0x15, jt, jf, value),
+            11 => Insn::new(random.pick(&[0x25, 0x35, 0x45]), jt, jf, value),
+            12 => Insn::new(0x05, 0, 0, jt.into()),
+            13 => Insn::new(random.pick(&[0x02, 0x60]), 0, 0, offset & 1),
+            14 => Insn::new(random.pick(&[0x07, 0x87, 0xb1, 0x50, 0x80]), 0, 0, offset),
+            _ => Insn::new(random.pick(&[0x04, 0x0c, 0x54, 0x00]), 0, 0, value),
+        });
+    }
+    insns.push(Insn::new(0x15, 0, 1, random.pick(&[0, 1])));
+    insns.push(Insn::new(0x06, 0, 0, random.pick(&[0, 65535])));
+    insns.push(Insn::new(random.pick(&[0x06, 0x16]), 0, 0, 65535));
+    Program::new(insns).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn validation_agrees() {
