@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{
     engine::{EngineError, Outcome},
-    filter::{CompileError, Compiler, LinkType, Origin},
+    filter::{CompileError, Compiler, LinkType, Origin, ambiguous_word},
     kernel::{Credentials, LaunchError},
     policy::{Denial, Policy},
     session::{GrantError, SessionError},
@@ -31,6 +31,12 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
     let compiler = compiler()?;
     for (filter, rule) in policy.filters() {
+        if let Some(word) = ambiguous_word(filter) {
+            return Err(Failure::Policy(miette::miette!(
+                help = "The kernel takes the outer VLAN tag out of a frame before a filter sees it. Name networks and ports instead.",
+                "{rule}: the filter {filter:?} in `within` uses `{word}`"
+            )));
+        }
         match compiler.compile(filter, LinkType::EN10MB, Origin::Policy) {
             Ok(_) => {}
             Err(CompileError::ChildFailed(why)) => {
@@ -66,7 +72,7 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
     })?;
     if credentials.user == 0 {
         tracing::warn!(
-            "governed as root: captures are held to their grant, but root's files, the audit log among them, are open to it"
+            "governed as root: root's files and settings, the audit log among them, are open to it, so this is no boundary against a hostile server"
         );
     }
     Ok(credentials)

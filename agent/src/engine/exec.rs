@@ -1,8 +1,8 @@
 //! `exec`: the guard alone, around one command.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     EngineError, Outcome,
@@ -15,6 +15,9 @@ use crate::{
     policy::Terms,
     session::{Attribution, EndReason, Events, SessionEnd},
 };
+
+/// How long a command may take to end after a signal, before it is ended.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to execute.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub struct ExecPlan {
 pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEnd>), EngineError> {
     let mut stop = StopSignals::new()?;
     let (events, happened) = Events::channel();
+    let overflow = events.overflow();
     let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
     let (ends, mut ended) = mpsc::channel(1);
     let started = Started {
@@ -41,7 +45,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
         user: plan.credentials.user,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, ends)?;
+    let record = RecordKeeper::start(log, &started, happened, overflow, ends)?;
     let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
     let launched = opened.and_then(|(session, grant)| {
         tracing::info!(%session, "granted: {}", grant.summary());
@@ -58,17 +62,23 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
     };
     let mut follower = house::follow_interfaces(&sessions);
 
+    let mut asked = false;
     let (why, reason) = loop {
         tokio::select! {
             _ = governed.child.wait() => break ("the command exited", EndReason::Closed),
+            () = sleep(PATIENCE), if asked => break ("a signal", EndReason::Revoked),
             signal = stop.next() => {
+                if asked {
+                    break ("a second signal", EndReason::Revoked);
+                }
+                asked = true;
                 // At a terminal the command got the signal too; let it end as it would without us.
                 tracing::debug!(signal, "passed on");
                 if let Some(process) = Process::open(governed.pid) {
                     process.ask_to_end();
                 }
             }
-            () = record.broken() => break ("the audit log cannot be written", EndReason::Revoked),
+            () = record.broken() => break ("the audit log is not whole", EndReason::Revoked),
             _ = follower.join_next() => break ("interfaces can no longer be followed", EndReason::Revoked),
         }
     };

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, watch};
@@ -23,10 +24,8 @@ use super::Degraded;
 
 /// Entries that may wait for the disk.
 const QUEUE: usize = 4_096;
-/// Refusals recorded one by one; of the rest, one in [`REFUSALS_THEN`] is. Whoever is refused can
-/// try again without end, and must not fill the disk.
-const REFUSALS_FIRST: u64 = 100;
-const REFUSALS_THEN: u64 = 1_000;
+/// How long the last entries may take to be written.
+const FINISH: Duration = Duration::from_secs(10);
 
 /// The policy, as the record names it.
 #[derive(Clone, Debug)]
@@ -48,7 +47,7 @@ impl PolicySource {
 }
 
 enum Entry {
-    Gate(GateEvent),
+    Call(CallEvent),
     Session(SessionEvent),
 }
 
@@ -57,17 +56,26 @@ pub(super) struct RecordKeeper {
     log: Arc<Log>,
     entries: Option<mpsc::Sender<Entry>>,
     thread: Option<thread::JoinHandle<()>>,
-    broken: watch::Receiver<bool>,
+    breaks: watch::Sender<bool>,
+    overflow: watch::Receiver<bool>,
     error: Arc<Mutex<Option<AuditError>>>,
 }
 
 /// The gate's line to the record keeper.
-pub(super) struct GateObserver(mpsc::Sender<Entry>);
+pub(super) struct GateObserver {
+    entries: mpsc::Sender<Entry>,
+    breaks: watch::Sender<bool>,
+}
 
 impl Observer for GateObserver {
     fn observe(&self, event: GateEvent) {
-        if self.0.try_send(Entry::Gate(event)).is_err() {
-            tracing::error!("the record cannot keep up; a call is not recorded");
+        let GateEvent::Call(call) = event else {
+            tracing::debug!(?event, "gate");
+            return;
+        };
+        if self.entries.try_send(Entry::Call(call)).is_err() {
+            tracing::error!("the record cannot keep up");
+            self.breaks.send_replace(true);
         }
     }
 }
@@ -79,6 +87,7 @@ impl RecordKeeper {
         log: Log,
         started: &Started<'_>,
         mut events: mpsc::Receiver<SessionEvent>,
+        overflow: watch::Receiver<bool>,
         ends: mpsc::Sender<SessionEnd>,
     ) -> Result<Self, AuditError> {
         let log = Arc::new(log);
@@ -86,7 +95,8 @@ impl RecordKeeper {
         tracing::info!(file = %log.path().display(), %head, agent = log.agent(), "audit log");
 
         let (entries, mut inbox) = mpsc::channel(QUEUE);
-        let (breaks, broken) = watch::channel(false);
+        let breaks = watch::Sender::new(false);
+        let broke = breaks.clone();
         let error = Arc::new(Mutex::new(None));
         let sessions = entries.clone();
         tokio::spawn(async move {
@@ -98,18 +108,15 @@ impl RecordKeeper {
         });
         let (writer, failed) = (Arc::clone(&log), Arc::clone(&error));
         let thread = thread::spawn(move || {
-            let mut refusals = 0;
             while let Some(entry) = inbox.blocking_recv() {
                 let end = match &entry {
                     Entry::Session(SessionEvent::Ended(end)) => Some(end.clone()),
                     _ => None,
                 };
-                if let Some(record) = record(entry, &mut refusals)
-                    && let Err(error) = writer.append(&record)
-                {
+                if let Err(error) = writer.append(&record(entry)) {
                     tracing::error!(%error, "the audit log cannot be written; everything ends");
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    let _ = breaks.send(true);
+                    broke.send_replace(true);
                     return;
                 }
                 if let Some(end) = end {
@@ -122,21 +129,28 @@ impl RecordKeeper {
             log,
             entries: Some(entries),
             thread: Some(thread),
-            broken,
+            breaks,
+            overflow,
             error,
         })
     }
 
     pub(super) fn observer(&self) -> Option<GateObserver> {
-        self.entries.clone().map(GateObserver)
+        let breaks = self.breaks.clone();
+        let entries = self.entries.clone()?;
+        Some(GateObserver { entries, breaks })
     }
 
-    /// Returns when the log can no longer be written.
+    /// Returns when something that happened is not, or cannot be, written down.
     pub(super) async fn broken(&self) {
-        let mut broken = self.broken.clone();
-        if broken.wait_for(|broken| *broken).await.is_err() {
-            // The writer finished in order.
-            std::future::pending::<()>().await;
+        let mut breaks = self.breaks.subscribe();
+        let mut overflow = self.overflow.clone();
+        let broken = tokio::select! {
+            broken = breaks.wait_for(|broken| *broken) => broken.is_ok(),
+            broken = overflow.wait_for(|broken| *broken) => broken.is_ok(),
+        };
+        if !broken {
+            std::future::pending::<()>().await; // all senders are gone: nothing more happens
         }
     }
 
@@ -144,7 +158,11 @@ impl RecordKeeper {
     pub(super) async fn finish(mut self, why: &str, status: Option<i32>) -> Result<(), AuditError> {
         drop(self.entries.take());
         if let Some(thread) = self.thread.take() {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            // Somebody who still holds a line to us must not keep the agent from ending.
+            let joined = tokio::task::spawn_blocking(move || thread.join());
+            if tokio::time::timeout(FINISH, joined).await.is_err() {
+                tracing::error!("the record could not be completed in time");
+            }
         }
         let error = self
             .error
@@ -190,13 +208,9 @@ impl Started<'_> {
     }
 }
 
-fn record(entry: Entry, refusals: &mut u64) -> Option<Record> {
-    Some(match entry {
-        Entry::Gate(GateEvent::Call(call)) => Record::Call(Box::new(call_record(&call))),
-        Entry::Gate(event) => {
-            tracing::debug!(?event, "gate");
-            return None;
-        }
+fn record(entry: Entry) -> Record {
+    match entry {
+        Entry::Call(call) => Record::Call(Box::new(call_record(&call))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(opened_record(session, &grant)))
         }
@@ -212,26 +226,16 @@ fn record(entry: Entry, refusals: &mut u64) -> Option<Record> {
             socket: Text::new(kind.name()),
         }),
         Entry::Session(SessionEvent::Refused { caller, refusal }) => {
-            *refusals += 1;
-            let number = *refusals;
-            if number > REFUSALS_FIRST && !number.is_multiple_of(REFUSALS_THEN) {
-                return None;
-            }
-            let why = if number > REFUSALS_FIRST {
-                format!("{} (refusal number {number})", refusal.reason)
-            } else {
-                refusal.reason
-            };
             let (pid, comm) =
                 caller.map_or((0, String::new()), |caller| (caller.process, caller.name));
             Record::SocketRefused(SocketRefused {
                 pid,
                 comm: Text::new(comm),
-                why: Text::new(why),
+                why: Text::new(refusal.reason),
             })
         }
         Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),
-    })
+    }
 }
 
 fn opened_record(session: SessionId, grant: &Grant) -> SessionOpened {
@@ -279,16 +283,13 @@ fn call_record(call: &CallEvent) -> CallRecord {
 
 #[cfg(test)]
 mod tests {
-    use crate::{
-        kernel::{Errno, Refusal},
-        policy::RuleRef,
-    };
+    use crate::policy::RuleRef;
 
     use super::*;
 
     #[test]
     fn call_is_recorded_with_its_rule_and_the_names_of_its_arguments() {
-        let event = GateEvent::Call(CallEvent {
+        let event = CallEvent {
             id: Some("7".into()),
             tool: "start_capture".into(),
             argument_names: vec!["key".into()],
@@ -302,8 +303,8 @@ mod tests {
                 column: 5,
                 path: "tools.start_capture".into(),
             }),
-        });
-        let record = record(Entry::Gate(event), &mut 0).unwrap();
+        };
+        let record = record(Entry::Call(event));
         let value = serde_json::to_value(record).unwrap();
         assert_eq!(
             value,
@@ -317,24 +318,5 @@ mod tests {
                 "rule": "p.yaml:3:5 tools.start_capture",
             })
         );
-    }
-
-    #[test]
-    fn refusals_without_end_do_not_fill_the_disk() {
-        let mut refusals = 0;
-        let recorded = (0..10_000)
-            .filter_map(|_| {
-                let refusal = Refusal {
-                    errno: Errno::PERM,
-                    reason: "no capture session is open".into(),
-                };
-                let caller = None;
-                record(
-                    Entry::Session(SessionEvent::Refused { caller, refusal }),
-                    &mut refusals,
-                )
-            })
-            .count();
-        assert_eq!(recorded, 100 + 10);
     }
 }

@@ -1,8 +1,8 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::{ffi::OsString, pin::pin, sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     EngineError, Outcome,
@@ -39,6 +39,7 @@ pub struct RunPlan {
 pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::new()?;
     let (events, happened) = Events::channel();
+    let overflow = events.overflow();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.policy);
@@ -48,7 +49,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         user: plan.credentials.user,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, ends)?;
+    let record = RecordKeeper::start(log, &started, happened, overflow, ends)?;
     let (mut governed, broker) =
         match house::start(&sessions, &plan.server, &plan.credentials, true) {
             Ok(started) => started,
@@ -82,15 +83,17 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         server_in,
         server_out,
     };
+    // A task of its own: however much there is to carry, the signals below are heard.
+    let mut carrying = JoinSet::new();
+    carrying.spawn(pump(streams, gate, ended));
     let gone = async {
-        let mut pumped = pin!(pump(streams, gate, ended));
-        tokio::select! {
-            end = &mut pumped => end,
+        let end = tokio::select! {
+            end = carrying.join_next() => end,
             _ = governed.child.wait() => {
-                let end = timeout(LAST_WORDS, &mut pumped).await;
-                end.unwrap_or(PumpEnd::ServerClosed)
+                timeout(LAST_WORDS, carrying.join_next()).await.ok().flatten()
             }
-        }
+        };
+        end.and_then(Result::ok).unwrap_or(PumpEnd::ServerClosed)
     };
     let (why, reason, signal) = tokio::select! {
         end = gone => match end {
@@ -98,10 +101,11 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
             PumpEnd::ServerClosed => ("the server exited", EndReason::ServerExit, None),
         },
         signal = stop.next() => ("a signal", EndReason::Revoked, Some(signal)),
-        () = record.broken() => ("the audit log cannot be written", EndReason::Revoked, None),
+        () = record.broken() => ("the audit log is not whole", EndReason::Revoked, None),
         _ = follower.join_next() => ("interfaces can no longer be followed", EndReason::Revoked, None),
     };
     tracing::debug!(why, "ending");
+    drop(carrying);
     let outcome = house::clean_up(&sessions, &mut governed.child, reason).await;
     tokio::task::spawn_blocking(move || drop(broker))
         .await

@@ -69,6 +69,18 @@ pub enum SocketForm {
     Cooked,
 }
 
+/// The word in an expression whose meaning libpcap and the kernel do not share here.
+///
+/// The kernel takes a frame's outer VLAN tag out of its bytes before any packet socket sees it.
+/// Compiled without a live interface, `vlan` looks for the tag in the bytes alone: it would never
+/// match such a frame, and `not vlan` always would. So neither is taken.
+pub fn ambiguous_word(expression: &str) -> Option<&'static str> {
+    expression
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|word| word == "vlan")
+        .then_some("vlan")
+}
+
 /// Why there is no program.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {

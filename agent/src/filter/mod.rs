@@ -20,7 +20,9 @@ mod prove;
 mod shorten;
 mod translate;
 
-pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
+pub use compile::{
+    COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, ambiguous_word, compile_child,
+};
 pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Meta, Packet, VlanTag, interpret};
 pub use link::LinkType;

@@ -8,6 +8,10 @@ use serde::{
 };
 use serde_json::{Map, Number, Value, value::RawValue};
 
+/// Members of one object, and elements of one array, that are looked at: each costs many times
+/// its text in memory. What has more is treated as what cannot be read.
+const MOST: usize = 10_000;
+
 /// The members of one object, in order, each value as the text it was written in.
 #[derive(Debug)]
 pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a str)>);
@@ -67,6 +71,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(4);
                 while let Some(Key(key)) = map.next_key()? {
+                    if members.len() == MOST {
+                        return Err(A::Error::custom("an object has too many members"));
+                    }
                     members.push((key, map.next_value::<&'de RawValue>()?.get()));
                 }
                 Ok(members)
@@ -111,8 +118,38 @@ pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
 
 /// Reads an array into the texts of its elements.
 pub(super) fn elements(text: &str) -> Option<Vec<&str>> {
-    let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-    Some(elements.into_iter().map(RawValue::get).collect())
+    serde_json::from_str::<Elements<'_>>(text)
+        .ok()
+        .map(|list| list.0)
+}
+
+struct Elements<'a>(Vec<&'a str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array;
+
+        impl<'de> Visitor<'de> for Array {
+            type Value = Vec<&'de str>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = seq.next_element::<&'de RawValue>()? {
+                    if elements.len() == MOST {
+                        return Err(A::Error::custom("an array has too many elements"));
+                    }
+                    elements.push(element.get());
+                }
+                Ok(elements)
+            }
+        }
+
+        deserializer.deserialize_seq(Array).map(Self)
+    }
 }
 
 /// Reads a value in which no object has the same key twice, at any depth: parsers differ in

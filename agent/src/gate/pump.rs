@@ -9,7 +9,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,12 @@ const NOTED_TEXT: usize = 64 * 1024;
 const WAITING_ENDS: usize = 256;
 /// How much of a dropped line is logged.
 const LOGGED: usize = 200;
+/// Dropped lines that are told of one by one; of the rest, one in [`DROPS_THEN`] is. Who writes
+/// junk can do so without end.
+const DROPS_FIRST: u64 = 50;
+const DROPS_THEN: u64 = 10_000;
+/// Lines of the server that are handled before the client is heard again.
+const BETWEEN_TURNS: u64 = 8;
 
 /// What a pump keeps itself within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +139,7 @@ where
         server_gone: watch::Sender::new(false),
         ready: watch::Sender::new(false),
         over: AtomicBool::new(false),
+        drops: AtomicU64::new(0),
     });
     let mut closing = shared.closing.subscribe();
     let all = async {
@@ -151,6 +158,8 @@ where
         () = overdue => tracing::warn!("gave up waiting for the other side to close"),
     }
     shared.over.store(true, Ordering::Relaxed);
+    // Calls that still wait to be written are let go: the server may never read them.
+    shared.server_gone.send_replace(true);
     let end = *shared.closing.borrow();
     end.unwrap_or(PumpEnd::ServerClosed)
 }
@@ -169,6 +178,8 @@ pub(super) struct Shared<P: ?Sized, C, O: ?Sized, CO, SI> {
     pub(super) ready: watch::Sender<bool>,
     /// The pump has returned; only calls that wait for a session are left.
     over: AtomicBool,
+    /// Lines that were dropped.
+    drops: AtomicU64,
 }
 
 impl<P, C, O, CO, SI> Shared<P, C, O, CO, SI>
@@ -213,7 +224,10 @@ where
     }
 
     async fn server_side(&self, mut lines: Lines<impl AsyncRead + Unpin>) {
-        loop {
+        for number in 1_u64.. {
+            if number.is_multiple_of(BETWEEN_TURNS) {
+                tokio::task::yield_now().await;
+            }
             match lines.next().await {
                 Ok(Next::Line(line)) => self.server_line(lines.bytes(line)).await,
                 Ok(Next::TooLong { bytes }) => {
@@ -310,8 +324,12 @@ where
 
     /// Records a line that is not let through.
     pub(super) fn dropped(&self, from: Side, bytes: u64, why: &str, line: &[u8]) {
+        let number = self.drops.fetch_add(1, Ordering::Relaxed) + 1;
+        if number > DROPS_FIRST && !number.is_multiple_of(DROPS_THEN) {
+            return;
+        }
         let start = String::from_utf8_lossy(line.get(..LOGGED).unwrap_or(line));
-        tracing::warn!(?from, bytes, why, line = %start.escape_debug(), "dropped a line");
+        tracing::warn!(?from, bytes, why, number, line = %start.escape_debug(), "dropped a line");
         self.observe(GateEvent::Dropped {
             from,
             bytes,

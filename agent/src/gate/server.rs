@@ -58,6 +58,8 @@ where
             Some(b'[') => match json::elements(text) {
                 Some(messages) => {
                     for message in messages {
+                        // A batch of junk must not keep the client from being heard.
+                        tokio::task::yield_now().await;
                         self.message(message).await;
                     }
                 }

@@ -39,8 +39,17 @@ pub(super) fn filter<P: Decide + ?Sized>(
     policy: &P,
     schemas: &mut Schemas,
 ) -> Option<String> {
-    let array = Members::parse(result).ok()?.get("tools")?;
-    let elements = json::elements(array)?;
+    let array = match Members::parse(result) {
+        Ok(members) => members.get("tools")?,
+        // An object that cannot be looked into could hide a list.
+        Err(_) if result.trim_ascii_start().starts_with('{') => {
+            return splice::replace(text, result, r#"{"tools":[]}"#);
+        }
+        Err(_) => return None,
+    };
+    let Some(elements) = json::elements(array) else {
+        return splice::replace(text, array, "[]");
+    };
     let keep: Vec<bool> = elements
         .iter()
         .map(|element| keeps(element, policy, schemas))
@@ -53,9 +62,10 @@ pub(super) fn filter<P: Decide + ?Sized>(
 }
 
 fn keeps<P: Decide + ?Sized>(element: &str, policy: &P, schemas: &mut Schemas) -> bool {
-    // What has no name cannot be called, and is not ours to judge.
+    // What has no name cannot be called, and is not ours to judge; an object that cannot be looked
+    // into may have one.
     let Ok(tool) = Members::parse(element) else {
-        return true;
+        return !element.starts_with('{');
     };
     let Some(name) = tool.get("name").and_then(json::string) else {
         return true;

@@ -239,7 +239,8 @@ fn decide(
 
 /// Reads who waits. Only true if the call still waits afterwards.
 fn identify(call: &Notification) -> Option<Caller> {
-    let status = fs::read_to_string(format!("/proc/{}/status", call.thread)).ok()?;
+    let status = fs::read(format!("/proc/{}/status", call.thread)).ok()?;
+    let status = String::from_utf8_lossy(&status); // the name can be any bytes
     let field = |name: &str| {
         status
             .lines()

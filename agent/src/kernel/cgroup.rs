@@ -5,6 +5,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 /// A cgroup that the agent made. Dropping it kills what is left in it and removes it.
@@ -29,11 +30,40 @@ pub(super) fn own() -> Option<PathBuf> {
     Some(if path.is_dir() { path } else { mount.into() })
 }
 
+/// Removes what agents that were killed have left behind; a group with processes in it stays.
+fn sweep(parent: &Path) {
+    const SETTLED: Duration = Duration::from_secs(60);
+    let groups = fs::read_dir(parent).into_iter().flatten().flatten();
+    for group in groups {
+        let name = group.file_name();
+        let agent = name.to_str().and_then(|name| {
+            name.strip_prefix("capwarden-")?
+                .split('-')
+                .next()?
+                .parse::<u32>()
+                .ok()
+        });
+        // One that was just made may be about to get its first process, from another namespace.
+        let age = group
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .map(|made| made.elapsed());
+        let settled = matches!(age, Ok(Ok(age)) if age > SETTLED);
+        if let Some(agent) = agent
+            && settled
+            && !Path::new("/proc").join(agent.to_string()).exists()
+        {
+            let _ = fs::remove_dir(group.path());
+        }
+    }
+}
+
 impl Cgroup {
     /// Makes a new group beneath the agent's own.
     pub fn create() -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let parent = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
+        sweep(&parent);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = parent.join(format!("capwarden-{}-{number}", std::process::id()));
         fs::create_dir(&path)?;
@@ -80,7 +110,7 @@ impl Drop for Cgroup {
         for _ in 0..50 {
             match fs::remove_dir(&self.path) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 _ => return,
             }

@@ -30,6 +30,11 @@ impl BootTime {
         self.0.saturating_sub(Self::now().0)
     }
 
+    /// Whether it lies behind us.
+    pub fn has_passed(self) -> bool {
+        self <= Self::now()
+    }
+
     /// How long ago it was; zero if it is still to come.
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)

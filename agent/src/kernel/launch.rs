@@ -84,7 +84,8 @@ pub enum LaunchError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Step {
-    Cgroup = 1,
+    Session = 1,
+    Cgroup,
     BoundingSet,
     Groups,
     GroupId,
@@ -98,7 +99,8 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
+        Self::Session,
         Self::Cgroup,
         Self::BoundingSet,
         Self::Groups,
@@ -114,6 +116,7 @@ impl Step {
 
     fn name(self) -> &'static str {
         match self {
+            Self::Session => "setsid",
             Self::Cgroup => "entering its cgroup",
             Self::BoundingSet => "dropping the capability bounding set",
             Self::Groups => "setgroups",
@@ -162,6 +165,7 @@ pub fn launch<T: Send>(
         command.pre_exec(move || plan.take().map_or(Ok(()), ChildPlan::confine));
     }
 
+    sys::ignore_signals();
     // `spawn` returns after exec, and exec waits for our byte: so that is another thread's task.
     thread::scope(|scope| {
         let admission = scope.spawn(move || receive(ours, admit));
@@ -194,10 +198,7 @@ fn command(launch: &Launch<'_>) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     if launch.piped {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
     }
     for (name, value) in launch.credentials.environment() {
         command.env(name, value);
@@ -250,6 +251,7 @@ fn receive<T>(
 /// Everything that the child needs, made before the fork.
 struct ChildPlan {
     channel: OwnedFd,
+    new_session: bool,
     cgroup: Option<OwnedFd>,
     user: u32,
     group: u32,
@@ -262,6 +264,7 @@ impl ChildPlan {
     fn new(launch: &Launch<'_>, channel: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             channel,
+            new_session: launch.piped,
             cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
             user: launch.credentials.user,
             group: launch.credentials.group,
@@ -285,6 +288,12 @@ impl ChildPlan {
 
     fn steps(&mut self) -> Result<(), (Step, Errno)> {
         let at = |step| move |errno| (step, errno);
+        sys::restore_signals();
+        sys::new_session_keyring();
+        if self.new_session {
+            // A server has no business with the terminal that its client may run in.
+            rustix::process::setsid().map_err(at(Step::Session))?;
+        }
         if let Some(procs) = &self.cgroup {
             rustix::io::write(procs, b"0").map_err(at(Step::Cgroup))?;
         }

@@ -2,6 +2,7 @@
 //! whole.
 
 use std::{
+    collections::HashSet,
     fs,
     os::fd::{AsRawFd, OwnedFd, RawFd},
 };
@@ -26,12 +27,13 @@ impl AsRawFd for Process {
     }
 }
 
-/// A process's descriptor for a capture socket.
+/// A process that holds capture sockets.
 #[derive(Debug)]
 pub struct Holder {
     /// The process.
     pub process: Process,
-    descriptor: i32,
+    /// One descriptor for each socket.
+    descriptors: Vec<i32>,
 }
 
 impl Process {
@@ -81,46 +83,44 @@ impl Process {
 }
 
 impl Holder {
-    /// Whether packets wait in the socket, or in its ring. A TPACKET v3 block counts only when
-    /// its time is up.
+    /// Whether packets wait in a socket, or in its ring. A TPACKET v3 block counts only when its
+    /// time is up.
     pub fn has_unread(&self) -> bool {
-        rustix::process::pidfd_getfd(
-            &self.process.handle,
-            self.descriptor,
-            PidfdGetfdFlags::empty(),
-        )
-        .is_ok_and(|socket| readable(&socket))
+        self.descriptors.iter().any(|descriptor| {
+            let flags = PidfdGetfdFlags::empty();
+            rustix::process::pidfd_getfd(&self.process.handle, *descriptor, flags)
+                .is_ok_and(|socket| readable(&socket))
+        })
     }
 }
 
-/// Which of these processes hold one of these sockets, by `/proc/<pid>/fd`.
+/// Which of these processes hold one of these sockets, by `/proc/<pid>/fd`. However often a process
+/// has duplicated them, it costs us one descriptor.
 pub fn holders(processes: &[u32], inodes: &[u64]) -> Vec<Holder> {
-    let names: Vec<String> = inodes
+    let sockets: HashSet<String> = inodes
         .iter()
         .map(|inode| format!("socket:[{inode}]"))
         .collect();
-    let mut holders = Vec::new();
-    for pid in processes {
-        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let held = fs::read_link(entry.path())
-                .is_ok_and(|link| names.iter().any(|name| link.as_os_str() == name.as_str()));
-            let descriptor = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            if let (true, Some(descriptor), Some(process)) = (held, descriptor, Process::open(*pid))
-            {
-                holders.push(Holder {
-                    process,
-                    descriptor,
-                });
-            }
+    let held = |pid: &u32| {
+        let mut left = sockets.clone();
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let descriptors: Vec<i32> = entries
+            .flatten()
+            .filter(|entry| {
+                fs::read_link(entry.path())
+                    .is_ok_and(|link| link.to_str().is_some_and(|link| left.remove(link)))
+            })
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        if descriptors.is_empty() {
+            return None;
         }
-    }
-    holders
+        Some(Holder {
+            process: Process::open(*pid)?,
+            descriptors,
+        })
+    };
+    processes.iter().filter_map(held).collect()
 }
 
 /// Ends a process by number: for what a cgroup lists on kernels without `cgroup.kill`.

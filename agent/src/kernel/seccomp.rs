@@ -6,7 +6,9 @@
 //! 2  x32                                          → kill
 //! 3  io_uring_*, clone3                           → ENOSYS   (killing breaks Node and glibc)
 //! 4  bpf, ptrace, mount, setns, … (DENIED)        → EPERM
-//! 5  clone with a namespace flag                  → EPERM
+//! 5  clone with a namespace flag or CLONE_PARENT  → EPERM
+//!    prlimit64 of another process                 → EPERM
+//!    ioctl that types into, or stops, a terminal  → EPERM
 //! 6  seccomp with NEW_LISTENER                    → EBUSY
 //! 7  setsockopt: SO_ATTACH_FILTER                 → ENOPROTOOPT (libpcap then filters by itself)
 //!                SO_DETACH_FILTER                 → ENOENT
@@ -87,6 +89,13 @@ const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP)
     .cast_unsigned();
+
+/// A child whose parent is the agent would be the agent's to reap.
+const CLONE_PARENT: u32 = libc::CLONE_PARENT.cast_unsigned();
+
+/// TIOCSTI and TIOCLINUX put characters into a terminal as if somebody had typed them: into the
+/// operator's shell. TCXONC can hold the agent's own output for ever.
+const TERMINAL_REQUESTS: &[u32] = &[0x5412, 0x541c, 0x540a];
 
 const SOL_SOCKET: u32 = 1;
 const SO_ATTACH_FILTER: u32 = 26;
@@ -200,8 +209,17 @@ pub(super) fn governed() -> Filter {
 
     let clone = Block::default()
         .load(argument(0))
-        .if_any_bit(NAMESPACE_FLAGS, Errno(libc::EPERM))
+        .if_any_bit(NAMESPACE_FLAGS | CLONE_PARENT, Errno(libc::EPERM))
         .then(Allow);
+    // With equal user ids, limits of the agent could be set: one that kills it, say.
+    let limits = Block::default()
+        .load(argument(0))
+        .if_equal(0, Allow)
+        .then(Errno(libc::EPERM));
+    let mut terminal = Block::default().load(argument(1));
+    for request in TERMINAL_REQUESTS {
+        terminal = terminal.if_equal(*request, Errno(libc::EPERM));
+    }
     let seccomp = Block::default()
         .load(argument(1))
         .if_any_bit(NEW_LISTENER, Errno(libc::EBUSY))
@@ -257,6 +275,8 @@ pub(super) fn governed() -> Filter {
         .calls(ABSENT, Errno(libc::ENOSYS))
         .calls(DENIED, Errno(libc::EPERM))
         .if_equal_do(nr(libc::SYS_clone), clone)
+        .if_equal_do(nr(libc::SYS_prlimit64), limits)
+        .if_equal_do(nr(libc::SYS_ioctl), terminal.then(Allow))
         .if_equal_do(nr(libc::SYS_seccomp), seccomp)
         .if_equal_do(nr(libc::SYS_setsockopt), setsockopt)
         .if_equal_do(nr(libc::SYS_bind), bind)
@@ -396,6 +416,26 @@ mod tests {
                 [0x4000_0011, 0, 0],
                 errno(libc::EPERM),
             ),
+            (
+                "clone parent",
+                libc::SYS_clone,
+                [0x8011, 0, 0],
+                errno(libc::EPERM),
+            ),
+            ("own limit", libc::SYS_prlimit64, [JUNK, 1, 0], allow),
+            (
+                "limit of others",
+                libc::SYS_prlimit64,
+                [7, 1, 0],
+                errno(libc::EPERM),
+            ),
+            (
+                "type into a terminal",
+                libc::SYS_ioctl,
+                [0, JUNK | 0x5412, 0],
+                errno(libc::EPERM),
+            ),
+            ("size of a terminal", libc::SYS_ioctl, [0, 0x5413, 0], allow),
             ("own filter", libc::SYS_seccomp, [1, 0, 0], allow),
             (
                 "own listener",

@@ -191,6 +191,35 @@ pub(super) fn install_filter(filter: &[libc::sock_filter]) -> Result<OwnedFd, Er
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What a governed process could have the kernel send to the agent, to kill or to stop it: the
+/// file size limit's signal, and a terminal's.
+const SHIELDED: [libc::c_int; 3] = [libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU];
+
+/// The agent ignores those; what they tell comes back as an error as well.
+pub(super) fn ignore_signals() {
+    for signal in SHIELDED {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// In the child: what is ignored would stay so after exec.
+pub(super) fn restore_signals() {
+    for signal in SHIELDED {
+        // SAFETY: the default runs no code of ours; the call is safe between fork and exec.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Leaves the agent's session keyring behind, with what root may keep in it. Kernels without
+/// keyrings have nothing to leave.
+pub(super) fn new_session_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: the kernel takes a null name for an anonymous keyring.
+    let _ = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) };
+}
+
 /// Whether the kernel knows `SECCOMP_RET_USER_NOTIF`.
 pub(super) fn seccomp_notification_available() -> Result<(), Errno> {
     const GET_ACTION_AVAIL: libc::c_uint = 2;

@@ -1,11 +1,14 @@
 //! What the sessions room tells whoever keeps the record.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Grant, SessionEnd, SessionId};
 use crate::kernel::{Caller, Refusal, SocketKind};
@@ -40,33 +43,80 @@ pub enum SessionEvent {
     Ended(SessionEnd),
 }
 
-/// The sending side. Never waits: what a hostile process can cause in any number is dropped and
-/// counted once the reader lags behind.
+/// The sending side. Never waits. Refusals, which a hostile process can cause in any number, are
+/// thinned out here, before the queue; everything else happens a bounded number of times for each
+/// call, and if it does not fit the reader is told that the record is not whole.
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: mpsc::Sender<SessionEvent>,
-    lost: Arc<AtomicU64>,
+    refusals: Arc<AtomicU64>,
+    overflow: watch::Sender<bool>,
 }
 
 const QUEUE: usize = 4_096;
+/// Refusals told one by one; of the rest, one in [`REFUSALS_THEN`] is.
+const REFUSALS_FIRST: u64 = 100;
+const REFUSALS_THEN: u64 = 1_000;
 
 impl Events {
     /// A channel for events.
     pub fn channel() -> (Self, mpsc::Receiver<SessionEvent>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let lost = Arc::default();
-        (Self { sender, lost }, receiver)
+        let events = Self {
+            sender,
+            refusals: Arc::default(),
+            overflow: watch::Sender::new(false),
+        };
+        (events, receiver)
+    }
+
+    /// Becomes true once an event could not be told.
+    pub fn overflow(&self) -> watch::Receiver<bool> {
+        self.overflow.subscribe()
+    }
+
+    pub(super) fn refused(&self, caller: Option<Caller>, mut refusal: Refusal) {
+        let number = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if number > REFUSALS_FIRST {
+            if !number.is_multiple_of(REFUSALS_THEN) {
+                return;
+            }
+            let _ = write!(refusal.reason, " (refusal number {number})");
+        }
+        self.send(SessionEvent::Refused { caller, refusal });
     }
 
     pub(super) fn send(&self, event: SessionEvent) {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.sender.try_send(event) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(?event, "the record cannot keep up; an event is lost");
+            tracing::error!(?event, "the record cannot keep up");
+            self.overflow.send_replace(true);
         }
     }
+}
 
-    /// How many events were dropped.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Errno;
+
+    #[test]
+    fn refusals_without_end_neither_fill_the_queue_nor_the_disk() {
+        let (events, mut receiver) = Events::channel();
+        for _ in 0..10_000 {
+            let reason = "no capture session is open".into();
+            events.refused(
+                None,
+                Refusal {
+                    errno: Errno::PERM,
+                    reason,
+                },
+            );
+        }
+        let mut told = 0;
+        while receiver.try_recv().is_ok() {
+            told += 1;
+        }
+        assert_eq!(told, 100 + 10);
+        assert!(!*events.overflow().borrow());
     }
 }

@@ -7,7 +7,8 @@ use capwarden_abi::{
 
 use crate::{
     filter::{
-        CompileError, Compiler, EbpfInsn, LinkType, Origin, SocketForm, TranslateError, translate,
+        CompileError, Compiler, EbpfInsn, LinkType, Origin, SocketForm, TranslateError,
+        ambiguous_word, translate,
     },
     kernel::{BootTime, GuardPlan, Interface},
     policy::{FilterOrigin, FilterTerm, InterfacePattern, InterfaceTerms, Payload, Terms},
@@ -67,6 +68,17 @@ pub enum GrantError {
         expression: String,
         /// What libpcap says.
         source: CompileError,
+    },
+    /// The filter would not mean what it says.
+    #[error(
+        "the filter {expression:?} uses `{word}`, which would be looked for in the frame's bytes, \
+         while the kernel keeps the outer tag elsewhere; leave it out"
+    )]
+    Ambiguous {
+        /// The filter.
+        expression: String,
+        /// Which word.
+        word: &'static str,
     },
     /// The compiled filter does not fit into the guard.
     #[error("the filter {expression:?} cannot run in the kernel: {source}")]
@@ -221,6 +233,12 @@ fn chain(
             FilterOrigin::Requested => ("the requested", Origin::Request),
             FilterOrigin::Policy => ("the policy's", Origin::Policy),
         };
+        if let Some(word) = ambiguous_word(&filter.expression) {
+            return Err(GrantError::Ambiguous {
+                expression: filter.expression.clone(),
+                word,
+            });
+        }
         let program = compiler
             .compile_for(&filter.expression, form, origin)
             .map_err(|source| GrantError::Filter {

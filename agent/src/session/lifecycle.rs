@@ -32,6 +32,8 @@ const RING_BLOCK: Duration = Duration::from_millis(1_100);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a process gets to write its file and end.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long a killed process may take to be gone.
+const LEAVE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What others tell a session.
@@ -92,9 +94,7 @@ impl Lifecycle {
         let shared = Arc::clone(&self.sessions.0);
         shared.revoke(self.session);
         self.close_window();
-        if !matches!(reason, EndReason::Closed | EndReason::Unused) {
-            self.wind_down().await;
-        }
+        self.wind_down().await;
         let counts = shared.counts(self.session);
         shared.remove(self.session);
         shared.events.send(SessionEvent::Ended(SessionEnd {
@@ -125,6 +125,7 @@ impl Lifecycle {
                     return reason;
                 }
             }
+            self.find_heirs().await;
             if let Some(reason) = self.idle_end() {
                 return reason;
             }
@@ -163,17 +164,30 @@ impl Lifecycle {
         None
     }
 
+    /// A tool may open its socket in one process and capture in another.
+    async fn find_heirs(&mut self) {
+        if self.sockets > 0 && self.owners.is_empty() && self.may_close_window() {
+            for heir in self.holders().await {
+                self.wait_for(heir.process);
+            }
+        }
+    }
+
+    fn wait_for(&mut self, process: Process) {
+        self.owners.spawn(async move {
+            if let Ok(mut exit) = Readable::new(process) {
+                let _ = exit.ready().await;
+            }
+        });
+    }
+
     fn watch(&mut self, process: u32) {
         self.sockets += 1;
         if !self.seen.contains(&process) {
             self.seen.push(process);
         }
         if let Some(process) = Process::open(process) {
-            self.owners.spawn(async move {
-                if let Ok(mut exit) = Readable::new(process) {
-                    let _ = exit.ready().await;
-                }
-            });
+            self.wait_for(process);
         }
     }
 
@@ -269,6 +283,10 @@ impl Lifecycle {
                 "the capturing process did not end when asked; it is killed"
             );
             holder.process.kill();
+        }
+        let killed = Instant::now();
+        while holders.iter().any(|holder| holder.process.is_alive()) && killed.elapsed() < LEAVE {
+            sleep(POLL).await;
         }
     }
 

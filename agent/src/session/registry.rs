@@ -21,8 +21,8 @@ use capwarden_abi::State;
 use crate::{
     filter::Compiler,
     kernel::{
-        self, Admit, ArmedSocket, Caller, Cgroup, Errno, Guard, GuardError, Interface, Refusal,
-        SocketCall, Tree, arm, has_ended,
+        self, Admit, ArmedSocket, BootTime, Caller, Cgroup, Errno, Guard, GuardError, Interface,
+        Refusal, SocketCall, Tree, arm, has_ended,
     },
     policy::{InterfaceTerms, Terms},
 };
@@ -76,6 +76,8 @@ struct Table {
 struct Live {
     grant: Arc<Grant>,
     guard: Guard,
+    /// It has ended; its processes are being seen off.
+    revoked: bool,
     inodes: Vec<u64>,
     refusals: u32,
     signals: mpsc::UnboundedSender<Signal>,
@@ -270,6 +272,7 @@ impl Shared {
         let live = Live {
             grant: Arc::clone(grant),
             guard,
+            revoked: false,
             inodes: Vec::new(),
             refusals: 0,
             signals,
@@ -299,11 +302,12 @@ impl Shared {
     /// Nothing is delivered any more. The count that this returns is final but for packets that
     /// are inside the guard at this very moment.
     pub(super) fn revoke(&self, session: SessionId) {
-        if let Some(live) = self.table().live.get_mut(&session)
-            && let Err(error) = live.guard.revoke()
-        {
-            // The deadline and the caps hold without us; the processes are ended next.
-            tracing::error!(%session, %error, "the grant could not be revoked");
+        if let Some(live) = self.table().live.get_mut(&session) {
+            live.revoked = true;
+            if let Err(error) = live.guard.revoke() {
+                // The deadline and the caps hold without us; the processes are ended next.
+                tracing::error!(%session, %error, "the grant could not be revoked");
+            }
         }
     }
 
@@ -388,9 +392,10 @@ impl Admit for Sessions {
                 format!("session {session} has opened {MAX_SOCKETS} sockets already"),
             ));
         }
-        match live.guard.state() {
-            Ok(state) if !has_ended(&state) => {}
-            _ => return Err(Shared::refuse(Errno::PERM, "its session has ended")),
+        let late = live.grant.deadline.is_some_and(BootTime::has_passed);
+        let ended = live.guard.state().map_or(true, |state| has_ended(&state));
+        if live.revoked || late || ended {
+            return Err(Shared::refuse(Errno::PERM, "its session has ended"));
         }
         let socket = arm(&live.guard, call)
             .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
@@ -444,8 +449,6 @@ impl Admit for Sessions {
                 }
             }
         }
-        self.0
-            .events
-            .send(SessionEvent::Refused { caller, refusal });
+        self.0.events.refused(caller, refusal);
     }
 }
