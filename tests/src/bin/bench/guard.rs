@@ -45,7 +45,6 @@ const PACKETS: usize = 64;
 /// Turns of each kind in one sample, which is their median: interruptions are shorter than that.
 const TURNS: usize = 15;
 const SAMPLES: usize = 15;
-/// Packets that are delivered before the sockets are emptied again.
 
 /// An expression, with a packet that it accepts and one that it looks at for as long but rejects.
 struct Case {
