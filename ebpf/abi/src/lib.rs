@@ -62,6 +62,8 @@ pub struct State {
     pub bytes: u64,
     /// One of [`ended`].
     pub ended: u64,
+    /// The kernel tick (`jiffies`) in which the deadline was last seen to be far away.
+    pub early_tick: u64,
 }
 
 /// What the agent writes while the session lives: one element of an array map that the guard only
