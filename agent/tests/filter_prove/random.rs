@@ -51,7 +51,7 @@ pub fn program(random: &mut Random) -> Program {
                 0..4 => {
                     let near = u32::try_from(random.below(70)).unwrap();
                     let far = [0xffff_ffff, 0xfff0_0000, 0xffe0_0000, 0x7fff_fff0, 0x8000_0000];
-                    let base = if random.below(10) == 0 { random.pick(&far) } else { 0 };
+                    let base: u32 = if random.below(10) == 0 { random.pick(&far) } else { 0 };
                     Insn::new(random.pick(&LOADS), 0, 0, base.wrapping_add(near))
                 }
                 4 if random.below(2) == 0 => Insn::new(0x20, 0, 0, random.pick(&ANCILLARY).k()),
