@@ -36,7 +36,6 @@ impl Outcome {
     }
 
     /// The number that is returned.
-    #[cfg(test)]
     pub(super) fn value(&self, space: &mut Space) -> Word {
         let graph = &mut space.graph;
         self.returns.iter().fold(Word::ZERO, |value, (reached, returned)| {

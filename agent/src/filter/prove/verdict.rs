@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     super::{LinkType, Packet, Program, SocketForm, interpret::interpret},
+    bits::Word,
     example::{Example, extract},
     graph::Lit,
     recognise::recognisable,
@@ -239,6 +240,32 @@ pub fn equivalent(
             Equivalence::EqualWellFormed(difference)
         }
     }
+}
+
+/// Proves that a program delivers of each packet what two others both deliver: the lesser length,
+/// and nothing that one of them drops. Packets without a device are left out: a packet socket has
+/// none, and [`compose`](super::compose()) drops them.
+pub fn is_conjunction(
+    joined: &Program,
+    first: &Program,
+    second: &Program,
+    budget: Budget,
+) -> Result<bool, Unknown> {
+    let mut work = Work::new(SocketForm::Cooked, budget);
+    let mut value = |program| {
+        let outcome = symbolic::run(program, &mut work.space, work.deadline);
+        outcome.map(|outcome| outcome.value(&mut work.space))
+    };
+    let (Ok(joined), Ok(first), Ok(second)) = (value(joined), value(first), value(second)) else {
+        return Err(work.why());
+    };
+    let graph = &mut work.space.graph;
+    let first_is_more = first.at_least(graph, &second);
+    let lesser = Word::mux(graph, first_is_more, &second, &first);
+    let differ = !joined.equals(graph, &lesser);
+    let device = work.space.meta.interface_index.not_zero(graph);
+    let mut solver = Solver::new(work.deadline, budget.conflicts);
+    Ok(!work.satisfiable(&mut solver, &[differ, device])?)
 }
 
 /// A program and the condition under which it accepts.

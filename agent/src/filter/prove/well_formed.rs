@@ -48,7 +48,7 @@ const IGMP: u8 = 2;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMP6: u8 = 58;
-const SCTP: u8 = 132;
+pub(super) const SCTP: u8 = 132;
 const EXTENSIONS: [u8; 6] = [0, 43, 44, 51, 60, 135];
 
 /// Where an untagged packet's network header begins.
