@@ -30,7 +30,7 @@ use std::{
 };
 
 use capwarden::filter::{
-    Budget, COMPILE_VERB, CompileError, Compiler, Containment, Emptiness, Equivalence, Example,
+    Budget, COMPILE_VERB, CompileError, Compiler, Containment, Emptiness, Equivalence,
     LinkType, Meta, Origin, Packet, Program, SocketForm, Unknown, VlanTag, compile_child, compose,
     equivalent, interpret, is_conjunction, is_empty, prove, prove_measured, well_formed,
 };

@@ -33,6 +33,10 @@ pub fn compose(requested: &Program, policy: &Program) -> Result<Program, Compose
     let limit = limit(requested, policy)?;
     let mut code = Assembler::default();
     let request = Label::Request;
+    if let Limit::Kept(cell) = limit {
+        // For the kernel's check, which follows a path through a `ret` to what stands behind it.
+        code.push(Insn::new(ST, 0, 0, cell));
+    }
     for (at, (op, insn)) in policy.ops().iter().zip(policy.insns()).enumerate() {
         code.place(Label::Policy(at));
         match *op {
