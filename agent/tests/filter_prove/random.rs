@@ -50,8 +50,18 @@ pub fn program(random: &mut Random) -> Program {
             insns.push(match random.below(12) {
                 0..4 => {
                     let near = u32::try_from(random.below(70)).unwrap();
-                    let far = [0xffff_ffff, 0xfff0_0000, 0xffe0_0000, 0x7fff_fff0, 0x8000_0000];
-                    let base: u32 = if random.below(10) == 0 { random.pick(&far) } else { 0 };
+                    let far = [
+                        0xffff_ffff,
+                        0xfff0_0000,
+                        0xffe0_0000,
+                        0x7fff_fff0,
+                        0x8000_0000,
+                    ];
+                    let base: u32 = if random.below(10) == 0 {
+                        random.pick(&far)
+                    } else {
+                        0
+                    };
                     Insn::new(random.pick(&LOADS), 0, 0, base.wrapping_add(near))
                 }
                 4 if random.below(2) == 0 => Insn::new(0x20, 0, 0, random.pick(&ANCILLARY).k()),
@@ -77,7 +87,12 @@ pub fn program(random: &mut Random) -> Program {
                     let cell = u32::try_from(random.below(4)).unwrap();
                     Insn::new(random.pick(&[0x02, 0x03, 0x60, 0x61]), 0, 0, cell)
                 }
-                9 if random.below(3) == 0 => Insn::new(random.pick(&[0x06, 0x16]), 0, 0, random.pick(&[0, 1, 20, 65535])),
+                9 if random.below(3) == 0 => Insn::new(
+                    random.pick(&[0x06, 0x16]),
+                    0,
+                    0,
+                    random.pick(&[0, 1, 20, 65535]),
+                ),
                 _ => {
                     let code = 0x05 | random.pick(&[0x10, 0x20, 0x30, 0x40]) | source;
                     let mut skip = || u8::try_from(random.below(left.min(5))).unwrap();

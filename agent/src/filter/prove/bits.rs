@@ -25,7 +25,9 @@ impl Word {
 
     /// The lowest bits; the rest is zero.
     pub(super) fn from_bits(bits: &[Lit]) -> Self {
-        Self(array::from_fn(|at| bits.get(at).copied().unwrap_or(Lit::FALSE)))
+        Self(array::from_fn(|at| {
+            bits.get(at).copied().unwrap_or(Lit::FALSE)
+        }))
     }
 
     /// So many free bits; the rest is zero.
@@ -37,7 +39,9 @@ impl Word {
 
     /// The same word with the highest of so many bits copied to the left.
     pub(super) fn sign_extended(&self, bits: usize) -> Self {
-        Self(array::from_fn(|at| self.bit(at.min(bits.saturating_sub(1)))))
+        Self(array::from_fn(|at| {
+            self.bit(at.min(bits.saturating_sub(1)))
+        }))
     }
 
     pub(super) const fn bits(&self) -> &[Lit; BITS] {
@@ -75,7 +79,9 @@ impl Word {
     }
 
     pub(super) fn mux(graph: &mut Graph, condition: Lit, then: &Self, otherwise: &Self) -> Self {
-        then.map2(otherwise, |then, otherwise| graph.mux(condition, then, otherwise))
+        then.map2(otherwise, |then, otherwise| {
+            graph.mux(condition, then, otherwise)
+        })
     }
 
     /// Zero where the condition does not hold.
@@ -106,7 +112,12 @@ impl Word {
 
     pub(super) fn mul(&self, graph: &mut Graph, other: &Self) -> Self {
         // The one with more known bits says which partial sums there are.
-        let known = |word: &Self| word.0.iter().filter(|bit| bit.as_constant().is_some()).count();
+        let known = |word: &Self| {
+            word.0
+                .iter()
+                .filter(|bit| bit.as_constant().is_some())
+                .count()
+        };
         let (by, word) = if known(self) > known(other) {
             (self, other)
         } else {
@@ -159,7 +170,12 @@ impl Word {
     }
 
     /// Shifts by the lowest five bits of another word.
-    pub(super) fn shift(&self, graph: &mut Graph, by: &Self, how: fn(&Self, usize) -> Self) -> Self {
+    pub(super) fn shift(
+        &self,
+        graph: &mut Graph,
+        by: &Self,
+        how: fn(&Self, usize) -> Self,
+    ) -> Self {
         (0..5).fold(*self, |word, stage| {
             let shifted = how(&word, 1 << stage);
             Self::mux(graph, by.bit(stage), &shifted, &word)
@@ -220,7 +236,20 @@ mod tests {
             a.not_zero(&mut graph),
         ];
         assert!(!graph.exhausted());
-        let interesting = [0, 1, 2, 3, 7, 31, 32, 33, 0x7fff_ffff, 0x8000_0000, u32::MAX, 0x0a00_0005];
+        let interesting = [
+            0,
+            1,
+            2,
+            3,
+            7,
+            31,
+            32,
+            33,
+            0x7fff_ffff,
+            0x8000_0000,
+            u32::MAX,
+            0x0a00_0005,
+        ];
         for x in interesting {
             for y in interesting {
                 let value = evaluate(&graph, &[(&a, x), (&b, y)]);
@@ -252,7 +281,10 @@ mod tests {
         let (a, b) = (Word::constant(77), Word::constant(10));
         assert_eq!(a.mul(&mut graph, &b).as_constant(), Some(770));
         let (quotient, remainder) = a.div_rem(&mut graph, &b);
-        assert_eq!((quotient.as_constant(), remainder.as_constant()), (Some(7), Some(7)));
+        assert_eq!(
+            (quotient.as_constant(), remainder.as_constant()),
+            (Some(7), Some(7))
+        );
         assert_eq!(a.at_least(&mut graph, &b), Lit::TRUE);
         assert_eq!(graph.len(), 1);
     }

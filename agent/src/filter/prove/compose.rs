@@ -122,9 +122,9 @@ fn limit(requested: &Program, policy: &Program) -> Result<Limit, ComposeError> {
         _ => {}
     }
     let used = |cell: u8| {
-        requested.ops().iter().any(|op| {
-            matches!(op, Op::Store(_, other) | Op::LoadMemory(_, other) if *other == cell)
-        })
+        requested.ops().iter().any(
+            |op| matches!(op, Op::Store(_, other) | Op::LoadMemory(_, other) if *other == cell),
+        )
     };
     let cells = 0..u8::try_from(MEMORY_WORDS).unwrap_or(0);
     let free = cells.into_iter().find(|cell| !used(*cell));

@@ -92,8 +92,7 @@ pub(super) fn extract(space: &Space, solver: &Solver, template: &[u8]) -> Exampl
                 control: half(&meta.vlan_control),
             }),
             network_header: word(&meta.network_header).cast_signed(),
-            link_header: bit(meta.link_header_known)
-                .then(|| word(&meta.link_header).cast_signed()),
+            link_header: bit(meta.link_header_known).then(|| word(&meta.link_header).cast_signed()),
         },
     }
 }

@@ -210,7 +210,8 @@ impl Graph {
     }
 
     pub(super) fn all(&mut self, lits: impl IntoIterator<Item = Lit>) -> Lit {
-        lits.into_iter().fold(Lit::TRUE, |all, lit| self.and(all, lit))
+        lits.into_iter()
+            .fold(Lit::TRUE, |all, lit| self.and(all, lit))
     }
 
     pub(super) fn any(&mut self, lits: impl IntoIterator<Item = Lit>) -> Lit {

@@ -57,7 +57,9 @@ pub(super) fn recognisable(
     // The solver has just answered under the fixed conditions.
     let first = extract(space, solver, &[]);
     let (template, example) = wished(space, solver, form, fixed);
-    let example = example.filter(&confirms).or_else(|| Some(first).filter(&confirms))?;
+    let example = example
+        .filter(&confirms)
+        .or_else(|| Some(first).filter(&confirms))?;
     Some(polished(example, &template, form, confirms))
 }
 
@@ -84,7 +86,12 @@ fn wished(
     wishes.push(space.length.equals(&mut space.graph, &same_length));
     for field in &template.fields {
         let at = usize::from(field.at);
-        let bytes = template.bytes.iter().enumerate().skip(at).take(field.length.into());
+        let bytes = template
+            .bytes
+            .iter()
+            .enumerate()
+            .skip(at)
+            .take(field.length.into());
         let mut same = Lit::TRUE;
         for (at, byte) in bytes {
             let at = u32::try_from(at).unwrap_or(u32::MAX);

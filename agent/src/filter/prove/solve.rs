@@ -36,7 +36,7 @@ impl Callbacks for Bounds {
         // Asked at every decision, which takes about as long as a look at the clock.
         let calls = self.calls.get().wrapping_add(1);
         self.calls.set(calls);
-        if calls % 32 == 0 && Instant::now() > self.deadline {
+        if calls.is_multiple_of(32) && Instant::now() > self.deadline {
             self.late.set(true);
         }
         self.late.get() || self.conflicts > self.allowed
@@ -93,7 +93,8 @@ impl Solver {
                 Some((a, b)) if !condition.negated() => open.extend([a, b]),
                 Some(_) => {
                     let leaves = self.leaves(graph, condition.node());
-                    let clause: Vec<_> = leaves.iter().map(|leaf| self.lit(graph, !*leaf)).collect();
+                    let clause: Vec<_> =
+                        leaves.iter().map(|leaf| self.lit(graph, !*leaf)).collect();
                     self.add(&clause);
                 }
                 None => {
@@ -115,7 +116,10 @@ impl Solver {
 
     /// Looks for an assignment that makes all assumptions hold.
     pub(super) fn solve(&mut self, graph: &Graph, assumptions: &[Lit]) -> Answer {
-        let assumptions: Vec<_> = assumptions.iter().map(|lit| self.lit(graph, *lit)).collect();
+        let assumptions: Vec<_> = assumptions
+            .iter()
+            .map(|lit| self.lit(graph, *lit))
+            .collect();
         let answer = self.solver.solve_limited(&assumptions);
         if answer == lbool::TRUE {
             Answer::Satisfiable
@@ -266,11 +270,17 @@ mod tests {
         solver.require(&graph, is_sum);
         let small = b.at_least(&mut graph, &Word::constant(11));
         let a_small = !a.at_least(&mut graph, &Word::constant(1001));
-        assert_eq!(solver.solve(&graph, &[above, !small, a_small]), Answer::Satisfiable);
+        assert_eq!(
+            solver.solve(&graph, &[above, !small, a_small]),
+            Answer::Satisfiable
+        );
         let value = |word: &Word| word.evaluate(|bit| solver.value(bit).unwrap_or(false));
         assert_eq!(value(&a) + value(&b), 1000);
         assert!(value(&a) >= 990);
-        assert_eq!(solver.solve(&graph, &[above, small, a_small]), Answer::Unsatisfiable);
+        assert_eq!(
+            solver.solve(&graph, &[above, small, a_small]),
+            Answer::Unsatisfiable
+        );
         assert!(solver.blames(small) && solver.blames(above));
         assert_eq!(solver.solve(&graph, &[small]), Answer::Satisfiable);
     }

@@ -21,18 +21,31 @@ pub(super) struct Field {
     pub(super) at: u8,
     pub(super) length: u8,
     /// What it may be as well.
-    pub(super) alternatives: &'static [&'static [u8]],
+    pub(super) alternatives: Values,
 }
 
+type Values = &'static [&'static [u8]];
+
 /// Other hosts of the same network, of another private one, and of none.
-const ADDRESSES: &[&[u8]] = &[&[10, 0, 0, 8], &[192, 168, 1, 7], &[203, 0, 113, 7]];
-const ADDRESSES6: &[&[u8]] = &[
-    &[0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
-    &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7],
+const SOURCES: Values = &[
+    &[10, 0, 0, 8],
+    &[10, 1, 2, 3],
+    &[192, 168, 1, 7],
+    &[203, 0, 113, 7],
 ];
-const MACS: &[&[u8]] = &[&[2, 0, 0, 0, 0, 8], &[0xff; 6]];
+const TARGETS: Values = &[
+    &[10, 0, 0, 7],
+    &[10, 1, 2, 4],
+    &[192, 168, 1, 9],
+    &[203, 0, 113, 9],
+];
+const SOURCES6: Values = &[&v6(8), &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]];
+const TARGETS6: Values = &[&v6(7), &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]];
+/// A first fragment, and what follows 1,480 bytes.
+const FRAGMENTS: Values = &[&[0x20, 0], &[0, 185]];
+const MACS: Values = &[&[2, 0, 0, 0, 0, 8], &[0xff; 6]];
 /// 40000, 8080.
-const PORT_NUMBERS: &[&[u8]] = &[&[0x9c, 0x40], &[0x1f, 0x90]];
+const PORT_NUMBERS: Values = &[&[0x9c, 0x40], &[0x1f, 0x90]];
 
 /// A whole packet, and its fields with the important ones first.
 #[derive(Clone, Debug)]
@@ -94,9 +107,9 @@ impl Template {
                 template.push(&[0, 1, 8, 0, 6, 4]);
                 template.push(&[0, 1]);
                 template.push_or(&US, MACS);
-                template.push_or(&FROM, ADDRESSES);
+                template.push_or(&FROM, SOURCES);
                 template.push(&[0; 6]);
-                template.push_or(&TO, ADDRESSES);
+                template.push_or(&TO, TARGETS);
             }
             _ => template.push(&[0; 46]),
         }
@@ -108,7 +121,7 @@ impl Template {
         self.push_or(bytes, &[]);
     }
 
-    fn push_or(&mut self, bytes: &[u8], alternatives: &'static [&'static [u8]]) {
+    fn push_or(&mut self, bytes: &[u8], alternatives: Values) {
         let (at, length) = (u8::try_from(self.bytes.len()), u8::try_from(bytes.len()));
         if let (Ok(at), Ok(length)) = (at, length) {
             self.fields.push(Field {
@@ -127,12 +140,12 @@ impl Template {
         self.push(&[0]);
         self.push(&[0, length]);
         self.push(&[0, 1]);
-        self.push(&[0x40, 0]);
+        self.push_or(&[0x40, 0], FRAGMENTS);
         self.push(&[64]);
         self.push(&[protocol.unwrap_or(TCP)]);
         self.push(&[0, 0]);
-        self.push_or(&FROM, ADDRESSES);
-        self.push_or(&TO, ADDRESSES);
+        self.push_or(&FROM, SOURCES);
+        self.push_or(&TO, TARGETS);
         self.extend(transport);
     }
 
@@ -143,8 +156,8 @@ impl Template {
         self.push(&[0, length(&transport)]);
         self.push(&[protocol.unwrap_or(TCP)]);
         self.push(&[64]);
-        self.push_or(&v6(5), ADDRESSES6);
-        self.push_or(&v6(9), ADDRESSES6);
+        self.push_or(&v6(5), SOURCES6);
+        self.push_or(&v6(9), TARGETS6);
         self.extend(transport);
     }
 
@@ -155,7 +168,7 @@ impl Template {
     }
 }
 
-type Part = (Vec<u8>, &'static [&'static [u8]]);
+type Part = (Vec<u8>, Values);
 
 fn length(parts: &[Part]) -> u8 {
     let length: usize = parts.iter().map(|(bytes, _)| bytes.len()).sum();

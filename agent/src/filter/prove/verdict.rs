@@ -208,7 +208,9 @@ pub fn difference(
     budget: Budget,
 ) -> Difference {
     let mut work = Work::new(form.into(), budget);
-    let sides = work.side(first).and_then(|first| Ok((first, work.side(second)?)));
+    let sides = work
+        .side(first)
+        .and_then(|first| Ok((first, work.side(second)?)));
     let mut only = |swapped: bool| {
         let containment = match &sides {
             Ok((first, second)) if !swapped => work.contained(first, Some(second)),
