@@ -582,6 +582,49 @@ fn budgets() {
         }),
         Some(Unknown::TimedOut)
     );
+    // Whatever a program does, the time holds.
+    for (operation, k) in [(0x2c, 0), (0x3c, 0), (0x9c, 3), (0x48, 0), (0x50, 14)] {
+        let mut insns = vec![Insn::new(0x20, 0, 0, 26), Insn::new(0x81, 0, 0, 0)];
+        for _ in 0..1300 {
+            insns.extend([
+                Insn::new(operation, 0, 0, k),
+                Insn::new(0x0c, 0, 0, 0),
+                Insn::new(0x07, 0, 0, 0),
+            ]);
+        }
+        insns.extend([
+            Insn::new(0x15, 0, 1, 77),
+            Insn::new(0x06, 0, 0, 1),
+            Insn::new(0x06, 0, 0, 0),
+        ]);
+        let program = Program::new(insns).unwrap();
+        let limited = Budget {
+            time: Duration::from_millis(500),
+            ..Budget::default()
+        };
+        let start = Instant::now();
+        let (containment, cost) = prove_measured(&program, &b, ETHERNET, limited);
+        let took = start.elapsed();
+        let verdict = checked(&program, &b, ETHERNET, "large", &containment);
+        print!(
+            "0x{operation:x}: {verdict:?} in {:.0} ms, {} nodes … ",
+            took.as_secs_f32() * 1000.0,
+            cost.nodes
+        );
+        assert!(took < Duration::from_secs(5));
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or_default();
+    print!(
+        "{} … ",
+        peak.split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
 }
 
 fn in_words() {

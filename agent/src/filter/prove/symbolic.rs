@@ -395,7 +395,7 @@ mod tests {
     fn every_packet_comes_out_as_the_interpreter_has_it() {
         let mut random = Random(11);
         let (mut runs, mut accepted) = (0, 0);
-        for _ in 0..1500 {
+        for _ in 0..500 {
             let Some(program) = random_program(&mut random) else {
                 continue;
             };
@@ -424,9 +424,6 @@ mod tests {
                 accepted += u32::from(expected != 0);
             }
         }
-        assert!(
-            runs > 10_000 && accepted > runs / 10,
-            "{accepted} of {runs}"
-        );
+        assert!(runs > 4_000 && accepted > runs / 10, "{accepted} of {runs}");
     }
 }

@@ -19,7 +19,8 @@ use super::{
 pub struct Budget {
     /// Time on the clock.
     pub time: Duration,
-    /// Nodes of the graph, which bounds the memory: some 150 bytes for each, clauses included.
+    /// Nodes of the graph, which bounds the memory: a few hundred bytes for each, clauses included.
+    /// Two realistic programs take some ten thousand.
     pub nodes: usize,
     /// Conflicts in the solver, so that the outcome does not hang on the clock alone.
     pub conflicts: u64,
@@ -29,7 +30,7 @@ impl Default for Budget {
     fn default() -> Self {
         Self {
             time: Duration::from_secs(2),
-            nodes: 2_000_000,
+            nodes: 500_000,
             conflicts: 200_000,
         }
     }
@@ -373,8 +374,15 @@ impl Work {
             let metadata = well_formed::metadata(&mut self.space, form);
             let headers = headers(&mut self.space, form);
             let wanted = self.space.graph.and(metadata, headers);
-            if wanted == Lit::FALSE || !self.satisfiable(solver, &[wanted])? {
-                continue;
+            match self.satisfiable(solver, &[wanted]) {
+                Ok(true) if wanted != Lit::FALSE => {}
+                Ok(_) => continue,
+                Err(_) if confirms_well_formed(&any) => {
+                    return Ok(Containment::NotContained {
+                        counterexample: any,
+                    });
+                }
+                Err(why) => return Err(why),
             }
             let space = &mut self.space;
             let found = recognisable(space, solver, form, &[wanted], confirms_well_formed);
