@@ -583,9 +583,15 @@ fn budgets() {
         Some(Unknown::TimedOut)
     );
     // Whatever a program does, the time holds.
-    for (operation, k) in [(0x2c, 0), (0x3c, 0), (0x9c, 3), (0x48, 0), (0x50, 14)] {
+    let operations = [(0x2c, 0), (0x3c, 0), (0x9c, 3), (0x48, 0), (0x50, 14)];
+    let sizes = [3, 12, 30, 60, 1300];
+    let mut longest = Duration::ZERO;
+    for ((operation, k), size) in operations
+        .into_iter()
+        .flat_map(|one| sizes.map(|size| (one, size)))
+    {
         let mut insns = vec![Insn::new(0x20, 0, 0, 26), Insn::new(0x81, 0, 0, 0)];
-        for _ in 0..1300 {
+        for _ in 0..size {
             insns.extend([
                 Insn::new(operation, 0, 0, k),
                 Insn::new(0x0c, 0, 0, 0),
@@ -606,11 +612,10 @@ fn budgets() {
         let (containment, cost) = prove_measured(&program, &b, ETHERNET, limited);
         let took = start.elapsed();
         let verdict = checked(&program, &b, ETHERNET, "large", &containment);
-        print!(
-            "0x{operation:x}: {verdict:?} in {:.0} ms, {} nodes … ",
-            took.as_secs_f32() * 1000.0,
-            cost.nodes
-        );
+        longest = longest.max(took);
+        if env::var_os("SHOW").is_some() {
+            println!("0x{operation:x} × {size}: {verdict:?} in {took:?}, {cost:?}");
+        }
         assert!(took < Duration::from_secs(5));
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -619,7 +624,8 @@ fn budgets() {
         .find(|line| line.starts_with("VmHWM"))
         .unwrap_or_default();
     print!(
-        "{} … ",
+        "500 ms allowed, {:.0} ms taken at most; {} of memory … ",
+        longest.as_secs_f32() * 1000.0,
         peak.split_whitespace()
             .skip(1)
             .collect::<Vec<_>>()
