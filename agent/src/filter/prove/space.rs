@@ -456,7 +456,7 @@ pub(super) mod tests {
         }
 
         pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-            from[self.below(from.len() as u32) as usize]
+            from[self.word() as usize % from.len()]
         }
 
         pub(crate) fn bytes(&mut self, length: u32) -> Vec<u8> {

@@ -92,10 +92,7 @@ impl Template {
                 template.push(&US);
                 template.push(&[0, 0]);
             }
-            SocketForm::Raw(link) if well_formed::network_offset(form).is_none() => {
-                let _ = link;
-                return template;
-            }
+            _ if well_formed::network_offset(form).is_none() => return template,
             _ => {}
         }
         // The link header is the least that one looks at.

@@ -488,7 +488,7 @@ mod tests {
                 for round in 0..40 {
                     let mut example = example(kind, form);
                     if round % 3 != 0 {
-                        let length = example.bytes.len() as u32;
+                        let length = u32::try_from(example.bytes.len()).unwrap();
                         match random.below(3) {
                             0 => example.bytes.truncate(random.below(length) as usize),
                             1 => example.bytes.extend([0; 9]),
