@@ -32,6 +32,6 @@ pub use program::{
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Emptiness, Equivalence, Example, Unknown,
-    compose, difference, equivalent, is_empty, prove, prove_measured, well_formed,
+    compose, difference, equivalent, is_conjunction, is_empty, prove, prove_measured, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate};

@@ -57,7 +57,7 @@ pub fn program(random: &mut Random) -> Program {
                         0x7fff_fff0,
                         0x8000_0000,
                     ];
-                    let base = if random.below(10) == 0 {
+                    let base: u32 = if random.below(10) == 0 {
                         random.pick(&far)
                     } else {
                         0

@@ -1,6 +1,6 @@
 //! Checksums of an example, so that other programs take it for an intact packet.
 
-use etherparse::{IpHeaders, NetHeaders, PacketHeaders, PayloadSlice, TransportHeader};
+use etherparse::{IpHeaders, PacketHeaders, PayloadSlice, TransportHeader};
 
 /// Fills in the IPv4 header's checksum, and the one behind it too if that is wanted. Leaves the
 /// bytes alone where there is none.
@@ -29,22 +29,18 @@ type Computed = (Option<u16>, Option<(usize, u16)>);
 fn computed(bytes: &[u8], network: usize) -> Option<Computed> {
     let packet = bytes.get(network..)?;
     let headers = PacketHeaders::from_ip_slice(packet).ok()?;
-    let Some(NetHeaders::Ipv4(..) | NetHeaders::Ipv6(..)) = headers.net else {
-        return None;
-    };
-    let (ip, header) = IpHeaders::from_slice(packet).ok()?;
-    let _ = header;
+    let (ip, _) = IpHeaders::from_slice(packet).ok()?;
     let first = match &ip {
         IpHeaders::Ipv4(header, _) => Some(header.calc_header_checksum()),
         IpHeaders::Ipv6(..) => None,
     };
     let start = ip.header_len();
-    let payload = match headers.payload {
-        PayloadSlice::Tcp(payload)
-        | PayloadSlice::Udp(payload)
-        | PayloadSlice::Icmpv4(payload)
-        | PayloadSlice::Icmpv6(payload) => payload,
-        _ => return Some((first, None)),
+    let (PayloadSlice::Tcp(payload)
+    | PayloadSlice::Udp(payload)
+    | PayloadSlice::Icmpv4(payload)
+    | PayloadSlice::Icmpv6(payload)) = headers.payload
+    else {
+        return Some((first, None));
     };
     let more = match (&ip, headers.transport?) {
         (IpHeaders::Ipv4(ip, _), TransportHeader::Tcp(tcp)) => {

@@ -33,6 +33,10 @@ pub fn compose(requested: &Program, policy: &Program) -> Result<Program, Compose
     let limit = limit(requested, policy)?;
     let mut code = Assembler::default();
     let request = Label::Request;
+    if let Limit::Kept(cell) = limit {
+        // For the kernel's check, which follows a path through a `ret` to what stands behind it.
+        code.push(Insn::new(ST, 0, 0, cell));
+    }
     for (at, (op, insn)) in policy.ops().iter().zip(policy.insns()).enumerate() {
         code.place(Label::Policy(at));
         match *op {
@@ -302,5 +306,94 @@ fn distance(
     match (start(from), to) {
         (Some(from), Some(to)) => to.saturating_sub(from + offset),
         _ => usize::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Budget, is_conjunction},
+        *,
+    };
+
+    fn program(insns: Vec<Insn>) -> Program {
+        Program::new(insns).unwrap()
+    }
+
+    fn joined(requested: &Program, policy: &Program) -> Program {
+        let joined = compose(requested, policy).unwrap();
+        let budget = Budget {
+            time: std::time::Duration::from_secs(60),
+            ..Budget::default()
+        };
+        let proof = is_conjunction(&joined, requested, policy, budget);
+        assert_eq!(proof, Ok(true), "{:?}", joined.insns());
+        joined
+    }
+
+    /// `ret` of one of two lengths, as a byte decides.
+    fn two_lengths(at: u32, one: u32, other: u32) -> Program {
+        program(vec![
+            Insn::new(0x30, 0, 0, at),
+            Insn::new(JEQ, 0, 1, 7),
+            Insn::new(RET, 0, 0, one),
+            Insn::new(RET, 0, 0, other),
+        ])
+    }
+
+    #[test]
+    fn the_lesser_length_is_delivered() {
+        joined(&two_lengths(0, 100, 0), &two_lengths(1, 64, 64));
+        joined(&two_lengths(0, 100, 50), &two_lengths(1, 64, 0));
+        joined(&two_lengths(0, 100, 50), &two_lengths(1, 64, 96));
+        joined(&two_lengths(0, 100, 50), &two_lengths(1, 0, 0));
+        let length = program(vec![Insn::new(0x80, 0, 0, 0), Insn::new(RET_A, 0, 0, 0)]);
+        joined(&length, &two_lengths(1, 64, 96));
+        joined(&two_lengths(1, 64, 96), &length);
+        let short = joined(&length, &two_lengths(1, 64, 64));
+        assert_eq!(short.insns().len(), 4 + 2 + 1 + 3);
+    }
+
+    #[test]
+    fn registers_and_memory_do_not_leak() {
+        // The policy leaves everything full, the request returns what it finds.
+        let policy = program(vec![
+            Insn::new(LD_CONSTANT, 0, 0, 9),
+            Insn::new(0x07, 0, 0, 0),
+            Insn::new(RET, 0, 0, 70),
+        ]);
+        for code in [RET_A, TXA] {
+            let mut insns = vec![Insn::new(code, 0, 0, 0), Insn::new(RET_A, 0, 0, 0)];
+            insns.truncate(if code == RET_A { 1 } else { 2 });
+            joined(&program(insns), &policy);
+        }
+    }
+
+    #[test]
+    fn tests_reach_further_than_they_can_say() {
+        // Each of these loads becomes two instructions, so the first test needs jumps.
+        let index = Ancillary::InterfaceIndex.k();
+        let mut insns = vec![Insn::new(0x30, 0, 0, 0), Insn::new(JEQ, 255, 0, 7)];
+        insns.extend([Insn::new(0x20, 0, 0, index); 254]);
+        insns.extend([Insn::new(RET, 0, 0, 0), Insn::new(RET, 0, 0, 40)]);
+        let far = program(insns);
+        joined(&far, &two_lengths(1, 64, 96));
+        joined(&two_lengths(1, 64, 0), &far);
+    }
+
+    #[test]
+    fn what_cannot_be_joined_is_refused() {
+        let mut insns: Vec<_> = (0..16).map(|cell| Insn::new(ST, 0, 0, cell)).collect();
+        insns.push(Insn::new(RET, 0, 0, 1));
+        let error = compose(&program(insns), &two_lengths(0, 1, 2));
+        assert_eq!(error, Err(ComposeError::NoFreeCell));
+        let mut insns = vec![Insn::new(0x80, 0, 0, 0); 3000];
+        insns.push(Insn::new(RET, 0, 0, 1));
+        let long = program(insns);
+        let error = compose(&long, &long);
+        assert_eq!(
+            error,
+            Err(ComposeError::Program(ProgramError::TooLong(6004)))
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! One packet in words, for people who read filters and not hexadecimal.
 
-use std::{fmt::Write, net::IpAddr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+};
 
 use etherparse::{
     ArpOperation, IpNumber, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, TransportSlice,
@@ -172,19 +175,21 @@ fn ends(
     transport: Option<&TransportSlice<'_>>,
     net: &LaxNetSlice<'_>,
 ) -> String {
-    let with_ports = |name: &str, source: u16, destination: u16| {
-        let host = |address: IpAddr, port: u16| std::net::SocketAddr::from((address, port));
-        format!("{name} {} → {}", host(from, source), host(to, destination))
-    };
     match transport {
         Some(TransportSlice::Tcp(tcp)) => {
-            let mut words = with_ports("TCP", tcp.source_port(), tcp.destination_port());
+            let mut words = with_ports(
+                "TCP",
+                (from, tcp.source_port()),
+                (to, tcp.destination_port()),
+            );
             words.push_str(&flags(tcp));
             words
         }
-        Some(TransportSlice::Udp(udp)) => {
-            with_ports("UDP", udp.source_port(), udp.destination_port())
-        }
+        Some(TransportSlice::Udp(udp)) => with_ports(
+            "UDP",
+            (from, udp.source_port()),
+            (to, udp.destination_port()),
+        ),
         Some(TransportSlice::Icmpv4(icmp)) => match (icmp.type_u8(), icmp.code_u8()) {
             (8, 0) => format!("ICMP echo request {from} → {to}"),
             (0, 0) => format!("ICMP echo reply {from} → {to}"),
@@ -196,24 +201,51 @@ fn ends(
             (kind, code) => format!("ICMPv6 type {kind} code {code} {from} → {to}"),
         },
         Some(TransportSlice::Igmp(_)) => format!("IGMP {from} → {to}"),
-        None => {
-            let version = if from.is_ipv4() { "IPv4" } else { "IPv6" };
-            let protocol = net.ip_payload_ref().map(|payload| payload.ip_number);
-            match protocol.map(name) {
-                Some(Ok(name)) => format!("{name} {from} → {to} without ports"),
-                Some(Err(number)) => format!("{version} protocol {number} {from} → {to}"),
-                None => format!("{version} {from} → {to}"),
-            }
-        }
+        None => without_transport(from, to, net),
     }
 }
 
-fn name(number: IpNumber) -> Result<&'static str, u8> {
-    match number {
-        IpNumber::TCP => Ok("TCP"),
-        IpNumber::UDP => Ok("UDP"),
-        other => Err(other.0),
+/// What has no transport header, or none that is known.
+fn without_transport(from: IpAddr, to: IpAddr, net: &LaxNetSlice<'_>) -> String {
+    let version = if from.is_ipv4() { "IPv4" } else { "IPv6" };
+    let Some(payload) = net.ip_payload_ref() else {
+        return format!("{version} {from} → {to}");
+    };
+    let Some(name) = protocol_name(payload.ip_number) else {
+        return format!("{version} protocol {} {from} → {to}", payload.ip_number.0);
+    };
+    match payload.payload.first_chunk::<4>() {
+        Some([a, b, c, d]) if payload.ip_number == IpNumber::SCTP && !payload.fragmented => {
+            let [source, destination] = [[*a, *b], [*c, *d]].map(u16::from_be_bytes);
+            with_ports(name, (from, source), (to, destination))
+        }
+        _ => format!("{name} {from} → {to}"),
     }
+}
+
+fn with_ports(name: &str, from: (IpAddr, u16), to: (IpAddr, u16)) -> String {
+    let (from, to) = (SocketAddr::from(from), SocketAddr::from(to));
+    format!("{name} {from} → {to}")
+}
+
+fn protocol_name(number: IpNumber) -> Option<&'static str> {
+    Some(match number.0 {
+        1 => "ICMP",
+        2 => "IGMP",
+        4 => "IPv4-in-IP",
+        6 => "TCP",
+        17 => "UDP",
+        41 => "IPv6-in-IP",
+        47 => "GRE",
+        50 => "ESP",
+        51 => "AH",
+        58 => "ICMPv6",
+        89 => "OSPF",
+        103 => "PIM",
+        112 => "VRRP",
+        132 => "SCTP",
+        _ => return None,
+    })
 }
 
 fn flags(tcp: &TcpSlice<'_>) -> String {

@@ -33,6 +33,6 @@ pub use compose::{ComposeError, compose};
 pub use example::Example;
 pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
-    is_empty, prove, prove_measured,
+    is_conjunction, is_empty, prove, prove_measured,
 };
 pub use well_formed::well_formed;

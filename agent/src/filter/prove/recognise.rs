@@ -7,7 +7,7 @@
 //! solving at all.
 
 use super::{
-    super::{LinkType, SocketForm, VlanTag},
+    super::{LinkType, SocketForm, VlanTag, program::Size},
     bits::Word,
     checksum,
     example::{Example, extract},
@@ -15,7 +15,7 @@ use super::{
     solve::{Answer, Solver},
     space::Space,
     template::{Kind, Template},
-    well_formed::{self, ARP, ICMP, ICMP6, IPV4, IPV6, TCP, UDP},
+    well_formed::{self, ARP, ICMP, ICMP6, IPV4, IPV6, SCTP, TCP, UDP},
 };
 
 /// Conflicts that one wish is worth.
@@ -23,20 +23,25 @@ const CONFLICTS: u64 = 500;
 /// Bytes of a packet that are tried one by one.
 const TRIED: usize = 256;
 
-const KINDS: [Kind; 7] = [
-    kind(IPV4, TCP),
-    kind(IPV4, UDP),
-    kind(IPV4, ICMP),
-    kind(IPV6, TCP),
-    kind(IPV6, UDP),
-    kind(IPV6, ICMP6),
-    kind(ARP, 0),
+/// What is looked for, the most common first.
+const KINDS: [Kind; 10] = [
+    kind(IPV4, Some(TCP)),
+    kind(IPV4, Some(UDP)),
+    kind(IPV4, Some(ICMP)),
+    kind(IPV4, Some(SCTP)),
+    kind(IPV6, Some(TCP)),
+    kind(IPV6, Some(UDP)),
+    kind(IPV6, Some(ICMP6)),
+    kind(ARP, None),
+    kind(IPV4, None),
+    kind(IPV6, None),
 ];
 
-const fn kind(ether_type: u16, protocol: u8) -> Kind {
+const fn kind(ether_type: u16, protocol: Option<u8>) -> Kind {
     Kind {
         ether_type,
         protocol,
+        tagged: false,
     }
 }
 
@@ -67,12 +72,8 @@ fn wished(
 ) -> (Template, Option<Example>) {
     solver.allow(CONFLICTS);
     let mut wishes = vec![well_formed::metadata(space, form), !space.meta.vlan_present];
-    let kinds = KINDS.map(|kind| (kind, is_kind(space, form, kind)));
-    solver.settle(space);
-    let kind = kinds.into_iter().find(|(_, is)| {
-        let assumptions = [fixed, &[*is]].concat();
-        *is != Lit::FALSE && solver.solve(&space.graph, &assumptions) == Answer::Satisfiable
-    });
+    let kind = find_kind(space, solver, form, fixed, false)
+        .or_else(|| find_kind(space, solver, form, fixed, true));
     let template = match kind {
         Some((kind, is)) => {
             wishes.insert(0, is);
@@ -127,16 +128,38 @@ fn wished(
     }
 }
 
+/// An EtherType for experiments.
 const fn kind_other() -> Kind {
-    kind(0x88b5, 0)
+    kind(0x88b5, None)
 }
 
-/// The condition under which an untagged, unfragmented packet is of a kind.
+/// The first kind that the packet can be of, and the condition under which it is.
+fn find_kind(
+    space: &mut Space,
+    solver: &mut Solver,
+    form: SocketForm,
+    fixed: &[Lit],
+    tagged: bool,
+) -> Option<(Kind, Lit)> {
+    if tagged && form != SocketForm::Raw(LinkType::EN10MB) {
+        return None;
+    }
+    let kinds = KINDS.map(|kind| Kind { tagged, ..kind });
+    let kinds = kinds.map(|kind| (kind, is_kind(space, form, kind)));
+    solver.settle(space);
+    kinds.into_iter().find(|(_, is)| {
+        let assumptions = [fixed, &[*is]].concat();
+        *is != Lit::FALSE && solver.solve(&space.graph, &assumptions) == Answer::Satisfiable
+    })
+}
+
+/// The condition under which a packet is of a kind.
 fn is_kind(space: &mut Space, form: SocketForm, kind: Kind) -> Lit {
     let Some(network) = well_formed::network_offset(form) else {
         return Lit::FALSE;
     };
-    let network = u32::from(network);
+    let network = u32::from(network) + if kind.tagged { 4 } else { 0 };
+    // A byte that no program reads is as the template has it.
     let mut known = |at: u32, mask: u32, value: u32| {
         let Some(bits) = space.known_byte(network + at) else {
             return Lit::TRUE;
@@ -146,18 +169,31 @@ fn is_kind(space: &mut Space, form: SocketForm, kind: Kind) -> Lit {
         masked.equals(graph, &Word::constant(value))
     };
     let mut conditions = match kind.ether_type {
-        IPV4 => vec![
-            known(0, 0xff, 0x45),
-            known(6, 0x3f, 0),
-            known(7, 0xff, 0),
-            known(9, 0xff, kind.protocol.into()),
-        ],
-        IPV6 => vec![known(0, 0xf0, 0x60), known(6, 0xff, kind.protocol.into())],
+        IPV4 => vec![known(0, 0xff, 0x45)],
+        IPV6 => vec![known(0, 0xf0, 0x60)],
         _ => Vec::new(),
     };
-    let ether_type = well_formed::ether_type(space, form).unwrap_or(space.meta.protocol);
+    if let Some(protocol) = kind.protocol {
+        if kind.ether_type == IPV4 {
+            conditions.extend([
+                known(6, 0x3f, 0),
+                known(7, 0xff, 0),
+                known(9, 0xff, protocol.into()),
+            ]);
+        } else {
+            conditions.push(known(6, 0xff, protocol.into()));
+        }
+    }
+    let outer = well_formed::ether_type(space, form).unwrap_or(space.meta.protocol);
+    let inner = if kind.tagged {
+        let tag = outer.equals(&mut space.graph, &Word::constant(0x8100));
+        conditions.push(tag);
+        space.word(16, Size::Half)
+    } else {
+        outer
+    };
     let graph = &mut space.graph;
-    conditions.push(ether_type.equals(graph, &Word::constant(kind.ether_type.into())));
+    conditions.push(inner.equals(graph, &Word::constant(kind.ether_type.into())));
     graph.all(conditions)
 }
 
@@ -171,7 +207,36 @@ fn polished(
     let mut best = Best { example, confirms };
     best.attempt(|example| example.headroom.clear());
     best.shorten(form);
+    for field in &template.fields {
+        let at = usize::from(field.at);
+        let field_is = |bytes: &[u8], wish: &[u8]| bytes.get(at..at + wish.len()) == Some(wish);
+        let usual = template.bytes.get(at..at + usize::from(field.length));
+        for wish in usual.into_iter().chain(field.alternatives.iter().copied()) {
+            let done = field_is(&best.example.bytes, wish)
+                || best.attempt(|example| {
+                    if let Some(bytes) = example.bytes.get_mut(at..at + wish.len()) {
+                        bytes.copy_from_slice(wish);
+                    }
+                });
+            if done {
+                break;
+            }
+        }
+    }
+    let settled: Vec<_> = template
+        .fields
+        .iter()
+        .filter(|field| {
+            let at = usize::from(field.at);
+            let now = best.example.bytes.get(at..at + usize::from(field.length));
+            field.alternatives.iter().any(|wish| now == Some(*wish))
+        })
+        .map(|field| usize::from(field.at)..usize::from(field.at) + usize::from(field.length))
+        .collect();
     for at in 0..best.example.bytes.len().min(TRIED) {
+        if settled.iter().any(|field| field.contains(&at)) {
+            continue;
+        }
         let now = best.example.bytes.get(at).copied();
         for wish in [template.bytes.get(at).copied(), Some(0)] {
             if now == wish {
@@ -209,8 +274,10 @@ fn polished(
     if let Some(protocol) = stated_protocol(&best.example, form) {
         best.attempt(|example| example.meta.protocol = protocol);
     }
-    best.attempt(|example| checksum::fill_in(&mut example.bytes, network.into(), true));
-    best.attempt(|example| checksum::fill_in(&mut example.bytes, network.into(), false));
+    let tag = matches!(stated_protocol(&best.example, form), Some(0x8100));
+    let network = usize::from(network) + if tag { 4 } else { 0 };
+    best.attempt(|example| checksum::fill_in(&mut example.bytes, network, false));
+    best.attempt(|example| checksum::fill_in(&mut example.bytes, network, true));
     best.example
 }
 

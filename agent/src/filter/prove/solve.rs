@@ -27,19 +27,26 @@ struct Bounds {
     late: Cell<bool>,
 }
 
+impl Bounds {
+    /// Whether the deadline has passed. Looks at the clock now and then only: a decision takes
+    /// about as long as that.
+    fn late(&self) -> bool {
+        let calls = self.calls.get().wrapping_add(1);
+        self.calls.set(calls);
+        if calls.is_multiple_of(32) && Instant::now() > self.deadline {
+            self.late.set(true);
+        }
+        self.late.get()
+    }
+}
+
 impl Callbacks for Bounds {
     fn on_new_clause(&mut self, _: &[batsat::Lit], kind: ClauseKind) {
         self.conflicts += u64::from(kind == ClauseKind::Learnt);
     }
 
     fn stop(&self) -> bool {
-        // Asked at every decision, which takes about as long as a look at the clock.
-        let calls = self.calls.get().wrapping_add(1);
-        self.calls.set(calls);
-        if calls % 32 == 0 && Instant::now() > self.deadline {
-            self.late.set(true);
-        }
-        self.late.get() || self.conflicts > self.allowed
+        self.late() || self.conflicts > self.allowed
     }
 }
 
@@ -120,6 +127,9 @@ impl Solver {
             .iter()
             .map(|lit| self.lit(graph, *lit))
             .collect();
+        if self.solver.cb().late.get() {
+            return Answer::GaveUp;
+        }
         let answer = self.solver.solve_limited(&assumptions);
         if answer == lbool::TRUE {
             Answer::Satisfiable
@@ -172,6 +182,10 @@ impl Solver {
         let mut open = Vec::new();
         let result = self.named(lit, &mut open);
         while let Some(node) = open.pop() {
+            if self.solver.cb().late() {
+                // What is left undefined is harmless: nothing is solved any more.
+                break;
+            }
             self.define(graph, node, &mut open);
         }
         result

@@ -364,3 +364,124 @@ fn same_byte(graph: &mut Graph, a: &Byte, b: &Byte) -> Lit {
     }
     same
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{
+        super::super::{Meta, Packet, VlanTag},
+        *,
+    };
+
+    /// The value of every node for one packet.
+    pub(crate) fn values(space: &Space, packet: &Packet<'_>) -> impl Fn(Lit) -> bool + use<> {
+        let mut values = vec![false; space.graph.len()];
+        let mut set = |word: &Word, value: u32| {
+            for (at, bit) in word.bits().iter().enumerate() {
+                if bit.as_constant().is_none() {
+                    values[bit.node()] = value >> at & 1 == 1;
+                }
+            }
+        };
+        let meta = &space.meta;
+        set(&space.length, packet.wire_len);
+        set(&space.headroom, packet.headroom.len().try_into().unwrap());
+        set(&meta.protocol, packet.meta.protocol.into());
+        set(&meta.packet_type, packet.meta.packet_type.into());
+        set(&meta.interface_index, packet.meta.interface_index);
+        set(&meta.hardware_type, packet.meta.hardware_type.into());
+        set(&meta.mark, packet.meta.mark);
+        set(&meta.queue, packet.meta.queue.into());
+        set(&meta.hash, packet.meta.hash);
+        let tag = packet.meta.vlan;
+        set(&Word::from_bits(&[meta.vlan_present]), tag.is_some().into());
+        set(
+            &meta.vlan_protocol,
+            tag.map_or(7, |tag| tag.protocol.into()),
+        );
+        set(&meta.vlan_control, tag.map_or(9, |tag| tag.control.into()));
+        let network = packet.meta.network_header.cast_unsigned();
+        set(&meta.network_header, network);
+        let link = packet.meta.link_header;
+        let known = Word::from_bits(&[meta.link_header_known]);
+        set(&known, link.is_some().into());
+        set(&meta.link_header, link.unwrap_or(3).cast_unsigned());
+        for (at, byte) in &space.bytes {
+            let value = packet.bytes.get(*at as usize).copied().unwrap_or(0);
+            set(&Word::from_bits(byte), value.into());
+        }
+        let firsts: HashMap<_, _> = space
+            .reads
+            .iter()
+            .map(|read| (read.value[0].node(), read))
+            .collect();
+        for node in 0..values.len() {
+            if let Some(read) = firsts.get(&node) {
+                // The place was computed before the bits that are read there were made.
+                let place = read
+                    .place
+                    .evaluate(|bit| values[bit.node()] ^ bit.negated());
+                let place = i64::from(place.cast_signed());
+                let front = i64::try_from(packet.headroom.len()).unwrap();
+                let byte = match usize::try_from(place) {
+                    Ok(place) => packet.bytes.get(place),
+                    Err(_) => usize::try_from(place + front)
+                        .ok()
+                        .and_then(|at| packet.headroom.get(at)),
+                };
+                for (at, bit) in read.value.iter().enumerate() {
+                    values[bit.node()] = byte.copied().unwrap_or(0) >> at & 1 == 1;
+                }
+            }
+            if let Some((a, b)) = space.graph.operands(node) {
+                values[node] = (values[a.node()] ^ a.negated()) && (values[b.node()] ^ b.negated());
+            }
+        }
+        move |lit| values[lit.node()] ^ lit.negated()
+    }
+
+    /// A small generator with a seed.
+    pub(crate) struct Random(pub(crate) u64);
+
+    impl Random {
+        pub(crate) fn word(&mut self) -> u32 {
+            self.0 = self
+                .0
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            ((self.0 >> 32) as u32).rotate_left((self.0 >> 59) as u32)
+        }
+
+        pub(crate) fn below(&mut self, bound: u32) -> u32 {
+            self.word() % bound
+        }
+
+        pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+            from[self.word() as usize % from.len()]
+        }
+
+        pub(crate) fn bytes(&mut self, length: u32) -> Vec<u8> {
+            (0..length).map(|_| self.word().to_le_bytes()[0]).collect()
+        }
+
+        pub(crate) fn meta(&mut self) -> Meta {
+            Meta {
+                protocol: self.pick(&[0x800, 0x86dd, 0x806, 4]),
+                packet_type: self.pick(&[0, 1, 2, 3, 4, 7]),
+                interface_index: self.pick(&[0, 1, 1, 1, 2]),
+                hardware_type: self.pick(&[1, 772]),
+                mark: self.pick(&[0, 1, 0x8000_0000]),
+                queue: self.pick(&[0, 1]),
+                hash: self.pick(&[0, 0xdead_beef]),
+                vlan: self.pick(&[
+                    None,
+                    Some(VlanTag {
+                        protocol: 0x8100,
+                        control: 100,
+                    }),
+                ]),
+                network_header: self.pick(&[14, 14, 14, 0, -3, 18]),
+                link_header: self.pick(&[Some(0), Some(0), None, Some(-5)]),
+            }
+        }
+    }
+}

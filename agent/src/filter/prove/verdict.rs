@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     super::{LinkType, Packet, Program, SocketForm, interpret::interpret},
+    bits::Word,
     example::{Example, extract},
     graph::Lit,
     recognise::recognisable,
@@ -18,7 +19,8 @@ use super::{
 pub struct Budget {
     /// Time on the clock.
     pub time: Duration,
-    /// Nodes of the graph, which bounds the memory: some 150 bytes for each, clauses included.
+    /// Nodes of the graph, which bounds the memory: a few hundred bytes for each, clauses included.
+    /// Two realistic programs take some ten thousand.
     pub nodes: usize,
     /// Conflicts in the solver, so that the outcome does not hang on the clock alone.
     pub conflicts: u64,
@@ -28,7 +30,7 @@ impl Default for Budget {
     fn default() -> Self {
         Self {
             time: Duration::from_secs(2),
-            nodes: 2_000_000,
+            nodes: 500_000,
             conflicts: 200_000,
         }
     }
@@ -243,6 +245,32 @@ pub fn equivalent(
     }
 }
 
+/// Proves that a program delivers of each packet what two others both deliver: the lesser length,
+/// and nothing that one of them drops. Packets without a device are left out: a packet socket has
+/// none, and [`compose`](super::compose()) drops them.
+pub fn is_conjunction(
+    joined: &Program,
+    first: &Program,
+    second: &Program,
+    budget: Budget,
+) -> Result<bool, Unknown> {
+    let mut work = Work::new(SocketForm::Cooked, budget);
+    let mut value = |program| {
+        let outcome = symbolic::run(program, &mut work.space, work.deadline);
+        outcome.map(|outcome| outcome.value(&mut work.space))
+    };
+    let (Ok(joined), Ok(first), Ok(second)) = (value(joined), value(first), value(second)) else {
+        return Err(work.why());
+    };
+    let graph = &mut work.space.graph;
+    let first_is_more = first.at_least(graph, &second);
+    let lesser = Word::mux(graph, first_is_more, &second, &first);
+    let differ = !joined.equals(graph, &lesser);
+    let device = work.space.meta.interface_index.not_zero(graph);
+    let mut solver = Solver::new(work.deadline, budget.conflicts);
+    Ok(!work.satisfiable(&mut solver, &[differ, device])?)
+}
+
 /// A program and the condition under which it accepts.
 struct Side<'a> {
     program: &'a Program,
@@ -346,8 +374,15 @@ impl Work {
             let metadata = well_formed::metadata(&mut self.space, form);
             let headers = headers(&mut self.space, form);
             let wanted = self.space.graph.and(metadata, headers);
-            if wanted == Lit::FALSE || !self.satisfiable(solver, &[wanted])? {
-                continue;
+            match self.satisfiable(solver, &[wanted]) {
+                Ok(true) if wanted != Lit::FALSE => {}
+                Ok(_) => continue,
+                Err(_) if confirms_well_formed(&any) => {
+                    return Ok(Containment::NotContained {
+                        counterexample: any,
+                    });
+                }
+                Err(why) => return Err(why),
             }
             let space = &mut self.space;
             let found = recognisable(space, solver, form, &[wanted], confirms_well_formed);

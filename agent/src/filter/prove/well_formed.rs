@@ -48,7 +48,7 @@ const IGMP: u8 = 2;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMP6: u8 = 58;
-const SCTP: u8 = 132;
+pub(super) const SCTP: u8 = 132;
 const EXTENSIONS: [u8; 6] = [0, 43, 44, 51, 60, 135];
 
 /// Where an untagged packet's network header begins.
@@ -400,4 +400,124 @@ fn transport_of(protocol: u8, content: &[u8], more: bool, icmp: u8) -> Option<bo
         _ if protocol == icmp => content.len() >= 8,
         _ => true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            example::Example,
+            space::tests::{Random, values},
+            template::{Kind, Template},
+        },
+        *,
+    };
+
+    const FORMS: [SocketForm; 5] = [
+        SocketForm::Raw(LinkType::EN10MB),
+        SocketForm::Raw(LinkType::RAW),
+        SocketForm::Raw(LinkType::LINUX_SLL),
+        SocketForm::Raw(LinkType::LINUX_SLL2),
+        SocketForm::Cooked,
+    ];
+
+    fn kinds() -> Vec<Kind> {
+        let mut kinds = Vec::new();
+        for ether_type in [IPV4, IPV6, ARP, 0x88b5, 40, MPLS[0], PPPOE[0]] {
+            for protocol in [TCP, UDP, ICMP, ICMP6, SCTP, IGMP, 0, 47] {
+                for tagged in [false, true] {
+                    kinds.push(Kind {
+                        ether_type,
+                        protocol: Some(protocol),
+                        tagged,
+                    });
+                }
+            }
+        }
+        kinds
+    }
+
+    fn example(kind: Kind, form: SocketForm) -> Example {
+        let ethernet = form == SocketForm::Raw(LinkType::EN10MB);
+        let tagged = kind.tagged && ethernet;
+        let network = match form {
+            SocketForm::Raw(LinkType::LINUX_SLL | LinkType::LINUX_SLL2) => 0,
+            _ => network_offset(form).unwrap().into(),
+        };
+        Example {
+            bytes: Template::new(kind, form).bytes,
+            headroom: Vec::new(),
+            meta: Meta {
+                protocol: if tagged { 0x8100 } else { kind.ether_type },
+                interface_index: 1,
+                network_header: network,
+                link_header: Some(0),
+                ..Meta::default()
+            },
+        }
+    }
+
+    #[test]
+    fn templates_are_well_formed() {
+        for form in FORMS {
+            for kind in kinds() {
+                if matches!(kind.ether_type, IPV4 | IPV6) {
+                    let example = example(kind, form);
+                    assert!(
+                        well_formed(&example.packet(), form),
+                        "{form:?} {kind:?} {example:02x?}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The condition over all packets and the test of one say the same.
+    #[test]
+    fn both_definitions_agree() {
+        let mut random = Random(5);
+        for form in FORMS {
+            let mut space = Space::new(1 << 20);
+            let parts = [
+                metadata(&mut space, form),
+                untagged(&mut space, form),
+                tagged(&mut space, form),
+            ];
+            let mut well = 0;
+            for kind in kinds() {
+                for round in 0..40 {
+                    let mut example = example(kind, form);
+                    if round % 3 != 0 {
+                        let length = u32::try_from(example.bytes.len()).unwrap();
+                        match random.below(3) {
+                            0 => example.bytes.truncate(random.below(length) as usize),
+                            1 => example.bytes.extend([0; 9]),
+                            _ => {}
+                        }
+                    }
+                    for _ in 0..random.below(3) {
+                        let at = random.below(60) as usize;
+                        if let Some(byte) = example.bytes.get_mut(at) {
+                            *byte =
+                                random.pick(&[0, 1, 4, 8, 0x45, 0x46, 0x20, 0x81, 6, 17, 0xff, 44]);
+                        }
+                    }
+                    if random.below(6) == 0 {
+                        example.meta = random.meta();
+                    }
+                    let packet = example.packet();
+                    let bit = values(&space, &packet);
+                    let [metadata, untagged, tagged] = parts.map(&bit);
+                    let expected = well_formed(&packet, form);
+                    assert_eq!(
+                        metadata && (untagged || tagged),
+                        expected,
+                        "{form:?} {example:02x?}"
+                    );
+                    well += u32::from(expected);
+                }
+            }
+            assert!(well > 200, "{form:?}: {well}");
+        }
+    }
 }
