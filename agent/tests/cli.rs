@@ -112,6 +112,9 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-completions.8",
             "capwarden-doctor.8",
             "capwarden-exec.8",
+            "capwarden-filter-check.8",
+            "capwarden-filter-prove.8",
+            "capwarden-filter.8",
             "capwarden-man.8",
             "capwarden-policy-check.8",
             "capwarden-policy.8",
@@ -124,7 +127,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 11));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 14));
 }
 
 #[test]
@@ -225,4 +228,26 @@ fn reader_that_goes_away_is_no_failure() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(output.stderr.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+fn filter_prove_tells_by_its_exit_status_and_shows_a_packet() {
+    let prove = |filter: &str, within: &str| {
+        let output = capwarden(&["filter", "prove", filter, "--within", within, "--json"]);
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), answer)
+    };
+    let (status, answer) = prove("tcp port 80 and net 10.1.0.0/16", "net 10.0.0.0/8");
+    assert_eq!((status, &answer["verdict"]), (Some(0), &"contained".into()));
+    let (status, answer) = prove("tcp port 80", "not port 22");
+    assert_eq!(
+        (status, &answer["verdict"]),
+        (Some(1), &"not-contained".into())
+    );
+    assert!(
+        answer["packet"].as_str().unwrap().contains("22"),
+        "{answer}"
+    );
+    let (status, _) = prove("tcp prot 80", "tcp");
+    assert_eq!(status, Some(2));
 }

@@ -67,7 +67,9 @@ impl Exit {
     fn meaning(self) -> &'static str {
         match self {
             Self::Ok => "done; what was checked holds",
-            Self::Unsound => "what was checked does not hold (policy check, audit verify)",
+            Self::Unsound => {
+                "what was checked does not hold (policy check, filter prove, audit verify)"
+            }
             Self::Usage => "the command line is wrong",
             Self::Policy => "the policy is wrong",
             Self::NeedsRoot => "root is needed",

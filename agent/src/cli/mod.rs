@@ -13,6 +13,7 @@ mod enforce;
 mod exec;
 mod exit;
 mod failure;
+mod filter;
 mod log;
 mod man;
 mod paths;
@@ -60,6 +61,7 @@ enum Verb {
     Run(run::Run),
     Exec(exec::Exec),
     Policy(policy::Policy),
+    Filter(filter::Filter),
     Audit(audit::Audit),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
@@ -78,6 +80,7 @@ impl Cli {
             Verb::Run(run) => run.run(),
             Verb::Exec(exec) => exec.run(),
             Verb::Policy(policy) => policy.run(),
+            Verb::Filter(filter) => filter.run(),
             Verb::Audit(audit) => audit.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),
