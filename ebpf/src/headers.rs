@@ -3,7 +3,7 @@
 //! ```text
 //! LINK_ETHERNET  | dst 6 | src 6 | type 2 | (tag 2, type 2)* | network header | transport | payload
 //! LINK_NETWORK                             (tag 2, type 2)*  | network header | transport | payload
-//!                                                                             ^ end()
+//!                                                                                         ^ end()
 //! ```
 //! What cannot be read or is not known ends where the last understood header ended: the doubt is
 //! always decided for showing less.
@@ -13,7 +13,7 @@ use capwarden_abi::LINK_ETHERNET;
 
 const ETHERNET_HEADER: u32 = 14;
 const VLAN_TAG: u32 = 4;
-/// Two tags is 802.1ad; a third is not parsed.
+/// Two tags is 802.1ad; a fourth is not parsed.
 const MAX_VLAN_TAGS: u32 = 3;
 const MAX_EXTENSION_HEADERS: u32 = 8;
 

@@ -470,7 +470,7 @@ fn client_end_ends_captures_with_whole_files() -> Result<()> {
     let record = stage.end_record(&capture.session)?;
     // The server may take its tshark along when it goes.
     let reason = text(&record, "reason");
-    assert!(["server-exit", "closed"].contains(&reason), "{record}");
+    assert!(["client-closed", "closed"].contains(&reason), "{record}");
     assert_eq!(
         packets(&capture.file)?,
         number(&record, "packets").unwrap_or(0)
@@ -629,7 +629,7 @@ fn hostile_detached_capture_belongs_to_its_call() -> Result<()> {
     thread::sleep(Duration::from_millis(1_200));
     good_bye(&stage, client)?;
     let record = stage.end_record(&session)?;
-    assert_eq!(text(&record, "reason"), "server-exit");
+    assert_eq!(text(&record, "reason"), "client-closed");
     assert_eq!(number(&record, "packets"), Some(20));
     assert_eq!(packets(&file)?, 20);
     assert_eq!(matching(&file, &format!("udp port {}", udp.port()))?, 20);

@@ -108,8 +108,10 @@ impl AuditError {
     /// What an operator can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Open { .. } => "name a file that you may write with --audit FILE",
-            Self::Symlink(_) | Self::NotAFile(_) => "name the file itself with --audit FILE",
+            Self::Open { .. } => {
+                "nothing was recorded there yet, or it takes root to read or write it; to name another file: `audit show FILE`, `run --audit FILE`"
+            }
+            Self::Symlink(_) | Self::NotAFile(_) => "name the file itself",
             Self::Exposed { .. } => "take the write permission of group and others away",
             Self::NotALog { .. } | Self::Broken { .. } | Self::Shrunk { .. } => {
                 "see what `capwarden audit verify` says; move the file away to start a new log"

@@ -23,7 +23,7 @@ pub enum Record {
     AgentStarted(AgentStarted),
     /// A call was decided.
     Call(Box<CallRecord>),
-    /// A session was armed.
+    /// A session was opened.
     SessionOpened(Box<SessionOpened>),
     /// A capture socket was armed and handed over.
     SocketArmed(SocketArmed),
@@ -130,7 +130,7 @@ pub enum Decision {
     Deny,
 }
 
-/// A session was armed: what it may see.
+/// A session was opened: what it may see.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SessionOpened {
     /// Which session.

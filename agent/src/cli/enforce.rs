@@ -103,7 +103,8 @@ pub(super) fn exit(outcome: Outcome) -> Exit {
 }
 
 pub(super) fn denied(denial: &Denial) -> Failure {
-    let account = Account::new(denial.reason.clone()).because(&denial.rule);
+    let reason = denial.reason.trim_end_matches('.');
+    let account = Account::new(reason).because(&denial.rule);
     Failure::Usage(match &denial.instead {
         Some(instead) => account.hint(instead),
         None => account,
@@ -116,7 +117,7 @@ fn failure(error: EngineError) -> Failure {
             let hint = match source.kind() {
                 std::io::ErrorKind::NotFound => "give its full path, or install it",
                 std::io::ErrorKind::PermissionDenied => {
-                    "the governed user must be able to execute it: see --user"
+                    "give its full path; the governed user must be able to read PATH's directories and to execute it (see --user)"
                 }
                 _ => "try it without capwarden",
             };
@@ -139,6 +140,7 @@ fn failure(error: EngineError) -> Failure {
         EngineError::Session(SessionError::Grant(error)) => {
             let hint = match error {
                 GrantError::NoInterface { .. } => "ip link show",
+                GrantError::Ambiguous { .. } => "name networks and ports instead",
                 GrantError::Filter { .. } => "see pcap-filter(7); names are not looked up",
                 _ => "capwarden exec --help",
             };

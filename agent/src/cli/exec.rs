@@ -49,14 +49,19 @@ pub(super) struct Exec {
     #[arg(short, long, value_name = "EXPRESSION")]
     pub(super) filter: Option<String>,
     /// Packets that may be captured, in all
+    ///
+    /// Without it: what the policy says, otherwise no limit.
     #[arg(short = 'c', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) packets: Option<u64>,
     /// Bytes that may be captured, in all
     ///
-    /// A number with B, KiB, MiB, GiB, kB, MB or GB: 50MiB.
+    /// A number with B, KiB, MiB, GiB, kB, MB or GB: 50MiB. Without it: what the policy says,
+    /// otherwise no limit.
     #[arg(short, long, value_name = "SIZE", value_parser = values::size)]
     pub(super) bytes: Option<Size>,
     /// How long captures may last
+    ///
+    /// Without it: what the policy says, otherwise no limit.
     #[arg(short, long, value_name = "S", value_parser = values::seconds)]
     pub(super) seconds: Option<Duration>,
     /// What is kept of a packet after its transport header
@@ -73,7 +78,8 @@ pub(super) struct Exec {
     pub(super) audit: Option<PathBuf>,
     /// Run the command as this user
     ///
-    /// A name or a number. Without it: the user who called sudo, otherwise nobody.
+    /// A name or a number. Without it: the user who called sudo, otherwise nobody. It must be able
+    /// to write where the command writes.
     #[arg(long, value_name = "NAME|UID", value_parser = values::user)]
     pub(super) user: Option<User>,
     /// The command and its arguments

@@ -88,9 +88,12 @@ impl Failure {
         let arguments = env::args_os().skip(1);
         let arguments = arguments.map(|argument| quoted(&argument.to_string_lossy()));
         let command = arguments.collect::<Vec<_>>().join(" ");
+        // As it was started: what is not on sudo's PATH is found by its own.
+        let own =
+            env::current_exe().map_or_else(|_| "capwarden".into(), |own| own.display().to_string());
         Self::NeedsRoot(
             Account::new(format!("only root may {purpose}"))
-                .hint(format!("sudo capwarden {command}")),
+                .hint(format!("sudo {} {command}", quoted(&own))),
         )
     }
 
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn root_is_asked_for_with_the_whole_command() {
         let text = Failure::needs_root("load the guard").render(Paint::off());
-        assert!(text.contains("hint: sudo capwarden "), "{text}");
+        assert!(text.contains("hint: sudo /"), "{text}");
         assert_eq!(quoted("a b'c"), "'a b'\\''c'");
         assert_eq!(quoted("--user=nobody"), "--user=nobody");
         assert_eq!(quoted(""), "''");

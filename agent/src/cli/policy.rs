@@ -1,4 +1,4 @@
-//! `capwarden policy`: write policies.
+//! `capwarden policy`: check policies.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ enum Verb {
 /// Check policy files, and point at what is wrong
 ///
 /// Reads each file as `run` would: syntax, names, values, patterns and capture filters. Prints
-/// every problem with the lines it stands on. The exit status is 1 if there is one.
+/// the first problem of each file, and where it is. The exit status is 1 if there is one.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The policy files

@@ -26,7 +26,9 @@ use super::{
 ///
 /// Needs root to start; the server does not get it.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  capwarden run -p /etc/capwarden/shark.yaml -- npx -y sharkmcp")]
+#[command(
+    after_help = "Example:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server"
+)]
 pub(super) struct Run {
     /// The policy that decides the calls
     ///
@@ -46,7 +48,8 @@ pub(super) struct Run {
     pub(super) user: Option<User>,
     /// The server's command and its arguments
     ///
-    /// Looked up on PATH, and started with capwarden's environment.
+    /// Looked up on PATH, and started with capwarden's environment, but for HOME, USER and LOGNAME,
+    /// which are the user's.
     #[arg(last = true, required = true, value_name = "SERVER")]
     pub(super) server: Vec<OsString>,
 }

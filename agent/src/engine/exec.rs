@@ -73,7 +73,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
                 }
                 asked = true;
                 // At a terminal the command got the signal too; let it end as it would without us.
-                tracing::debug!(signal, "passed on");
+                tracing::debug!(signal, "the command is asked to end");
                 if let Some(process) = Process::open(governed.pid) {
                     process.ask_to_end();
                 }

@@ -97,7 +97,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     let (why, reason, signal) = tokio::select! {
         end = gone => match end {
-            PumpEnd::ClientClosed => ("the client closed the connection", EndReason::ServerExit, None),
+            PumpEnd::ClientClosed => ("the client closed the connection", EndReason::ClientClosed, None),
             PumpEnd::ServerClosed => ("the server exited", EndReason::ServerExit, None),
         },
         signal = stop.next() => ("a signal", EndReason::Revoked, Some(signal)),

@@ -8,13 +8,14 @@
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `guard`, `link` | the session's program and maps |
 //! | `tree`, `btf` | which session a process belongs to |
+//! | `sys` | the calls that rustix does not have |
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `stdio` | the client's end, waited for without a thread |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
     unsafe_code,
-    reason = "the only room that makes system calls; each block says why it is sound"
+    reason = "the only room with unsafe code; each block says why it is sound"
 )]
 
 mod broker;

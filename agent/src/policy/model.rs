@@ -109,7 +109,10 @@ impl Policy {
             None => Err(Denial {
                 reason: "The policy has no `exec` section, so no command may capture under it."
                     .to_owned(),
-                instead: None,
+                instead: Some(
+                    "Add `exec:` with `interfaces` and a cap to it, or leave out --policy."
+                        .to_owned(),
+                ),
                 rule: self.default.clone(),
             }),
         }

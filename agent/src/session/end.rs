@@ -32,15 +32,17 @@ pub enum EndReason {
     Deadline,
     /// A tool that ends captures was called.
     StopCall,
-    /// The capturing process ended by itself.
+    /// The capturing process, or the command of `exec`, ended by itself.
     Closed,
     /// No process came to use the grant.
     Unused,
     /// The call that opened the session failed.
     CallFailed,
-    /// The MCP server, or the command, exited.
+    /// The MCP client closed the connection.
+    ClientClosed,
+    /// The MCP server exited.
     ServerExit,
-    /// An operator took the grant back, or the agent is shutting down.
+    /// The agent is shutting down, or can no longer vouch for the grant.
     Revoked,
     /// The governed processes did what no grant allows.
     Violation,
@@ -51,11 +53,12 @@ impl fmt::Display for EndReason {
         f.write_str(match self {
             Self::PacketCap => "the packet cap was reached",
             Self::ByteCap => "the byte cap was reached",
-            Self::Deadline => "the time was up",
+            Self::Deadline => "the deadline passed",
             Self::StopCall => "the capture was stopped by a call",
             Self::Closed => "the capturing process ended",
             Self::Unused => "no process used the grant",
             Self::CallFailed => "the call failed",
+            Self::ClientClosed => "the client closed the connection",
             Self::ServerExit => "the server exited",
             Self::Revoked => "the grant was revoked",
             Self::Violation => "the governed processes broke their confinement",

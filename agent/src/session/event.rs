@@ -16,7 +16,7 @@ use crate::kernel::{Caller, Refusal, SocketKind};
 /// Something that happened to a session, or was kept from happening.
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
-    /// A session is armed: its guard is loaded, and the next capture socket is its own.
+    /// A session is open: its guard is loaded, and the next capture socket is its own.
     Opened {
         /// The session.
         session: SessionId,

@@ -2,11 +2,11 @@
 //! then winds the session down.
 //!
 //! ```text
-//! armed ──first socket──▶ live ──▶ ended: the guard delivers nothing more
-//!   │                                │  what was delivered is read by the capturing process
-//!   └──────nobody came──────────────▶│  the process is asked to end, so that its file is whole
-//!                                    ▼  and is killed if it does not
-//!                                  closed: counts are final, the event is sent
+//! open ──first socket──▶ live ──▶ ended: the guard delivers nothing more
+//!   │                               │  what was delivered is read by the capturing process
+//!   └──────nobody came─────────────▶│  the process is asked to end, so that its file is whole
+//!                                   ▼  and is killed if it does not
+//!                                 closed: counts are final, the event is sent
 //! ```
 
 use std::{future::pending, sync::Arc, time::Duration};

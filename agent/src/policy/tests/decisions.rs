@@ -524,7 +524,7 @@ fn commands_get_the_exec_section() {
             .exec_verdict(&Request::default())
             .unwrap_err()
             .to_string(),
-        "The policy has no `exec` section, so no command may capture under it. (rule: p.yaml:1:1 default)"
+        "The policy has no `exec` section, so no command may capture under it. Add `exec:` with `interfaces` and a cap to it, or leave out --policy. (rule: p.yaml:1:1 default)"
     );
 }
 
