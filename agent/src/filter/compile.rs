@@ -446,6 +446,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn vlan_is_found_as_a_word_only() {
+        for filter in ["vlan", "not vlan 5", "tcp and (vlan)", "vlan&&tcp"] {
+            assert_eq!(ambiguous_word(filter), Some("vlan"), "{filter}");
+        }
+        for filter in ["tcp", "host 10.0.0.1", "ether[0] = 1", ""] {
+            assert_eq!(ambiguous_word(filter), None, "{filter}");
+        }
+    }
+
+    #[test]
     fn instructions_are_read_back_from_libpcap() {
         assert_eq!(parse("21 0 255 4294967295"), Some((21, 0, 255, u32::MAX)));
         assert_eq!(parse("21 0 0"), None);

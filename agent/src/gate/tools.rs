@@ -95,3 +95,44 @@ fn required(tool: &Members<'_>) -> Vec<String> {
         .and_then(|required| serde_json::from_str(required).ok())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Call, Verdict};
+
+    struct Nothing;
+
+    impl Decide for Nothing {
+        fn visible(&self, _: &str) -> bool {
+            false
+        }
+
+        fn decide(&self, _: &Call) -> Verdict {
+            Verdict::Forward
+        }
+    }
+
+    fn filtered(result: &str) -> Option<String> {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+        let start = text.find(result)?;
+        let result = text.get(start..start + result.len())?;
+        filter(&text, result, &Nothing, &mut Schemas::default())
+    }
+
+    #[test]
+    fn list_that_is_too_long_to_be_looked_at_is_hidden_whole() {
+        let tool = r#"{"name":"secret"}"#;
+        let tools = vec![tool; 10_001].join(",");
+        let shown = filtered(&format!(r#"{{"tools":[{tools}]}}"#)).unwrap();
+        assert_eq!(shown, r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#);
+
+        let members: Vec<String> = (0..10_000).map(|n| format!(r#""{n}":0"#)).collect();
+        let members = members.join(",");
+        let shown = filtered(&format!(r#"{{{members},"tools":[{tool}]}}"#)).unwrap();
+        assert!(!shown.contains("secret"));
+
+        let shown = filtered(&format!(r#"{{"tools":[{{{members},"name":"secret"}}]}}"#)).unwrap();
+        assert!(!shown.contains("secret"));
+    }
+}
