@@ -18,12 +18,31 @@
 //!   r1     scratch; the ctx at both ends
 //!   r6     the ctx: LD_ABS and LD_IND want it there, unmodified
 //!   r7     X; upper half always zero
-//!   r2-r5  clobbered by LD_ABS and LD_IND (as r1), otherwise unused
+//!   r2-r5  clobbered by LD_ABS and LD_IND (as r1); r2-r4 the arguments of the one call
 //!   r8 r9  unused
 //!   stack  fp-4, fp-8 … fp-64: M[0], M[1] … M[15], those in use only. Written before read on each
 //!          path, which `Program::new` has checked; the next part may use the same bytes.
 //!          fp-68 … fp-160: values that are loaded once and needed again (see `shorten`).
+//!          fp-164 … fp-208: the window (see below).
 //! ```
+//!
+//! # The window
+//! The kernel turns each LD_ABS and LD_IND of an eBPF program into a call, where its classic
+//! filters read the packet inline. So a part that looks at several places near the packet's
+//! beginning copies that beginning to the stack, with one call, and reads it there. Classic
+//! programs reject a packet when they load what lies behind its end, and no sooner; so what is
+//! shorter than the window goes through a second copy of the filter, which has no window:
+//!
+//! ```text
+//!   r6 = r1  w7 = 0
+//!   skb_load_bytes(0, window) ──▶ r0 = 0 ──▶ filter, from the window ──┐ accepted
+//!               └──────▶ too short: w0 = 0 ──▶ filter, by LD_ABS ──────┴──▶ r1 = r6
+//! ```
+//!
+//! In the copy with the window, too, LD_ABS and LD_IND do what the window does not hold. The
+//! verifier wants stack accesses aligned, so the window begins where most loads are. Behind an
+//! IPv4 header without options X is 20: an LD_IND whose place is in the window then is done for
+//! that X from there.
 //!
 //! # Concatenation is conjunction
 //! A rejected packet leaves before the guard's own checks (interface, deadline, budget) have run.
@@ -37,6 +56,7 @@
 //! # What the kernel must offer
 //! - `SO_ATTACH_BPF`, and with it LD_ABS and LD_IND in eBPF: 3.19. A load that fails ends the
 //!   program with 0.
+//! - `bpf_skb_load_bytes` in socket filters, for the window: 4.5.
 //! - Comparisons in 32 bits (the `JMP32` class): 5.1.
 //! - No function calls inside the program: before 5.10 the verifier refuses LD_ABS beside them, so
 //!   the guard has to be compiled to one function.
@@ -44,6 +64,8 @@
 //!   (RFC 9669, 4.1). Division by zero does not end an eBPF program, so the check is emitted.
 //!
 //! The verifier refuses instructions that no path leads to, so those are left out.
+
+use std::collections::BTreeSet;
 
 use super::{
     program::{AluOp, Ancillary, Op, Operand, Program, Register, Size, Test},
@@ -102,31 +124,47 @@ pub enum TranslateError {
 /// program with 0 for all others.
 pub fn translate(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
     let (ops, cached) = shorten(program.ops());
-    let mut code = Assembler::default();
-    code.copy64(CTX, SCRATCH);
-    code.set(A, 0);
-    code.set(X, 0);
-    let mut live = ops
+    let ops: Vec<_> = ops
         .iter()
+        .copied()
         .zip(cached)
         .enumerate()
         .zip(reachable(&ops))
         .filter_map(|(op, reachable)| reachable.then_some(op))
-        .peekable();
-    while let Some((at, (op, cached))) = live.next() {
-        let following = live
-            .peek()
-            .map_or(Label::Accepted, |&(at, _)| Label::At(at));
-        code.place(at);
-        match cached {
-            Cached::No => code.emit(at, *op, following)?,
-            Cached::Keep(slot) => {
-                code.emit(at, *op, following)?;
-                code.push(STX_W, FRAME, A, cache_slot(slot), 0);
-            }
-            Cached::Take(slot) => code.push(LDX_W, A, FRAME, cache_slot(slot), 0),
-        }
+        .collect();
+    if let Some(window) = Window::of(&ops)
+        && let Ok(code) = twice(&ops, window)
+        && code.len() <= MOST_WITH_WINDOW
+    {
+        return Ok(code);
     }
+    let mut code = Assembler::default();
+    code.copy64(CTX, SCRATCH);
+    code.set(A, 0);
+    code.set(X, 0);
+    code.filter(&ops, Label::Accepted)?;
+    code.finish()
+}
+
+/// An instruction that some path leads to, with its place.
+type Live = (usize, (Op, Cached));
+
+/// A filter with the window, and without for packets that do not fill it.
+fn twice(ops: &[Live], window: Window) -> Result<Vec<EbpfInsn>, TranslateError> {
+    let end = ops.last().map_or(0, |&(at, _)| at + 1);
+    let mut code = Assembler {
+        window: Some(window),
+        ..Assembler::default()
+    };
+    code.copy64(CTX, SCRATCH);
+    code.set(X, 0);
+    code.fill(window, Label::At(end));
+    code.filter(ops, Label::At(end))?;
+    code.window = None;
+    code.place(end);
+    code.first = end + 1;
+    code.set(A, 0);
+    code.filter(ops, Label::Accepted)?;
     code.finish()
 }
 
@@ -167,8 +205,82 @@ enum Label {
     Accepted,
 }
 
+/// The beginning of the packet, on the stack.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    /// Where it begins, from the frame pointer.
+    base: i16,
+    bytes: i16,
+}
+
+impl Window {
+    /// The lowest place.
+    const BOTTOM: i16 = -208;
+    /// As short as a UDP datagram in an Ethernet frame can be.
+    const MOST_BYTES: i16 = 42;
+    /// It costs about as much as two loads.
+    const LEAST_LOADS: usize = 3;
+    /// What X holds behind an IPv4 header without options.
+    const USUAL_X: u8 = 20;
+
+    /// The window of a filter that is better off with one.
+    fn of(ops: &[Live]) -> Option<Self> {
+        let places = |(_, (op, _)): &Live| match *op {
+            Op::LoadAbsolute { size, offset } => Some((size, offset)),
+            Op::LoadHeaderLength { offset } => Some((Size::Byte, offset)),
+            Op::LoadIndirect { size, offset } => Some((size, usual(offset)?)),
+            _ => None,
+        };
+        let loads: Vec<_> = ops.iter().filter_map(places).collect();
+        let held = |base| {
+            let bytes = Self::MOST_BYTES;
+            let window = Self { base, bytes };
+            let ends = loads.iter().filter_map(move |&(size, offset)| {
+                let at = window.at(size, offset)?;
+                Some((at - base, width(size), end(size, offset)?))
+            });
+            ends.collect::<Vec<_>>()
+        };
+        // The first of the best: `max_by_key` would give the last.
+        let base = (Self::BOTTOM..Self::BOTTOM + 4).rev();
+        let base = base.max_by_key(|&base| held(base).len())?;
+        let held = held(base);
+        let bytes = held.iter().map(|&(.., end)| end).max()?;
+        let distinct: BTreeSet<_> = held.into_iter().collect();
+        (distinct.len() >= Self::LEAST_LOADS).then_some(Self { base, bytes })
+    }
+
+    /// Where a value lies, from the frame pointer, if it can be read there.
+    fn at(self, size: Size, offset: i32) -> Option<i16> {
+        let at = self.base + i16::try_from(offset).ok().filter(|&offset| offset >= 0)?;
+        let aligned = at.rem_euclid(i16::try_from(Size::bytes(size)).ok()?) == 0;
+        (end(size, offset)? <= self.bytes && aligned).then_some(at)
+    }
+}
+
+/// Where in the packet a value ends, if that is near its beginning.
+fn end(size: Size, offset: i32) -> Option<i16> {
+    let bytes = i32::try_from(Size::bytes(size)).ok()?;
+    let end = u8::try_from(offset)
+        .ok()?
+        .checked_add(u8::try_from(bytes).ok()?)?;
+    Some(end.into())
+}
+
+/// The place of an indirect load, for the usual X.
+fn usual(offset: i32) -> Option<i32> {
+    (offset >= 0)
+        .then(|| offset.checked_add(Window::USUAL_X.into()))
+        .flatten()
+}
+
+/// Larger parts do without a window, which doubles them.
+const MOST_WITH_WINDOW: usize = 8192;
+
 const A: u8 = 0;
 const SCRATCH: u8 = 1;
+/// The arguments of a call, after the ctx.
+const ARGUMENTS: [u8; 3] = [2, 3, 4];
 const CTX: u8 = 6;
 const X: u8 = 7;
 const FRAME: u8 = 10;
@@ -179,11 +291,16 @@ const MOV32: u8 = 0xb4;
 const MOV64_X: u8 = 0xbf;
 const NEG32: u8 = 0x84;
 const TO_BE: u8 = 0xdc;
-const LDX_W: u8 = 0x61;
+const LDX: u8 = 0x61;
+const LDX_W: u8 = LDX;
 const STX_W: u8 = 0x63;
 const LD_ABS: u8 = 0x20;
 const LD_IND: u8 = 0x40;
 const JA: u8 = 0x05;
+const JMP: u8 = 0x05;
+const CALL: u8 = 0x85;
+const SKB_LOAD_BYTES: i32 = 26;
+const ADD64: u8 = 0x07;
 const EXIT: u8 = 0x95;
 const AND: u8 = 0x50;
 const SHL: u8 = 0x60;
@@ -220,6 +337,10 @@ struct Assembler {
     jumps: Vec<(usize, Label)>,
     /// The last instruction that was emitted does not go on to the next one.
     closed: bool,
+    /// What is being emitted may read the packet there.
+    window: Option<Window>,
+    /// What stands for the filter's first instruction in `starts` and `jumps`.
+    first: usize,
 }
 
 impl Assembler {
@@ -256,13 +377,21 @@ impl Assembler {
     }
 
     fn jump(&mut self, to: Label) {
-        self.jumps.push((self.code.len(), to));
+        self.comes_from_here(to);
         self.push(JA, 0, 0, 0, 0);
         self.closed = true;
     }
 
-    fn jump_if(&mut self, test: u8, dst: u8, operand: Operand, to: Label) {
+    fn comes_from_here(&mut self, to: Label) {
+        let to = match to {
+            Label::At(at) => Label::At(self.first + at),
+            Label::Accepted => to,
+        };
         self.jumps.push((self.code.len(), to));
+    }
+
+    fn jump_if(&mut self, test: u8, dst: u8, operand: Operand, to: Label) {
+        self.comes_from_here(to);
         self.skip_if(test, dst, operand, 0);
     }
 
@@ -285,8 +414,83 @@ impl Assembler {
     }
 
     fn place(&mut self, at: usize) {
-        self.starts.push((at, self.code.len()));
+        self.starts.push((self.first + at, self.code.len()));
         self.closed = false;
+    }
+
+    /// Copies the packet's beginning to the stack; elsewhere if it is too short. A is 0 then.
+    fn fill(&mut self, window: Window, too_short: Label) {
+        let [from, to, bytes] = ARGUMENTS;
+        self.set(from, 0);
+        self.copy64(to, FRAME);
+        self.push(ADD64, to, 0, 0, window.base.into());
+        self.push(MOV32, bytes, 0, 0, window.bytes.into());
+        self.push(CALL, 0, 0, 0, SKB_LOAD_BYTES);
+        self.comes_from_here(too_short);
+        self.push(JMP | JNE, A, 0, 0, 0);
+    }
+
+    /// The whole filter; `behind` is what stands behind it.
+    fn filter(&mut self, ops: &[Live], behind: Label) -> Result<(), TranslateError> {
+        let mut live = ops.iter().peekable();
+        while let Some(&(at, (op, cached))) = live.next() {
+            let following = live.peek().map_or(behind, |&&(at, _)| Label::At(at));
+            self.place(at);
+            if self.read_window(op) {
+                continue;
+            }
+            match cached {
+                Cached::No => self.emit(at, op, following)?,
+                Cached::Keep(slot) => {
+                    self.emit(at, op, following)?;
+                    self.push(STX_W, FRAME, A, cache_slot(slot), 0);
+                }
+                Cached::Take(slot) => self.push(LDX_W, A, FRAME, cache_slot(slot), 0),
+            }
+        }
+        Ok(())
+    }
+
+    /// Emits a load for which the packet need not be asked, or not for the usual X.
+    fn read_window(&mut self, op: Op) -> bool {
+        let place = |size, offset| Some((size, self.window?.at(size, offset)?));
+        let found = match op {
+            Op::LoadAbsolute { size, offset } => place(size, offset),
+            Op::LoadHeaderLength { offset } => place(Size::Byte, offset),
+            Op::LoadIndirect { size, offset } => {
+                usual(offset).and_then(|offset| place(size, offset))
+            }
+            _ => None,
+        };
+        let Some((size, at)) = found else {
+            return false;
+        };
+        match op {
+            Op::LoadHeaderLength { .. } => {
+                self.read(X, size, at);
+                self.alu(AND, X, 0xf);
+                self.alu(SHL, X, 2);
+            }
+            Op::LoadIndirect { offset, .. } => {
+                let past = if size == Size::Byte { 2 } else { 3 };
+                self.skip_if(JNE, X, Operand::Constant(Window::USUAL_X.into()), past);
+                self.read(A, size, at);
+                self.push(JA, 0, 0, 1, 0);
+                self.push(LD_IND | width(size), 0, X, 0, offset);
+            }
+            _ => self.read(A, size, at),
+        }
+        true
+    }
+
+    /// Reads a value from the stack that is in network order.
+    fn read(&mut self, dst: u8, size: Size, at: i16) {
+        self.push(LDX | width(size), dst, FRAME, at, 0);
+        match size {
+            Size::Word => self.push(TO_BE, dst, 0, 0, 32),
+            Size::Half => self.push(TO_BE, dst, 0, 0, 16),
+            Size::Byte => {}
+        }
     }
 
     fn emit(&mut self, at: usize, op: Op, following: Label) -> Result<(), TranslateError> {
@@ -519,6 +723,72 @@ mod tests {
         assert_eq!(listing(&ip), expected);
         let bytes = insn(0x56, 0, 7, -2, 0x800).to_bytes();
         assert_eq!(bytes, [0x56, 0x70, 0xfe, 0xff, 0, 8, 0, 0]);
+    }
+
+    #[test]
+    fn three_places_are_read_from_the_window() {
+        let code = listing(&[
+            (0x28, 0, 0, 12),
+            (0x15, 0, 5, 0x800),
+            (0x20, 0, 0, 26),
+            (0x15, 0, 3, 7),
+            (0xb1, 0, 0, 14),
+            (0x48, 0, 0, 16),
+            (0x15, 1, 0, 80),
+            (0x06, 0, 0, 0),
+            (0x06, 0, 0, 1),
+        ]);
+        let window = [
+            insn(0xbf, 6, 1, 0, 0),
+            insn(0xb4, 7, 0, 0, 0),
+            insn(0xb4, 2, 0, 0, 0),
+            insn(0xbf, 3, 10, 0, 0),
+            insn(0x07, 3, 0, 0, -206), // so that 26 is aligned
+            insn(0xb4, 4, 0, 0, 38),   // 16 + 20 + 2
+            insn(0x85, 0, 0, 0, 26),
+            insn(0x55, 0, 0, 18, 0), // too short
+            insn(0x69, 0, 10, -194, 0),
+            insn(0xdc, 0, 0, 0, 16),
+            insn(0x56, 0, 0, 12, 0x800),
+            insn(0x61, 0, 10, -180, 0),
+            insn(0xdc, 0, 0, 0, 32),
+            insn(0x56, 0, 0, 9, 7),
+            insn(0x71, 7, 10, -192, 0),
+            insn(0x54, 7, 0, 0, 0xf),
+            insn(0x64, 7, 0, 0, 2),
+            insn(0x56, 7, 0, 3, 20), // if w7 != 20 goto the LD_IND
+            insn(0x69, 0, 10, -170, 0),
+            insn(0xdc, 0, 0, 0, 16),
+            insn(0x05, 0, 0, 1, 0),
+            insn(0x48, 0, 7, 0, 16),
+            insn(0x16, 0, 0, 2, 80),
+            insn(0xb4, 0, 0, 0, 0),
+            insn(0x95, 0, 0, 0, 0),
+        ];
+        assert_eq!(code[..window.len()], window);
+        let rest = &code[window.len()..];
+        assert_eq!(rest[0].code, JA, "over the copy without a window");
+        assert_eq!(usize::from(rest[0].off.unsigned_abs()), rest.len() - 2);
+        assert_eq!(
+            rest[1..3],
+            [insn(0xb4, 0, 0, 0, 0), insn(0x28, 0, 0, 0, 12)]
+        );
+        assert_eq!(rest.last(), Some(&insn(0xbf, 1, 6, 0, 0)));
+    }
+
+    #[test]
+    fn the_window_stays_clear_of_what_is_kept() {
+        let lowest_slot = cache_slot(23);
+        assert!(Window::BOTTOM + 3 + Window::MOST_BYTES <= lowest_slot);
+        let window = Window {
+            base: -206,
+            bytes: 38,
+        };
+        assert_eq!(window.at(Size::Word, 34), Some(-172));
+        assert_eq!(window.at(Size::Word, 28), None, "not aligned");
+        assert_eq!(window.at(Size::Half, 38), None, "behind the end");
+        assert_eq!(window.at(Size::Byte, -4096), None);
+        assert_eq!(window.at(Size::Byte, i32::MAX), None);
     }
 
     #[test]

@@ -84,6 +84,11 @@ fn main() -> ExitCode {
             repeated_loads_agree,
         ),
         (
+            "kernel_same_verdict_at_every_length",
+            true,
+            every_length_agrees,
+        ),
+        (
             "kernel_same_opinion_on_what_is_a_program",
             true,
             validation_agrees,
@@ -564,6 +569,66 @@ fn repeated_loads_agree() {
         PROGRAMS * 24
     );
     assert!(shorter > PROGRAMS / 2, "{shorter} programs got shorter");
+}
+
+/// Many loads near the beginning, in all sizes and of all kinds, of packets of every length there:
+/// what fills the window that translations copy to the stack, and what does not.
+fn every_length_agrees() {
+    const PROGRAMS: usize = 1500;
+    let mut random = Random(SEED);
+    let pairs = (Pair::new(), Pair::new());
+    let (mut runs, mut accepted, mut windows) = (0, 0, 0);
+    let mut all = |name: &str, program: &Program, frames: &[&[u8]]| {
+        let calls = |insn: &EbpfInsn| insn.code == 0x85;
+        windows += usize::from(translate(program).unwrap().iter().any(calls));
+        runs += frames.len();
+        accepted += agree(name, program, frames, &pairs);
+    };
+    for index in 0..PROGRAMS {
+        let program = program_of_loads(&mut random);
+        let mut frame: Vec<u8> = (0..70)
+            .map(|_| random.pick(&[0, 1, 5, 0x45, 0xff]))
+            .collect();
+        frame[random.below(16)] = 0x45;
+        let frames: Vec<&[u8]> = (0..=frame.len()).map(|end| &frame[..end]).collect();
+        all(&format!("program {index}"), &program, &frames);
+    }
+    let frames = packets::frames(&mut random);
+    for (expression, program) in ON_ETHERNET.iter().step_by(4) {
+        for frame in frames.iter().step_by(7) {
+            let ends = 0..=frame.len().min(80);
+            let frames: Vec<&[u8]> = ends.map(|end| &frame[..end]).collect();
+            all(expression, program, &frames);
+        }
+    }
+    print!("{runs} runs, {accepted} accepted, {windows} with a window … ");
+    assert!(windows > PROGRAMS / 2, "{windows} programs with a window");
+}
+
+fn program_of_loads(random: &mut Random) -> Program {
+    let body = 4 + random.below(24);
+    let mut insns: Vec<_> = (0..2).map(|cell| Insn::new(0x02, 0, 0, cell)).collect();
+    for at in 0..body {
+        let left = body - at;
+        let mut jump = || u8::try_from(random.below(left.min(4))).unwrap();
+        let (jt, jf) = (jump(), jump());
+        let offset = u32::try_from(random.below(48)).unwrap();
+        let value = random.pick(&[0, 1, 5, 20, 0x45, 0xff]);
+        insns.push(match random.below(16) {
+            0..6 => Insn::new(random.pick(&[0x20, 0x28, 0x30]), 0, 0, offset),
+            6..8 => Insn::new(random.pick(&[0x40, 0x48, 0x50]), 0, 0, offset / 2),
+            8 => Insn::new(0xb1, 0, 0, offset / 2),
+            9 => Insn::new(0x01, 0, 0, random.pick(&[0, 19, 20, 21, u32::MAX])),
+            10 => Insn::new(random.pick(&[0x02, 0x03, 0x60, 0x61]), 0, 0, offset & 1),
+            11 => Insn::new(random.pick(&[0x07, 0x87]), 0, 0, 0),
+            12 => Insn::new(random.pick(&[0x0c, 0x04, 0x54]), 0, 0, value),
+            _ => Insn::new(random.pick(&[0x15, 0x25, 0x45]), jt, jf, value),
+        });
+    }
+    insns.push(Insn::new(0x45, 0, 1, random.pick(&[1, 0xff, u32::MAX])));
+    insns.push(Insn::new(0x06, 0, 0, random.pick(&[0, 65535])));
+    insns.push(Insn::new(random.pick(&[0x06, 0x16]), 0, 0, 65535));
+    Program::new(insns).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn repetitive_program(random: &mut Random) -> Program {
