@@ -42,16 +42,7 @@ const CAPTURE: &[&str] = &[
     "over",
 ];
 /// Keys of the `exec` section: those of a capture that no call asks for.
-const EXEC: &[&str] = &[
-    "interfaces",
-    "within",
-    "packets",
-    "bytes",
-    "seconds",
-    "snap",
-    "payload",
-    "over",
-];
+const EXEC: &[&str] = CAPTURE.split_at(1).1;
 /// Keys of `from`.
 const FROM: &[&str] = &["interface", "filter", "packets", "bytes", "seconds"];
 /// Predicates on an argument.

@@ -54,6 +54,6 @@ mod yaml;
 mod tests;
 
 pub use error::PolicyError;
-pub use model::{Policy, Summary, check};
+pub use model::{Policy, Summary};
 pub use request::{Request, unpoliced};
 pub use verdict::*;

@@ -217,12 +217,3 @@ impl fmt::Display for Summary {
         )
     }
 }
-
-/// Loads a policy and says what it comes to.
-///
-/// # Errors
-///
-/// The file cannot be read, or is no policy; the error points at the place.
-pub fn check(path: &Path) -> Result<Summary, PolicyError> {
-    Policy::load(path).map(|policy| policy.summary())
-}

@@ -203,24 +203,24 @@ fn small_files_do_not_grow_large() {
 fn files_are_read_or_named() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("none.yaml");
-    let error = check(&missing).unwrap_err();
+    let error = Policy::load(&missing).unwrap_err();
     assert!(
         error.to_string().contains("none.yaml: cannot be read"),
         "{error}"
     );
     assert_eq!(error.line(), None);
-    assert!(check(directory.path()).is_err());
+    assert!(Policy::load(directory.path()).is_err());
 
     let path = directory.path().join("latin.yaml");
     std::fs::File::create(&path)
         .and_then(|mut file| file.write_all(b"version: 1 # \xe9\n"))
         .unwrap();
-    let error = check(&path).unwrap_err();
+    let error = Policy::load(&path).unwrap_err();
     assert!(error.to_string().contains("byte 13"), "{error}");
 
     let path = directory.path().join("good.yaml");
     std::fs::write(&path, FULL).unwrap();
-    let summary = check(&path).unwrap();
+    let summary = Policy::load(&path).unwrap().summary();
     assert_eq!((summary.allowed, summary.capturing), (3, 2));
     assert_eq!(summary.digest, full().digest());
 }
