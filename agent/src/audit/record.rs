@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     policy::{FilterOrigin, Payload, Terms},
-    session::{SessionEnd, SessionId},
+    session::{Cut, SessionEnd, SessionId},
 };
 
 use super::{
@@ -142,6 +142,9 @@ pub struct SessionOpened {
     pub interfaces: Vec<InterfaceRecord>,
     /// A packet is seen only if all of these match it.
     pub filters: Vec<FilterRecord>,
+    /// What the policy's filter leaves out of the requested one, with an example packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Text>,
     /// Packets in all; `null` is no cap, here and below.
     pub packets: Option<u64>,
     /// Bytes in all.
@@ -164,6 +167,7 @@ impl SessionOpened {
         interfaces: impl IntoIterator<Item = InterfaceRecord>,
         terms: &Terms,
         summary: &str,
+        cut: Option<&Cut>,
     ) -> Self {
         let filters = terms.filters.iter().map(|term| FilterRecord {
             expression: Text::new(term.expression.as_str()),
@@ -177,6 +181,7 @@ impl SessionOpened {
             tool: tool.map(Text::new),
             interfaces: interfaces.into_iter().take(MAX_ITEMS).collect(),
             filters: filters.take(MAX_ITEMS).collect(),
+            cut: cut.map(|cut| Text::new(cut.to_string())),
             packets: terms.packets,
             bytes: terms.bytes,
             seconds: terms.duration.map(|duration| duration.as_secs_f64()),

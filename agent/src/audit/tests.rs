@@ -42,6 +42,7 @@ fn opened(session: u32) -> Record {
             expression: "tcp port 80".into(),
             origin: Origin::Requested,
         }],
+        cut: Some("\"tcp\" also matches".into()),
         packets: Some(100),
         bytes: None,
         seconds: Some(2.5),

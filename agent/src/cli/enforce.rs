@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{
     engine::{EngineError, Outcome},
-    filter::{CompileError, Compiler, LinkType, Origin, ambiguous_word},
+    filter::{CompileError, Compiler, LinkType, Origin},
     kernel::{Credentials, LaunchError},
     policy::{Denial, Policy},
     session::{GrantError, SessionError},
@@ -31,12 +31,6 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
     let compiler = compiler()?;
     for (filter, rule) in policy.filters() {
-        if let Some(word) = ambiguous_word(filter) {
-            return Err(Failure::Policy(miette::miette!(
-                help = "The kernel takes the outer VLAN tag out of a frame before a filter sees it. Name networks and ports instead.",
-                "{rule}: the filter {filter:?} in `within` uses `{word}`"
-            )));
-        }
         match compiler.compile(filter, LinkType::EN10MB, Origin::Policy) {
             Ok(_) => {}
             Err(CompileError::ChildFailed(why)) => {
@@ -140,7 +134,6 @@ fn failure(error: EngineError) -> Failure {
         EngineError::Session(SessionError::Grant(error)) => {
             let hint = match error {
                 GrantError::NoInterface { .. } => "ip link show",
-                GrantError::Ambiguous { .. } => "name networks and ports instead",
                 GrantError::Filter { .. } => "see pcap-filter(7); names are not looked up",
                 _ => "capwarden exec --help",
             };

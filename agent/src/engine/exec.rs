@@ -49,6 +49,9 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
     let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
     let launched = opened.and_then(|(session, grant)| {
         tracing::info!(%session, "granted: {}", grant.summary());
+        if let Some(cut) = &grant.cut {
+            tracing::warn!(%session, "{cut}");
+        }
         house::start(&sessions, &plan.command, &plan.credentials, false)
     });
     let (mut governed, broker) = match launched {

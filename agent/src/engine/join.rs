@@ -22,6 +22,7 @@ impl Captures for Sessions {
             Ok((session, grant)) => Ok(Opened {
                 session,
                 summary: grant.summary(),
+                cut: grant.cut.as_ref().map(ToString::to_string),
             }),
             Err(error) => Err(OpenError(error.to_string())),
         }

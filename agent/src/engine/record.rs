@@ -243,7 +243,14 @@ fn opened_record(session: SessionId, grant: &Grant) -> SessionOpened {
         name: Text::new(interface.name.as_str()),
         index: interface.index,
     });
-    SessionOpened::new(session, None, interfaces, &grant.terms, &grant.summary())
+    SessionOpened::new(
+        session,
+        None,
+        interfaces,
+        &grant.terms,
+        &grant.summary(),
+        grant.cut.as_ref(),
+    )
 }
 
 fn call_record(call: &CallEvent) -> CallRecord {

@@ -69,18 +69,6 @@ pub enum SocketForm {
     Cooked,
 }
 
-/// The word in an expression whose meaning libpcap and the kernel do not share here.
-///
-/// The kernel takes a frame's outer VLAN tag out of its bytes before any packet socket sees it.
-/// Compiled without a live interface, `vlan` looks for the tag in the bytes alone: it would never
-/// match such a frame, and `not vlan` always would. So neither is taken.
-pub fn ambiguous_word(expression: &str) -> Option<&'static str> {
-    expression
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .any(|word| word == "vlan")
-        .then_some("vlan")
-}
-
 /// Why there is no program.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -444,16 +432,6 @@ fn parse(insn: &str) -> Option<(u16, u8, u8, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn vlan_is_found_as_a_word_only() {
-        for filter in ["vlan", "not vlan 5", "tcp and (vlan)", "vlan&&tcp"] {
-            assert_eq!(ambiguous_word(filter), Some("vlan"), "{filter}");
-        }
-        for filter in ["tcp", "host 10.0.0.1", "ether[0] = 1", ""] {
-            assert_eq!(ambiguous_word(filter), None, "{filter}");
-        }
-    }
 
     #[test]
     fn instructions_are_read_back_from_libpcap() {

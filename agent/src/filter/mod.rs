@@ -7,10 +7,14 @@
 //!                              └──interpret──▶ the verdict on one packet, as the kernel gives it
 //! ```
 //!
+//! A filter means what it means on the capture file: on the frame with all its VLAN tags in it (see
+//! [`see_vlan_tags`]).
+//!
 //! Every type here stands for what runs: libpcap is only a compiler, and a [`Program`] is the
 //! exact code that the kernel executes, never an expression that somebody reads differently.
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod compile;
 mod cooked;
 mod interpret;
@@ -19,10 +23,9 @@ mod program;
 mod prove;
 mod shorten;
 mod translate;
+mod vlan;
 
-pub use compile::{
-    COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, ambiguous_word, compile_child,
-};
+pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
 pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Meta, Packet, VlanTag, interpret};
 pub use link::LinkType;
@@ -35,3 +38,4 @@ pub use prove::{
     compose, difference, equivalent, is_conjunction, is_empty, prove, prove_measured, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate};
+pub use vlan::{VlanError, see_vlan_tags};

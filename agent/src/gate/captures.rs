@@ -15,6 +15,8 @@ pub struct Opened {
     pub session: SessionId,
     /// What was granted, in one line for people: `lo, "tcp port 80", 1000 packets, 60 s`.
     pub summary: String,
+    /// What the policy leaves out of the requested filter, in a sentence with an example.
+    pub cut: Option<String>,
 }
 
 /// Why a session that the policy allows could not be opened: a sentence for the model (libpcap's

@@ -64,12 +64,15 @@ pub(super) fn denial(id: &str, denial: &Denial, shape: DenialShape) -> String {
 /// What the model is told of a grant: the terms, and each change of its call.
 pub(super) fn granted(opened: &Opened, changes: &[Change]) -> String {
     let mut text = format!("capwarden granted {}: {}", opened.session, opened.summary);
+    // Writing to a string cannot fail.
+    if let Some(cut) = &opened.cut {
+        let _ = write!(text, "\n{cut}");
+    }
     for change in changes {
         let asked = match &change.asked {
             Some(asked) => asked.to_string(),
             None => "not given".to_owned(),
         };
-        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "\n{}: {asked} → {}, {}",

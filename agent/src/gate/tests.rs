@@ -17,7 +17,8 @@ use tokio::{
 use super::*;
 use crate::{
     policy::{
-        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Payload, RuleRef, Terms, Verdict,
+        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
+        Verdict,
     },
     session::{EndReason, SessionEnd, SessionId},
 };
@@ -57,6 +58,7 @@ impl Decide for FakePolicy {
                 terms: Terms {
                     interfaces: InterfaceTerms::Any,
                     filters: Vec::new(),
+                    outside: Outside::Narrow,
                     packets: Some(1000),
                     bytes: None,
                     duration: None,
@@ -119,6 +121,7 @@ impl Captures for FakeCaptures {
         Ok(Opened {
             session,
             summary: format!("any, {} packets", terms.packets.unwrap()),
+            cut: None,
         })
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     CaptureVerdict, Change, Denial, FilterOrigin, FilterTerm, InterfacePattern, InterfaceTerms,
-    Payload, Request, RuleRef, Terms,
+    Outside, Payload, Request, RuleRef, Terms,
     argument::{Argument, kind},
     source::{quoted, refuse},
     units,
@@ -31,6 +31,7 @@ pub(super) struct CaptureRule {
     pub(super) from: Arguments,
     pub(super) interfaces: Interfaces,
     pub(super) within: Option<String>,
+    pub(super) outside: Outside,
     pub(super) packets: Option<Cap<u64>>,
     pub(super) bytes: Option<Cap<u64>>,
     pub(super) seconds: Option<Cap<Duration>>,
@@ -226,6 +227,7 @@ impl CaptureRule {
             terms: Terms {
                 interfaces,
                 filters,
+                outside: self.outside,
                 packets,
                 bytes,
                 duration,

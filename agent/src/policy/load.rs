@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    InterfacePattern, Payload, Policy, PolicyError, RuleRef,
+    InterfacePattern, Outside, Payload, Policy, PolicyError, RuleRef,
     argument::{Argument, ArgumentRule, Check, Predicate},
     capture::{
         Arguments, Cap, CaptureRule, Interfaces, MAX_EXACT, MAX_SNAP, Named, Over, check_filter,
@@ -34,6 +34,7 @@ const CAPTURE: &[&str] = &[
     "from",
     "interfaces",
     "within",
+    "outside",
     "packets",
     "bytes",
     "seconds",
@@ -464,12 +465,16 @@ fn capture(field: &Field<'_>, keys: &'static [&'static str]) -> Loaded<CaptureRu
         Some(field) => u32::try_from(field.bytes(1..=u64::from(MAX_SNAP))?).unwrap_or(MAX_SNAP),
     };
     let payload = section.field("payload").map(|field| payload(&field));
+    let outside = section
+        .field("outside")
+        .map(|field| outside(&field, within.is_some()));
     let over = section.field("over").map(|field| over(&field));
     Ok(CaptureRule {
         rule: field.rule(),
         from,
         interfaces,
         within,
+        outside: outside.transpose()?.unwrap_or_default(),
         packets,
         bytes,
         seconds,
@@ -606,6 +611,21 @@ fn payload(field: &Field<'_>) -> Loaded<Payload> {
             Ok(Payload::Bytes(u32::try_from(n).unwrap_or(MAX_SNAP)))
         }
         _ => Err(field.wrong("an amount of payload", HELP)),
+    }
+}
+
+fn outside(field: &Field<'_>, has_within: bool) -> Loaded<Outside> {
+    const HELP: &str = "Write `narrow` to leave out what a requested filter matches beyond `within`, or `deny` to deny the call.";
+    if !has_within {
+        return Err(field.key_fault(
+            "`outside` has no `within` to be outside of".to_owned(),
+            "Add `within`, or leave out `outside`.",
+        ));
+    }
+    match field.text("`narrow` or `deny`", HELP)? {
+        "narrow" => Ok(Outside::Narrow),
+        "deny" => Ok(Outside::Deny),
+        _ => Err(field.fault("is neither `narrow` nor `deny`", HELP)),
     }
 }
 

@@ -21,6 +21,7 @@
 //!       from: { interface: iface, filter: bpf, packets: count, seconds: timeout }
 //!       interfaces: [ lo, "veth*" ]         # names, globs, any
 //!       within: "net 10.0.0.0/8"            # enforced beside what is asked, never joined as text
+//!       outside: narrow         # if absent, too: a request that leads outside is cut and told so; or deny
 //!       packets: 10000                      # at least one of packets, bytes and seconds
 //!       bytes: 50MiB
 //!       seconds: 60                         # decimals are allowed

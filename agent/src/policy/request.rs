@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    CaptureVerdict, Denial, InterfaceTerms, Payload, RuleRef, Terms,
+    CaptureVerdict, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
     capture::{MAX_SNAP, interface, requested_filter},
 };
 
@@ -55,6 +55,7 @@ pub fn unpoliced(request: &Request) -> Result<CaptureVerdict, Denial> {
         terms: Terms {
             interfaces,
             filters: filter.into_iter().collect(),
+            outside: Outside::Narrow,
             packets: request.packets.filter(|n| *n != 0),
             bytes: request.bytes.filter(|n| *n != 0),
             duration: request.duration.filter(|time| !time.is_zero()),

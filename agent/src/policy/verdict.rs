@@ -93,6 +93,8 @@ pub struct Terms {
     pub interfaces: InterfaceTerms,
     /// A packet is seen only if all of these match it. Empty: every packet.
     pub filters: Vec<FilterTerm>,
+    /// What becomes of a request that leads outside the policy's filter.
+    pub outside: Outside,
     /// Packets in all.
     pub packets: Option<u64>,
     /// Bytes in all, as captured.
@@ -135,6 +137,17 @@ pub enum FilterOrigin {
     Requested,
     /// The policy's `within`.
     Policy,
+}
+
+/// What becomes of a request whose filter also matches packets that the policy's does not. Such
+/// packets are never seen, either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outside {
+    /// It is granted, and told what is left out.
+    #[default]
+    Narrow,
+    /// It is denied.
+    Deny,
 }
 
 /// How much of a packet is delivered.

@@ -6,13 +6,12 @@ use capwarden_abi::{
 };
 
 use crate::{
-    filter::{
-        CompileError, Compiler, EbpfInsn, LinkType, Origin, SocketForm, TranslateError,
-        ambiguous_word, translate,
-    },
+    filter::{CompileError, Compiler, LinkType, TranslateError, VlanError},
     kernel::{BootTime, GuardPlan, Interface},
-    policy::{FilterOrigin, FilterTerm, InterfacePattern, InterfaceTerms, Payload, Terms},
+    policy::{InterfacePattern, InterfaceTerms, Payload, Terms},
 };
+
+use super::filters::{Cut, Filters};
 
 /// A session's terms, with everything looked up.
 #[derive(Clone, Debug)]
@@ -27,6 +26,8 @@ pub struct Grant {
     pub plan: GuardPlan,
     /// The link type of raw sockets.
     pub link: LinkType,
+    /// What the policy's filter takes from the requested one, if anything.
+    pub cut: Option<Cut>,
 }
 
 /// Why a grant cannot be made, in a sentence for whoever asked.
@@ -69,16 +70,13 @@ pub enum GrantError {
         /// What libpcap says.
         source: CompileError,
     },
-    /// The filter would not mean what it says.
-    #[error(
-        "the filter {expression:?} uses `{word}`, which would be looked for in the frame's bytes, \
-         while the kernel keeps the outer tag elsewhere; leave it out"
-    )]
-    Ambiguous {
+    /// The filter cannot be made to see VLAN tags.
+    #[error("the filter {expression:?} cannot run in the kernel: {source}")]
+    VlanTags {
         /// The filter.
         expression: String,
-        /// Which word.
-        word: &'static str,
+        /// Why.
+        source: VlanError,
     },
     /// The compiled filter does not fit into the guard.
     #[error("the filter {expression:?} cannot run in the kernel: {source}")]
@@ -88,6 +86,31 @@ pub enum GrantError {
         /// Why.
         source: TranslateError,
     },
+    /// The requested filter accepts no packet at all.
+    #[error("the requested filter {expression:?} can match no packet; ask for another")]
+    MatchesNothing {
+        /// The filter.
+        expression: String,
+    },
+    /// No packet matches both filters.
+    #[error(
+        "no packet matches both the requested filter {:?} and {:?}, which is all that the policy \
+         allows; ask for packets that the latter matches",
+        .0.requested,
+        .0.within
+    )]
+    NothingLeft(Cut),
+    /// The requested filter leads outside, and the policy says `outside: deny`.
+    #[error(
+        "the requested filter {} {:?}, which is all that the policy allows{}; ask for a filter that \
+         matches nothing else, such as ({}) and ({})",
+        if .0.example.is_some() { "leads outside" } else { "could not be shown to stay within" },
+        .0.within,
+        .0.example.as_ref().map(|example| format!(" (one packet: {example})")).unwrap_or_default(),
+        .0.requested,
+        .0.within
+    )]
+    Outside(Cut),
 }
 
 impl Grant {
@@ -99,23 +122,8 @@ impl Grant {
     ) -> Result<Self, GrantError> {
         let interfaces = select(&terms.interfaces, present)?;
         let link = link_type(&interfaces)?;
-        let raw = chain(&terms.filters, SocketForm::Raw(link), compiler)?;
-        // What only makes sense with a link header cannot be applied to cooked sockets: then
-        // there are none in this session.
-        let cooked = match chain(&terms.filters, SocketForm::Cooked, compiler) {
-            Ok(chain) => Some(chain),
-            Err(
-                error @ GrantError::Filter {
-                    source: CompileError::Syntax { .. } | CompileError::Cooked(_),
-                    ..
-                },
-            )
-            | Err(error @ GrantError::Translate { .. }) => {
-                tracing::debug!(%error, "no cooked sockets in this session");
-                None
-            }
-            Err(error) => return Err(error),
-        };
+        let any = terms.interfaces == InterfaceTerms::Any;
+        let filters = Filters::make(&terms.filters, terms.outside, link, any, compiler)?;
         let deadline = terms
             .duration
             .map(|duration| BootTime::now().after(duration));
@@ -134,10 +142,10 @@ impl Grant {
                 } else {
                     LINK_NETWORK
                 },
-                any_interface: u32::from(terms.interfaces == InterfaceTerms::Any),
+                any_interface: u32::from(any),
             },
-            raw: Some(raw),
-            cooked,
+            raw: Some(filters.raw),
+            cooked: filters.cooked,
             interfaces: interfaces.iter().map(|interface| interface.index).collect(),
         };
         Ok(Self {
@@ -146,6 +154,7 @@ impl Grant {
             deadline,
             plan,
             link,
+            cut: filters.cut,
         })
     }
 
@@ -219,42 +228,6 @@ fn link_type(interfaces: &[Interface]) -> Result<LinkType, GrantError> {
         }
     }
     Ok(common.map_or(LinkType::EN10MB, |(link, _)| link))
-}
-
-/// All filters of a session, one after the other: a packet passes if it passes each.
-fn chain(
-    filters: &[FilterTerm],
-    form: SocketForm,
-    compiler: &Compiler,
-) -> Result<Vec<EbpfInsn>, GrantError> {
-    let mut chain = Vec::new();
-    for filter in filters {
-        let (whose, origin) = match filter.origin {
-            FilterOrigin::Requested => ("the requested", Origin::Request),
-            FilterOrigin::Policy => ("the policy's", Origin::Policy),
-        };
-        if let Some(word) = ambiguous_word(&filter.expression) {
-            return Err(GrantError::Ambiguous {
-                expression: filter.expression.clone(),
-                word,
-            });
-        }
-        let program = compiler
-            .compile_for(&filter.expression, form, origin)
-            .map_err(|source| GrantError::Filter {
-                whose,
-                expression: filter.expression.clone(),
-                source,
-            })?;
-        if let Some(program) = program {
-            let translated = translate(&program).map_err(|source| GrantError::Translate {
-                expression: filter.expression.clone(),
-                source,
-            })?;
-            chain.extend(translated);
-        }
-    }
-    Ok(chain)
 }
 
 fn names(interfaces: &[Interface]) -> String {

@@ -4,11 +4,13 @@
 
 mod end;
 mod event;
+mod filters;
 mod grant;
 mod lifecycle;
 mod registry;
 
 pub use end::*;
 pub use event::{Events, SessionEvent};
+pub use filters::Cut;
 pub use grant::{Grant, GrantError};
 pub use registry::{Attribution, SessionError, Sessions};

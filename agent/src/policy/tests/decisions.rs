@@ -106,6 +106,7 @@ fn a_capture_within_the_caps_is_granted_as_asked() {
                 filter("tcp port 80", FilterOrigin::Requested),
                 filter("net 10.0.0.0/8", FilterOrigin::Policy),
             ],
+            outside: Outside::Narrow,
             packets: Some(5),
             bytes: Some(4096),
             duration: Some(Duration::from_millis(1500)),
