@@ -397,7 +397,7 @@ impl Admit for Sessions {
         if live.revoked || late || ended {
             return Err(Shared::refuse(Errno::PERM, "its session has ended"));
         }
-        let socket = arm(&live.guard, call)
+        let (socket, _slot) = arm(&live.guard, call)
             .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
         live.inodes.push(socket.inode());
         Ok(socket)
