@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `launch` | starts a governed process: confined before its first instruction |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
+//! | `own_filter` | reading the filter that it attaches itself |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `guard`, `link` | the session's program and maps |
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
@@ -30,6 +31,7 @@ mod interfaces;
 mod launch;
 mod link;
 mod notify;
+mod own_filter;
 mod probe;
 mod process;
 mod readable;
@@ -41,7 +43,7 @@ mod tree;
 mod users;
 
 pub use bpf::LoadError;
-pub use broker::{Admit, Broker, Caller, Refusal};
+pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
@@ -50,6 +52,7 @@ pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, launch};
 pub use link::LinkError;
 pub use notify::Listener;
+pub use own_filter::FilterCall;
 pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
 pub use readable::{Owner, Readable};
