@@ -2,12 +2,14 @@
 //!
 //! The agent puts the session's translated capture filters in front of these instructions (see
 //! `agent/src/kernel/link.rs`), so what runs here is only reached by packets that the filters
-//! accept. The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
+//! accept. In front of those stands, where the process has attached one, its own filter (see
+//! `agent/src/kernel/instance.rs`). The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
 //! copy → trim → byte and packet budgets. The return value is the number of bytes delivered;
 //! 0 drops (the same for `recv`, for TPACKET v1–v3 rings and for cooked sockets).
 //!
-//! One object is loaded per session, with its terms as constants: a socket cannot tell the program
-//! whose it is (`bpf_get_socket_cookie` gives the *sender's* cookie).
+//! A socket cannot tell the program whose it is (`bpf_get_socket_cookie` gives the *sender's*
+//! cookie). So each session has maps and constants of its own, and each socket a copy of the
+//! program.
 //!
 //! Needs Linux 5.12 for atomics that return a value (`BPF_FETCH`, `BPF_CMPXCHG`):
 //! <https://github.com/torvalds/linux/blob/v5.12/kernel/bpf/verifier.c#L3606>
@@ -28,7 +30,9 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use budget::Counter;
-use capwarden_abi::{Control, LINK_NETWORK, MAX_INTERFACES, PAYLOAD_FULL, State, Terms, ended};
+use capwarden_abi::{
+    Control, LINK_NETWORK, MAX_INTERFACES, OWN_LENGTH, PAYLOAD_FULL, State, Terms, ended,
+};
 
 /// Written by the agent before the object is loaded; frozen after.
 #[unsafe(no_mangle)]
@@ -135,7 +139,13 @@ fn guard(ctx: &SkBuffContext, link: u32, any_interface: bool) -> i64 {
         return 0;
     }
 
+    // How much the process's own filter wants of the packet; 0: it has none.
+    // SAFETY: as above.
+    let own = unsafe { (*ctx.skb.skb).cb[OWN_LENGTH] };
     let mut delivered = length.min(terms.snap);
+    if own != 0 {
+        delivered = delivered.min(own);
+    }
     if terms.payload != PAYLOAD_FULL {
         let keep = headers::end(ctx, link).saturating_add(terms.payload);
         delivered = delivered.min(keep);

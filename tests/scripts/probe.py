@@ -14,6 +14,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 sockets = []
 rings = {}
 
+SO_ATTACH_FILTER = 26
+SO_DETACH_FILTER = 27
 SOL_PACKET = 263
 PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
@@ -39,6 +41,31 @@ def bind(number, index, length):
 
 def setsockopt(number, level, option, value):
     sockets[number].setsockopt(level, option, value)
+
+
+def attach(number, program):
+    """Attaches a filter of its own: a list of [code, jt, jf, k]."""
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *insn) for insn in program))
+    header = struct.pack("=HxxxxxxQ", len(program), ctypes.addressof(code))
+    sockets[number].setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, header)
+
+
+def detach(number):
+    sockets[number].setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+def attach_many(number, program, count):
+    """The errors of so many attempts, each with how often it came, and milliseconds in all."""
+    answers = {}
+    start = time.monotonic()
+    for _ in range(count):
+        try:
+            attach(number, program)
+            answer = "ok"
+        except OSError as error:
+            answer = errno.errorcode[error.errno]
+        answers[answer] = answers.get(answer, 0) + 1
+    return [answers, (time.monotonic() - start) * 1000]
 
 
 def drain(number, count, seconds):
@@ -92,6 +119,9 @@ COMMANDS = {
     "open": open_,
     "bind": bind,
     "setsockopt": setsockopt,
+    "attach": attach,
+    "detach": detach,
+    "attach_many": attach_many,
     "drain": drain,
     "lost": lost,
     "ring": ring,

@@ -65,8 +65,9 @@ pub use error::AuditError;
 pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
-    AgentStarted, AgentStopped, CallRecord, Decision, FilterRecord, InterfaceRecord, KINDS, Origin,
-    PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, TornTail,
+    AgentStarted, AgentStopped, CallRecord, Decision, FilterAttached, FilterRecord,
+    InterfaceRecord, KINDS, Origin, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
+    TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible};

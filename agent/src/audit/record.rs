@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     policy::{FilterOrigin, Payload, Terms},
-    session::{Cut, SessionEnd, SessionId},
+    session::{Cut, Relation, SessionEnd, SessionId},
 };
 
 use super::{
@@ -27,6 +27,8 @@ pub enum Record {
     SessionOpened(Box<SessionOpened>),
     /// A capture socket was armed and handed over.
     SocketArmed(SocketArmed),
+    /// A process attached a filter of its own to its capture socket.
+    FilterAttached(FilterAttached),
     /// A capture socket was refused.
     SocketRefused(SocketRefused),
     /// A session ended.
@@ -40,11 +42,12 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "agent-started",
     "call",
     "session-opened",
     "socket-armed",
+    "filter-attached",
     "socket-refused",
     "session-ended",
     "policy-reloaded",
@@ -240,7 +243,56 @@ pub struct SocketArmed {
     pub socket: Text,
 }
 
-/// A capture socket was refused.
+/// A process attached a filter of its own to its capture socket. What is delivered to that socket
+/// passes the grant's filters and this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FilterAttached {
+    /// Whose socket.
+    #[serde(flatten)]
+    pub socket: SocketArmed,
+    /// How many instructions it has.
+    pub instructions: usize,
+    /// The hash of its instructions, as the kernel takes them.
+    pub sha256: Hash,
+    /// `same`, `narrower`, `wider` or `different` from what was asked for, among the packets that
+    /// the policy allows; or `unknown`.
+    pub relation: Text,
+    /// A packet that it accepts though it was not asked for. The grant drops it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adds: Option<Text>,
+    /// A packet that was asked for and that it does not accept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaves_out: Option<Text>,
+    /// Why the relation is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Text>,
+}
+
+impl FilterAttached {
+    /// The record of a filter.
+    pub fn new(socket: SocketArmed, instructions: usize, sha256: Hash, relation: Relation) -> Self {
+        let (relation, adds, leaves_out, why) = match relation {
+            Relation::Same => ("same", None, None, None),
+            Relation::Narrower { leaves_out } => ("narrower", None, Some(leaves_out), None),
+            Relation::Wider { adds } => ("wider", Some(adds), None, None),
+            Relation::Different { adds, leaves_out } => {
+                ("different", Some(adds), Some(leaves_out), None)
+            }
+            Relation::Unknown { why } => ("unknown", None, None, Some(why)),
+        };
+        Self {
+            socket,
+            instructions,
+            sha256,
+            relation: relation.into(),
+            adds: adds.map(Text::new),
+            leaves_out: leaves_out.map(Text::new),
+            why: why.map(Text::new),
+        }
+    }
+}
+
+/// A capture socket, or a filter on one, was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SocketRefused {
     /// The process.

@@ -131,7 +131,8 @@ fn render(entry: &Entry, colour: bool) -> String {
         "session-ended" => "36",
         "socket-refused" => "31",
         "call" if entry.text("verdict") == Some("deny") => "31",
-        "torn-tail" => "33",
+        "filter-attached" if entry.text("relation") == Some("same") => "32",
+        "torn-tail" | "filter-attached" => "33",
         _ => "",
     };
     let time = visible(&entry.time).replace('T', " ");
@@ -202,6 +203,32 @@ fn describe(entry: &Entry) -> String {
             number("pid"),
             number("thread")
         ),
+        "filter-attached" => {
+            let hash: String = text("sha256").chars().take(12).collect();
+            let compared = match entry.text("relation") {
+                Some("same") => "the same packets as asked".to_owned(),
+                Some("narrower") => format!("fewer packets than asked, not {}", text("leaves_out")),
+                Some("wider") => format!(
+                    "more packets than asked, as {}, which the grant drops",
+                    text("adds")
+                ),
+                Some("different") => format!(
+                    "other packets than asked: not {}, but {}, which the grant drops",
+                    text("leaves_out"),
+                    text("adds")
+                ),
+                _ => format!("not compared with what was asked: {}", text("why")),
+            };
+            format!(
+                "{}: {} (pid {}) filters its {} socket itself, with {} instructions \
+                 (sha256 {hash}): {compared}",
+                text("session"),
+                text("comm"),
+                number("pid"),
+                text("socket"),
+                number("instructions")
+            )
+        }
         "socket-refused" => {
             format!("{} (pid {}): {}", text("comm"), number("pid"), text("why"))
         }

@@ -13,7 +13,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::session::{EndReason, SessionEnd, SessionId};
+use crate::session::{EndReason, Relation, SessionEnd, SessionId};
 
 use super::*;
 
@@ -78,6 +78,17 @@ fn armed(comm: &str) -> Record {
         comm: comm.into(),
         socket: "raw".into(),
     })
+}
+
+fn attached(relation: Relation) -> Record {
+    let socket = SocketArmed {
+        session: SessionId(1),
+        pid: 12,
+        thread: 13,
+        comm: "dumpcap".into(),
+        socket: "raw".into(),
+    };
+    Record::FilterAttached(FilterAttached::new(socket, 7, Hash::of(b"abc"), relation))
 }
 
 fn place() -> (TempDir, PathBuf) {
@@ -537,6 +548,44 @@ fn show_filters_and_renders() {
 }
 
 #[test]
+fn own_filter_is_shown_in_a_sentence_with_packets() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    let (adds, leaves_out) = (|| "TCP a → b".to_owned(), || "UDP c → d".to_owned());
+    let why = "no proof within the time allowed".to_owned();
+    for relation in [
+        Relation::Same,
+        Relation::Narrower {
+            leaves_out: leaves_out(),
+        },
+        Relation::Wider { adds: adds() },
+        Relation::Different {
+            adds: adds(),
+            leaves_out: leaves_out(),
+        },
+        Relation::Unknown { why },
+    ] {
+        log.append(&attached(relation)).unwrap();
+    }
+    let shown = shown(&path, &Filter::default(), Rendering::Plain);
+    let phrases = [
+        "the same packets as asked",
+        "fewer packets than asked, not UDP c → d",
+        "more packets than asked, as TCP a → b, which the grant drops",
+        "other packets than asked: not UDP c → d, but TCP a → b, which the grant drops",
+        "not compared with what was asked: no proof within the time allowed",
+    ];
+    for (line, phrase) in shown.lines().zip(phrases) {
+        let whole = format!(
+            "s1: dumpcap (pid 12) filters its raw socket itself, with 7 instructions (sha256 \
+             ba7816bf8f01): {phrase}"
+        );
+        assert!(line.ends_with(&whole), "{line}");
+    }
+    assert_eq!(shown.lines().count(), phrases.len());
+}
+
+#[test]
 fn kinds_are_all_of_them() {
     let records = [
         started(),
@@ -552,6 +601,7 @@ fn kinds_are_all_of_them() {
         })),
         opened(1),
         armed(""),
+        attached(Relation::Same),
         Record::SocketRefused(SocketRefused {
             pid: 1,
             comm: "a".into(),

@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     audit::{
-        AgentStarted, AgentStopped, AuditError, CallRecord, Decision, Hash, InterfaceRecord, Log,
-        PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
+        AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash,
+        InterfaceRecord, Log, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text,
+        TextList,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
@@ -225,6 +226,25 @@ fn record(entry: Entry) -> Record {
             comm: Text::new(caller.name),
             socket: Text::new(kind.name()),
         }),
+        Entry::Session(SessionEvent::FilterAttached {
+            session,
+            caller,
+            kind,
+            length,
+            digest,
+            relation,
+        }) => Record::FilterAttached(FilterAttached::new(
+            SocketArmed {
+                session,
+                pid: caller.process,
+                thread: caller.thread,
+                comm: Text::new(caller.name),
+                socket: Text::new(kind.name()),
+            },
+            length,
+            digest.into(),
+            relation,
+        )),
         Entry::Session(SessionEvent::Refused { caller, refusal }) => {
             let (pid, comm) =
                 caller.map_or((0, String::new()), |caller| (caller.process, caller.name));

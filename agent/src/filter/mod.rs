@@ -37,5 +37,5 @@ pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Emptiness, Equivalence, Example, Unknown,
     compose, difference, equivalent, is_conjunction, is_empty, prove, prove_measured, well_formed,
 };
-pub use translate::{EbpfInsn, TranslateError, translate};
+pub use translate::{EbpfInsn, TranslateError, translate, translate_own};
 pub use vlan::{VlanError, see_vlan_tags};

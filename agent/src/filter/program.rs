@@ -344,6 +344,13 @@ impl Program {
         Ok(Self { insns, ops })
     }
 
+    /// Whether no instruction of it accepts anything, whatever the packet. (False where an accepting
+    /// one is there and cannot be reached.)
+    pub fn accepts_nothing(&self) -> bool {
+        let accepts = |op: &Op| matches!(op, Op::ReturnA | Op::Return(1..));
+        !self.ops.iter().any(accepts)
+    }
+
     /// The instructions as they are encoded.
     pub fn insns(&self) -> &[Insn] {
         &self.insns

@@ -50,8 +50,10 @@
 //! effects, dropped packets count against no budget, and the guard changes its counters only for
 //! a packet that has passed everything. So the order decides nothing but the cost.
 //!
-//! A classic program returns how many bytes to deliver; here that is reduced to none or some, and
-//! the snap length is the guard's.
+//! A classic program returns how many bytes to deliver. For a filter of the grant that is reduced to
+//! none or some, and the snap length is the guard's. [`translate_own`] is for the filter that a
+//! process attaches itself, whose length counts: it is left in `cb[0]` of the ctx, where the guard
+//! finds it, and finds 0 if no such filter has run (the kernel clears `cb` before each packet).
 //!
 //! # What the kernel must offer
 //! - `SO_ATTACH_BPF`, and with it LD_ABS and LD_IND in eBPF: 3.19. A load that fails ends the
@@ -123,6 +125,26 @@ pub enum TranslateError {
 /// Translates a program into a part that lets accepted packets fall through and ends the whole
 /// program with 0 for all others.
 pub fn translate(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
+    part(program, Length::Ignored)
+}
+
+/// The same for a filter that a process attaches itself: its length is kept for the guard, which
+/// delivers no more than that. Only one such part may stand in a program, before all others.
+pub fn translate_own(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
+    part(program, Length::Kept)
+}
+
+/// What becomes of the number of bytes that a filter returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Length {
+    /// Some are some.
+    #[default]
+    Ignored,
+    /// The guard is told.
+    Kept,
+}
+
+fn part(program: &Program, length: Length) -> Result<Vec<EbpfInsn>, TranslateError> {
     let (ops, cached) = shorten(program.ops());
     let ops: Vec<_> = ops
         .iter()
@@ -133,12 +155,15 @@ pub fn translate(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
         .filter_map(|(op, reachable)| reachable.then_some(op))
         .collect();
     if let Some(window) = Window::of(&ops)
-        && let Ok(code) = twice(&ops, window)
+        && let Ok(code) = twice(&ops, window, length)
         && code.len() <= MOST_WITH_WINDOW
     {
         return Ok(code);
     }
-    let mut code = Assembler::default();
+    let mut code = Assembler {
+        length,
+        ..Assembler::default()
+    };
     code.copy64(CTX, SCRATCH);
     code.set(A, 0);
     code.set(X, 0);
@@ -150,10 +175,11 @@ pub fn translate(program: &Program) -> Result<Vec<EbpfInsn>, TranslateError> {
 type Live = (usize, (Op, Cached));
 
 /// A filter with the window, and without for packets that do not fill it.
-fn twice(ops: &[Live], window: Window) -> Result<Vec<EbpfInsn>, TranslateError> {
+fn twice(ops: &[Live], window: Window, length: Length) -> Result<Vec<EbpfInsn>, TranslateError> {
     let end = ops.last().map_or(0, |&(at, _)| at + 1);
     let mut code = Assembler {
         window: Some(window),
+        length,
         ..Assembler::default()
     };
     code.copy64(CTX, SCRATCH);
@@ -325,6 +351,7 @@ mod sk_buff {
     pub(super) const VLAN_TCI: i16 = 24;
     pub(super) const VLAN_PROTO: i16 = 28;
     pub(super) const IFINDEX: i16 = 40;
+    pub(super) const CB: i16 = 48;
     pub(super) const HASH: i16 = 68;
 }
 
@@ -341,6 +368,7 @@ struct Assembler {
     window: Option<Window>,
     /// What stands for the filter's first instruction in `starts` and `jumps`.
     first: usize,
+    length: Length,
 }
 
 impl Assembler {
@@ -526,7 +554,13 @@ impl Assembler {
                 otherwise,
             } => self.branch(test, operand, then, otherwise, following),
             Op::Return(0) => self.reject(),
-            Op::Return(_) => self.go(Label::Accepted, following),
+            Op::Return(length) => {
+                if self.length == Length::Kept {
+                    self.set(SCRATCH, length);
+                    self.push(STX_W, CTX, SCRATCH, sk_buff::CB, 0);
+                }
+                self.go(Label::Accepted, following);
+            }
             Op::ReturnA => self.return_a(),
         }
         Ok(())
@@ -565,6 +599,9 @@ impl Assembler {
     }
 
     fn return_a(&mut self) {
+        if self.length == Length::Kept {
+            self.push(STX_W, CTX, A, sk_buff::CB, 0);
+        }
         self.jump_if(JNE, A, Operand::Constant(0), Label::Accepted);
         self.exit();
     }
@@ -608,7 +645,8 @@ impl Assembler {
             Ancillary::InterfaceIndex => {
                 // 0 without a device, where the classic program returns A as it stands.
                 self.field(SCRATCH, sk_buff::IFINDEX);
-                self.skip_if(JNE, SCRATCH, Operand::Constant(0), 2);
+                let past = if self.length == Length::Kept { 3 } else { 2 };
+                self.skip_if(JNE, SCRATCH, Operand::Constant(0), past);
                 self.return_a();
                 self.copy(A, SCRATCH);
             }

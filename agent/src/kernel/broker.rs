@@ -1,9 +1,10 @@
 //! The broker: makes capture sockets for governed processes, which cannot make any themselves.
 //!
 //! Every rule of this loop was paid for by somebody:
-//! - no `socket` call is ever continued: what the broker does not understand is refused (`bind`
-//!   is, with the reason written there);
-//! - the loop only receives, decides and answers; nothing in it waits for anything;
+//! - no `socket` call is ever continued: what the broker does not understand is refused (`bind` and
+//!   `setsockopt` are, with the reasons written there);
+//! - the loop only receives, decides and answers; nothing in it waits for anything (a process's
+//!   own filter goes through the verifier, for a millisecond or so; how often, is bounded);
 //! - what `/proc` says about a caller counts only while its call still waits, so that is asked
 //!   again after the last read;
 //! - a caller in another network namespace is refused: the agent's sockets are born in its own.
@@ -22,6 +23,7 @@ use rustix::{
 
 use super::{
     notify::{Listener, Notification},
+    own_filter::{self, FilterCall},
     process::Process,
     socket::{ArmedSocket, SocketCall},
 };
@@ -46,12 +48,25 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// Why a process's own filter was not put on, or not taken off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// As the kernel would have rejected it: no news.
+    Kernel(Errno),
+    /// The agent would not.
+    Refused(Refusal),
+}
+
 /// Decides who gets a capture socket. Called on the broker's thread: must not wait.
 pub trait Admit: Send + 'static {
     /// Makes the socket of the caller's session, or says why not.
     fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
     /// Whether the caller may bind a capture socket to an interface (0: to all).
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal>;
+    /// Whether a session that has not ended armed this socket.
+    fn is_armed(&self, inode: u64) -> bool;
+    /// Puts the caller's own filter on an armed socket, or takes it off.
+    fn filter(&self, caller: &Caller, inode: u64, call: FilterCall) -> Result<(), Rejection>;
     /// The caller has the socket.
     fn armed(&self, caller: Caller, call: SocketCall, inode: u64);
     /// The caller was refused.
@@ -136,6 +151,7 @@ fn answer_one(listener: &Listener, admit: &impl Admit, namespace: u64) {
     match libc::c_long::from(call.number) {
         libc::SYS_socket => answer_socket(listener, admit, namespace, &call, caller),
         libc::SYS_bind => answer_bind(listener, admit, &call, caller),
+        libc::SYS_setsockopt => answer_filter(listener, admit, &call, caller),
         _ => {
             let _ = listener.fail(&call, Errno::PERM);
         }
@@ -197,9 +213,46 @@ fn answer_bind(
     }
 }
 
+/// Puts a filter into the slot of the capture socket that the caller means.
+///
+/// Every other socket is the kernel's business, so the call goes on; and that is sound, whatever the
+/// number means by then: the filter of a capture socket is locked, and the kernel says EPERM.
+/// What is put into a slot was read once, and can only take packets from the socket that the
+/// number meant when we looked.
+fn answer_filter(
+    listener: &Listener,
+    admit: &impl Admit,
+    call: &Notification,
+    caller: Option<Caller>,
+) {
+    let inode = own_filter::socket_inode(call).filter(|inode| admit.is_armed(*inode));
+    let (Some(inode), Some(caller)) = (inode, caller) else {
+        let _ = listener.go_on(call);
+        return;
+    };
+    let wanted = own_filter::read(call).map_err(Rejection::Kernel);
+    if !listener.is_waiting(call) {
+        return; // it was another process that we read from
+    }
+    let done = wanted.and_then(|wanted| admit.filter(&caller, inode, wanted));
+    match done {
+        Ok(()) => {
+            let _ = listener.succeed(call);
+        }
+        Err(Rejection::Kernel(errno)) => {
+            let _ = listener.fail(call, errno);
+        }
+        Err(Rejection::Refused(refusal)) => {
+            if listener.fail(call, refusal.errno).is_ok() {
+                admit.refused(Some(caller), refusal);
+            }
+        }
+    }
+}
+
 /// The interface index of the `struct sockaddr_ll` that a caller of `bind` points at.
 fn interface_of_packet_address(call: &Notification) -> Option<u32> {
-    let [_, address, _] = call.arguments;
+    let [_, address, ..] = call.arguments;
     let memory = fs::File::open(format!("/proc/{}/mem", call.thread)).ok()?;
     let mut bytes = [0_u8; 8]; // family 2, protocol 2, index 4
     memory.read_exact_at(&mut bytes, address).ok()?;

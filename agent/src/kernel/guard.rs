@@ -1,27 +1,16 @@
 //! The guard of one session: its programs, and the maps that they share with the agent.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
-use aya::{
-    Ebpf,
-    maps::{Array, MapData, RingBuf},
-    programs::{ProgramError, ProgramFd, SocketFilter},
-};
+use aya::maps::{Array, MapData, RingBuf};
 use capwarden_abi::{Control, MAX_INTERFACES, State, Terms, ended};
 
 use super::{
-    link::{self, LinkError},
-    socket::SocketKind,
+    bpf::LoadError,
+    instance::Instances,
+    link::{LinkError, Linked},
 };
 use crate::filter::EbpfInsn;
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
-
-const RAW: &str = "guard_raw";
-const COOKED: &str = "guard_cooked";
-
-/// The verifier's log is for people who work on the guard; a session never needs all of it.
-const LOG_LIMIT: usize = 2_000;
 
 /// Why a guard could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +18,9 @@ pub enum GuardError {
     /// See [`LinkError`].
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// A map could not be made, or the object not be read.
-    #[error("the kernel refused the guard's maps: {0}")]
-    Object(#[from] aya::EbpfError),
     /// The verifier refused the program.
     #[error("the kernel refused the guard: {0}")]
-    Program(String),
+    Program(#[from] LoadError),
     /// A map is missing or could not be accessed.
     #[error("the guard's maps are not accessible: {0}")]
     Map(#[from] aya::maps::MapError),
@@ -58,57 +44,41 @@ pub struct GuardPlan {
 
 /// A loaded guard. Dropping it does not free armed sockets: their program and maps live on.
 pub struct Guard {
-    raw: Option<SocketProgram>,
-    cooked: Option<SocketProgram>,
+    instances: Arc<Instances>,
     state: Array<MapData, StateValue>,
     control: Array<MapData, ControlValue>,
     current: Control,
     ends: Option<EndEvents>,
 }
 
-/// A program that can be put on a socket.
-#[derive(Debug)]
-pub(super) struct SocketProgram(ProgramFd);
-
-impl AsFd for SocketProgram {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 impl Guard {
     /// Loads a guard: nothing is delivered before a socket is armed with it.
     pub fn load(plan: &GuardPlan) -> Result<Self, GuardError> {
-        let mut builder = link::read(OBJECT)?;
-        // Both functions share a section; each insertion moves what stands behind it.
-        for (function, filter) in [(RAW, &plan.raw), (COOKED, &plan.cooked)] {
-            link::prepend(&mut builder, function, filter.as_deref().unwrap_or(&[]))?;
-        }
-        link::set(&mut builder, "TERMS", &TermsValue(plan.terms))?;
-        let object = link::finish(builder)?;
-        let mut ebpf = link::load(&object)?;
-
-        let raw = plan
-            .raw
-            .as_ref()
-            .map(|_| load(&mut ebpf, RAW))
-            .transpose()?;
-        let cooked = plan
-            .cooked
-            .as_ref()
-            .map(|_| load(&mut ebpf, COOKED))
-            .transpose()?;
+        let mut linked = Linked::new(&TermsValue(plan.terms))?;
+        let state = Array::try_from(linked.take_array("STATE")?)?;
+        let control = Array::try_from(linked.take_array("CONTROL")?)?;
+        let ends = RingBuf::try_from(linked.take_ring("ENDS")?)?;
+        let chain = |filters: &Option<Vec<EbpfInsn>>, function| {
+            let filters = filters.as_ref();
+            let whole = filters.map(|filters| Ok([&**filters, &linked.code(function)?].concat()));
+            whole.transpose()
+        };
+        let (raw, cooked): (_, Result<_, LinkError>) = (
+            chain(&plan.raw, "guard_raw")?,
+            chain(&plan.cooked, "guard_cooked"),
+        );
+        let licence = linked.licence();
+        let instances = Instances::new(raw, cooked?, licence, linked.into_descriptors())?;
         let mut guard = Self {
-            raw,
-            cooked,
-            state: Array::try_from(take(&mut ebpf, "STATE")?)?,
-            control: Array::try_from(take(&mut ebpf, "CONTROL")?)?,
+            instances: Arc::new(instances),
+            state,
+            control,
             current: Control {
                 revoked: 0,
                 interface_count: 0,
                 interfaces: [0; MAX_INTERFACES],
             },
-            ends: Some(EndEvents(RingBuf::try_from(take(&mut ebpf, "ENDS")?)?)),
+            ends: Some(EndEvents(ends)),
         };
         guard.set_interfaces(&plan.interfaces)?;
         Ok(guard)
@@ -159,11 +129,9 @@ impl Guard {
         self.ends.take()
     }
 
-    pub(super) fn program(&self, kind: SocketKind) -> Option<&SocketProgram> {
-        match kind {
-            SocketKind::Raw => self.raw.as_ref(),
-            SocketKind::Cooked => self.cooked.as_ref(),
-        }
+    /// What makes the programs of its sockets.
+    pub fn instances(&self) -> &Arc<Instances> {
+        &self.instances
     }
 
     fn write(&mut self, control: Control) -> Result<(), GuardError> {
@@ -192,31 +160,6 @@ impl std::os::fd::AsRawFd for EndEvents {
 /// Whether the guard has ended the session, and by which rule (see [`ended`]).
 pub fn has_ended(state: &State) -> bool {
     state.ended != ended::NO
-}
-
-fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SocketProgram, GuardError> {
-    let program = ebpf.program_mut(name).ok_or(LinkError::NoFunction(name))?;
-    let program: &mut SocketFilter = program
-        .try_into()
-        .map_err(|error: ProgramError| GuardError::Program(error.to_string()))?;
-    program.load().map_err(|error| {
-        let mut message = error.to_string();
-        if let ProgramError::LoadError { verifier_log, .. } = &error {
-            message.push_str(": ");
-            message.extend(verifier_log.to_string().chars().take(LOG_LIMIT));
-        }
-        GuardError::Program(message)
-    })?;
-    let fd = program
-        .fd()
-        .and_then(|fd| fd.try_clone().map_err(Into::into));
-    fd.map(SocketProgram)
-        .map_err(|error| GuardError::Program(error.to_string()))
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GuardError> {
-    ebpf.take_map(name)
-        .ok_or(GuardError::Link(LinkError::NoFunction(name)))
 }
 
 // The layouts are plain integers without padding (see `capwarden_abi`), so any bytes are valid.
@@ -271,13 +214,16 @@ mod tests {
             Ok(guard) => guard,
             Err(error) => {
                 assert!(!rustix::process::geteuid().is_root(), "{error}");
-                assert!(matches!(error, GuardError::Object(_)), "{error}");
+                assert!(
+                    matches!(error, GuardError::Link(LinkError::Map(_))),
+                    "{error}"
+                );
                 return None;
             }
         };
         let mut call = super::super::SocketCall::raw();
         call.protocol = 0x0003_u16.to_be(); // ETH_P_ALL
-        let _socket = arm(&guard, call).unwrap();
+        let _armed = arm(&guard, call).unwrap();
         traffic();
         Some(guard.state().unwrap())
     }

@@ -22,6 +22,7 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     },
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use tokio::process::{Child, Command};
 
@@ -158,7 +159,8 @@ pub fn launch<T: Send>(
     )
     .map_err(|error| prepare(error.into()))?;
     let mut command = command(launch);
-    let plan = ChildPlan::new(launch, theirs).map_err(prepare)?;
+    let mut plan = ChildPlan::new(launch, theirs).map_err(prepare)?;
+    plan.descriptors = raise_descriptor_limit();
     let mut plan = Some(plan);
     // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
     unsafe {
@@ -258,6 +260,28 @@ struct ChildPlan {
     groups: Vec<u32>,
     landlock: Option<OwnedFd>,
     filter: seccomp::Filter,
+    /// The limit that the agent was started with.
+    descriptors: Option<Rlimit>,
+}
+
+/// Descriptors of the agent: one for each capture socket, of which a session has up to 64, and
+/// there are up to 64 sessions. The usual limit of 1,024 is for programs that call `select`.
+const DESCRIPTORS: u64 = 8_192;
+
+/// Raises the agent's own limit as far as it may. Returns what it was, if it was raised.
+fn raise_descriptor_limit() -> Option<Rlimit> {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = before
+        .maximum
+        .map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if before.current.is_none_or(|now| now >= wanted) {
+        return None;
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        ..before.clone()
+    };
+    setrlimit(Resource::Nofile, raised).ok().map(|()| before)
 }
 
 impl ChildPlan {
@@ -271,6 +295,7 @@ impl ChildPlan {
             groups: launch.credentials.groups.clone(),
             landlock: landlock_domain(),
             filter: seccomp::governed(),
+            descriptors: None,
         })
     }
 
@@ -289,6 +314,10 @@ impl ChildPlan {
     fn steps(&mut self) -> Result<(), (Step, Errno)> {
         let at = |step| move |errno| (step, errno);
         sys::restore_signals();
+        if let Some(limit) = self.descriptors.take() {
+            // It was allowed before, so it is now.
+            let _ = setrlimit(Resource::Nofile, limit);
+        }
         sys::new_session_keyring();
         if self.new_session {
             // A server has no business with the terminal that its client may run in.

@@ -1,156 +1,150 @@
-//! Puts a session's capture filters in front of the guard, in the object file.
+//! Ties the guard's code to maps of a session's own, so that it can be loaded, in one piece with
+//! filters, any number of times.
 //!
 //! ```text
-//! section "socket":  | guard_cooked …            | guard_raw …            |
-//! becomes:           | filters | guard_cooked …  | filters | guard_raw …  |
+//!   guard.o ──parse, once──▶ object ──terms, maps──▶ instructions of guard_raw, guard_cooked
+//!                                                          │
+//!   an instance, one for each socket (see `instance`):     ▼
+//!     | look into the slot | filters of the grant | guard |
+//!               └──tail call──▶ | own filter | filters of the grant | guard |
 //! ```
 //! A filter that rejects a packet exits with 0; one that accepts it falls through to what follows.
-//! So the conjunction of any number of filters and the guard is their concatenation: one program,
-//! no tail call (a program array is emptied when the agent dies) and no BPF-to-BPF call (older
-//! verifiers refuse it beside `LD_ABS`). All jumps are relative, so only symbols and relocations
-//! behind the insertion move.
+//! So the conjunction of any number of filters and the guard is their concatenation: all jumps
+//! are relative, and there is no BPF-to-BPF call (older verifiers refuse it beside `LD_ABS`).
 //!
-//! Constants go into the object file as well, so that one [`load`]er serves all: making one takes
-//! aya 35 ms, as it reads the types of the whole kernel before it can be told that none are needed.
+//! A socket's program is locked for good, so the one thing about it that can change is what a tail
+//! call finds. The kernel empties a program array when the last descriptor of it is closed, that
+//! is when the agent dies; the call then does nothing. Therefore nothing that bounds a packet
+//! stands behind a tail call alone: the instance that is locked on the socket is the whole
+//! guard, and the slot can only lead to a stricter copy of it.
 
 use std::{
+    collections::{HashMap, HashSet},
+    ffi::CString,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     slice,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::LazyLock,
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader};
-use object::{
-    build::elf::{Builder, SectionData},
-    elf::SHT_STRTAB,
-};
+use aya::maps::{Map, MapData, MapError};
+use aya_obj::{EbpfSectionKind, Object, ParseError, relocation::EbpfRelocationError};
 
+use super::bpf;
 use crate::filter::EbpfInsn;
 
-/// Why the guard's object could not be put together.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
+
+/// Why the guard's code could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The embedded object is not what this build of the agent expects.
     #[error("the kernel programs' object file is damaged: {0}")]
-    Object(#[from] object::build::Error),
+    Object(String),
     /// The function is not there.
     #[error("the kernel programs' object file has no function {0}")]
     NoFunction(&'static str),
-    /// The constant is not there, or of another size.
-    #[error("the kernel programs' object file has no constant {0} of this size")]
-    NoConstant(&'static str),
+    /// The map is not there.
+    #[error("the kernel programs' object file has no map {0}")]
+    NoMap(&'static str),
+    /// The code does not fit the maps.
+    #[error("the kernel programs' object file cannot be tied to its maps: {0}")]
+    Relocation(#[from] EbpfRelocationError),
+    /// A map could not be made.
+    #[error("the kernel refused the guard's maps: {0}")]
+    Map(#[from] MapError),
 }
 
-/// Reads the object.
-pub(super) fn read(object: &[u8]) -> Result<Builder<'_>, LinkError> {
-    let mut builder = Builder::read(object)?;
-    // bpf-linker keeps all names in one table; the writer wants the sections' names in their own.
-    let has_names = builder
-        .sections
-        .iter()
-        .any(|section| matches!(section.data, SectionData::SectionString));
-    if !has_names {
-        let names = builder.sections.add();
-        names.name = ".shstrtab".into();
-        names.sh_type = SHT_STRTAB;
-        names.sh_addralign = 1;
-        names.data = SectionData::SectionString;
-    }
-    Ok(builder)
+/// The guard's code, tied to maps of its own.
+pub(super) struct Linked {
+    object: Object,
+    maps: HashMap<String, MapData>,
+    /// The code names them by number.
+    named: Vec<OwnedFd>,
 }
 
-/// Inserts `filter` before the first instruction of `function`.
-pub(super) fn prepend(
-    builder: &mut Builder<'_>,
-    function: &'static str,
-    filter: &[EbpfInsn],
-) -> Result<(), LinkError> {
-    let (section, start) = builder
-        .symbols
-        .iter()
-        .find(|symbol| symbol.name.as_slice() == function.as_bytes())
-        .and_then(|symbol| Some((symbol.section?, symbol.st_value)))
-        .ok_or(LinkError::NoFunction(function))?;
-    let code: Vec<u8> = filter.iter().flat_map(|insn| insn.to_bytes()).collect();
-    let length = code.len() as u64;
+impl Linked {
+    /// Makes the maps. The constant `TERMS` becomes `terms`.
+    pub(super) fn new<T: aya::Pod>(terms: &T) -> Result<Self, LinkError> {
+        static PARSED: LazyLock<Result<Object, ParseError>> =
+            LazyLock::new(|| Object::parse(OBJECT));
+        let damaged = |error: &dyn std::fmt::Display| LinkError::Object(error.to_string());
+        let parsed = PARSED.as_ref();
+        let mut object = parsed.map_err(|error| damaged(error))?.clone();
+        let terms = HashMap::from([("TERMS", (bytes_of(terms), true))]);
+        let patched = object.patch_map_data(terms);
+        patched.map_err(|error| damaged(&error))?;
 
-    let SectionData::Data(data) = &mut builder.sections.get_mut(section).data else {
-        return Err(LinkError::NoFunction(function));
-    };
-    let at = usize::try_from(start)
-        .ok()
-        .filter(|at| *at <= data.len())
-        .ok_or(LinkError::NoFunction(function))?;
-    data.to_mut().splice(at..at, code);
-
-    for symbol in &mut builder.symbols {
-        if symbol.section != Some(section) {
-            continue;
-        }
-        if symbol.name.as_slice() == function.as_bytes() {
-            symbol.st_size += length;
-        } else if symbol.st_value >= start {
-            symbol.st_value += length;
-        }
-    }
-    for other in &mut builder.sections {
-        if other.sh_info_section != Some(section) {
-            continue;
-        }
-        if let SectionData::Relocation(relocations) = &mut other.data {
-            for relocation in relocations {
-                if relocation.r_offset >= start {
-                    relocation.r_offset += length;
-                }
+        let mut maps = HashMap::new();
+        let mut named = Vec::new();
+        let mut fds = Vec::new();
+        for (name, map) in std::mem::take(&mut object.maps) {
+            let made = MapData::create(map.clone(), &name, None)?;
+            if map.section_kind() == EbpfSectionKind::Rodata {
+                bpf::write_constants(made.fd().as_fd(), map.data(), map.value_size())
+                    .map_err(|errno| MapError::IoError(errno.into()))?;
             }
+            let descriptor = made.fd().as_fd().try_clone_to_owned();
+            let descriptor = descriptor.map_err(MapError::IoError)?;
+            fds.push((name.clone(), descriptor.as_raw_fd(), map));
+            named.push(descriptor);
+            maps.insert(name, made);
         }
+        let text: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|(section, _)| *section)
+            .collect();
+        let fds = fds.iter().map(|(name, fd, map)| (name.as_str(), *fd, map));
+        object.relocate_maps(fds, &text)?;
+        object.relocate_calls(&text)?;
+        Ok(Self {
+            object,
+            maps,
+            named,
+        })
     }
-    Ok(())
+
+    /// A function's instructions.
+    pub(super) fn code(&self, function: &'static str) -> Result<Vec<EbpfInsn>, LinkError> {
+        let program = self.object.programs.get(function);
+        let found = program.and_then(|program| self.object.functions.get(&program.function_key()));
+        let found = found.ok_or(LinkError::NoFunction(function))?;
+        let insns = found.instructions.iter().map(|insn| EbpfInsn {
+            code: insn.code,
+            dst: insn.dst_reg(),
+            src: insn.src_reg(),
+            off: insn.off,
+            imm: insn.imm,
+        });
+        Ok(insns.collect())
+    }
+
+    /// The licence that all its programs are under.
+    pub(super) fn licence(&self) -> CString {
+        self.object.license.clone()
+    }
+
+    /// A map, to be used as an array. Can be taken once.
+    pub(super) fn take_array(&mut self, name: &'static str) -> Result<Map, LinkError> {
+        self.take(name).map(Map::Array)
+    }
+
+    /// A map, to be used as a ring. Can be taken once.
+    pub(super) fn take_ring(&mut self, name: &'static str) -> Result<Map, LinkError> {
+        self.take(name).map(Map::RingBuf)
+    }
+
+    /// What must stay open for as long as the code is to be loaded.
+    pub(super) fn into_descriptors(self) -> Vec<OwnedFd> {
+        self.named
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<MapData, LinkError> {
+        self.maps.remove(name).ok_or(LinkError::NoMap(name))
+    }
 }
 
-/// Sets a constant, in place of its placeholder.
-pub(super) fn set<T: aya::Pod>(
-    builder: &mut Builder<'_>,
-    constant: &'static str,
-    value: &T,
-) -> Result<(), LinkError> {
+fn bytes_of<T: aya::Pod>(value: &T) -> &[u8] {
     // SAFETY: `Pod` promises plain data without padding; the slice lives no longer than `value`.
-    let value = unsafe { slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) };
-    let none = LinkError::NoConstant(constant);
-    let place = builder
-        .symbols
-        .iter()
-        .find(|symbol| symbol.name.as_slice() == constant.as_bytes())
-        .filter(|symbol| symbol.st_size == value.len() as u64)
-        .and_then(|symbol| Some((symbol.section?, usize::try_from(symbol.st_value).ok()?)));
-    let Some((section, start)) = place else {
-        return Err(none);
-    };
-    let SectionData::Data(data) = &mut builder.sections.get_mut(section).data else {
-        return Err(none);
-    };
-    let end = start.saturating_add(value.len());
-    let bytes = data.to_mut().get_mut(start..end).ok_or(none)?;
-    bytes.copy_from_slice(value);
-    Ok(())
-}
-
-/// Writes the object out again.
-pub(super) fn finish(builder: Builder<'_>) -> Result<Vec<u8>, LinkError> {
-    let mut object = Vec::new();
-    builder.write(&mut object)?;
-    Ok(object)
-}
-
-/// Makes the object's maps and reads its programs, which need no kernel types for that.
-pub(super) fn load(object: &[u8]) -> Result<Ebpf, EbpfError> {
-    static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
-        Mutex::new(loader)
-    });
-    // Loading does not change the loader, so a panic while it did leaves it whole.
-    LOADER
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .load(object)
+    unsafe { slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }

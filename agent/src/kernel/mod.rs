@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `launch` | starts a governed process: confined before its first instruction |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
+//! | `own_filter` | reading the filter that it attaches itself |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `guard`, `link` | the session's program and maps |
+//! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
 //! | `tree`, `btf` | which session a process belongs to |
-//! | `sys` | the calls that rustix does not have |
+//! | `sys`, `bpf` | the calls that rustix and aya do not have |
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `stdio` | the client's end, waited for without a thread |
@@ -18,15 +20,18 @@
     reason = "the only room with unsafe code; each block says why it is sound"
 )]
 
+mod bpf;
 mod broker;
 mod btf;
 mod cgroup;
 mod clock;
 mod guard;
+mod instance;
 mod interfaces;
 mod launch;
 mod link;
 mod notify;
+mod own_filter;
 mod probe;
 mod process;
 mod readable;
@@ -37,14 +42,17 @@ mod sys;
 mod tree;
 mod users;
 
-pub use broker::{Admit, Broker, Caller, Refusal};
+pub use bpf::LoadError;
+pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
+pub use instance::{Instances, Slot};
 pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, launch};
 pub use link::LinkError;
 pub use notify::Listener;
+pub use own_filter::FilterCall;
 pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
 pub use readable::{Owner, Readable};

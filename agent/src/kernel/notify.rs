@@ -35,7 +35,7 @@ pub(super) struct Notification {
     /// The system call's number.
     pub(super) number: i32,
     /// Its arguments. The kernel looks at 32 bits of each that is not a pointer.
-    pub(super) arguments: [u64; 3],
+    pub(super) arguments: [u64; 5],
 }
 
 impl Listener {
@@ -52,12 +52,12 @@ impl Listener {
         // SAFETY: all zeros is a valid value of this plain C structure, and what the kernel wants.
         let mut call: libc::seccomp_notif = unsafe { mem::zeroed() };
         self.ioctl(RECEIVE, (&raw mut call).cast())?;
-        let [first, second, third, ..] = call.data.args;
+        let [arguments @ .., _] = call.data.args;
         Ok(Notification {
             id: call.id,
             thread: call.pid,
             number: call.data.nr,
-            arguments: [first, second, third],
+            arguments,
         })
     }
 
@@ -70,10 +70,19 @@ impl Listener {
 
     /// The call fails with `errno` in the governed process.
     pub(super) fn fail(&self, call: &Notification, errno: Errno) -> Result<(), Errno> {
+        self.answer(call, -errno.raw_os_error())
+    }
+
+    /// The call returns 0: the agent has done what it asks for.
+    pub(super) fn succeed(&self, call: &Notification) -> Result<(), Errno> {
+        self.answer(call, 0)
+    }
+
+    fn answer(&self, call: &Notification, error: i32) -> Result<(), Errno> {
         // SAFETY: as in `receive`.
         let mut response: libc::seccomp_notif_resp = unsafe { mem::zeroed() };
         response.id = call.id;
-        response.error = -errno.raw_os_error();
+        response.error = error;
         self.ioctl(SEND, (&raw mut response).cast())
     }
 

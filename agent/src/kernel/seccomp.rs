@@ -10,8 +10,7 @@
 //!    prlimit64 of another process                 → EPERM
 //!    ioctl that types into, or stops, a terminal  → EPERM
 //! 6  seccomp with NEW_LISTENER                    → EBUSY
-//! 7  setsockopt: SO_ATTACH_FILTER                 → ENOPROTOOPT (libpcap then filters by itself)
-//!                SO_DETACH_FILTER                 → ENOENT
+//! 7  setsockopt: SO_ATTACH_FILTER, SO_DETACH_…    → the agent (see `broker`)
 //!                SOL_PACKET, option not listed    → EPERM
 //! 8  bind with the length of a packet address     → the agent (see `broker`)
 //! 9  socket:     SOCK_PACKET of any family        → EPERM
@@ -226,8 +225,8 @@ pub(super) fn governed() -> Filter {
         .then(Allow);
     let socket_options = Block::default()
         .load(argument(2))
-        .if_equal(SO_ATTACH_FILTER, Errno(libc::ENOPROTOOPT))
-        .if_equal(SO_DETACH_FILTER, Errno(libc::ENOENT))
+        .if_equal(SO_ATTACH_FILTER, Notify)
+        .if_equal(SO_DETACH_FILTER, Notify)
         .then(Allow);
     let mut packet_options = Block::default().load(argument(2));
     for option in PACKET_OPTIONS {
@@ -380,13 +379,16 @@ mod tests {
             ("bluetooth", socket, [31, 3, 1], errno(libc::EAFNOSUPPORT)),
             ("can", socket, [29, 3, 1], errno(libc::EAFNOSUPPORT)),
             ("xdp", socket, [44, 3, 0], errno(libc::EAFNOSUPPORT)),
+            ("attach filter", option, [3, 1, 26], notify),
             (
-                "attach filter",
+                "detach filter, junk above",
                 option,
-                [3, 1, 26],
-                errno(libc::ENOPROTOOPT),
+                [3, JUNK | 1, JUNK | 27],
+                notify,
             ),
-            ("detach filter", option, [3, 1, 27], errno(libc::ENOENT)),
+            // On a capture socket they fail for the lock that is on it.
+            ("attach bpf", option, [3, 1, 50], allow),
+            ("attach reuseport filter", option, [3, 1, 51], allow),
             ("reuse address", option, [3, 1, 2], allow),
             ("rx ring", option, [3, 263, 5], allow),
             ("copy threshold", option, [3, 263, 7], errno(libc::EPERM)),

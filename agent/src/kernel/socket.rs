@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::{io::Errno, net::SocketFlags};
 
-use super::{guard::Guard, sys};
+use super::{guard::Guard, instance::Slot, sys};
 
 /// The two kinds of `AF_PACKET` socket that capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,21 +103,29 @@ impl AsFd for ArmedSocket {
 /// (`"capw"`). The governed process cannot change it: that takes `CAP_NET_ADMIN`.
 pub const INJECTION_MARK: u32 = 0x6361_7077;
 
-/// Makes the socket that was asked for, with the session's guard on it.
+/// Makes the socket that was asked for, with an instance of the session's guard on it, and gives
+/// the slot for the filter that its holder may attach.
 ///
 /// # Errors
 /// The errno of the step that failed, and its name. `ENOTSUP` where the session's filters cannot
 /// be applied to this kind of socket.
-pub fn arm(guard: &Guard, call: SocketCall) -> Result<ArmedSocket, ArmError> {
-    let program = guard.program(call.kind).ok_or(ArmError {
+pub fn arm(guard: &Guard, call: SocketCall) -> Result<(ArmedSocket, Slot), ArmError> {
+    let step = |step| move |errno| ArmError { step, errno };
+    let instance = guard.instances().take(call.kind).map_err(|error| {
+        tracing::error!(%error, "no instance of the guard could be made");
+        ArmError {
+            step: "loading the guard",
+            errno: Errno::from_io_error(&error.error).unwrap_or(Errno::NOMEM),
+        }
+    })?;
+    let instance = instance.ok_or(ArmError {
         step: "the session's filters do not apply to this kind of socket",
         errno: Errno::NOTSUP,
     })?;
-    let step = |step| move |errno| ArmError { step, errno };
     let fd = sys::packet_socket(call).map_err(step("socket(AF_PACKET)"))?;
     sys::set_socket_option(fd.as_fd(), libc::SO_MARK, INJECTION_MARK)
         .map_err(step("setsockopt(SO_MARK)"))?;
-    let program = program.as_fd().as_raw_fd();
+    let program = instance.program.as_raw_fd();
     sys::set_socket_option(fd.as_fd(), libc::SO_ATTACH_BPF, program)
         .map_err(step("setsockopt(SO_ATTACH_BPF)"))?;
     sys::set_socket_option(fd.as_fd(), libc::SO_LOCK_FILTER, 1_i32)
@@ -126,7 +134,7 @@ pub fn arm(guard: &Guard, call: SocketCall) -> Result<ArmedSocket, ArmError> {
         sys::bind_packet_protocol(fd.as_fd(), call.protocol).map_err(step("bind"))?;
     }
     let inode = rustix::fs::fstat(&fd).map_err(step("fstat"))?.st_ino;
-    Ok(ArmedSocket { fd, inode })
+    Ok((ArmedSocket { fd, inode }, instance.slot))
 }
 
 /// Why a socket could not be armed. It never existed for the governed process.

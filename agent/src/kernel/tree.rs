@@ -3,16 +3,13 @@
 use std::{fs, io, os::unix::fs::MetadataExt};
 
 use aya::{
-    Btf, Ebpf,
+    Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData},
     programs::BtfTracePoint,
 };
 use capwarden_abi::{Tag, TaskOffsets};
 
-use super::{
-    btf::Types,
-    link::{self, LinkError},
-};
+use super::btf::Types;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tree.o"));
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -36,8 +33,12 @@ impl Tree {
         let blob = fs::read(VMLINUX).map_err(|error| failed(&format!("{VMLINUX}: {error}")))?;
         let offsets = offsets(&blob).map_err(|error| failed(&error))?;
         let btf = Btf::parse(&blob, aya::Endianness::default()).map_err(|error| failed(&error))?;
-        let object = with_offsets(offsets).map_err(|error| failed(&error))?;
-        let mut programs = link::load(&object).map_err(|error| failed(&error))?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(None); // its maps need no kernel types
+        let mut programs = loader
+            .override_global("OFFSETS", &OffsetsValue(offsets), true)
+            .load(OBJECT)
+            .map_err(|error| failed(&error))?;
         for (program, tracepoint) in [
             ("tag_fork", "sched_process_fork"),
             ("forget_exit", "sched_process_exit"),
@@ -88,13 +89,6 @@ impl Tree {
     pub fn tag(&self, process: u32) -> Option<Tag> {
         self.tags.get(&process, 0).ok().map(|value| value.0)
     }
-}
-
-/// The object file for this kernel.
-fn with_offsets(offsets: TaskOffsets) -> Result<Vec<u8>, LinkError> {
-    let mut builder = link::read(OBJECT)?;
-    link::set(&mut builder, "OFFSETS", &OffsetsValue(offsets))?;
-    link::finish(builder)
 }
 
 fn offsets(blob: &[u8]) -> Result<TaskOffsets, Box<dyn std::error::Error>> {

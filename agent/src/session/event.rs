@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Grant, SessionEnd, SessionId};
+use super::{Grant, Relation, SessionEnd, SessionId};
 use crate::kernel::{Caller, Refusal, SocketKind};
 
 /// Something that happened to a session, or was kept from happening.
@@ -32,7 +32,23 @@ pub enum SessionEvent {
         /// Raw or cooked.
         kind: SocketKind,
     },
-    /// A process was refused a capture socket.
+    /// A process has attached a filter of its own to its socket: more than `ret #0`, with which
+    /// libpcap makes a socket deaf for a moment.
+    FilterAttached {
+        /// The session that the socket counts for.
+        session: SessionId,
+        /// The process.
+        caller: Caller,
+        /// Raw or cooked.
+        kind: SocketKind,
+        /// Its instructions.
+        length: usize,
+        /// SHA-256 of them.
+        digest: [u8; 32],
+        /// What it accepts, compared with the filter that was asked for.
+        relation: Relation,
+    },
+    /// A process was refused a capture socket, or a filter on one.
     Refused {
         /// The process; none if it was gone before it could be identified.
         caller: Option<Caller>,

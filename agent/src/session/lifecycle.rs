@@ -14,12 +14,14 @@ use std::{future::pending, sync::Arc, time::Duration};
 use capwarden_abi::ended;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{EndReason, Grant, SessionEnd, SessionEvent, SessionId, Sessions};
-use crate::kernel::{BootTime, Cgroup, EndEvents, Holder, Process, Readable, has_ended, holders};
+use crate::kernel::{
+    BootTime, Cgroup, EndEvents, Holder, Instances, Process, Readable, has_ended, holders,
+};
 
 /// How long after the reply a capture may still come: servers start it detached (0.85 s measured).
 const LATE_START: Duration = Duration::from_secs(2);
@@ -64,6 +66,10 @@ pub(super) struct Lifecycle {
     owners: JoinSet<()>,
     /// All processes that ever got one: where there is no cgroup, these are looked at.
     seen: Vec<u32>,
+    /// What the next sockets are armed with.
+    instances: Arc<Instances>,
+    /// Tells of the filters that processes attach themselves.
+    comparing: JoinHandle<()>,
 }
 
 impl Lifecycle {
@@ -73,6 +79,8 @@ impl Lifecycle {
         grant: &Arc<Grant>,
         inbox: mpsc::UnboundedReceiver<Signal>,
         starting: OwnedSemaphorePermit,
+        instances: Arc<Instances>,
+        comparing: JoinHandle<()>,
     ) -> Self {
         Self {
             sessions,
@@ -86,10 +94,13 @@ impl Lifecycle {
             sockets: 0,
             owners: JoinSet::new(),
             seen: Vec::new(),
+            instances,
+            comparing,
         }
     }
 
     pub(super) async fn run(mut self, ends: EndEvents) {
+        self.refill();
         let reason = self.until_end(ends).await;
         let shared = Arc::clone(&self.sessions.0);
         shared.revoke(self.session);
@@ -97,6 +108,10 @@ impl Lifecycle {
         self.wind_down().await;
         let counts = shared.counts(self.session);
         shared.remove(self.session);
+        // What was attached is told before the end is.
+        if let Err(error) = (&mut self.comparing).await {
+            tracing::error!(session = %self.session, %error, "own filters were not told of");
+        }
         shared.events.send(SessionEvent::Ended(SessionEnd {
             session: self.session,
             reason,
@@ -181,8 +196,15 @@ impl Lifecycle {
         });
     }
 
+    /// The next socket is to find its program ready.
+    fn refill(&self) {
+        let instances = Arc::clone(&self.instances);
+        tokio::task::spawn_blocking(move || instances.refill());
+    }
+
     fn watch(&mut self, process: u32) {
         self.sockets += 1;
+        self.refill();
         if !self.seen.contains(&process) {
             self.seen.push(process);
         }

@@ -2,13 +2,16 @@
 //! loaded guard, and the processes that a call starts are held to it until one of its ends.
 #![forbid(unsafe_code)]
 
+mod compare;
 mod end;
 mod event;
 mod filters;
 mod grant;
 mod lifecycle;
+mod own_filter;
 mod registry;
 
+pub use compare::Relation;
 pub use end::*;
 pub use event::{Events, SessionEvent};
 pub use filters::Cut;

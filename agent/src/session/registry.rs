@@ -7,22 +7,24 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::{
     EndReason, Events, Grant, GrantError, SessionEvent, SessionId,
+    compare::{self, Comparer},
     lifecycle::{Lifecycle, Signal},
+    own_filter::{self, Attached, Spent},
 };
 use capwarden_abi::State;
 
 use crate::{
-    filter::Compiler,
+    filter::{Compiler, Program},
     kernel::{
-        self, Admit, ArmedSocket, BootTime, Caller, Cgroup, Errno, Guard, GuardError, Interface,
-        Refusal, SocketCall, Tree, arm, has_ended,
+        self, Admit, ArmedSocket, BootTime, Caller, Cgroup, Errno, FilterCall, Guard, GuardError,
+        Interface, Refusal, Rejection, Slot, SocketCall, Tree, arm, has_ended,
     },
     policy::{InterfaceTerms, Terms},
 };
@@ -78,9 +80,19 @@ struct Live {
     guard: Guard,
     /// It has ended; its processes are being seen off.
     revoked: bool,
-    inodes: Vec<u64>,
+    sockets: Vec<Socket>,
     refusals: u32,
+    spent: Spent,
     signals: mpsc::UnboundedSender<Signal>,
+    /// To whoever compares own filters; when it goes, the last one has been told of.
+    attached: mpsc::UnboundedSender<Attached>,
+}
+
+/// An armed socket.
+struct Socket {
+    inode: u64,
+    /// Not locked together with the table: it takes the verifier's time to fill it.
+    slot: Arc<Mutex<Slot>>,
 }
 
 /// Why a session could not be opened.
@@ -176,12 +188,25 @@ impl Sessions {
             .take_ends()
             .ok_or_else(|| io::Error::other("the guard has no events"))?;
         let (signals, inbox) = mpsc::unbounded_channel();
-        let session = self.0.insert(&grant, guard, signals)?;
+        let (attached, filters) = mpsc::unbounded_channel();
+        let instances = Arc::clone(guard.instances());
+        let session = self.0.insert(&grant, guard, signals, attached)?;
         self.0.events.send(SessionEvent::Opened {
             session,
             grant: Arc::clone(&grant),
         });
-        let lifecycle = Lifecycle::new(self.clone(), session, &grant, inbox, permit);
+        let comparer = Comparer::new(Arc::clone(&grant), self.0.compiler.clone());
+        let comparing = compare::run(session, filters, comparer, self.0.events.clone());
+        let comparing = tokio::spawn(comparing);
+        let lifecycle = Lifecycle::new(
+            self.clone(),
+            session,
+            &grant,
+            inbox,
+            permit,
+            instances,
+            comparing,
+        );
         tokio::spawn(lifecycle.run(ends));
         Ok((session, grant))
     }
@@ -256,6 +281,7 @@ impl Shared {
         grant: &Arc<Grant>,
         guard: Guard,
         signals: mpsc::UnboundedSender<Signal>,
+        attached: mpsc::UnboundedSender<Attached>,
     ) -> Result<SessionId, SessionError> {
         let mut table = self.table();
         if table.closed {
@@ -273,9 +299,11 @@ impl Shared {
             grant: Arc::clone(grant),
             guard,
             revoked: false,
-            inodes: Vec::new(),
+            sockets: Vec::new(),
             refusals: 0,
+            spent: Spent::default(),
             signals,
+            attached,
         };
         table.live.insert(session, live);
         Ok(session)
@@ -324,8 +352,58 @@ impl Shared {
         table
             .live
             .get(&session)
-            .map(|live| live.inodes.clone())
+            .map(|live| live.sockets.iter().map(|socket| socket.inode).collect())
             .unwrap_or_default()
+    }
+
+    /// The slot of a socket that a session armed which has not ended.
+    fn slot(&self, inode: u64) -> Option<(SessionId, Arc<Mutex<Slot>>)> {
+        let table = self.table();
+        let mut live = table.live.iter().filter(|(_, live)| !live.revoked);
+        live.find_map(|(session, live)| {
+            let socket = live.sockets.iter().find(|socket| socket.inode == inode)?;
+            Some((*session, Arc::clone(&socket.slot)))
+        })
+    }
+
+    /// Whether a session may attach one more filter of its own; it is counted then.
+    fn may_attach(&self, session: SessionId) -> Result<(), Rejection> {
+        let mut table = self.table();
+        let live = table.live.get_mut(&session);
+        if live.is_some_and(|live| live.spent.one_more()) {
+            return Ok(());
+        }
+        Err(Rejection::Refused(Self::refuse(
+            Errno::PERM,
+            format!("session {session} attaches capture filters without end; it keeps the last"),
+        )))
+    }
+
+    fn attach(
+        &self,
+        caller: &Caller,
+        session: SessionId,
+        slot: &Mutex<Slot>,
+        program: Program,
+    ) -> Result<(), Rejection> {
+        self.may_attach(session)?;
+        let started = Instant::now();
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let installed = own_filter::install(&mut slot, &program);
+        let kind = slot.kind();
+        drop(slot);
+        let mut table = self.table();
+        if let Some(live) = table.live.get_mut(&session) {
+            live.spent.worked(started.elapsed());
+            if installed.is_ok() && !program.accepts_nothing() {
+                let _ = live.attached.send(Attached {
+                    caller: caller.clone(),
+                    kind,
+                    program,
+                });
+            }
+        }
+        installed.map_err(Rejection::Kernel)
     }
 
     pub(super) fn remove(&self, session: SessionId) {
@@ -386,7 +464,7 @@ impl Admit for Sessions {
             .live
             .get_mut(&session)
             .ok_or_else(|| Shared::refuse(Errno::PERM, "its session has ended"))?;
-        if live.inodes.len() >= MAX_SOCKETS {
+        if live.sockets.len() >= MAX_SOCKETS {
             return Err(Shared::refuse(
                 Errno::MFILE,
                 format!("session {session} has opened {MAX_SOCKETS} sockets already"),
@@ -397,10 +475,33 @@ impl Admit for Sessions {
         if live.revoked || late || ended {
             return Err(Shared::refuse(Errno::PERM, "its session has ended"));
         }
-        let socket = arm(&live.guard, call)
+        let (socket, slot) = arm(&live.guard, call)
             .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
-        live.inodes.push(socket.inode());
+        live.sockets.push(Socket {
+            inode: socket.inode(),
+            slot: Arc::new(Mutex::new(slot)),
+        });
         Ok(socket)
+    }
+
+    fn is_armed(&self, inode: u64) -> bool {
+        self.0.slot(inode).is_some()
+    }
+
+    fn filter(&self, caller: &Caller, inode: u64, call: FilterCall) -> Result<(), Rejection> {
+        // Its session has just ended: the lock that is on the socket says the same.
+        let found = self.0.slot(inode).ok_or(Rejection::Kernel(Errno::PERM));
+        let (session, slot) = found?;
+        match call {
+            FilterCall::Detach => {
+                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                slot.clear().map_err(Rejection::Kernel)
+            }
+            FilterCall::Attach(insns) => {
+                let program = own_filter::check(insns).map_err(Rejection::Kernel)?;
+                self.0.attach(caller, session, &slot, program)
+            }
+        }
     }
 
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal> {

@@ -17,6 +17,10 @@ pub const LINK_ETHERNET: u32 = 0;
 /// [`Terms::link`]: packets begin with the network header (`SOCK_DGRAM`, or a raw-IP device).
 pub const LINK_NETWORK: u32 = 1;
 
+/// The word of `__sk_buff.cb` in which a process's own filter leaves how many bytes it wants; the
+/// kernel clears it before each packet.
+pub const OWN_LENGTH: usize = 0;
+
 /// What a session was granted: fixed when its guard is loaded, read-only in the kernel, so that
 /// the verifier folds every rule that is not in use out of the program.
 #[repr(C)]

@@ -1,0 +1,258 @@
+use std::{
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
+
+use capwarden_abi::{LINK_ETHERNET, PAYLOAD_FULL, Terms, ended};
+use rustix::net::{RecvFlags, recv};
+
+use super::{
+    super::{
+        guard::{Guard, GuardPlan},
+        socket::{ArmedSocket, SocketCall, arm},
+    },
+    *,
+};
+use crate::filter::{Insn, Program, translate, translate_own};
+
+const ALL: u16 = 0x0003_u16.to_be();
+/// 14 + 20 + 8 on loopback.
+const HEADERS: usize = 42;
+
+fn program(insns: &[(u16, u8, u8, u32)]) -> Program {
+    let insns = insns
+        .iter()
+        .map(|&(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+    Program::new(insns.collect()).unwrap()
+}
+
+/// UDP datagrams over IPv4 to this port, this many bytes of each.
+fn to_port(port: u16, length: u32) -> Program {
+    program(&[
+        (0x28, 0, 0, 12),
+        (0x15, 0, 5, 0x0800),
+        (0x30, 0, 0, 23),
+        (0x15, 0, 3, 17),
+        (0x28, 0, 0, 36),
+        (0x15, 0, 1, port.into()),
+        (0x06, 0, 0, length),
+        (0x06, 0, 0, 0),
+    ])
+}
+
+/// A guard of loopback's datagrams to either of two ports; none without root.
+fn guard(ports: [u16; 2], packets: u64) -> Option<Guard> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let [first, second] = ports;
+    let grant = program(&[
+        (0x28, 0, 0, 12),
+        (0x15, 0, 6, 0x0800),
+        (0x30, 0, 0, 23),
+        (0x15, 0, 4, 17),
+        (0x28, 0, 0, 36),
+        (0x15, 1, 0, first.into()),
+        (0x15, 0, 1, second.into()),
+        (0x06, 0, 0, u32::MAX),
+        (0x06, 0, 0, 0),
+    ]);
+    let plan = GuardPlan {
+        terms: Terms {
+            packets,
+            bytes: 0,
+            deadline: 0,
+            snap: 262_144,
+            payload: PAYLOAD_FULL,
+            link: LINK_ETHERNET,
+            any_interface: 0,
+        },
+        raw: Some(translate(&grant).unwrap()),
+        cooked: None,
+        interfaces: vec![1],
+    };
+    Some(Guard::load(&plan).unwrap())
+}
+
+fn armed(guard: &Guard) -> (ArmedSocket, Slot) {
+    let call = SocketCall {
+        protocol: ALL,
+        non_blocking: true,
+        ..SocketCall::raw()
+    };
+    arm(guard, call).unwrap()
+}
+
+fn install(slot: &mut Slot, own: &Program) {
+    slot.install(Some(&translate_own(own).unwrap())).unwrap();
+}
+
+/// Three ports of loopback that nobody else sends to, and a datagram of 100 bytes to each.
+struct Traffic([UdpSocket; 3]);
+
+impl Traffic {
+    fn new() -> Self {
+        Self([(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap()))
+    }
+
+    fn ports(&self) -> [u16; 3] {
+        self.0
+            .each_ref()
+            .map(|socket| socket.local_addr().unwrap().port())
+    }
+
+    /// Sends one to each, and gives port and length of what the socket heard.
+    fn heard(&self, socket: &ArmedSocket) -> Vec<(u16, usize)> {
+        self.send();
+        drain(socket)
+    }
+
+    fn send(&self) {
+        for to in &self.0 {
+            self.0[0]
+                .send_to(&[7; 100], to.local_addr().unwrap())
+                .unwrap();
+        }
+    }
+}
+
+fn drain(socket: &ArmedSocket) -> Vec<(u16, usize)> {
+    let mut bytes = [0_u8; 2048];
+    let mut heard = Vec::new();
+    while let Ok((length, _)) = recv(socket, &mut bytes, RecvFlags::DONTWAIT) {
+        heard.push((u16::from_be_bytes([bytes[36], bytes[37]]), length));
+    }
+    heard
+}
+
+const WHOLE: usize = HEADERS + 100;
+
+#[test]
+fn slot_delivers_the_intersection_and_gives_it_back() {
+    let traffic = Traffic::new();
+    let [a, b, c] = traffic.ports();
+    let Some(guard) = guard([a, b], 0) else {
+        return;
+    };
+    let (socket, mut slot) = armed(&guard);
+    let (other, _other_slot) = armed(&guard);
+    let grant = vec![(a, WHOLE), (b, WHOLE)];
+    assert_eq!(traffic.heard(&socket), grant);
+
+    install(&mut slot, &to_port(b, u32::MAX));
+    assert_eq!(traffic.heard(&socket), [(b, WHOLE)], "narrower");
+    install(&mut slot, &to_port(c, u32::MAX));
+    assert_eq!(traffic.heard(&socket), [], "disjoint");
+    install(&mut slot, &program(&[(0x06, 0, 0, u32::MAX)]));
+    assert_eq!(traffic.heard(&socket), grant, "wider");
+    slot.install(None).unwrap();
+    assert_eq!(traffic.heard(&socket), [], "nothing");
+    slot.clear().unwrap();
+    assert_eq!(traffic.heard(&socket), grant, "taken off");
+    assert_eq!(slot.clear(), Err(Errno::NOENT));
+
+    let each_time = [grant.clone(), grant].concat();
+    assert_eq!(drain(&other)[..4], each_time[..], "the other socket");
+}
+
+#[test]
+fn own_length_is_honoured_and_never_more_than_the_guards() {
+    let traffic = Traffic::new();
+    let [a, b, _] = traffic.ports();
+    let Some(guard) = guard([a, b], 0) else {
+        return;
+    };
+    let (socket, mut slot) = armed(&guard);
+    for (length, delivered) in [(1, 1), (60, 60), (142, 142), (143, 142), (u32::MAX, 142)] {
+        install(&mut slot, &to_port(a, length));
+        traffic.send();
+        let heard: Vec<usize> = drain(&socket).iter().map(|(_, length)| *length).collect();
+        assert_eq!(heard, [delivered], "ret #{length}");
+    }
+    // ld #44; ret a
+    install(&mut slot, &program(&[(0x00, 0, 0, 44), (0x16, 0, 0, 0)]));
+    assert_eq!(traffic.heard(&socket), [(a, 44), (b, 44)]);
+    // ld ifindex; ret a: the test of the device has to be jumped over.
+    install(
+        &mut slot,
+        &program(&[(0x20, 0, 0, 0xffff_f008), (0x16, 0, 0, 0)]),
+    );
+    traffic.send();
+    let heard: Vec<usize> = drain(&socket).iter().map(|(_, length)| *length).collect();
+    assert_eq!(heard, [1, 1], "loopback's index");
+}
+
+#[test]
+fn packets_that_the_own_filter_drops_do_not_count() {
+    let traffic = Traffic::new();
+    let [a, b, _] = traffic.ports();
+    let Some(guard) = guard([a, b], 3) else {
+        return;
+    };
+    let (socket, mut slot) = armed(&guard);
+    install(&mut slot, &to_port(b, 50));
+    for sent in 1..=5 {
+        traffic.send();
+        let state = guard.state().unwrap();
+        assert_eq!(state.packets, 3.min(sent));
+        assert_eq!(state.bytes, 50 * state.packets);
+        assert_eq!(state.ended == ended::PACKETS, sent >= 3);
+    }
+    assert_eq!(drain(&socket), [(b, 50); 3]);
+    // The end is the session's, whatever is in the slot.
+    slot.clear().unwrap();
+    assert_eq!(traffic.heard(&socket), []);
+}
+
+#[test]
+fn empty_slot_when_nobody_holds_it_is_the_grant() {
+    let traffic = Traffic::new();
+    let [a, b, _] = traffic.ports();
+    let Some(guard) = guard([a, b], 0) else {
+        return;
+    };
+    let (socket, mut slot) = armed(&guard);
+    install(&mut slot, &to_port(b, u32::MAX));
+    assert_eq!(traffic.heard(&socket), [(b, WHOLE)]);
+    drop((slot, guard)); // as if the agent had died
+    let start = Instant::now();
+    loop {
+        let heard = traffic.heard(&socket);
+        if heard == [(a, WHOLE), (b, WHOLE)] {
+            break;
+        }
+        assert_eq!(heard, [(b, WHOLE)]);
+        assert!(start.elapsed() < Duration::from_secs(5), "{heard:?}");
+    }
+}
+
+#[test]
+fn store_is_used_up_and_refilled() {
+    let Some(guard) = guard([1, 2], 0) else {
+        return;
+    };
+    let instances = guard.instances();
+    instances.refill();
+    let stored = || instances.store().raw.len();
+    assert_eq!(stored(), RAW_IN_STORE);
+    let kept: Vec<_> = (0..RAW_IN_STORE + 2).map(|_| armed(&guard)).collect();
+    assert_eq!((stored(), kept.len()), (0, RAW_IN_STORE + 2));
+    instances.refill();
+    assert_eq!(stored(), RAW_IN_STORE);
+    assert!(instances.take(SocketKind::Cooked).unwrap().is_none());
+}
+
+#[test]
+fn what_the_verifier_refuses_leaves_the_slot_as_it_was() {
+    let traffic = Traffic::new();
+    let [a, b, _] = traffic.ports();
+    let Some(guard) = guard([a, b], 0) else {
+        return;
+    };
+    let (socket, mut slot) = armed(&guard);
+    install(&mut slot, &to_port(a, u32::MAX));
+    let reads_r9 = insn(0xbf, 0, 9, 0);
+    let error = slot.install(Some(&[reads_r9])).unwrap_err();
+    assert!(error.log.contains("R9 !read_ok"), "{error}");
+    assert_eq!(traffic.heard(&socket), [(a, WHOLE)]);
+}
