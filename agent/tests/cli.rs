@@ -113,6 +113,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-doctor.8",
             "capwarden-exec.8",
             "capwarden-filter-check.8",
+            "capwarden-filter-pcap.8",
             "capwarden-filter-prove.8",
             "capwarden-filter.8",
             "capwarden-man.8",
@@ -127,7 +128,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 14));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 15));
 }
 
 #[test]
@@ -250,4 +251,94 @@ fn filter_prove_tells_by_its_exit_status_and_shows_a_packet() {
     );
     let (status, _) = prove("tcp prot 80", "tcp");
     assert_eq!(status, Some(2));
+}
+
+/// A classic capture file: link type, then for each packet its bytes and its length on the wire.
+fn capture_file(path: &Path, link: u32, packets: &[(Vec<u8>, u32)]) {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link] {
+        file.extend(u32::to_ne_bytes(word));
+    }
+    for (bytes, wire_len) in packets {
+        let captured = u32::try_from(bytes.len()).unwrap();
+        for word in [1_700_000_000, 5, captured, *wire_len] {
+            file.extend(word.to_ne_bytes());
+        }
+        file.extend(bytes);
+    }
+    fs::write(path, file).unwrap();
+}
+
+/// A TCP packet without a link header, as much of it as is wanted.
+fn tcp(port: u16, captured: usize) -> (Vec<u8>, u32) {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0];
+    packet.extend([10, 0, 0, 5, 10, 0, 0, 9, 0xc7, 0x38]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xfa, 0xf0, 0, 0, 0, 0]);
+    packet.truncate(captured);
+    (packet, 40)
+}
+
+#[test]
+fn filter_pcap_lists_what_is_outside_and_what_cannot_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("some.pcap");
+    let file = path.to_str().unwrap();
+    let pcap = |within: &str| told(&["filter", "pcap", file, "--within", within]);
+    for (link, header) in [(101, 0), (228, 0), (1, 14), (113, 16), (276, 20), (0, 4)] {
+        let link_header: Vec<u8> = match link {
+            1 => [&[2; 12][..], &[8, 0]].concat(),
+            113 => [&[0; 14][..], &[8, 0]].concat(),
+            276 => [&[8, 0][..], &[0; 18]].concat(),
+            0 => 2_u32.to_ne_bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        let packets = [tcp(22, 40), tcp(80, 40), tcp(80, 20), tcp(443, 24)];
+        let packets =
+            packets.map(|(bytes, length)| ([link_header.clone(), bytes].concat(), length + header));
+        capture_file(&path, link, &packets);
+        let (status, out, err) = pcap("not port 22");
+        assert_eq!((status, err.as_str()), (1, ""), "{link}: {out}");
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines.len(), 3, "{out}");
+        assert!(
+            lines[0].starts_with("1 2023-11-14T22:13:20.000005Z outside: "),
+            "{out}"
+        );
+        assert!(link == 0 || lines[0].contains("10.0.0.9:22"), "{out}");
+        assert!(
+            lines[1].starts_with("3 ") && lines[1].contains(" undecidable: "),
+            "{out}"
+        );
+        assert!(
+            lines[2].ends_with(" 2 inside, 1 outside, 1 undecidable"),
+            "{out}"
+        );
+        let (status, out, _) = pcap("tcp");
+        assert_eq!((status, out.lines().count()), (0, 1), "{out}");
+    }
+    let output = capwarden(&["filter", "pcap", file, "--within", "port 80", "--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["outside"], 2, "{answer}");
+    assert_eq!(answer["found"][1]["verdict"], "undecidable", "{answer}");
+
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    let (status, out, err) = pcap("tcp");
+    assert_eq!(status, 2, "{out}");
+    assert!(err.contains("broken after 3 packets: truncated"), "{err}");
+    assert!(out.starts_with("3 packets"), "{out}");
+    let (status, ..) = told(&["filter", "pcap", file, "--within", "tcp prot"]);
+    assert_eq!(status, 2);
+    let (status, ..) = told(&["filter", "pcap", "/nonexistent", "--within", "tcp"]);
+    assert_eq!(status, 2);
+
+    // From standard input, too.
+    fs::write(&path, &whole).unwrap();
+    let mut command = command(&["filter", "pcap", "-", "--within", "tcp"]);
+    let output = command
+        .stdin(fs::File::open(&path).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }

@@ -24,7 +24,7 @@ pub use compile::{
     COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, ambiguous_word, compile_child,
 };
 pub use cooked::{CookedError, rewrite_for_cooked};
-pub use interpret::{Meta, Packet, VlanTag, interpret};
+pub use interpret::{Judgement, Meta, Packet, VlanTag, interpret, judge};
 pub use link::LinkType;
 pub use program::{
     AluOp, Ancillary, Insn, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
@@ -32,6 +32,7 @@ pub use program::{
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Emptiness, Equivalence, Example, Unknown,
-    compose, difference, equivalent, is_conjunction, is_empty, prove, prove_measured, well_formed,
+    compose, difference, equivalent, in_words, is_conjunction, is_empty, prove, prove_measured,
+    well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate};

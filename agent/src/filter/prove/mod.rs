@@ -30,6 +30,7 @@ mod verdict;
 mod well_formed;
 
 pub use compose::{ComposeError, compose};
+pub use describe::in_words;
 pub use example::Example;
 pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
