@@ -1,5 +1,6 @@
 //! `capwarden filter`: what a capture filter is worth.
 
+mod lint;
 mod pcap;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -28,6 +29,7 @@ pub(super) struct Filter {
 enum Verb {
     Check(Check),
     Prove(Prove),
+    Lint(lint::Lint),
     Pcap(pcap::Pcap),
 }
 
@@ -97,6 +99,7 @@ impl Filter {
         match self.verb {
             Verb::Check(check) => check.run(),
             Verb::Prove(prove) => prove.run(),
+            Verb::Lint(lint) => lint.run(),
             Verb::Pcap(pcap) => pcap.run(),
         }
     }
@@ -192,10 +195,17 @@ fn compile_for(expression: &str, form: SocketForm) -> Result<Program, Failure> {
     match compiler.compile_for(text, form, Origin::Policy) {
         Ok(Some(program)) => Ok(program),
         Ok(None) => Err(wrong(expression, &"it compiles to nothing")),
-        Err(CompileError::ChildFailed(why)) => Err(Failure::Internal(
-            Account::new("cannot compile a filter").because(why),
-        )),
-        Err(error) => Err(wrong(expression, &error)),
+        Err(error) => Err(refused(expression, error)),
+    }
+}
+
+/// What the compiler says against a filter.
+fn refused(expression: &str, error: CompileError) -> Failure {
+    match error {
+        CompileError::ChildFailed(why) => {
+            Failure::Internal(Account::new("cannot compile a filter").because(why))
+        }
+        error => wrong(expression, &error),
     }
 }
 
