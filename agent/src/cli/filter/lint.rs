@@ -104,7 +104,10 @@ fn write_rewrite(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let Some(rewrite) = rewrite else {
-        return writeln!(out, "  no rewrite was proved: say what is wanted, not what is not");
+        return writeln!(
+            out,
+            "  no rewrite was proved: say what is wanted, not what is not"
+        );
     };
     writeln!(out, "  {label}: {}", rewrite.expression)?;
     writeln!(out, "             {}", kept(&rewrite.keeps, form))

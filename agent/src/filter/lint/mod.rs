@@ -200,14 +200,18 @@ impl Work<'_> {
         let everything = Program::new(vec![super::Insn::new(0x06, 0, 0, u32::MAX)]);
         let all = everything.map(|everything| prove(&everything, program, self.form, budget));
         match all {
-            Ok(
-                super::Containment::Contained | super::Containment::ContainedWellFormed { .. },
-            ) => Matches::Everything,
+            Ok(super::Containment::Contained | super::Containment::ContainedWellFormed { .. }) => {
+                Matches::Everything
+            }
             _ => Matches::Some,
         }
     }
 
-    fn gets_through(&self, program: &Program, disguise: &Disguise) -> Result<Option<Pair>, Unknown> {
+    fn gets_through(
+        &self,
+        program: &Program,
+        disguise: &Disguise,
+    ) -> Result<Option<Pair>, Unknown> {
         let pair = hides(program, program, disguise, self.form, self.budget()?)?;
         // ARP is matched by address to no surprise where nothing else is.
         if disguise.hiding == Hiding::Arp

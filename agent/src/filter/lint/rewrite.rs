@@ -104,10 +104,11 @@ fn statement(marks: &[Mark], form: SocketForm) -> String {
         four.push("ip[6:2] & 0x1fff = 0");
     }
     if has(Mark::Protocol) {
-        four.push("(ip proto 1 or ip proto 6 or ip proto 17)");
+        four.push("(ip proto 1 or ip proto 6 or ip proto 17)"); // ICMP, TCP, UDP
     }
     if !four.is_empty() {
-        all.push(format!("(not ip or {})", four.join(" and ")));
+        // `and` binds no closer than `or`.
+        all.push(format!("(not ip or ({}))", four.join(" and ")));
     }
     if has(Mark::NextHeader) {
         all.push("(not ip6 or ip6[6] = 6 or ip6[6] = 17 or ip6[6] = 58)".to_owned());

@@ -49,9 +49,7 @@ pub const fn hiding_why(hiding: Hiding) -> &'static str {
         Hiding::Gre => "A GRE tunnel carries the whole packet, under other addresses.",
         Hiding::Vxlan => "A VXLAN or Geneve tunnel carries the whole frame in UDP.",
         Hiding::IcmpError => "An ICMP error quotes the packet that it is about.",
-        Hiding::OtherTransport => {
-            "The same ports under SCTP, DCCP or UDP-Lite are not looked at."
-        }
+        Hiding::OtherTransport => "The same ports under SCTP, DCCP or UDP-Lite are not looked at.",
         Hiding::Arp => {
             "Addresses are matched in ARP and RARP, too, so more than IP packets of these hosts is seen."
         }

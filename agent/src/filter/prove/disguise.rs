@@ -12,7 +12,9 @@ use super::{
     graph::Lit,
     space::{Byte, Space},
     view::{View, constant},
-    well_formed::{ARP, ICMP, ICMP6, IPV4, IPV6, RARP, SCTP, TCP, UDP, network_offset, type_offset},
+    well_formed::{
+        ARP, ICMP, ICMP6, IPV4, IPV6, RARP, SCTP, TCP, UDP, network_offset, type_offset,
+    },
 };
 
 const DCCP: u8 = 33;
@@ -117,13 +119,22 @@ enum Piece {
     /// Anything; these for preference.
     Free(Vec<u8>),
     /// Two bytes of the packet, and so much more.
-    Sum { base: u32, add: u32 },
+    Sum {
+        base: u32,
+        add: u32,
+    },
     /// The packet's length, and so much more.
     Length(i32),
     /// What stands for IPv4, or for IPv6.
-    Version { four: u16, six: u16 },
+    Version {
+        four: u16,
+        six: u16,
+    },
     /// The same as bytes elsewhere.
-    Copy { base: u32, count: u32 },
+    Copy {
+        base: u32,
+        count: u32,
+    },
 }
 
 /// What two free bytes must be.
@@ -188,7 +199,8 @@ impl Disguise {
     /// The packet goes on `bytes` later from `at` on.
     fn inserted(mut self, at: u32, bytes: u32) -> Self {
         self.added += bytes;
-        self.segments.extend([(at, None), (at + bytes, Some(bytes))]);
+        self.segments
+            .extend([(at, None), (at + bytes, Some(bytes))]);
         self
     }
 
@@ -349,9 +361,10 @@ impl Maker {
         };
         // 24 bytes: number, length, two reserved ones, an index, a sequence number, a check value.
         let rest = |disguise: Disguise, at: u32| {
-            disguise
-                .is(at, &[4, 0, 0])
-                .free(at + 3, &[0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            disguise.is(at, &[4, 0, 0]).free(
+                at + 3,
+                &[0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            )
         };
         let six = extension(Hiding::AuthenticationHeader, AUTHENTICATION, 24);
         let four = changed(
@@ -566,9 +579,9 @@ impl Disguise {
                     let [four, six] = [four, six].map(|kind| Word::constant((*kind).into()));
                     half(&Word::mux(&mut space.graph, is_six, &six, &four))
                 }
-                Piece::Copy { base, count } => (*base..*base + count)
-                    .map(|at| space.byte(at))
-                    .collect(),
+                Piece::Copy { base, count } => {
+                    (*base..*base + count).map(|at| space.byte(at)).collect()
+                }
             };
             for (at, byte) in places.zip(bytes) {
                 view.define(at, byte);
@@ -689,9 +702,7 @@ pub(super) fn whom(space: &mut Space, form: SocketForm, whom: Whom) -> Lit {
     let is = |graph: &mut _, word: &Word, value: u32| word.equals(graph, &Word::constant(value));
     let four = is(graph, &ether_type, IPV4.into());
     let six = is(graph, &ether_type, IPV6.into());
-    let later = fragment
-        .and(graph, &Word::constant(0x1fff))
-        .not_zero(graph);
+    let later = fragment.and(graph, &Word::constant(0x1fff)).not_zero(graph);
     let four = graph.and(four, !later);
     let extensions = [0, 43, 44, 51, 60, 135].map(|kind| is(graph, &next, kind));
     let extension = graph.any(extensions);

@@ -207,9 +207,7 @@ fn plain(space: &mut Space, form: SocketForm, with_arp: bool) -> Lit {
     let graph = &mut space.graph;
     let is = |graph: &mut _, word: &Word, value: u32| word.equals(graph, &Word::constant(value));
 
-    let whole = !fragment
-        .and(graph, &Word::constant(0x1fff))
-        .not_zero(graph);
+    let whole = !fragment.and(graph, &Word::constant(0x1fff)).not_zero(graph);
     let echo = [0, 8].map(|echo| is(graph, &kind, echo));
     let echo = graph.any(echo);
     let information = kind6.at_least(graph, &Word::constant(128));

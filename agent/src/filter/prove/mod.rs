@@ -34,8 +34,8 @@ mod well_formed;
 
 pub use compose::{ComposeError, compose};
 pub use describe::in_words;
-pub use example::Example;
 pub(in crate::filter) use disguise::TUNNEL_PORTS;
+pub use example::Example;
 pub use hiding::{Disguise, Hiding, Mark, Pair, disguises, dropped, hides, reads_addresses};
 pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
