@@ -1,9 +1,11 @@
 //! What is recorded.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    policy::{FilterOrigin, Payload, Terms},
+    filter::LinkType,
+    policy::{FilterOrigin, InterfaceTerms, Payload, Terms},
     session::{SessionEnd, SessionId},
 };
 
@@ -140,6 +142,10 @@ pub struct SessionOpened {
     pub tool: Option<Text>,
     /// The interfaces that were there when it opened.
     pub interfaces: Vec<InterfaceRecord>,
+    /// Whether all interfaces were granted, later ones too.
+    pub any_interface: bool,
+    /// The link type of raw sockets: `EN10MB`.
+    pub link: Text,
     /// A packet is seen only if all of these match it.
     pub filters: Vec<FilterRecord>,
     /// Packets in all; `null` is no cap, here and below.
@@ -148,6 +154,8 @@ pub struct SessionOpened {
     pub bytes: Option<u64>,
     /// How long.
     pub seconds: Option<f64>,
+    /// When it has to end, by the wall's clock at the opening.
+    pub deadline: Option<Text>,
     /// Bytes of one packet.
     pub snap: u32,
     /// `full`, `headers`, or a number of bytes after the transport header.
@@ -162,7 +170,9 @@ impl SessionOpened {
         session: SessionId,
         tool: Option<&str>,
         interfaces: impl IntoIterator<Item = InterfaceRecord>,
+        link: LinkType,
         terms: &Terms,
+        deadline: Option<Timestamp>,
         summary: &str,
     ) -> Self {
         let filters = terms.filters.iter().map(|term| FilterRecord {
@@ -176,10 +186,13 @@ impl SessionOpened {
             session,
             tool: tool.map(Text::new),
             interfaces: interfaces.into_iter().take(MAX_ITEMS).collect(),
+            any_interface: terms.interfaces == InterfaceTerms::Any,
+            link: Text::new(link.to_string()),
             filters: filters.take(MAX_ITEMS).collect(),
             packets: terms.packets,
             bytes: terms.bytes,
             seconds: terms.duration.map(|duration| duration.as_secs_f64()),
+            deadline: deadline.map(|deadline| Text::new(format!("{deadline:.6}"))),
             snap: terms.snap_length,
             payload: Text::new(match terms.payload {
                 Payload::Full => "full".to_owned(),

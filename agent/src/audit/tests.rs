@@ -38,6 +38,8 @@ fn opened(session: u32) -> Record {
             name: "lo".into(),
             index: 1,
         }],
+        any_interface: false,
+        link: "EN10MB".into(),
         filters: vec![FilterRecord {
             expression: "tcp port 80".into(),
             origin: Origin::Requested,
@@ -45,6 +47,7 @@ fn opened(session: u32) -> Record {
         packets: Some(100),
         bytes: None,
         seconds: Some(2.5),
+        deadline: None,
         snap: 262_144,
         payload: "headers".into(),
         summary: "lo, \"tcp port 80\", 100 packets, 2.5 s".into(),

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -243,7 +244,18 @@ fn opened_record(session: SessionId, grant: &Grant) -> SessionOpened {
         name: Text::new(interface.name.as_str()),
         index: interface.index,
     });
-    SessionOpened::new(session, None, interfaces, &grant.terms, &grant.summary())
+    let deadline = grant
+        .deadline
+        .and_then(|deadline| Timestamp::now().checked_add(deadline.remaining()).ok());
+    SessionOpened::new(
+        session,
+        None,
+        interfaces,
+        grant.link,
+        &grant.terms,
+        deadline,
+        &grant.summary(),
+    )
 }
 
 fn call_record(call: &CallEvent) -> CallRecord {
