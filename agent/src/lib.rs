@@ -6,6 +6,7 @@
 //! the rooms together.
 
 pub mod audit;
+pub mod capture_file;
 pub mod cli;
 pub mod engine;
 pub mod filter;

@@ -11,7 +11,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use capwarden::audit::{AgentStopped, Log, Record};
+use capwarden::{
+    audit::{AgentStopped, FilterRecord, InterfaceRecord, Log, Origin, Record, SessionOpened},
+    session::{EndReason, SessionEnd, SessionId},
+};
 
 fn capwarden(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
@@ -113,6 +116,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-doctor.8",
             "capwarden-exec.8",
             "capwarden-filter-check.8",
+            "capwarden-filter-pcap.8",
             "capwarden-filter-prove.8",
             "capwarden-filter.8",
             "capwarden-man.8",
@@ -127,7 +131,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 14));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 15));
 }
 
 #[test]
@@ -250,4 +254,276 @@ fn filter_prove_tells_by_its_exit_status_and_shows_a_packet() {
     );
     let (status, _) = prove("tcp prot 80", "tcp");
     assert_eq!(status, Some(2));
+}
+
+/// A classic capture file: link type, then for each packet its bytes and its length on the wire.
+fn capture_file(path: &Path, link: u32, packets: &[(Vec<u8>, u32)]) {
+    capture_file_of(path, link, 1_700_000_000, packets);
+}
+
+/// The same, captured at this second.
+fn capture_file_of(path: &Path, link: u32, second: u32, packets: &[(Vec<u8>, u32)]) {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link] {
+        file.extend(u32::to_ne_bytes(word));
+    }
+    for (bytes, wire_len) in packets {
+        let captured = u32::try_from(bytes.len()).unwrap();
+        for word in [second, 5, captured, *wire_len] {
+            file.extend(word.to_ne_bytes());
+        }
+        file.extend(bytes);
+    }
+    fs::write(path, file).unwrap();
+}
+
+/// A TCP packet without a link header, as much of it as is wanted.
+fn tcp(port: u16, captured: usize) -> (Vec<u8>, u32) {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0];
+    packet.extend([10, 0, 0, 5, 10, 0, 0, 9, 0xc7, 0x38]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xfa, 0xf0, 0, 0, 0, 0]);
+    packet.truncate(captured);
+    (packet, 40)
+}
+
+#[test]
+fn filter_pcap_lists_what_is_outside_and_what_cannot_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("some.pcap");
+    let file = path.to_str().unwrap();
+    let pcap = |within: &str| told(&["filter", "pcap", file, "--within", within]);
+    for (link, header) in [(101, 0), (228, 0), (1, 14), (113, 16), (276, 20), (0, 4)] {
+        let link_header: Vec<u8> = match link {
+            1 => [&[2; 12][..], &[8, 0]].concat(),
+            113 => [&[0; 14][..], &[8, 0]].concat(),
+            276 => [&[8, 0][..], &[0; 18]].concat(),
+            0 => 2_u32.to_ne_bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        let packets = [tcp(22, 40), tcp(80, 40), tcp(80, 20), tcp(443, 24)];
+        let packets =
+            packets.map(|(bytes, length)| ([link_header.clone(), bytes].concat(), length + header));
+        capture_file(&path, link, &packets);
+        let (status, out, err) = pcap("not port 22");
+        assert_eq!((status, err.as_str()), (1, ""), "{link}: {out}");
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines.len(), 3, "{out}");
+        assert!(
+            lines[0].starts_with("1 2023-11-14T22:13:20.000005Z outside: "),
+            "{out}"
+        );
+        assert!(link == 0 || lines[0].contains("10.0.0.9:22"), "{out}");
+        assert!(
+            lines[1].starts_with("3 ") && lines[1].contains(" undecidable: "),
+            "{out}"
+        );
+        assert!(
+            lines[2].ends_with(" 2 inside, 1 outside, 1 undecidable"),
+            "{out}"
+        );
+        let (status, out, _) = pcap("tcp");
+        assert_eq!((status, out.lines().count()), (0, 1), "{out}");
+    }
+    let output = capwarden(&["filter", "pcap", file, "--within", "port 80", "--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["outside"], 2, "{answer}");
+    assert_eq!(answer["found"][1]["verdict"], "undecidable", "{answer}");
+
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    let (status, out, err) = pcap("tcp");
+    assert_eq!(status, 2, "{out}");
+    assert!(err.contains("broken after 3 packets: truncated"), "{err}");
+    assert!(out.starts_with("3 packets"), "{out}");
+    let (status, ..) = told(&["filter", "pcap", file, "--within", "tcp prot"]);
+    assert_eq!(status, 2);
+    let (status, ..) = told(&["filter", "pcap", "/nonexistent", "--within", "tcp"]);
+    assert_eq!(status, 2);
+
+    // From standard input, too.
+    fs::write(&path, &whole).unwrap();
+    let mut command = command(&["filter", "pcap", "-", "--within", "tcp"]);
+    let output = command
+        .stdin(fs::File::open(&path).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+/// A log of one session that was granted three packets of HTTP, headers only, for an hour.
+fn log_of_a_session(path: &Path) {
+    let session = SessionId(1);
+    let log = Log::open(path).unwrap();
+    let filter = |expression: &str| FilterRecord {
+        expression: expression.into(),
+        origin: Origin::Policy,
+    };
+    let opened = SessionOpened {
+        session,
+        interfaces: vec![InterfaceRecord {
+            name: "lo".into(),
+            index: 1,
+        }],
+        any_interface: false,
+        link: "EN10MB".into(),
+        filters: vec![filter("port 80"), filter("tcp or udp")],
+        cut: None,
+        packets: Some(3),
+        bytes: Some(200),
+        seconds: Some(3600.0),
+        deadline: None,
+        snap: 60,
+        payload: "headers".into(),
+        summary: "lo".into(),
+    };
+    log.append(&Record::SessionOpened(Box::new(opened)))
+        .unwrap();
+    let ended = SessionEnd {
+        session,
+        reason: EndReason::PacketCap,
+        packets: 3,
+        bytes: 162,
+        sockets: 1,
+        milliseconds: 10,
+    };
+    log.append(&Record::SessionEnded(ended)).unwrap();
+}
+
+/// An Ethernet frame with a tag or without, and a TCP packet with four bytes of payload, cut.
+fn frame(port: u16, tagged: bool, captured: usize) -> (Vec<u8>, u32) {
+    let tag: &[u8] = if tagged { &[0x81, 0, 0, 7] } else { &[] };
+    let (packet, length) = tcp(port, 40);
+    let mut frame = [&[2; 12][..], tag, &[8, 0], &packet, b"data"].concat();
+    frame.truncate(captured);
+    (frame, length + if tagged { 22 } else { 18 })
+}
+
+#[test]
+fn audit_verify_checks_every_packet_of_a_capture() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.jsonl");
+    log_of_a_session(&log);
+    let now = std::time::SystemTime::now();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = u32::try_from(now).unwrap();
+    let (one, two) = (dir.path().join("one.pcap"), dir.path().join("two.pcap"));
+    let verify = |more: &[&str]| {
+        let mut arguments = vec!["audit", "verify", log.to_str().unwrap(), "--session", "s1"];
+        arguments.extend(["--pcap", one.to_str().unwrap()]);
+        arguments.extend(more);
+        told(&arguments)
+    };
+    let good = frame(80, false, 54);
+    capture_file_of(&one, 1, now, &[good.clone(), good.clone()]);
+    let (status, out, err) = verify(&[]);
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(
+        out.contains("within its grant; 2 packets in 1 files, 1 fewer than"),
+        "{out}"
+    );
+    assert!(out.contains("only pcapng files have them"), "{out}");
+
+    // The ring's second file; a tag that libpcap has put back makes it four bytes longer.
+    capture_file_of(&two, 1, now, &[frame(80, true, 58)]);
+    let second = ["--pcap", two.to_str().unwrap()];
+    let (status, out, _) = verify(&second);
+    // `port 80` does not look behind a tag.
+    assert_eq!((status, out.matches("error:").count()), (1, 2), "{out}");
+    capture_file_of(&two, 1, now, std::slice::from_ref(&good));
+    let (status, out, _) = verify(&second);
+    assert_eq!(status, 0, "{out}");
+    assert!(out.contains("3 packets in 2 files, as many as"), "{out}");
+
+    for (packets, words) in [
+        (vec![frame(443, false, 54)], "is outside \"port 80\""),
+        (
+            vec![frame(80, false, 55)],
+            "1 bytes after its headers were captured",
+        ),
+        (vec![frame(80, false, 58)], "4 bytes after its headers"),
+        (
+            vec![(vec![8; 61], 61)],
+            "61 bytes were captured, and 60 granted",
+        ),
+        (vec![good.clone(); 4], "4 packets, and the grant was for 3"),
+        (
+            vec![good.clone(); 4],
+            "216 bytes, and the guard delivered 162",
+        ),
+        (vec![frame(80, false, 20)], "too short to tell"),
+    ] {
+        capture_file_of(&one, 1, now, &packets);
+        let (status, out, err) = verify(&[]);
+        assert_eq!(status, 1, "{out}{err}");
+        assert!(out.contains(words), "{words} in {out}");
+    }
+    for second in [now - 100, now + 4000] {
+        capture_file_of(&one, 1, second, std::slice::from_ref(&good));
+        let (status, out, _) = verify(&[]);
+        assert_eq!(status, 1, "{out}");
+        assert!(out.contains("packet 1: captured at "), "{out}");
+    }
+    capture_file_of(&one, 101, now, &[tcp(80, 40)]);
+    let (status, out, _) = verify(&[]);
+    assert_eq!(status, 1, "{out}");
+    assert!(
+        out.contains("its packets are RAW, and the session's were EN10MB"),
+        "{out}"
+    );
+    // On a cooked socket, from another interface.
+    let cooked = [&[8, 0, 0, 0, 0, 0, 0, 9][..], &[0; 12], &tcp(80, 40).0].concat();
+    capture_file_of(&one, 276, now, &[(cooked, 60)]);
+    let (status, out, _) = verify(&[]);
+    assert_eq!((status, out.matches("error:").count()), (1, 1), "{out}");
+    assert!(out.contains("from the interface with index 9"), "{out}");
+
+    capture_file_of(&one, 1, now, &[good.clone(), good.clone()]);
+    let whole = fs::read(&one).unwrap();
+    fs::write(&one, &whole[..whole.len() - 1]).unwrap();
+    let (status, out, _) = verify(&[]);
+    assert_eq!(status, 1, "{out}");
+    assert!(out.contains("broken after 1 packets"), "{out}");
+    fs::write(&one, &whole).unwrap();
+
+    let output = capwarden(&[
+        "audit",
+        "verify",
+        log.to_str().unwrap(),
+        "--json",
+        "--session",
+        "s1",
+        "--pcap",
+        one.to_str().unwrap(),
+    ]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["capture"]["violated"], 0, "{answer}");
+    assert_eq!(answer["log"]["errors"], 0, "{answer}");
+
+    let (status, _, err) = verify(&["--agent", "nobody"]);
+    assert_eq!(status, 2);
+    assert!(err.contains("the log has no session s1"), "{err}");
+    let (status, ..) = told(&["audit", "verify", "--session", "s1"]);
+    assert_eq!(status, 2);
+
+    // A log of an older version says less, and that much is still checked.
+    let text = fs::read_to_string(&log).unwrap();
+    let old = text.lines().next().unwrap();
+    let old = old.replace("\"any_interface\":false,\"link\":\"EN10MB\",", "");
+    let old = old.replace("\"deadline\":null,", "") + "\n";
+    assert!(old.len() + 50 < text.lines().next().unwrap().len(), "{old}");
+    fs::write(&log, old).unwrap();
+    let (status, out, _) = verify(&[]);
+    assert_eq!(status, 0, "{out}");
+    for gap in ["the link type", "the interfaces", "what the guard counted"] {
+        assert!(
+            out.contains(&format!("not checked: {gap}")),
+            "{gap} in {out}"
+        );
+    }
+    // What a log says that was changed is not checked against.
+    fs::write(&log, text.replace("port 80", "port 81")).unwrap();
+    let (status, out, _) = verify(&[]);
+    assert_eq!(status, 1);
+    assert!(out.contains("the capture was not checked"), "{out}");
 }

@@ -50,6 +50,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capture;
 mod error;
 mod hash;
 mod line;
@@ -61,6 +62,10 @@ mod tests;
 mod text;
 mod verify;
 
+pub use capture::{
+    CaptureReport, Ended, FileReport, Granted, NoSession, Rule, Violation, find_session,
+    verify_capture,
+};
 pub use error::AuditError;
 pub use hash::{Hash, HashError};
 pub use log::{Head, Log};

@@ -1,10 +1,11 @@
 //! What is recorded.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    policy::{FilterOrigin, Payload, Terms},
-    session::{Cut, Relation, SessionEnd, SessionId},
+    policy::{FilterOrigin, InterfaceTerms, Payload},
+    session::{Grant, Relation, SessionEnd, SessionId},
 };
 
 use super::{
@@ -138,11 +139,12 @@ pub enum Decision {
 pub struct SessionOpened {
     /// Which session.
     pub session: SessionId,
-    /// The tool that asked for it; none for `exec`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool: Option<Text>,
     /// The interfaces that were there when it opened.
     pub interfaces: Vec<InterfaceRecord>,
+    /// Whether all interfaces were granted, later ones too.
+    pub any_interface: bool,
+    /// The link type of raw sockets: `EN10MB`.
+    pub link: Text,
     /// A packet is seen only if all of these match it.
     pub filters: Vec<FilterRecord>,
     /// What the policy's filter leaves out of the requested one, with an example packet.
@@ -154,6 +156,8 @@ pub struct SessionOpened {
     pub bytes: Option<u64>,
     /// How long.
     pub seconds: Option<f64>,
+    /// When it has to end, by the wall's clock at the opening.
+    pub deadline: Option<Text>,
     /// Bytes of one packet.
     pub snap: u32,
     /// `full`, `headers`, or a number of bytes after the transport header.
@@ -163,15 +167,16 @@ pub struct SessionOpened {
 }
 
 impl SessionOpened {
-    /// The record of a session with these terms.
-    pub fn new(
-        session: SessionId,
-        tool: Option<&str>,
-        interfaces: impl IntoIterator<Item = InterfaceRecord>,
-        terms: &Terms,
-        summary: &str,
-        cut: Option<&Cut>,
-    ) -> Self {
+    /// The record of a session that opens now.
+    pub fn new(session: SessionId, grant: &Grant) -> Self {
+        let terms = &grant.terms;
+        let interfaces = grant.interfaces.iter().map(|interface| InterfaceRecord {
+            name: Text::new(interface.name.as_str()),
+            index: interface.index,
+        });
+        let deadline = grant
+            .deadline
+            .and_then(|deadline| Timestamp::now().checked_add(deadline.remaining()).ok());
         let filters = terms.filters.iter().map(|term| FilterRecord {
             expression: Text::new(term.expression.as_str()),
             origin: match term.origin {
@@ -181,20 +186,22 @@ impl SessionOpened {
         });
         Self {
             session,
-            tool: tool.map(Text::new),
-            interfaces: interfaces.into_iter().take(MAX_ITEMS).collect(),
+            interfaces: interfaces.take(MAX_ITEMS).collect(),
+            any_interface: terms.interfaces == InterfaceTerms::Any,
+            link: Text::new(grant.link.to_string()),
             filters: filters.take(MAX_ITEMS).collect(),
-            cut: cut.map(|cut| Text::new(cut.to_string())),
+            cut: grant.cut.as_ref().map(|cut| Text::new(cut.to_string())),
             packets: terms.packets,
             bytes: terms.bytes,
             seconds: terms.duration.map(|duration| duration.as_secs_f64()),
+            deadline: deadline.map(|deadline| Text::new(format!("{deadline:.6}"))),
             snap: terms.snap_length,
             payload: Text::new(match terms.payload {
                 Payload::Full => "full".to_owned(),
                 Payload::Bytes(0) => "headers".to_owned(),
                 Payload::Bytes(bytes) => bytes.to_string(),
             }),
-            summary: Text::new(summary),
+            summary: Text::new(grant.summary()),
         }
     }
 }

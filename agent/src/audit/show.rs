@@ -188,12 +188,7 @@ fn describe(entry: &Entry) -> String {
             text + &optional(", rule ", "rule")
         }
         "session-opened" => {
-            format!(
-                "{}{}: {}",
-                text("session"),
-                optional(" for ", "tool"),
-                text("summary")
-            )
+            format!("{}: {}", text("session"), text("summary"))
         }
         "socket-armed" => format!(
             "{}: {} socket for {} (pid {}, thread {})",

@@ -33,11 +33,12 @@ fn started() -> Record {
 fn opened(session: u32) -> Record {
     Record::SessionOpened(Box::new(SessionOpened {
         session: SessionId(session),
-        tool: Some("start_capture".into()),
         interfaces: vec![InterfaceRecord {
             name: "lo".into(),
             index: 1,
         }],
+        any_interface: false,
+        link: "EN10MB".into(),
         filters: vec![FilterRecord {
             expression: "tcp port 80".into(),
             origin: Origin::Requested,
@@ -46,6 +47,7 @@ fn opened(session: u32) -> Record {
         packets: Some(100),
         bytes: None,
         seconds: Some(2.5),
+        deadline: None,
         snap: 262_144,
         payload: "headers".into(),
         summary: "lo, \"tcp port 80\", 100 packets, 2.5 s".into(),
@@ -519,7 +521,7 @@ fn show_filters_and_renders() {
     for phrase in [
         "capwarden 0.1.0 runs npx -y server as nobody under policy.yaml (sha256 ",
         "degraded: no BPF LSM",
-        "s1 for start_capture: lo, \"tcp port 80\", 100 packets, 2.5 s",
+        "s1: lo, \"tcp port 80\", 100 packets, 2.5 s",
         "s1: raw socket for dumpcap (pid 12, thread 13)",
         "s1: packet-cap, 100 packets, 4200 bytes, 1 sockets, 1.234 s",
         "the server exited, status 0",

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::hash::Hash;
 
 /// Bytes of one text that are kept.
-const MAX_TEXT: usize = 1024;
+pub(super) const MAX_TEXT: usize = 1024;
 /// Texts of one list that are kept.
 const MAX_LIST: usize = 64;
 

@@ -1,13 +1,18 @@
 //! `capwarden audit`: read the audit log, and find out whether to believe it.
 
+mod capture;
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use serde_json::json;
 
-use crate::audit::{self, AuditError, Filter, Hash, KINDS, Rendering, Report, Severity, visible};
+use crate::audit::{
+    self, AuditError, CaptureReport, Filter, Hash, KINDS, Rendering, Report, Severity, visible,
+};
 
 use super::{
     exit::Exit,
@@ -63,6 +68,10 @@ struct Show {
 /// Every line carries the hash of the line before it. Lines that were changed, removed, inserted
 /// or moved break a link, and are named. Lines cut off at the end break none: give the head that
 /// was noted earlier to find those. The exit status is 1 if anything is wrong.
+///
+/// With `--pcap` and `--session`, every packet of a finished capture is then checked against what
+/// the log says the session was granted: filters, interfaces, bytes of each packet, packets and
+/// bytes in all, time (to a second), and what the guard counted.
 #[derive(Debug, Args)]
 struct Verify {
     #[command(flatten)]
@@ -73,6 +82,8 @@ struct Verify {
     /// the head was noted. `audit show` prints the head, and capwarden logs it at start and stop.
     #[arg(long, value_name = "HASH")]
     head: Option<Hash>,
+    #[command(flatten)]
+    capture: capture::Capture,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -146,13 +157,31 @@ impl Verify {
     fn run(self) -> Result<Exit, Failure> {
         let path = paths::audit_to_read(self.log.file.as_deref())?;
         let report = audit::verify(&path, self.head)?;
+        // What a log says that is not sound is not worth checking against.
+        let capture = match report.is_sound() {
+            true => self.capture.check(&path)?,
+            false => None,
+        };
+        let holds = capture.as_ref().is_none_or(CaptureReport::holds);
         if self.json {
-            term::print_json(&report)?;
+            match self.capture.is_wanted() {
+                true => term::print_json(&json!({ "log": report, "capture": capture }))?,
+                false => term::print_json(&report)?,
+            }
         } else {
             let paint = Paint::for_stdout();
-            term::print(|out| write_report(&report, &path, self.head.is_some(), paint, out))?;
+            term::print(|out| {
+                write_report(&report, &path, self.head.is_some(), paint, out)?;
+                match &capture {
+                    Some(capture) => capture::write_report(capture, paint, out),
+                    None if self.capture.is_wanted() => {
+                        writeln!(out, "the capture was not checked: the log is not sound")
+                    }
+                    None => Ok(()),
+                }
+            })?;
         }
-        Ok(if report.is_sound() {
+        Ok(if report.is_sound() && holds {
             Exit::Ok
         } else {
             Exit::Unsound

@@ -1,5 +1,8 @@
 //! `capwarden filter`: what a capture filter is worth.
 
+mod lint;
+mod pcap;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -26,6 +29,8 @@ pub(super) struct Filter {
 enum Verb {
     Check(Check),
     Prove(Prove),
+    Lint(lint::Lint),
+    Pcap(pcap::Pcap),
 }
 
 /// Compile a capture filter
@@ -94,6 +99,8 @@ impl Filter {
         match self.verb {
             Verb::Check(check) => check.run(),
             Verb::Prove(prove) => prove.run(),
+            Verb::Lint(lint) => lint.run(),
+            Verb::Pcap(pcap) => pcap.run(),
         }
     }
 }
@@ -172,8 +179,12 @@ impl Prove {
     }
 }
 
-/// An empty filter accepts every packet, as it does everywhere in libpcap.
 fn compile(expression: &str, link: Link) -> Result<Program, Failure> {
+    compile_for(expression, link.form())
+}
+
+/// An empty filter accepts every packet, as it does everywhere in libpcap.
+fn compile_for(expression: &str, form: SocketForm) -> Result<Program, Failure> {
     const EVERYTHING: &str = "len >= 0";
     let compiler = enforce::compiler()?;
     let text = if expression.trim_ascii().is_empty() {
@@ -181,13 +192,20 @@ fn compile(expression: &str, link: Link) -> Result<Program, Failure> {
     } else {
         expression
     };
-    match compiler.compile_for(text, link.form(), Origin::Policy) {
+    match compiler.compile_for(text, form, Origin::Policy) {
         Ok(Some(program)) => Ok(program),
         Ok(None) => Err(wrong(expression, &"it compiles to nothing")),
-        Err(CompileError::ChildFailed(why)) => Err(Failure::Internal(
-            Account::new("cannot compile a filter").because(why),
-        )),
-        Err(error) => Err(wrong(expression, &error)),
+        Err(error) => Err(refused(expression, error)),
+    }
+}
+
+/// What the compiler says against a filter.
+fn refused(expression: &str, error: CompileError) -> Failure {
+    match error {
+        CompileError::ChildFailed(why) => {
+            Failure::Internal(Account::new("cannot compile a filter").because(why))
+        }
+        error => wrong(expression, &error),
     }
 }
 

@@ -1,16 +1,24 @@
 //! `capwarden policy`: check policies.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::policy::PolicyError;
+use crate::{
+    audit::visible,
+    filter::{CompileError, LinkType, Lint, LintBudget, Matches, SocketForm, hiding_name, lint},
+    policy::{Policy as Loaded, PolicyError, RuleRef},
+};
 
 use super::{
     enforce,
     exit::Exit,
-    failure::{Failure, diagnostic},
+    failure::{Account, Failure, diagnostic},
     term::{self, Paint},
 };
 
@@ -30,6 +38,10 @@ enum Verb {
 ///
 /// Reads each file as `run` would: syntax, names, values, patterns and capture filters. Prints
 /// the first problem of each file, and where it is. The exit status is 1 if there is one.
+///
+/// Then looks at each `within`: one that matches nothing is a problem, too. Ways in which refused
+/// packets get through it are warnings, which leave the exit status alone; `filter lint` shows the
+/// packets.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The policy files
@@ -56,19 +68,29 @@ impl Check {
             let checked = enforce::load_policy(file);
             match checked {
                 Ok(policy) => {
+                    let remarks = remarks(&policy)?;
+                    let wrong = remarks.iter().any(Remark::is_error);
+                    unsound |= wrong;
                     let summary = policy.summary();
                     reports.push(json!({
                         "file": file,
-                        "ok": true,
+                        "ok": !wrong,
                         "sha256": summary.digest,
                         "allowed": summary.allowed,
                         "capturing": summary.capturing,
                         "ending": summary.ending,
                         "denied": summary.denied,
                         "exec": summary.exec,
+                        "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
                     }));
                     if !self.json {
-                        term::print(|out| writeln!(out, "{summary}"))?;
+                        let paint = Paint::for_stdout();
+                        term::print(|out| {
+                            for remark in &remarks {
+                                out.write_all(remark.in_words(paint).as_bytes())?;
+                            }
+                            writeln!(out, "{summary}")
+                        })?;
                     }
                 }
                 Err(Failure::Policy(report)) => {
@@ -99,4 +121,108 @@ fn problem(file: &Path, report: &miette::Report) -> Value {
         "column": place.and_then(PolicyError::column),
         "help": report.help().map(|help| help.to_string()),
     })
+}
+
+/// The time for one `within`.
+const TIME: Duration = Duration::from_secs(3);
+
+/// What there is to say about one `within`.
+struct Remark<'a> {
+    rule: &'a RuleRef,
+    expression: &'a str,
+    lint: Lint,
+}
+
+/// Looks at every `within` of a policy; at equal ones once.
+fn remarks(policy: &Loaded) -> Result<Vec<Remark<'_>>, Failure> {
+    let compiler = enforce::compiler()?;
+    let form = SocketForm::Raw(LinkType::EN10MB);
+    let budget = LintBudget {
+        time: TIME,
+        each: false,
+        ..LintBudget::default()
+    };
+    let mut known: HashMap<&str, Lint> = HashMap::new();
+    let mut remarks = Vec::new();
+    for (expression, rule) in policy.filters() {
+        let found = match known.get(expression) {
+            Some(found) => found.clone(),
+            None => lint(expression, form, &compiler, budget).map_err(|error| match error {
+                CompileError::ChildFailed(why) => {
+                    Failure::Internal(Account::new("cannot compile a filter").because(why))
+                }
+                error => Failure::Usage(
+                    Account::new("cannot use the filter")
+                        .on(expression)
+                        .because(error),
+                ),
+            })?,
+        };
+        known.insert(expression, found.clone());
+        if !found.is_clean() {
+            remarks.push(Remark {
+                rule,
+                expression,
+                lint: found,
+            });
+        }
+    }
+    Ok(remarks)
+}
+
+impl Remark<'_> {
+    fn is_error(&self) -> bool {
+        self.lint.matches == Matches::Nothing
+    }
+
+    fn message(&self) -> String {
+        let names = |hidings: Vec<&str>| hidings.join(", ");
+        let found = self.lint.findings.iter();
+        let found = names(found.map(|one| hiding_name(one.hiding)).collect());
+        let unknown = self.lint.unknown.iter();
+        let unknown = names(unknown.map(|(hiding, _)| hiding_name(*hiding)).collect());
+        let mut parts = Vec::new();
+        match self.lint.matches {
+            Matches::Nothing => parts.push("it matches nothing, so nothing can be captured".into()),
+            Matches::Everything => parts.push("it matches every packet, so it refuses none".into()),
+            Matches::Unknown => parts.push("it is too large to be looked through".into()),
+            Matches::Some => {}
+        }
+        if !found.is_empty() {
+            parts.push(format!("packets that it refuses get through as {found}"));
+        }
+        if !unknown.is_empty() {
+            parts.push(format!("not told in {} s: {unknown}", TIME.as_secs()));
+        }
+        parts.join("; ")
+    }
+
+    fn in_words(&self, paint: Paint) -> String {
+        let Self { rule, lint, .. } = self;
+        let severity = if self.is_error() {
+            paint.error("error:")
+        } else {
+            paint.warning("warning:")
+        };
+        let (expression, message) = (visible(self.expression), self.message());
+        let mut text = format!("{severity} {rule}: the filter {expression:?}: {message}\n");
+        if let Some(rewrite) = &lint.rewrite {
+            let rewrite = visible(&rewrite.expression);
+            text += &format!("  {} {rewrite}\n", paint.note("proved to close them:"));
+        }
+        text
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "line": self.rule.line,
+            "column": self.rule.column,
+            "path": self.rule.path,
+            "filter": self.expression,
+            "severity": if self.is_error() { "error" } else { "warning" },
+            "message": self.message(),
+            "findings": self.lint.findings.iter().map(|finding| hiding_name(finding.hiding)).collect::<Vec<_>>(),
+            "rewrite": self.lint.rewrite.as_ref().map(|rewrite| &rewrite.expression),
+        })
+    }
 }

@@ -12,13 +12,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     audit::{
-        AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash,
-        InterfaceRecord, Log, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text,
-        TextList,
+        AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash, Log,
+        PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
-    session::{Grant, SessionEnd, SessionEvent, SessionId},
+    session::{SessionEnd, SessionEvent},
 };
 
 use super::Degraded;
@@ -213,7 +212,7 @@ fn record(entry: Entry) -> Record {
     match entry {
         Entry::Call(call) => Record::Call(Box::new(call_record(&call))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
-            Record::SessionOpened(Box::new(opened_record(session, &grant)))
+            Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
         Entry::Session(SessionEvent::Armed {
             session,
@@ -256,21 +255,6 @@ fn record(entry: Entry) -> Record {
         }
         Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),
     }
-}
-
-fn opened_record(session: SessionId, grant: &Grant) -> SessionOpened {
-    let interfaces = grant.interfaces.iter().map(|interface| InterfaceRecord {
-        name: Text::new(interface.name.as_str()),
-        index: interface.index,
-    });
-    SessionOpened::new(
-        session,
-        None,
-        interfaces,
-        &grant.terms,
-        &grant.summary(),
-        grant.cut.as_ref(),
-    )
 }
 
 fn call_record(call: &CallEvent) -> CallRecord {

@@ -34,6 +34,30 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// A packet of a capture file, which may hold less of it than there was on the wire.
+    pub fn captured(bytes: &'a [u8], wire_len: u32) -> Self {
+        let meta = Meta {
+            interface_index: 1,
+            ..Meta::default()
+        };
+        let whole = Self::new(bytes, meta);
+        Self {
+            wire_len: whole.wire_len.max(wire_len),
+            ..whole
+        }
+    }
+
+    /// What a load that failed says: the packet is over there, or only what was captured of it.
+    fn missing(&self, size: Size, offset: i32) -> Step {
+        let end = u64::try_from(size.bytes())
+            .ok()
+            .and_then(|size| size.checked_add(u64::try_from(offset).ok()?));
+        match end {
+            Some(end) if end <= u64::from(self.wire_len) => Step::Undecided,
+            _ => Step::Return(0),
+        }
+    }
+
     fn load(&self, size: Size, offset: i32) -> Option<u32> {
         let header =
             |base: i32, header: Option<i32>| offset.checked_sub(base)?.checked_add(header?);
@@ -92,8 +116,34 @@ pub struct VlanTag {
     pub control: u16,
 }
 
-/// The number of bytes that the kernel would deliver at most; 0 drops the packet.
+/// The number of bytes that the kernel would deliver at most; 0 drops the packet. What was not
+/// captured of a packet is taken for not being there.
 pub fn interpret(program: &Program, packet: &Packet<'_>) -> u32 {
+    run(program, packet).unwrap_or(0)
+}
+
+/// What can be said of a packet that may have been captured in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The program accepts it.
+    Inside,
+    /// The program drops it.
+    Outside,
+    /// The program asks for a byte that the packet had and that was not captured.
+    Undecidable,
+}
+
+/// Whether a program accepts a packet of which less may have been captured than there was.
+pub fn judge(program: &Program, packet: &Packet<'_>) -> Judgement {
+    match run(program, packet) {
+        Some(0) => Judgement::Outside,
+        Some(_) => Judgement::Inside,
+        None => Judgement::Undecidable,
+    }
+}
+
+/// None: a byte is needed that was not captured.
+fn run(program: &Program, packet: &Packet<'_>) -> Option<u32> {
     let mut machine = Machine::default();
     let mut at = 0;
     // Jumps lead forward only, so this ends. The checks of `Program::new` keep `at` inside.
@@ -101,16 +151,18 @@ pub fn interpret(program: &Program, packet: &Packet<'_>) -> u32 {
         match machine.step(*op, packet) {
             Step::Next => at += 1,
             Step::To(target) => at = target,
-            Step::Return(value) => return value,
+            Step::Return(value) => return Some(value),
+            Step::Undecided => return None,
         }
     }
-    0
+    Some(0)
 }
 
 enum Step {
     Next,
     To(usize),
     Return(u32),
+    Undecided,
 }
 
 #[derive(Default)]
@@ -125,18 +177,18 @@ impl Machine {
         match op {
             Op::LoadAbsolute { size, offset } => match packet.load(size, offset) {
                 Some(value) => self.a = value,
-                None => return Step::Return(0),
+                None => return packet.missing(size, offset),
             },
             Op::LoadIndirect { size, offset } => {
                 let offset = self.x.cast_signed().wrapping_add(offset);
                 match packet.load(size, offset) {
                     Some(value) => self.a = value,
-                    None => return Step::Return(0),
+                    None => return packet.missing(size, offset),
                 }
             }
             Op::LoadHeaderLength { offset } => match packet.load(Size::Byte, offset) {
                 Some(value) => self.x = (value & 0xf) << 2,
-                None => return Step::Return(0),
+                None => return packet.missing(Size::Byte, offset),
             },
             Op::LoadAncillary(what) => match ancillary(what, &packet.meta) {
                 Some(value) => self.a = value,
@@ -264,6 +316,22 @@ mod tests {
         assert_eq!(load(0x28, LINK + 1), 0x0f10, "across the border");
         assert_eq!(load(0x30, LINK - 1), 0);
         assert_eq!(load(0x30, NETWORK - 1), 0, "far behind the link header");
+    }
+
+    #[test]
+    fn what_was_not_captured_decides_nothing() {
+        let asks = |k: u32| [(0x30, k), (0x06, 9)].map(|(code, k)| Insn::new(code, 0, 0, k));
+        let judged = |k, packet: &Packet<'_>| {
+            let program = Program::new(asks(k).to_vec()).unwrap();
+            (judge(&program, packet), interpret(&program, packet))
+        };
+        let part = Packet::captured(&[1, 2], 4);
+        assert_eq!(judged(1, &part), (Judgement::Inside, 9));
+        assert_eq!(judged(2, &part), (Judgement::Undecidable, 0));
+        assert_eq!(judged(4, &part), (Judgement::Outside, 0), "past the end");
+        assert_eq!(judged(NETWORK.cast_unsigned() + 9, &part).1, 0);
+        let longer = Packet::captured(&[1, 2], 1);
+        assert_eq!(longer.wire_len, 2, "a file that says less than it has");
     }
 
     #[test]

@@ -22,6 +22,10 @@ impl LinkType {
     pub const LINUX_SLL: Self = Self(113);
     /// 802.11 frames behind a radiotap header.
     pub const IEEE802_11_RADIO: Self = Self(127);
+    /// IPv4 without any header in front.
+    pub const IPV4: Self = Self(228);
+    /// IPv6 without any header in front.
+    pub const IPV6: Self = Self(229);
     /// The cooked header of captures on `any`: 20 bytes, interface index included.
     pub const LINUX_SLL2: Self = Self(276);
 
@@ -53,6 +57,8 @@ impl LinkType {
             Self::IEEE802_11 => "IEEE802_11",
             Self::LINUX_SLL => "LINUX_SLL",
             Self::IEEE802_11_RADIO => "IEEE802_11_RADIO",
+            Self::IPV4 => "IPV4",
+            Self::IPV6 => "IPV6",
             Self::LINUX_SLL2 => "LINUX_SLL2",
             _ => return None,
         })

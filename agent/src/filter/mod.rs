@@ -4,6 +4,7 @@
 //!  expression ──compile──▶ Program (cBPF) ──translate──▶ eBPF, put in front of the guard
 //!   (libpcap, in a child)      │
 //!                              ├──prove──▶ is what it accepts within what a policy accepts?
+//!                              ├──lint───▶ which refused packets get through when they hide?
 //!                              └──interpret──▶ the verdict on one packet, as the kernel gives it
 //! ```
 //!
@@ -19,6 +20,7 @@ mod compile;
 mod cooked;
 mod interpret;
 mod link;
+mod lint;
 mod program;
 mod prove;
 mod shorten;
@@ -27,15 +29,17 @@ mod vlan;
 
 pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
 pub use cooked::{CookedError, rewrite_for_cooked};
-pub use interpret::{Meta, Packet, VlanTag, interpret};
+pub use interpret::{Judgement, Meta, Packet, VlanTag, interpret, judge};
 pub use link::LinkType;
+pub use lint::{Finding, Keeps, Lint, LintBudget, Matches, Rewrite, hiding_name, hiding_why, lint};
 pub use program::{
     AluOp, Ancillary, Insn, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
     Register, Size, Test,
 };
 pub use prove::{
-    Budget, ComposeError, Containment, Cost, Difference, Emptiness, Equivalence, Example, Unknown,
-    compose, difference, equivalent, is_conjunction, is_empty, prove, prove_measured, well_formed,
+    Budget, ComposeError, Containment, Cost, Difference, Disguise, Emptiness, Equivalence, Example,
+    Hiding, Mark, Pair, Unknown, compose, difference, disguises, dropped, equivalent, hides,
+    in_words, is_conjunction, is_empty, prove, prove_measured, reads_addresses, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate, translate_own};
 pub use vlan::{VlanError, see_vlan_tags};

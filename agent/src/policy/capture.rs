@@ -30,7 +30,7 @@ pub(super) struct CaptureRule {
     pub(super) rule: RuleRef,
     pub(super) from: Arguments,
     pub(super) interfaces: Interfaces,
-    pub(super) within: Option<String>,
+    pub(super) within: Option<Within>,
     pub(super) outside: Outside,
     pub(super) packets: Option<Cap<u64>>,
     pub(super) bytes: Option<Cap<u64>>,
@@ -38,6 +38,13 @@ pub(super) struct CaptureRule {
     pub(super) snap: u32,
     pub(super) payload: Payload,
     pub(super) over: Over,
+}
+
+/// The filter that a capture stays within, and where it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Within {
+    pub(super) expression: String,
+    pub(super) rule: RuleRef,
 }
 
 /// Which arguments of the call say what is asked for.
@@ -219,8 +226,8 @@ impl CaptureRule {
     ) -> CaptureVerdict {
         // A term of its own, never text put together with text: a request of `x) or (y` must not
         // be able to reach around it.
-        filters.extend(self.within.iter().map(|expression| FilterTerm {
-            expression: expression.clone(),
+        filters.extend(self.within.iter().map(|within| FilterTerm {
+            expression: within.expression.clone(),
             origin: FilterOrigin::Policy,
         }));
         CaptureVerdict {
@@ -424,6 +431,7 @@ impl CaptureRule {
         let interfaces = units::either(&interfaces, "or");
         match &self.within {
             Some(within) => {
+                let within = &within.expression;
                 format!("Ask for at most {caps} on {interfaces}, within \"{within}\".")
             }
             None => format!("Ask for at most {caps} on {interfaces}."),

@@ -10,7 +10,8 @@ use super::{
     InterfacePattern, Outside, Payload, Policy, PolicyError, RuleRef,
     argument::{Argument, ArgumentRule, Check, Predicate},
     capture::{
-        Arguments, Cap, CaptureRule, Interfaces, MAX_EXACT, MAX_SNAP, Named, Over, check_filter,
+        Arguments, Cap, CaptureRule, Interfaces, MAX_EXACT, MAX_SNAP, Named, Over, Within,
+        check_filter,
     },
     error::Source,
     model::{Action, ToolRule},
@@ -419,7 +420,12 @@ fn capture(field: &Field<'_>, keys: &'static [&'static str]) -> Loaded<CaptureRu
     };
     let within = section
         .field("within")
-        .map(|field| within(&field))
+        .map(|field| {
+            Ok(Within {
+                expression: within(&field)?,
+                rule: field.rule(),
+            })
+        })
         .transpose()?;
     let packets = section
         .field("packets")

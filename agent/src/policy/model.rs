@@ -118,15 +118,18 @@ impl Policy {
         }
     }
 
-    /// The policy's own capture filters, each with the rule that it belongs to: for libpcap to
-    /// check.
+    /// The policy's own capture filters, each with the place where it is written: for libpcap and
+    /// the prover to check.
     pub fn filters(&self) -> impl Iterator<Item = (&str, &RuleRef)> {
         let captures = self.tools.values().filter_map(|tool| match &tool.action {
             Action::Capture(capture) => Some(&**capture),
             Action::Allow | Action::Deny(_) | Action::EndCapture => None,
         });
         let captures = captures.chain(&self.exec);
-        captures.filter_map(|capture| Some((capture.within.as_deref()?, &capture.rule)))
+        captures.filter_map(|capture| {
+            let within = capture.within.as_ref()?;
+            Some((within.expression.as_str(), &within.rule))
+        })
     }
 
     /// SHA-256 of the file's bytes, in 64 lower-case hexadecimal digits.

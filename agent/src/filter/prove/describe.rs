@@ -14,8 +14,8 @@ use super::{
     well_formed::{IPV4, IPV6, network_offset},
 };
 
-/// `TCP 10.0.0.5:51000 → 10.0.0.9:22 SYN, VLAN 100`.
-pub(super) fn in_words(packet: &Packet<'_>, form: SocketForm) -> String {
+/// One packet in words: `TCP 10.0.0.5:51000 → 10.0.0.9:22 SYN, VLAN 100`.
+pub fn in_words(packet: &Packet<'_>, form: SocketForm) -> String {
     let bytes = packet.bytes;
     let length = bytes.len();
     let mut words = match sliced(packet, form) {
@@ -69,15 +69,21 @@ fn sliced<'a>(packet: &Packet<'a>, form: SocketForm) -> Option<Result<LaxSlicedP
         }
         SocketForm::Raw(LinkType::LINUX_SLL) => at(14),
         SocketForm::Raw(LinkType::LINUX_SLL2) => at(0),
-        SocketForm::Raw(LinkType::RAW) => match bytes.first()? >> 4 {
-            4 => Some(IPV4),
-            6 => Some(IPV6),
-            _ => None,
-        },
+        SocketForm::Raw(LinkType::RAW | LinkType::IPV4 | LinkType::IPV6) => {
+            match bytes.first()? >> 4 {
+                4 => Some(IPV4),
+                6 => Some(IPV6),
+                _ => None,
+            }
+        }
         SocketForm::Cooked => Some(packet.meta.protocol),
         SocketForm::Raw(_) => return None,
     };
-    let rest = bytes.get(network_offset(form)?.into()..);
+    let network = match form {
+        SocketForm::Raw(LinkType::IPV4 | LinkType::IPV6) => 0,
+        form => network_offset(form)?,
+    };
+    let rest = bytes.get(network.into()..);
     Some(match (protocol, rest) {
         (Some(protocol), Some(rest)) => Ok(LaxSlicedPacket::from_ether_type(protocol.into(), rest)),
         _ => Err(()),

@@ -19,18 +19,24 @@ mod bits;
 mod checksum;
 mod compose;
 mod describe;
+mod disguise;
 mod example;
 mod graph;
+mod hiding;
 mod recognise;
 mod solve;
 mod space;
 mod symbolic;
 mod template;
 mod verdict;
+mod view;
 mod well_formed;
 
 pub use compose::{ComposeError, compose};
+pub use describe::in_words;
+pub(in crate::filter) use disguise::TUNNEL_PORTS;
 pub use example::Example;
+pub use hiding::{Disguise, Hiding, Mark, Pair, disguises, dropped, hides, reads_addresses};
 pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
     is_conjunction, is_empty, prove, prove_measured,

@@ -21,6 +21,7 @@ use super::{
     super::program::{Ancillary, Size},
     bits::Word,
     graph::{Graph, Lit},
+    view::{Place, View},
 };
 
 /// No packet is as long as this.
@@ -38,7 +39,7 @@ const NEVER: i32 = -0x4_0000;
 /// An index register with more possible values than this is not looked up in a table.
 const TABLE_BITS: usize = 8;
 
-type Byte = [Lit; 8];
+pub(super) type Byte = [Lit; 8];
 
 /// A read of one byte at an unknown place.
 #[derive(Debug)]
@@ -83,6 +84,8 @@ pub(super) struct Space {
     settled: (usize, usize),
     /// What holds for every packet.
     conditions: Vec<Lit>,
+    /// While it is looked through, every read is one of this packet, which is made of the other.
+    view: Option<View>,
 }
 
 impl Space {
@@ -115,7 +118,20 @@ impl Space {
             known_reads: HashMap::new(),
             settled: (0, 0),
             conditions: Vec::new(),
+            view: None,
         }
+    }
+
+    /// Does something with the packet that a view makes of this one, in place of this one.
+    pub(super) fn through<T>(&mut self, view: &mut View, look: impl FnOnce(&mut Self) -> T) -> T {
+        let length = std::mem::replace(&mut self.length, view.length);
+        let protocol = std::mem::replace(&mut self.meta.protocol, view.protocol);
+        self.view = Some(std::mem::take(view));
+        let result = look(self);
+        *view = self.view.take().unwrap_or_default();
+        self.length = length;
+        self.meta.protocol = protocol;
+        result
     }
 
     pub(super) fn bytes(&self) -> &[(u32, Byte)] {
@@ -134,6 +150,18 @@ impl Space {
 
     /// One of the packet's bytes.
     pub(super) fn byte(&mut self, at: u32) -> Byte {
+        let at = match self.view.as_ref().map(|view| view.place(at)) {
+            Some(Place::Own(byte)) => return byte,
+            Some(Place::New) => {
+                let byte = [(); 8].map(|()| self.graph.free());
+                if let Some(view) = &mut self.view {
+                    view.own(at, byte);
+                }
+                return byte;
+            }
+            Some(Place::Shared(at)) => at,
+            None => at,
+        };
         if let Some(byte) = self.places.get(&at) {
             return *byte;
         }
@@ -277,6 +305,11 @@ impl Space {
             && at < MAX_LENGTH
         {
             return self.byte(at);
+        }
+        if self.view.is_some() {
+            // Not tied to anything: more packets than there are, so that a proof still holds, and
+            // an example that does not is found out when it is run.
+            return [(); 8].map(|()| self.graph.free());
         }
         if let Some(byte) = self.known_reads.get(place) {
             return *byte;

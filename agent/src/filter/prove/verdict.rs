@@ -272,23 +272,24 @@ pub fn is_conjunction(
 }
 
 /// A program and the condition under which it accepts.
-struct Side<'a> {
+pub(super) struct Side<'a> {
     program: &'a Program,
-    accepts: Lit,
+    pub(super) accepts: Lit,
 }
 
-struct Work {
-    space: Space,
+/// One question, its packets and what it may still cost.
+pub(super) struct Work {
+    pub(super) space: Space,
     form: SocketForm,
     start: Instant,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     conflicts_allowed: u64,
     clauses: u64,
     conflicts: u64,
 }
 
 impl Work {
-    fn new(form: SocketForm, budget: Budget) -> Self {
+    pub(super) fn new(form: SocketForm, budget: Budget) -> Self {
         let start = Instant::now();
         Self {
             space: Space::new(budget.nodes),
@@ -313,7 +314,7 @@ impl Work {
         }
     }
 
-    fn side<'a>(&mut self, program: &'a Program) -> Result<Side<'a>, Unknown> {
+    pub(super) fn side<'a>(&mut self, program: &'a Program) -> Result<Side<'a>, Unknown> {
         let outcome: Result<Outcome, _> = symbolic::run(program, &mut self.space, self.deadline);
         let accepts = outcome.map(|outcome| outcome.accepts(&mut self.space));
         match accepts {
@@ -322,7 +323,7 @@ impl Work {
         }
     }
 
-    const fn why(&self) -> Unknown {
+    pub(super) const fn why(&self) -> Unknown {
         if self.space.graph.exhausted() {
             Unknown::TooLarge
         } else {
@@ -401,7 +402,11 @@ impl Work {
         }
     }
 
-    fn satisfiable(&mut self, solver: &mut Solver, assumptions: &[Lit]) -> Result<bool, Unknown> {
+    pub(super) fn satisfiable(
+        &mut self,
+        solver: &mut Solver,
+        assumptions: &[Lit],
+    ) -> Result<bool, Unknown> {
         solver.settle(&mut self.space);
         if self.space.graph.exhausted() {
             return Err(Unknown::TooLarge);

@@ -36,7 +36,7 @@ use super::{
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const IPV6: u16 = 0x86dd;
 pub(super) const ARP: u16 = 0x0806;
-const RARP: u16 = 0x8035;
+pub(super) const RARP: u16 = 0x8035;
 const MPLS: [u16; 2] = [0x8847, 0x8848];
 const PPPOE: [u16; 2] = [0x8863, 0x8864];
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
@@ -63,7 +63,7 @@ pub(super) const fn network_offset(form: SocketForm) -> Option<u8> {
 }
 
 /// Where the EtherType lies among the bytes.
-const fn type_offset(form: SocketForm) -> Option<u8> {
+pub(super) const fn type_offset(form: SocketForm) -> Option<u8> {
     match form {
         SocketForm::Raw(LinkType::EN10MB) => Some(12),
         SocketForm::Raw(LinkType::LINUX_SLL) => Some(14),

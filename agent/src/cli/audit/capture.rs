@@ -1,0 +1,126 @@
+//! `capwarden audit verify --pcap FILE --session ID`: a finished capture against the log.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use crate::audit::{CaptureReport, NoSession, find_session, verify_capture, visible};
+
+use super::super::{
+    enforce,
+    failure::{Account, Failure},
+    term::Paint,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Capture {
+    /// A file of the session's capture; give it once for each file
+    #[arg(long, value_name = "FILE", requires = "session")]
+    pcap: Vec<PathBuf>,
+    /// The session that the files belong to: s1
+    #[arg(long, value_name = "SESSION", requires = "pcap")]
+    session: Option<String>,
+    /// The agent that opened the session, where several had one of this number
+    ///
+    /// The beginning of its name is enough.
+    #[arg(long, value_name = "AGENT", requires = "session")]
+    agent: Option<String>,
+}
+
+impl Capture {
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Checks the files, if there are any.
+    pub(super) fn check(&self, log: &Path) -> Result<Option<CaptureReport>, Failure> {
+        let Some(session) = &self.session else {
+            return Ok(None);
+        };
+        let granted =
+            find_session(log, session, self.agent.as_deref()).map_err(|error| match error {
+                NoSession::Log(error) => error.into(),
+                error @ NoSession::Damaged { .. } => {
+                    Failure::Internal(Account::new(error.to_string()))
+                }
+                error @ NoSession::Ambiguous { .. } => Failure::Usage(
+                    Account::new(error.to_string()).hint("say which with --agent AGENT"),
+                ),
+                error @ NoSession::NotFound { .. } => Failure::Usage(
+                    Account::new(error.to_string())
+                        .hint("capwarden audit show --kind session-opened"),
+                ),
+            })?;
+        let report = verify_capture(&granted, &self.pcap, &enforce::compiler()?);
+        report
+            .map(Some)
+            .map_err(|error| Failure::Usage(Account::new(error.to_string())))
+    }
+}
+
+pub(super) fn write_report(
+    report: &CaptureReport,
+    paint: Paint,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for violation in &report.violations {
+        let file = violation
+            .file
+            .as_ref()
+            .map(|file| file.display().to_string());
+        let packet = violation.packet.map(|packet| format!("packet {packet}"));
+        let place: Vec<String> = file.into_iter().chain(packet).collect();
+        let place = match place.is_empty() {
+            true => String::new(),
+            false => format!("{}: ", place.join(" ")),
+        };
+        let text = visible(&format!("{place}{}", violation.message));
+        writeln!(out, "{} {text}", paint.error("error:"))?;
+    }
+    let listed = u64::try_from(report.violations.len()).unwrap_or(u64::MAX);
+    let unlisted = report.violated.saturating_sub(listed);
+    if unlisted > 0 {
+        writeln!(out, "… and {unlisted} more")?;
+    }
+    for what in &report.unchecked {
+        writeln!(
+            out,
+            "{} not checked: {}",
+            paint.note("note:"),
+            visible(what)
+        )?;
+    }
+    if report.undecidable > 0 {
+        writeln!(
+            out,
+            "{} {} packets are too short to tell whether the filters accept them",
+            paint.warning("warning:"),
+            report.undecidable
+        )?;
+    }
+    let verdict = match (report.violated, report.undecidable) {
+        (0, 0) => paint.good("within its grant"),
+        (0, _) => paint.warning("not told for every packet"),
+        _ => paint.error("beyond its grant"),
+    };
+    let session = visible(&report.session);
+    let (files, packets) = (report.files.len(), report.packets);
+    write!(
+        out,
+        "session {session}: {verdict}; {packets} packets in {files} files"
+    )?;
+    match report.delivered {
+        Some(delivered) if delivered > packets => writeln!(
+            out,
+            ", {} fewer than the guard delivered",
+            delivered - packets
+        ),
+        Some(delivered) if delivered == packets => {
+            writeln!(out, ", as many as the guard delivered")
+        }
+        _ => writeln!(out),
+    }
+}
