@@ -21,7 +21,8 @@ mod shorten;
 mod translate;
 
 pub use compile::{
-    COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, ambiguous_word, compile_child,
+    COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, ambiguous_word, answer_request,
+    compile_child, compile_with,
 };
 pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Meta, Packet, VlanTag, interpret};
