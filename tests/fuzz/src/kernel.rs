@@ -18,11 +18,26 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 #[path = "../../../agent/tests/filter_kernel/syscalls.rs"]
 mod syscalls;
 
-pub(crate) use syscalls::{attach_classic, attach_ebpf, prog_load};
+pub(crate) use syscalls::attach_ebpf;
+use syscalls::{attach_classic, prog_load};
+
+/// Loads a program; on failure, the verifier's log comes with the error. A signal, such as
+/// libFuzzer's clock, makes the verifier give up, and it has to be asked again.
+pub(crate) fn load(code: &[EbpfInsn]) -> Result<OwnedFd, (io::Error, String)> {
+    let interrupted = |error: &io::Error| error.raw_os_error() == Some(libc::EAGAIN);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match prog_load(code) {
+            Err((error, _)) if interrupted(&error) && attempts < 10 => {}
+            done => return done,
+        }
+    }
+}
 
 /// Whether this user may load programs. Only EPERM, and never for root, is a reason not to.
 pub fn may_load() -> bool {
-    match prog_load(&verdict()) {
+    match load(&verdict()) {
         Ok(_) => true,
         Err((error, log)) => {
             assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}\n{log}");
@@ -77,13 +92,16 @@ impl Pair {
     }
 }
 
-/// Whether the kernel takes instructions for a classic program. None: they are too large for the
-/// socket's memory.
+/// The kernel's own, for what its compiler to machine code gives up on: long chains of jumps.
+const ENOTSUPP: i32 = 524;
+
+/// Whether the kernel takes instructions for a classic program. None: they are one, but too large
+/// for the socket's memory or for the kernel's compiler.
 pub(crate) fn takes(pair: &Pair, insns: &[Insn]) -> Option<bool> {
     match attach_classic(&pair.1, insns) {
         Ok(()) => Some(true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Some(false),
-        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => None,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOMEM | ENOTSUPP)) => None,
         Err(error) => panic!("{error}: {insns:?}"),
     }
 }

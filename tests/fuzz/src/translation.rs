@@ -6,7 +6,7 @@ use capwarden::filter::{
 
 use crate::{
     generate,
-    kernel::{Pair, attach_ebpf, prog_load, takes, test_meta, test_run, verdict},
+    kernel::{Pair, attach_ebpf, load, takes, test_meta, test_run, verdict},
     source::Source,
 };
 
@@ -58,8 +58,8 @@ fn assert_refused(program: &Program, error: &TranslateError) {
 }
 
 fn agree(pairs: &Pairs, programs: &[Program], code: &[EbpfInsn], frames: &[(Vec<u8>, u32)]) {
-    let loaded = prog_load(code)
-        .unwrap_or_else(|(error, log)| panic!("{error}\n{log}\n{programs:?}\n{code:?}"));
+    let loaded =
+        load(code).unwrap_or_else(|(error, log)| panic!("{error}\n{log}\n{programs:?}\n{code:?}"));
     attach_ebpf(&pairs.translated.1, &loaded).unwrap();
     // Two classic programs on one socket there are not.
     let classic = match programs {
