@@ -78,6 +78,12 @@ fn open_to_others(path: &Path) -> bool {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(arguments);
+    forget_own(&mut cargo);
+    cargo
+}
+
+/// Takes what `cargo run` told this program about itself out of a command's environment.
+pub(crate) fn forget_own(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let own = name.to_str().is_some_and(|name| {
             [
@@ -90,10 +96,9 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
             .any(|prefix| name.starts_with(prefix))
         });
         if own {
-            cargo.env_remove(name);
+            command.env_remove(name);
         }
     }
-    cargo
 }
 
 /// Whether a program is in `PATH`, or where Debian keeps programs for root.

@@ -7,6 +7,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod house;
 mod root;
 mod run;
@@ -30,6 +31,8 @@ enum Verb {
     Run(run::Options),
     /// What capwarden costs, against the same work without it
     Bench(bench::Options),
+    /// Fuzz the filter room with cargo-fuzz, target after target
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::main(&options),
         Verb::Run(options) => run::main(&options),
         Verb::Bench(options) => bench::main(&options),
+        Verb::Fuzz(options) => fuzz::main(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

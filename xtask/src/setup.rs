@@ -147,6 +147,14 @@ fn present(sign: &Sign) -> bool {
     }
 }
 
+/// The nightly that builds the kernel programs.
+pub(crate) fn kernel_toolchain() -> Result<String> {
+    let pinned = toolchain::pinned(&house::root().join("ebpf"));
+    pinned
+        .and_then(|pinned| toolchain::installed(&pinned))
+        .map_err(|missing| anyhow!("{missing}; run: cargo xtask setup"))
+}
+
 fn nightly(progress: &term::Progress) -> Result<()> {
     let pinned = toolchain::pinned(&house::root().join("ebpf")).map_err(|e| anyhow!(e))?;
     let name = match toolchain::installed(&pinned) {

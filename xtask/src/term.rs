@@ -77,6 +77,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// For a step that nobody watches.
+    pub(crate) fn quiet() -> Self {
+        Self {
+            last_line: Arc::default(),
+        }
+    }
+
     /// What is happening right now, shown behind the ticker.
     pub(crate) fn say(&self, line: &str) {
         if let Ok(mut last) = self.last_line.lock() {
@@ -143,9 +150,7 @@ fn shown(command: &Command) -> String {
 /// Does one step: says what, keeps a ticker going, says how it went and how long it took.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce(&Progress) -> Result<T>) -> Result<T> {
     let start = Instant::now();
-    let progress = Progress {
-        last_line: Arc::default(),
-    };
+    let progress = Progress::quiet();
     let (stop, ticker) = tick(what.to_owned(), start, Arc::clone(&progress.last_line));
     let done = work(&progress);
     drop(stop);

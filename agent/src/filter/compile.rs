@@ -163,39 +163,11 @@ impl Compiler {
         link: LinkType,
         origin: Origin,
     ) -> Result<Option<Program>, CompileError> {
-        let (length, limit) = (expression.len(), origin.limit());
-        if length > limit {
-            return Err(CompileError::TooLong { length, limit });
-        }
-        if expression.trim_ascii().is_empty() {
-            return Ok(None);
-        }
-        if expression.contains('\0') {
-            // libpcap would read as far as that and no further.
-            let message = "the filter contains a NUL character".into();
-            return Err(CompileError::Syntax { message });
-        }
-        let request = Request {
-            expression: expression.into(),
-            link: link.0,
-        };
-        let mut request = serde_json::to_vec(&request).map_err(io::Error::from)?;
-        request.push(b'\n');
-        match self.ask(&request)? {
-            Answer::Program(insns) => {
-                let insns = insns
-                    .into_iter()
-                    .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
-                Ok(Some(Program::new(insns.collect())?))
-            }
-            Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
-            Answer::Syntax(message) => Err(CompileError::Syntax { message }),
-            Answer::Name => Err(CompileError::Name),
-            Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
-        }
+        compile_with(expression, link, origin, |request| self.ask(request))
     }
 
-    fn ask(&self, request: &[u8]) -> Result<Answer, CompileError> {
+    /// The child's answer, whatever it is.
+    fn ask(&self, request: &[u8]) -> Result<Vec<u8>, CompileError> {
         let deadline = Instant::now() + self.time_limit;
         let mut child = Command::new(&self.program)
             .arg(COMPILE_VERB)
@@ -217,13 +189,11 @@ impl Compiler {
                 Instant::now()
             },
         )?;
-        let answer = answer?;
-        match serde_json::from_slice(&answer) {
-            Ok(answer) => Ok(answer),
-            Err(error) if answer.is_empty() => Err(CompileError::ChildFailed(format!(
-                "{status} without an answer ({error})"
+        match answer? {
+            answer if answer.is_empty() => Err(CompileError::ChildFailed(format!(
+                "{status} without an answer"
             ))),
-            Err(error) => Err(CompileError::ChildFailed(format!("bad answer: {error}"))),
+            answer => Ok(answer),
         }
     }
 
@@ -269,6 +239,49 @@ impl Compiler {
                 return Err(CompileError::ChildFailed("the answer is too long".into()));
             }
         }
+    }
+}
+
+/// The parent's side of [`Compiler::compile`], with a child of the caller's: it is handed a request
+/// and returns an answer, which may be anything. Together
+/// with [`answer_request`] it compiles in one process, as the fuzz targets do.
+pub fn compile_with(
+    expression: &str,
+    link: LinkType,
+    origin: Origin,
+    child: impl FnOnce(&[u8]) -> Result<Vec<u8>, CompileError>,
+) -> Result<Option<Program>, CompileError> {
+    let (length, limit) = (expression.len(), origin.limit());
+    if length > limit {
+        return Err(CompileError::TooLong { length, limit });
+    }
+    if expression.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    if expression.contains('\0') {
+        // libpcap would read as far as that and no further.
+        let message = "the filter contains a NUL character".into();
+        return Err(CompileError::Syntax { message });
+    }
+    let request = Request {
+        expression: expression.into(),
+        link: link.0,
+    };
+    let mut request = serde_json::to_vec(&request).map_err(io::Error::from)?;
+    request.push(b'\n');
+    let answer = serde_json::from_slice(&child(&request)?)
+        .map_err(|error| CompileError::ChildFailed(format!("bad answer: {error}")))?;
+    match answer {
+        Answer::Program(insns) => {
+            let insns = insns
+                .into_iter()
+                .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+            Ok(Some(Program::new(insns.collect())?))
+        }
+        Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
+        Answer::Syntax(message) => Err(CompileError::Syntax { message }),
+        Answer::Name => Err(CompileError::Name),
+        Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
     }
 }
 
@@ -324,17 +337,27 @@ enum Answer {
 /// called first thing in a process that was started with [`COMPILE_VERB`], before it has threads
 /// or open files of its own.
 pub fn compile_child() -> ExitCode {
-    let answer = confine().and_then(|()| read_request()).map_or_else(
-        |error| Answer::Failed(error.to_string()),
-        |request| answer(&request),
-    );
-    let written = serde_json::to_vec(&answer)
-        .map_err(io::Error::from)
-        .and_then(|answer| io::stdout().write_all(&answer));
-    match written {
+    let answer = match confine().and_then(|()| read_request()) {
+        Ok(request) => answer_request(&request),
+        Err(error) => {
+            serde_json::to_vec(&Answer::Failed(error.to_string())).map_err(io::Error::from)
+        }
+    };
+    match answer.and_then(|answer| io::stdout().write_all(&answer)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// What the child answers to a request, made in this process and without any confinement: the
+/// caller sees to it that libpcap can open nothing, or names are looked up, and that its memory
+/// and time are bounded.
+pub fn answer_request(request: &[u8]) -> io::Result<Vec<u8>> {
+    let answer = match serde_json::from_slice(request) {
+        Ok(request) => answer(&request),
+        Err(error) => Answer::Failed(error.to_string()),
+    };
+    Ok(serde_json::to_vec(&answer)?)
 }
 
 /// Gives up what a compiler does not need, for good.
@@ -367,11 +390,11 @@ fn confine() -> io::Result<()> {
     Ok(())
 }
 
-fn read_request() -> io::Result<Request> {
+fn read_request() -> io::Result<Vec<u8>> {
     let mut request = Vec::new();
     let limit = u64::try_from(REQUEST_LIMIT).unwrap_or(u64::MAX);
     io::stdin().take(limit).read_to_end(&mut request)?;
-    Ok(serde_json::from_slice(&request)?)
+    Ok(request)
 }
 
 fn answer(request: &Request) -> Answer {

@@ -27,7 +27,10 @@ mod shorten;
 mod translate;
 mod vlan;
 
-pub use compile::{COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, compile_child};
+pub use compile::{
+    COMPILE_VERB, CompileError, Compiler, Origin, SocketForm, answer_request, compile_child,
+    compile_with,
+};
 pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Judgement, Meta, Packet, VlanTag, interpret, judge};
 pub use link::LinkType;

@@ -96,3 +96,36 @@ pub(super) fn extract(space: &Space, solver: &Solver, template: &[u8]) -> Exampl
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{
+        Budget, Containment, Insn, LinkType, Program, interpret::interpret, prove,
+    };
+
+    #[test]
+    fn what_is_read_behind_a_header_lies_where_it_was_read() {
+        // Both read behind the network header, and no load's success depends on all the bits of
+        // where that is.
+        let program = |insns: &[(u16, u32)]| {
+            let insns = insns.iter().map(|&(code, k)| Insn::new(code, 0, 0, k));
+            Program::new(insns.collect()).unwrap()
+        };
+        let requested = program(&[
+            (0x28, 0),
+            (0x20, 0),
+            (0x20, 0x50),
+            (0x20, 0xfff0_00b1),
+            (0x34, 0xfff0_00b1),
+            (0x16, 0),
+        ]);
+        let policy = program(&[(0x28, 0xfff0_0003), (0x20, 0), (0x06, 65535)]);
+        let answer = prove(&requested, &policy, LinkType::RAW, Budget::default());
+        let Containment::ContainedWellFormed { counterexample } = &answer else {
+            panic!("{answer:?}");
+        };
+        let packet = counterexample.packet();
+        assert_ne!(interpret(&requested, &packet), 0);
+        assert_eq!(interpret(&policy, &packet), 0);
+    }
+}

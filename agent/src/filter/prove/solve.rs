@@ -112,12 +112,21 @@ impl Solver {
         }
     }
 
-    /// Demands what holds for every packet, as far as it is known by now.
+    /// Demands what holds for every packet, as far as it is known by now, and makes sure that an
+    /// assignment tells where every read ended up.
     pub(super) fn settle(&mut self, space: &mut Space) {
         let conditions: Vec<_> = space.settle().iter().skip(self.settled).copied().collect();
         self.settled += conditions.len();
         for condition in conditions {
             self.require(&space.graph, condition);
+        }
+        // An assignment is asked where each read ended up, even where no condition hangs on it.
+        for read in space.reads() {
+            for bit in read.place.bits() {
+                if bit.as_constant().is_none() {
+                    self.lit(&space.graph, *bit);
+                }
+            }
         }
     }
 
