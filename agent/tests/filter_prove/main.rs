@@ -9,70 +9,54 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     unreachable_pub,
-    dead_code,
     reason = "a test"
 )]
 
-#[path = "../filter_kernel/corpus.rs"]
-mod corpus;
-#[path = "../filter_kernel/packets.rs"]
-mod packets;
+#[path = "../common/mod.rs"]
+mod common;
 mod pairs;
-mod random;
 
 use std::{
     collections::HashMap,
     env,
-    io::Write,
     process::ExitCode,
     sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
 use capwarden::filter::{
-    Budget, COMPILE_VERB, CompileError, Compiler, Containment, Emptiness, Equivalence, Insn,
-    LinkType, Meta, Origin, Packet, Program, SocketForm, Unknown, VlanTag, compile_child, compose,
-    equivalent, interpret, is_conjunction, is_empty, prove, prove_measured, well_formed,
+    Budget, CompileError, Containment, Emptiness, Equivalence, Insn, Meta, Origin, Packet, Program, SocketForm,
+    Unknown, VlanTag, compose, equivalent, interpret, is_conjunction, is_empty, prove,
+    prove_measured, well_formed,
 };
-use packets::Random;
+use common::{
+    ETHERNET, RAW, expressions, frames,
+    harness::{self, Test},
+    programs,
+    random::Random,
+};
 use pairs::{Known, PAIRS};
 
 const SEED: u64 = 0x0cab_1e5e_ed00_0002;
-const ETHERNET: SocketForm = SocketForm::Raw(LinkType::EN10MB);
 
 fn main() -> ExitCode {
-    if env::args().nth(1).as_deref() == Some(COMPILE_VERB) {
-        return compile_child();
-    }
-    let tests: &[(&str, fn())] = &[
-        ("known_pairs", known_pairs),
-        ("corpus_pairs", corpus_pairs),
-        ("random_pairs", random_pairs),
-        ("cooked_pairs", cooked_pairs),
-        ("compositions", compositions),
-        ("emptiness", emptiness),
-        ("equivalence", equivalences),
-        ("host_lists", host_lists),
-        ("budgets", budgets),
-        ("examples_in_words", in_words),
-    ];
-    let wanted = env::args()
-        .skip(1)
-        .find(|argument| !argument.starts_with('-'));
-    for &(name, test) in tests {
-        if wanted
-            .as_ref()
-            .is_some_and(|wanted| !name.contains(wanted.as_str()))
-        {
-            continue;
-        }
-        let start = Instant::now();
-        print!("test {name} ... ");
-        std::io::stdout().flush().unwrap();
-        test();
-        println!("ok ({:.2} s)", start.elapsed().as_secs_f32());
-    }
-    ExitCode::SUCCESS
+    let test = |name, run| Test {
+        name,
+        needs_kernel: false,
+        run,
+    };
+    harness::run(&[
+        test("known_pairs", known_pairs),
+        test("corpus_pairs", corpus_pairs),
+        test("random_pairs", random_pairs),
+        test("cooked_pairs", cooked_pairs),
+        test("compositions", compositions),
+        test("emptiness", emptiness),
+        test("equivalence", equivalences),
+        test("host_lists", host_lists),
+        test("budgets", budgets),
+        test("examples_in_words", in_words),
+    ])
 }
 
 /// A budget that no test should use up, even unoptimised.
@@ -84,9 +68,7 @@ fn budget() -> Budget {
 }
 
 fn compile_for(expression: &str, form: SocketForm) -> Result<Program, CompileError> {
-    let compiler = Compiler::new(env::current_exe().unwrap());
-    let program = compiler.compile_for(expression, form, Origin::Policy)?;
-    Ok(program.expect("the expression is not empty"))
+    common::compile_for(expression, form, Origin::Policy)
 }
 
 fn compile(expression: &str) -> Program {
@@ -215,12 +197,12 @@ fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> 
 /// Pairs of everything there is, against packets: a part of them, and all with EVERY set.
 fn corpus_pairs() {
     let mut random = Random(SEED);
-    let frames = packets::frames(&mut random);
+    let frames = frames::frames(&mut random);
     let packets: Vec<_> = frames
         .iter()
         .map(|frame| with_random_metadata(frame, &mut random))
         .collect();
-    let programs: Vec<_> = corpus::EXPRESSIONS
+    let programs: Vec<_> = expressions::EXPRESSIONS
         .iter()
         .map(|expression| compile(expression))
         .collect();
@@ -246,8 +228,8 @@ fn corpus_pairs() {
             }
             let name = format!(
                 "{}  WITHIN  {}",
-                corpus::EXPRESSIONS[a],
-                corpus::EXPRESSIONS[b]
+                expressions::EXPRESSIONS[a],
+                expressions::EXPRESSIONS[b]
             );
             let (containment, cost) =
                 prove_measured(&programs[a], &programs[b], ETHERNET, budget());
@@ -278,17 +260,17 @@ fn corpus_pairs() {
 fn random_pairs() {
     const PAIRS: usize = 2500;
     let mut random = Random(SEED);
-    let frames = packets::frames(&mut random);
+    let frames = frames::frames(&mut random);
     let mut count: HashMap<_, usize> = HashMap::new();
     let (mut found, mut searched) = (0, 0);
     let mut times = Times::default();
     for number in 0..PAIRS {
-        let a = random::program(&mut random);
+        let a = programs::any(&mut random, 24);
         // A program of its own, or one that differs in little.
         let b = if number % 2 == 0 {
-            random::program(&mut random)
+            programs::any(&mut random, 24)
         } else {
-            random::mutated(&a, &mut random)
+            programs::mutated(&a, &mut random)
         };
         let name = format!("pair {number}: {:?} WITHIN {:?}", a.insns(), b.insns());
         let limited = Budget {
@@ -348,7 +330,7 @@ fn cooked_pairs() {
             "{requested} WITHIN {policy}: {words:?}"
         );
     }
-    let raw = SocketForm::Raw(LinkType::RAW);
+    let raw = RAW;
     let [a, b] = ["port 22", "tcp"].map(|one| compile_for(one, raw).unwrap());
     let containment = prove(&a, &b, raw, budget());
     assert_eq!(checked(&a, &b, raw, "raw", &containment), Some(Known::Not));
@@ -356,10 +338,10 @@ fn cooked_pairs() {
 
 fn compositions() {
     let mut random = Random(SEED);
-    let frames = packets::frames(&mut random);
+    let frames = frames::frames(&mut random);
     let mut proved = 0;
     for _ in 0..150 {
-        let [a, b] = [(); 2].map(|()| compile(random.pick(corpus::EXPRESSIONS)));
+        let [a, b] = [(); 2].map(|()| compile(random.pick(expressions::EXPRESSIONS)));
         let both = compose(&a, &b).unwrap();
         for part in [&a, &b] {
             let within = prove(&both, part, ETHERNET, budget());
@@ -380,7 +362,7 @@ fn compositions() {
     );
     for number in 0..400 {
         // Lengths that depend on the path, loads without a device, accumulators returned.
-        let [a, b] = [(); 2].map(|()| random::program(&mut random));
+        let [a, b] = [(); 2].map(|()| programs::any(&mut random, 24));
         let both = compose(&a, &b).unwrap();
         let limited = Budget {
             time: Duration::from_secs(5),
@@ -426,7 +408,7 @@ fn emptiness() {
             "{expression}: {emptiness:?}"
         );
     }
-    for expression in corpus::EXPRESSIONS {
+    for expression in expressions::EXPRESSIONS {
         let program = compile(expression);
         match is_empty(&program, ETHERNET, budget()) {
             Emptiness::Matches { example } | Emptiness::EmptyWellFormed { example } => {

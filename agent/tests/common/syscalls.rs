@@ -102,6 +102,47 @@ pub fn attach_ebpf(socket: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     )
 }
 
+/// `BPF_PROG_TEST_RUN` of a socket filter; what it returns.
+pub fn test_run(program: &OwnedFd, data: &[u8], mark: u32) -> io::Result<u32> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_size_in: u32,
+        ctx_size_out: u32,
+        ctx_in: u64,
+        ctx_out: u64,
+    }
+    const PROG_TEST_RUN: libc::c_int = 10;
+    // The beginning of `struct __sk_buff`: length, packet type, mark.
+    let context = [0, 0, mark];
+    let mut attr = Attr {
+        prog_fd: u32::try_from(program.as_raw_fd()).unwrap(),
+        data_size_in: u32::try_from(data.len()).unwrap(),
+        data_in: data.as_ptr().addr() as u64,
+        ctx_size_in: u32::try_from(size_of_val(&context)).unwrap(),
+        ctx_in: context.as_ptr().addr() as u64,
+        ..Attr::default()
+    };
+    let size = size_of::<Attr>();
+    let pointer = ptr::from_mut(&mut attr);
+    // SAFETY: the attributes and all that they point to live until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, pointer, size) };
+    check(result).map(|_| attr.retval)
+}
+
+/// `SO_SNDBUFFORCE`.
+pub fn force_send_buffer(socket: &OwnedFd, bytes: libc::c_int) -> io::Result<()> {
+    setsockopt(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
+}
+
 /// Moves this thread into a network namespace of its own, with nothing but a loopback device.
 pub fn enter_empty_network() -> io::Result<()> {
     // SAFETY: touches no memory.
