@@ -231,3 +231,16 @@ fn shown(header: &[u8], bytes: &[u8]) -> Meta {
         ..Meta::default()
     }
 }
+
+/// A link header that makes the kernel say of a packet what the metadata say, as far as it goes.
+pub fn link_header(meta: &Meta) -> [u8; 14] {
+    const MULTICAST: [u8; 2] = [1, 2];
+    let mut header = [2; 14];
+    match meta.packet_type {
+        0 => header[..6].fill(0),
+        kind if MULTICAST.contains(&kind) => header[..6].fill(0xff),
+        _ => {}
+    }
+    header[12..].copy_from_slice(&meta.protocol.to_be_bytes());
+    header
+}

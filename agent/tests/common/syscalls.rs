@@ -102,6 +102,11 @@ pub fn attach_ebpf(socket: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     )
 }
 
+/// `SO_DETACH_FILTER`.
+pub fn detach(socket: &OwnedFd) -> io::Result<()> {
+    setsockopt(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0)
+}
+
 /// `BPF_PROG_TEST_RUN` of a socket filter; what it returns.
 pub fn test_run(program: &OwnedFd, data: &[u8], mark: u32) -> io::Result<u32> {
     #[repr(C)]
@@ -161,9 +166,9 @@ pub fn enter_empty_network() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, request) }).map(drop)
 }
 
-const LOOPBACK: libc::c_int = 1;
+pub const LOOPBACK: u32 = 1;
 
-/// A packet socket on the loopback device: `SOCK_RAW` or `SOCK_DGRAM`.
+/// A packet socket on all devices: `SOCK_RAW` or `SOCK_DGRAM`.
 pub fn packet_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
     let all = libc::c_int::from(u16::try_from(libc::ETH_P_ALL).unwrap().to_be());
     let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -174,12 +179,12 @@ pub fn packet_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Sends a whole frame on the loopback device.
-pub fn send_frame(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+/// Sends a whole frame on a device.
+pub fn send_frame(socket: &OwnedFd, frame: &[u8], device: u32) -> io::Result<()> {
     // SAFETY: plain data, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
-    address.sll_ifindex = LOOPBACK;
+    address.sll_ifindex = device.cast_signed();
     let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
     let (fd, address) = (socket.as_raw_fd(), ptr::from_ref(&address).cast());
     // SAFETY: frame and address are as long as is said.
@@ -194,7 +199,7 @@ pub fn set_mark(socket: &OwnedFd, mark: u32) -> io::Result<()> {
 
 /// One packet from a packet socket, with what the kernel says about it; None when there is none.
 pub fn receive_packet(socket: &OwnedFd) -> io::Result<Option<(Vec<u8>, Meta)>> {
-    let mut buffer = vec![0; 2048];
+    let mut buffer = vec![0; 1 << 16];
     let mut control = [0_u64; 16];
     // SAFETY: plain data, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };

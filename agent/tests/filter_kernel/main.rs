@@ -433,7 +433,7 @@ fn packet_sockets_agree() {
             kernel::attach_classic(&classic, program.insns()).unwrap();
             kernel::attach_ebpf(&translated, &load(&[program])).unwrap();
             for frame in &frames {
-                kernel::send_frame(&sender, frame).unwrap();
+                kernel::send_frame(&sender, frame, kernel::LOOPBACK).unwrap();
             }
             let drain = |socket: &OwnedFd| {
                 std::iter::from_fn(|| kernel::receive_packet(socket).unwrap()).collect::<Vec<_>>()

@@ -2,9 +2,9 @@
 //! the kernel's classic program on a socket pair, translated on a socket pair, and translated under
 //! `BPF_PROG_TEST_RUN`.
 //!
-//! The packets of a filter: whole and damaged frames; for each way out of a branch that none of
-//! those takes, one that the prover has found, unless it proves that there is none; some of these
-//! cut at every length; and copies with other values where the filter looks.
+//! The packets of a filter: whole and damaged frames; some of them cut at every length; copies with
+//! other values where the filter looks; and for the ways out of branches that none of those takes,
+//! packets that the prover has found, and copies of them, unless it proves that there are none.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -20,7 +20,7 @@ use super::{
         edges::{self, Edge},
         expressions, frames, grammar,
         harness::Progress,
-        kernel::{Installed, Pair, TestRun},
+        kernel::{Installed, Pair, TestRun, link_header},
         programs,
         random::Random,
     },
@@ -42,47 +42,54 @@ struct Sample {
     link_header: [u8; 14],
     bytes: Vec<u8>,
     mark: u32,
+    run: TestRun,
 }
 
 impl Sample {
+    fn new(link_header: [u8; 14], bytes: Vec<u8>, mark: u32) -> Self {
+        Self {
+            run: TestRun::new(&link_header, &bytes, mark),
+            link_header,
+            bytes,
+            mark,
+        }
+    }
+
     /// A frame as a socket of this form gets it.
     fn of_frame(frame: &[u8], form: SocketForm) -> Self {
         let mut link_header = [0; 14];
         let there = frame.len().min(14);
         link_header[..there].copy_from_slice(&frame[..there]);
-        let bytes = if form == ETHERNET { frame } else { &frame[there..] };
-        Self {
-            link_header,
-            bytes: bytes.to_vec(),
-            mark: 0,
-        }
+        let bytes = if form == ETHERNET {
+            frame
+        } else {
+            &frame[there..]
+        };
+        Self::new(link_header, bytes.to_vec(), 0)
     }
 
     /// What comes nearest to a packet that the prover has found.
     fn of_example(example: &Example) -> Self {
-        let mut link_header = [2; 14];
-        match example.meta.packet_type {
-            0 => link_header[..6].fill(0),
-            1 | 2 => link_header[..6].fill(0xff),
-            _ => {}
-        }
-        link_header[12..].copy_from_slice(&example.meta.protocol.to_be_bytes());
-        Self {
-            link_header,
-            bytes: example.bytes.clone(),
-            mark: example.meta.mark,
-        }
+        let link_header = link_header(&example.meta);
+        Self::new(link_header, example.bytes.clone(), example.meta.mark)
     }
 
-    fn test_run(&self) -> TestRun {
-        TestRun::new(&self.link_header, &self.bytes, self.mark)
+    /// The same with other bytes.
+    fn with_bytes(&self, change: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = self.bytes.clone();
+        change(&mut bytes);
+        Self::new(self.link_header, bytes, self.mark)
     }
 
-    /// Whether the packet takes this way in one of the runs.
-    fn takes(&self, edge: &Edge) -> bool {
+    /// Takes the ways that the packet takes in one of the runs out of those that are left.
+    fn take(&self, filter: &Filter, left: &mut HashSet<Edge>, any: &mut Program) {
         let on_pair = Packet::new(&self.bytes, Meta::default());
-        interpret(&edge.program, &on_pair) != 0
-            || interpret(&edge.program, &self.test_run().packet()) != 0
+        for packet in [on_pair, self.run.packet()] {
+            while let Some(edge) = Edge::of_verdict(interpret(any, &packet)) {
+                assert!(left.remove(&edge));
+                *any = edges::taking_any(&filter.program, left);
+            }
+        }
     }
 }
 
@@ -90,50 +97,60 @@ impl Sample {
 #[derive(Debug, Default)]
 struct Coverage {
     edges: usize,
-    /// Taken by whole and damaged frames.
-    by_frames: usize,
+    /// Taken by frames and what was made of them.
+    by_chance: usize,
     /// Taken by what the prover has found.
     by_proof: usize,
     /// Proved that nothing takes them.
     unreachable: usize,
-    /// Taken only with metadata that neither run can have: tags, the sending direction.
+    /// The packet that the prover has found needs metadata that neither run can have, such as a
+    /// tag or the sending direction.
     by_metadata: usize,
     unknown: usize,
 }
 
 impl Coverage {
+    /// Counts the ways, and finds packets for those that none of the samples takes.
     fn of(&mut self, filter: &Filter, samples: &mut Vec<Sample>) {
         let budget = Budget {
-            time: Duration::from_secs(5),
+            time: Duration::from_secs(10),
             conflicts: 20_000,
             ..Budget::default()
         };
-        let frames = samples.len();
-        for edge in edges::of(&filter.program) {
-            self.edges += 1;
-            if let Some(by) = samples.iter().position(|sample| sample.takes(&edge)) {
-                if by < frames {
-                    self.by_frames += 1;
-                } else {
-                    self.by_proof += 1;
+        let mut left = edges::of(&filter.program);
+        let mut any = edges::taking_any(&filter.program, &left);
+        self.edges += left.len();
+        self.by_chance += left.len();
+        for sample in &*samples {
+            sample.take(filter, &mut left, &mut any);
+        }
+        self.by_chance -= left.len();
+        // All at once: where none can be taken, one proof shows it.
+        while !left.is_empty() {
+            let example = match is_empty(&any, filter.form, budget) {
+                Emptiness::EmptyWellFormed { example } | Emptiness::Matches { example } => example,
+                Emptiness::Empty => {
+                    self.unreachable += left.len();
+                    break;
                 }
-                continue;
+                Emptiness::Unknown { .. } => {
+                    self.unknown += left.len();
+                    break;
+                }
+            };
+            let found = Edge::of_verdict(interpret(&any, &example.packet()));
+            let found = found.expect("the example is accepted");
+            let sample = Sample::of_example(&example);
+            let before = left.len();
+            sample.take(filter, &mut left, &mut any);
+            self.by_proof += before - left.len();
+            if left.remove(&found) {
+                self.by_metadata += 1;
+                any = edges::taking_any(&filter.program, &left);
             }
-            match is_empty(&edge.program, filter.form, budget) {
-                Emptiness::Empty => self.unreachable += 1,
-                Emptiness::EmptyWellFormed { example } | Emptiness::Matches { example } => {
-                    let sample = Sample::of_example(&example);
-                    if sample.takes(&edge) {
-                        self.by_proof += 1;
-                    } else {
-                        self.by_metadata += 1;
-                    }
-                    // The longest that the packets of a test run can be.
-                    if sample.bytes.len() <= 3000 {
-                        samples.push(sample);
-                    }
-                }
-                Emptiness::Unknown { .. } => self.unknown += 1,
+            // The longest that the packets of a test run can be.
+            if sample.bytes.len() <= 3000 {
+                samples.push(sample);
             }
         }
     }
@@ -154,8 +171,9 @@ pub fn agrees() {
             .iter()
             .map(|frame| Sample::of_frame(frame, filter.form))
             .collect();
+        fill(filter, &mut samples, PACKETS * 4 / 5, &mut random);
         coverage.of(filter, &mut samples);
-        fill(filter, &mut samples, &mut random);
+        fill(filter, &mut samples, PACKETS, &mut random);
         assert_eq!(samples.len(), PACKETS);
         let installed = Installed::new(&filter.name, &filter.program, &pairs);
         let before = accepted;
@@ -163,13 +181,13 @@ pub fn agrees() {
             accepted += usize::from(installed.agree_on_pair(&sample.bytes, &pairs));
             classic += 1;
             translated += usize::from(installed.is_translated());
-            let run = installed.agree_on_test_run(&sample.test_run());
+            let run = installed.agree_on_test_run(&sample.run);
             test_runs += usize::from(run.is_some());
         }
         telling += usize::from((1..PACKETS).contains(&(accepted - before)));
     }
     let reachable = coverage.edges - coverage.unreachable;
-    let taken = coverage.by_frames + coverage.by_proof;
+    let taken = coverage.by_chance + coverage.by_proof;
     print!(
         "{} filters × {PACKETS} packets: {classic} classic runs, {translated} translated, \
          {test_runs} test runs, {accepted} accepted, 0 differences; {telling} filters both accept \
@@ -215,7 +233,7 @@ fn filters(random: &mut Random) -> Vec<Filter> {
     }
     let mut made = 0;
     while made < RANDOM_EXPRESSIONS {
-        let expression = grammar::expression(random, 3);
+        let expression = grammar::expression(random, 2 + made % 2);
         let form = FORMS[made % FORMS.len()];
         if let Some(program) = compiled(&expression, form) {
             made += usize::from(add(format!("{expression} on {form:?}"), form, program));
@@ -234,49 +252,53 @@ fn filters(random: &mut Random) -> Vec<Filter> {
     filters
 }
 
-/// As many packets as there are to be.
-fn fill(filter: &Filter, samples: &mut Vec<Sample>, random: &mut Random) {
-    samples.truncate(PACKETS / 2);
+/// Cuts and changes samples until there are so many; from the last ones if there are many.
+fn fill(filter: &Filter, samples: &mut Vec<Sample>, count: usize, random: &mut Random) {
+    samples.truncate(count);
     let accepts = |sample: &Sample| {
-        interpret(&filter.program, &Packet::new(&sample.bytes, Meta::default())) != 0
+        interpret(
+            &filter.program,
+            &Packet::new(&sample.bytes, Meta::default()),
+        ) != 0
     };
-    // At every length: what is accepted, what the prover has found, what there is.
+    // At every length: what is accepted, and the latest.
     let cut = samples.iter().filter(|sample| accepts(sample));
-    let cut = cut.chain(samples.iter().rev());
+    let cut = cut.take(3).chain(samples.iter().rev());
     let cut: Vec<_> = cut
         .filter(|sample| (1..=120).contains(&sample.bytes.len()))
         .take(4)
         .cloned()
         .collect();
+    let most = samples.len() + (count - samples.len()) / 2;
     for whole in &cut {
         for length in 0..whole.bytes.len() {
-            if samples.len() < PACKETS * 4 / 5 {
-                let mut short = whole.clone();
-                short.bytes.truncate(length);
-                samples.push(short);
+            if samples.len() < most {
+                samples.push(whole.with_bytes(|bytes| bytes.truncate(length)));
             }
         }
     }
     let (places, values) = looked_at(&filter.program);
     let sources = samples.len();
-    while samples.len() < PACKETS {
-        let mut sample = samples[random.below(sources)].clone();
-        if random.below(4) == 0 {
-            let long = sample.bytes.len() + random.below(40);
-            sample.bytes.resize(long, 0);
-        }
-        for _ in 0..1 + random.below(4) {
-            let length = sample.bytes.len();
-            let (mut at, mut bytes) = (random.below(length.max(1)), vec![random.byte()]);
-            if random.below(4) > 0 && !places.is_empty() && !values.is_empty() {
-                let (place, size) = random.pick(&places);
-                let value = random.pick(&values).wrapping_add(random.pick(&[0, 0, 1, u32::MAX]));
-                (at, bytes) = (place, value.to_be_bytes()[4 - size..].to_vec());
+    while samples.len() < count {
+        let recent = sources.min(200);
+        let source = &samples[sources - 1 - random.below(recent)];
+        let sample = source.with_bytes(|bytes| {
+            if random.below(4) == 0 {
+                bytes.resize(bytes.len() + random.below(40), 0);
             }
-            if let Some(target) = sample.bytes.get_mut(at..at + bytes.len()) {
-                target.copy_from_slice(&bytes);
+            for _ in 0..1 + random.below(4) {
+                let (mut at, mut new) = (random.below(bytes.len().max(1)), vec![random.byte()]);
+                if random.below(4) > 0 && !places.is_empty() && !values.is_empty() {
+                    let (place, size) = random.pick(&places);
+                    let value = random.pick(&values);
+                    let value = value.wrapping_add(random.pick(&[0, 0, 1, u32::MAX]));
+                    (at, new) = (place, value.to_be_bytes()[4 - size..].to_vec());
+                }
+                if let Some(target) = bytes.get_mut(at..at + new.len()) {
+                    target.copy_from_slice(&new);
+                }
             }
-        }
+        });
         samples.push(sample);
     }
 }

@@ -14,7 +14,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod confirm;
+mod oracle;
 mod pairs;
+mod two_opinions;
 
 use std::{
     collections::HashMap,
@@ -35,7 +38,7 @@ use common::{
     programs,
     random::Random,
 };
-use pairs::{Known, PAIRS};
+use pairs::Known;
 
 const SEED: u64 = 0x0cab_1e5e_ed00_0002;
 
@@ -46,10 +49,9 @@ fn main() -> ExitCode {
         run,
     };
     harness::run(&[
-        test("known_pairs", known_pairs),
+        test("known_pairs", two_opinions::known_pairs),
         test("corpus_pairs", corpus_pairs),
-        test("random_pairs", random_pairs),
-        test("cooked_pairs", cooked_pairs),
+        test("random_pairs", two_opinions::random_pairs),
         test("compositions", compositions),
         test("emptiness", emptiness),
         test("equivalence", equivalences),
@@ -71,16 +73,21 @@ fn compile_for(expression: &str, form: SocketForm) -> Result<Program, CompileErr
     common::compile_for(expression, form, Origin::Policy)
 }
 
-fn compile(expression: &str) -> Program {
-    static KNOWN: LazyLock<Mutex<HashMap<String, Program>>> = LazyLock::new(Mutex::default);
+/// Compiles what is known to compile, once.
+fn compile_in(expression: &str, form: SocketForm) -> Program {
+    type Compiled = HashMap<(SocketForm, String), Program>;
+    static KNOWN: LazyLock<Mutex<Compiled>> = LazyLock::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap();
-    if let Some(program) = known.get(expression) {
-        return program.clone();
-    }
-    let program = compile_for(expression, ETHERNET);
-    let program = program.unwrap_or_else(|error| panic!("{expression}: {error}"));
-    known.insert(expression.into(), program.clone());
-    program
+    let entry = known.entry((form, expression.into()));
+    let program = entry.or_insert_with(|| {
+        let program = compile_for(expression, form);
+        program.unwrap_or_else(|error| panic!("{expression} on {form:?}: {error}"))
+    });
+    program.clone()
+}
+
+fn compile(expression: &str) -> Program {
+    compile_in(expression, ETHERNET)
 }
 
 fn accepts(program: &Program, packet: &Packet<'_>) -> bool {
@@ -133,37 +140,6 @@ impl Times {
             at(1000)
         );
     }
-}
-
-fn known_pairs() {
-    assert!(PAIRS.len() >= 60);
-    let mut times = Times::default();
-    let mut wrong = Vec::new();
-    let show = env::var_os("SHOW").is_some();
-    let mut count = HashMap::new();
-    for (requested, policy, there, back) in PAIRS {
-        for (requested, policy, expected) in [(requested, policy, there), (policy, requested, back)]
-        {
-            let (a, b) = (compile(requested), compile(policy));
-            let (containment, cost) = prove_measured(&a, &b, ETHERNET, budget());
-            times.0.push(cost.time);
-            let name = format!("{requested}  WITHIN  {policy}");
-            let got = checked(&a, &b, ETHERNET, &name, &containment);
-            *count.entry(got).or_insert(0) += 1;
-            let words = containment
-                .counterexample()
-                .map(|example| example.in_words(ETHERNET));
-            if show {
-                println!("{name}\n    {got:?} {:?} {cost:?}", words);
-            }
-            if got != Some(*expected) {
-                wrong.push(format!("{name}: {got:?}, not {expected:?}: {words:?}"));
-            }
-        }
-    }
-    print!("{} proofs {count:?}, ", times.0.len());
-    times.print();
-    assert!(wrong.is_empty(), "{:#?}", wrong);
 }
 
 fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> {
@@ -255,85 +231,6 @@ fn corpus_pairs() {
         times.0.len()
     );
     times.print();
-}
-
-fn random_pairs() {
-    const PAIRS: usize = 2500;
-    let mut random = Random(SEED);
-    let frames = frames::frames(&mut random);
-    let mut count: HashMap<_, usize> = HashMap::new();
-    let (mut found, mut searched) = (0, 0);
-    let mut times = Times::default();
-    for number in 0..PAIRS {
-        let a = programs::any(&mut random, 24);
-        // A program of its own, or one that differs in little.
-        let b = if number % 2 == 0 {
-            programs::any(&mut random, 24)
-        } else {
-            programs::mutated(&a, &mut random)
-        };
-        let name = format!("pair {number}: {:?} WITHIN {:?}", a.insns(), b.insns());
-        let limited = Budget {
-            time: Duration::from_secs(5),
-            conflicts: 20_000,
-            ..Budget::default()
-        };
-        let (containment, cost) = prove_measured(&a, &b, ETHERNET, limited);
-        times.0.push(cost.time);
-        let got = checked(&a, &b, ETHERNET, &name, &containment);
-        *count.entry(got).or_default() += 1;
-        for _ in 0..60 {
-            let mut frame = frames[random.below(frames.len())].clone();
-            if random.below(4) == 0 {
-                frame.truncate(random.below(40));
-            }
-            for _ in 0..random.below(6) {
-                if !frame.is_empty() {
-                    let at = random.below(frame.len());
-                    frame[at] = random.next().to_le_bytes()[0];
-                }
-            }
-            let packet = with_random_metadata(&frame, &mut random);
-            searched += 1;
-            if accepts(&a, &packet) && !accepts(&b, &packet) {
-                found += 1;
-                assert_ne!(got, Some(Known::Contained), "{name}\n{packet:?}");
-                if well_formed(&packet, ETHERNET) {
-                    assert_ne!(got, Some(Known::WellFormed), "{name}\n{packet:?}");
-                }
-            }
-        }
-    }
-    print!("{PAIRS} pairs {count:?}, {found} of {searched} packets outside, ");
-    times.print();
-}
-
-fn cooked_pairs() {
-    for (requested, policy, expected) in [
-        ("tcp port 80", "tcp", Known::Contained),
-        ("ifindex 2 and tcp", "ifindex 2", Known::Contained),
-        ("tcp", "ifindex 2", Known::Not),
-        ("host 10.0.0.5", "net 10.0.0.0/8", Known::Contained),
-        ("net 10.0.0.0/8", "not port 22", Known::Not),
-        ("ip", "greater 20", Known::WellFormed),
-        ("outbound and tcp", "outbound", Known::Contained),
-    ] {
-        let [a, b] = [requested, policy].map(|one| compile_for(one, SocketForm::Cooked).unwrap());
-        let containment = prove(&a, &b, SocketForm::Cooked, budget());
-        let got = checked(&a, &b, SocketForm::Cooked, requested, &containment);
-        let words = containment
-            .counterexample()
-            .map(|example| example.in_words(SocketForm::Cooked));
-        assert_eq!(
-            got,
-            Some(expected),
-            "{requested} WITHIN {policy}: {words:?}"
-        );
-    }
-    let raw = RAW;
-    let [a, b] = ["port 22", "tcp"].map(|one| compile_for(one, raw).unwrap());
-    let containment = prove(&a, &b, raw, budget());
-    assert_eq!(checked(&a, &b, raw, "raw", &containment), Some(Known::Not));
 }
 
 fn compositions() {

@@ -57,7 +57,7 @@ def wide(value):
 
 
 def byte(packet, at):
-    return wide(packet.byte(z3.simplify(at) if z3.is_expr(at) else z3.BitVecVal(at, 32)))
+    return wide(packet.byte(at if z3.is_expr(at) else z3.BitVecVal(at, 32)))
 
 
 def half(packet, at):

@@ -47,7 +47,8 @@ class Packet:
 
     def __init__(self):
         # One function for every byte, by its distance from the first; those in front are negative.
-        self.byte = z3.Function("byte", z3.BitVecSort(32), z3.BitVecSort(8))
+        self.function = z3.Function("byte", z3.BitVecSort(32), z3.BitVecSort(8))
+        self.read_bytes = {}
         self.length = z3.BitVec("length", 32)
         self.headroom = z3.BitVec("headroom", 32)
         self.network = z3.BitVec("network", 32)
@@ -75,9 +76,14 @@ class Packet:
             self.link < near,
         ]
 
+    def byte(self, place):
+        place = z3.simplify(place)
+        known = self.read_bytes.setdefault(place.get_id(), (place, self.function(place)))
+        return known[1]
+
     def bytes(self, place, size):
         """Big-endian, whether they are there or not."""
-        each = [self.byte(z3.simplify(place + index)) for index in range(size)]
+        each = [self.byte(place + index) for index in range(size)]
         joined = each[0] if size == 1 else z3.Concat(*each)
         return wide(joined) if size < 4 else joined
 
@@ -141,19 +147,12 @@ class Packet:
 
         length, headroom = number(self.length), number(self.headroom)
         data, front = bytearray(length), bytearray(headroom)
-        interpretation = model[self.byte]
-        if interpretation is not None:
-            rest = interpretation.else_value()
-            rest = rest.as_long() if z3.is_bv_value(rest) else 0
-            data, front = bytearray([rest]) * length, bytearray([rest]) * headroom
-            for entry in range(interpretation.num_entries()):
-                entry = interpretation.entry(entry)
-                place = entry.arg_value(0).as_signed_long()
-                value = entry.value().as_long()
-                if 0 <= place < length:
-                    data[place] = value
-                elif -headroom <= place < 0:
-                    front[headroom + place] = value
+        for place, value in self.read_bytes.values():
+            place = (number(place) ^ 0x80000000) - 0x80000000
+            if 0 <= place < length:
+                data[place] = number(value)
+            elif -headroom <= place < 0:
+                front[headroom + place] = number(value)
         signed = lambda value: (number(value) ^ 0x80000000) - 0x80000000
         truth = lambda value: z3.is_true(model.eval(value, model_completion=True))
         return {
