@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Print JSON, with every sample
     #[arg(long)]
     json: bool,
-    /// Only these parts: load, guard, capture, arming, gate
+    /// Only these parts: load, guard, capture, arming, gate, prove
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 }
@@ -72,6 +72,7 @@ fn run(options: &Options, build: impl Fn(&mut Command) -> Result<()>) -> Result<
     build(&mut house::cargo(&packages.split(' ').collect::<Vec<_>>()))?;
     let variables = [
         ("CAPWARDEN_BIN", house::capwarden().into()),
+        ("CAPWARDEN_VENV", house::venv()?.into()),
         ("PATH", std::env::var_os("PATH").unwrap_or_default()),
     ];
     // `timeout` runs inside sudo: only root can end what root runs.

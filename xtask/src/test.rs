@@ -162,6 +162,9 @@ fn unit(options: &Options, tally: &mut Tally) {
     let selection = "test --workspace --exclude capwarden-ebpf --exclude capwarden-tests";
     let mut cargo = house::cargo(&selection.split(' ').collect::<Vec<_>>());
     cargo.arg("--no-fail-fast");
+    if let Ok(venv) = house::venv() {
+        cargo.env("CAPWARDEN_VENV", venv);
+    }
     if let Some(filter) = &options.filter {
         cargo.args(["--", filter]);
     }

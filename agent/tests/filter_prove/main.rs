@@ -9,70 +9,56 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     unreachable_pub,
-    dead_code,
     reason = "a test"
 )]
 
-#[path = "../filter_kernel/corpus.rs"]
-mod corpus;
-#[path = "../filter_kernel/packets.rs"]
-mod packets;
+#[path = "../common/mod.rs"]
+mod common;
+mod confirm;
+mod oracle;
 mod pairs;
-mod random;
+mod two_opinions;
 
 use std::{
     collections::HashMap,
     env,
-    io::Write,
     process::ExitCode,
     sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
 use capwarden::filter::{
-    Budget, COMPILE_VERB, CompileError, Compiler, Containment, Emptiness, Equivalence, Insn,
-    LinkType, Meta, Origin, Packet, Program, SocketForm, Unknown, VlanTag, compile_child, compose,
-    equivalent, interpret, is_conjunction, is_empty, prove, prove_measured, well_formed,
+    Budget, CompileError, Containment, Emptiness, Equivalence, Insn, Meta, Origin, Packet, Program,
+    SocketForm, Unknown, VlanTag, compose, equivalent, interpret, is_conjunction, is_empty, prove,
+    prove_measured, well_formed,
 };
-use packets::Random;
-use pairs::{Known, PAIRS};
+use common::{
+    ETHERNET, RAW, expressions, frames,
+    harness::{self, Test},
+    programs,
+    random::Random,
+};
+use pairs::Known;
 
 const SEED: u64 = 0x0cab_1e5e_ed00_0002;
-const ETHERNET: SocketForm = SocketForm::Raw(LinkType::EN10MB);
 
 fn main() -> ExitCode {
-    if env::args().nth(1).as_deref() == Some(COMPILE_VERB) {
-        return compile_child();
-    }
-    let tests: &[(&str, fn())] = &[
-        ("known_pairs", known_pairs),
-        ("corpus_pairs", corpus_pairs),
-        ("random_pairs", random_pairs),
-        ("cooked_pairs", cooked_pairs),
-        ("compositions", compositions),
-        ("emptiness", emptiness),
-        ("equivalence", equivalences),
-        ("host_lists", host_lists),
-        ("budgets", budgets),
-        ("examples_in_words", in_words),
-    ];
-    let wanted = env::args()
-        .skip(1)
-        .find(|argument| !argument.starts_with('-'));
-    for &(name, test) in tests {
-        if wanted
-            .as_ref()
-            .is_some_and(|wanted| !name.contains(wanted.as_str()))
-        {
-            continue;
-        }
-        let start = Instant::now();
-        print!("test {name} ... ");
-        std::io::stdout().flush().unwrap();
-        test();
-        println!("ok ({:.2} s)", start.elapsed().as_secs_f32());
-    }
-    ExitCode::SUCCESS
+    let test = |name, run| Test {
+        name,
+        needs_kernel: false,
+        run,
+    };
+    harness::run(&[
+        test("known_pairs", two_opinions::known_pairs),
+        test("corpus_pairs", corpus_pairs),
+        test("random_pairs", two_opinions::random_pairs),
+        test("compositions", compositions),
+        test("emptiness", emptiness),
+        test("equivalence", equivalences),
+        test("host_lists", host_lists),
+        test("budgets", budgets),
+        test("examples_in_words", in_words),
+    ])
 }
 
 /// A budget that no test should use up, even unoptimised.
@@ -84,21 +70,24 @@ fn budget() -> Budget {
 }
 
 fn compile_for(expression: &str, form: SocketForm) -> Result<Program, CompileError> {
-    let compiler = Compiler::new(env::current_exe().unwrap());
-    let program = compiler.compile_for(expression, form, Origin::Policy)?;
-    Ok(program.expect("the expression is not empty"))
+    common::compile_for(expression, form, Origin::Policy)
+}
+
+/// Compiles what is known to compile, once.
+fn compile_in(expression: &str, form: SocketForm) -> Program {
+    type Compiled = HashMap<(SocketForm, String), Program>;
+    static KNOWN: LazyLock<Mutex<Compiled>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap();
+    let entry = known.entry((form, expression.into()));
+    let program = entry.or_insert_with(|| {
+        let program = compile_for(expression, form);
+        program.unwrap_or_else(|error| panic!("{expression} on {form:?}: {error}"))
+    });
+    program.clone()
 }
 
 fn compile(expression: &str) -> Program {
-    static KNOWN: LazyLock<Mutex<HashMap<String, Program>>> = LazyLock::new(Mutex::default);
-    let mut known = KNOWN.lock().unwrap();
-    if let Some(program) = known.get(expression) {
-        return program.clone();
-    }
-    let program = compile_for(expression, ETHERNET);
-    let program = program.unwrap_or_else(|error| panic!("{expression}: {error}"));
-    known.insert(expression.into(), program.clone());
-    program
+    compile_in(expression, ETHERNET)
 }
 
 fn accepts(program: &Program, packet: &Packet<'_>) -> bool {
@@ -153,37 +142,6 @@ impl Times {
     }
 }
 
-fn known_pairs() {
-    assert!(PAIRS.len() >= 60);
-    let mut times = Times::default();
-    let mut wrong = Vec::new();
-    let show = env::var_os("SHOW").is_some();
-    let mut count = HashMap::new();
-    for (requested, policy, there, back) in PAIRS {
-        for (requested, policy, expected) in [(requested, policy, there), (policy, requested, back)]
-        {
-            let (a, b) = (compile(requested), compile(policy));
-            let (containment, cost) = prove_measured(&a, &b, ETHERNET, budget());
-            times.0.push(cost.time);
-            let name = format!("{requested}  WITHIN  {policy}");
-            let got = checked(&a, &b, ETHERNET, &name, &containment);
-            *count.entry(got).or_insert(0) += 1;
-            let words = containment
-                .counterexample()
-                .map(|example| example.in_words(ETHERNET));
-            if show {
-                println!("{name}\n    {got:?} {:?} {cost:?}", words);
-            }
-            if got != Some(*expected) {
-                wrong.push(format!("{name}: {got:?}, not {expected:?}: {words:?}"));
-            }
-        }
-    }
-    print!("{} proofs {count:?}, ", times.0.len());
-    times.print();
-    assert!(wrong.is_empty(), "{:#?}", wrong);
-}
-
 fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> {
     let ether_type = bytes
         .get(12..14)
@@ -215,12 +173,12 @@ fn with_random_metadata<'a>(bytes: &'a [u8], random: &mut Random) -> Packet<'a> 
 /// Pairs of everything there is, against packets: a part of them, and all with EVERY set.
 fn corpus_pairs() {
     let mut random = Random(SEED);
-    let frames = packets::frames(&mut random);
+    let frames = frames::frames(&mut random);
     let packets: Vec<_> = frames
         .iter()
         .map(|frame| with_random_metadata(frame, &mut random))
         .collect();
-    let programs: Vec<_> = corpus::EXPRESSIONS
+    let programs: Vec<_> = expressions::EXPRESSIONS
         .iter()
         .map(|expression| compile(expression))
         .collect();
@@ -246,8 +204,8 @@ fn corpus_pairs() {
             }
             let name = format!(
                 "{}  WITHIN  {}",
-                corpus::EXPRESSIONS[a],
-                corpus::EXPRESSIONS[b]
+                expressions::EXPRESSIONS[a],
+                expressions::EXPRESSIONS[b]
             );
             let (containment, cost) =
                 prove_measured(&programs[a], &programs[b], ETHERNET, budget());
@@ -275,91 +233,12 @@ fn corpus_pairs() {
     times.print();
 }
 
-fn random_pairs() {
-    const PAIRS: usize = 2500;
-    let mut random = Random(SEED);
-    let frames = packets::frames(&mut random);
-    let mut count: HashMap<_, usize> = HashMap::new();
-    let (mut found, mut searched) = (0, 0);
-    let mut times = Times::default();
-    for number in 0..PAIRS {
-        let a = random::program(&mut random);
-        // A program of its own, or one that differs in little.
-        let b = if number % 2 == 0 {
-            random::program(&mut random)
-        } else {
-            random::mutated(&a, &mut random)
-        };
-        let name = format!("pair {number}: {:?} WITHIN {:?}", a.insns(), b.insns());
-        let limited = Budget {
-            time: Duration::from_secs(5),
-            conflicts: 20_000,
-            ..Budget::default()
-        };
-        let (containment, cost) = prove_measured(&a, &b, ETHERNET, limited);
-        times.0.push(cost.time);
-        let got = checked(&a, &b, ETHERNET, &name, &containment);
-        *count.entry(got).or_default() += 1;
-        for _ in 0..60 {
-            let mut frame = frames[random.below(frames.len())].clone();
-            if random.below(4) == 0 {
-                frame.truncate(random.below(40));
-            }
-            for _ in 0..random.below(6) {
-                if !frame.is_empty() {
-                    let at = random.below(frame.len());
-                    frame[at] = random.next().to_le_bytes()[0];
-                }
-            }
-            let packet = with_random_metadata(&frame, &mut random);
-            searched += 1;
-            if accepts(&a, &packet) && !accepts(&b, &packet) {
-                found += 1;
-                assert_ne!(got, Some(Known::Contained), "{name}\n{packet:?}");
-                if well_formed(&packet, ETHERNET) {
-                    assert_ne!(got, Some(Known::WellFormed), "{name}\n{packet:?}");
-                }
-            }
-        }
-    }
-    print!("{PAIRS} pairs {count:?}, {found} of {searched} packets outside, ");
-    times.print();
-}
-
-fn cooked_pairs() {
-    for (requested, policy, expected) in [
-        ("tcp port 80", "tcp", Known::Contained),
-        ("ifindex 2 and tcp", "ifindex 2", Known::Contained),
-        ("tcp", "ifindex 2", Known::Not),
-        ("host 10.0.0.5", "net 10.0.0.0/8", Known::Contained),
-        ("net 10.0.0.0/8", "not port 22", Known::Not),
-        ("ip", "greater 20", Known::WellFormed),
-        ("outbound and tcp", "outbound", Known::Contained),
-    ] {
-        let [a, b] = [requested, policy].map(|one| compile_for(one, SocketForm::Cooked).unwrap());
-        let containment = prove(&a, &b, SocketForm::Cooked, budget());
-        let got = checked(&a, &b, SocketForm::Cooked, requested, &containment);
-        let words = containment
-            .counterexample()
-            .map(|example| example.in_words(SocketForm::Cooked));
-        assert_eq!(
-            got,
-            Some(expected),
-            "{requested} WITHIN {policy}: {words:?}"
-        );
-    }
-    let raw = SocketForm::Raw(LinkType::RAW);
-    let [a, b] = ["port 22", "tcp"].map(|one| compile_for(one, raw).unwrap());
-    let containment = prove(&a, &b, raw, budget());
-    assert_eq!(checked(&a, &b, raw, "raw", &containment), Some(Known::Not));
-}
-
 fn compositions() {
     let mut random = Random(SEED);
-    let frames = packets::frames(&mut random);
+    let frames = frames::frames(&mut random);
     let mut proved = 0;
     for _ in 0..150 {
-        let [a, b] = [(); 2].map(|()| compile(random.pick(corpus::EXPRESSIONS)));
+        let [a, b] = [(); 2].map(|()| compile(random.pick(expressions::EXPRESSIONS)));
         let both = compose(&a, &b).unwrap();
         for part in [&a, &b] {
             let within = prove(&both, part, ETHERNET, budget());
@@ -380,7 +259,7 @@ fn compositions() {
     );
     for number in 0..400 {
         // Lengths that depend on the path, loads without a device, accumulators returned.
-        let [a, b] = [(); 2].map(|()| random::program(&mut random));
+        let [a, b] = [(); 2].map(|()| programs::any(&mut random, 24));
         let both = compose(&a, &b).unwrap();
         let limited = Budget {
             time: Duration::from_secs(5),
@@ -426,7 +305,7 @@ fn emptiness() {
             "{expression}: {emptiness:?}"
         );
     }
-    for expression in corpus::EXPRESSIONS {
+    for expression in expressions::EXPRESSIONS {
         let program = compile(expression);
         match is_empty(&program, ETHERNET, budget()) {
             Emptiness::Matches { example } | Emptiness::EmptyWellFormed { example } => {

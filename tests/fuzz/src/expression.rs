@@ -2,8 +2,8 @@
 
 use capwarden::filter::{
     Ancillary, CompileError, LinkType, MAX_INSTRUCTIONS, Meta, Op, Origin, Packet, Program,
-    SocketForm, TranslateError, ambiguous_word, answer_request, compile_with, interpret,
-    rewrite_for_cooked, translate,
+    SocketForm, TranslateError, answer_request, compile_with, interpret,
+    rewrite_for_cooked, see_vlan_tags, translate,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -36,9 +36,6 @@ pub fn expression(input: &[u8]) {
         SocketForm::Raw(link) => link,
         SocketForm::Cooked => LinkType::LINUX_SLL2,
     };
-    if let Some(word) = ambiguous_word(&text) {
-        assert!(text.contains(word));
-    }
     let child = |request: &[u8]| Ok(closed(|| answer_request(request))?);
     match compile_with(&text, link, Origin::Request, child) {
         Ok(Some(program)) => used(form, program),
@@ -69,6 +66,10 @@ fn closed<T>(work: impl FnOnce() -> T) -> T {
 fn used(form: SocketForm, program: Program) {
     assert!(program.insns().len() <= MAX_INSTRUCTIONS);
     let program = match form {
+        SocketForm::Raw(LinkType::EN10MB) => match see_vlan_tags(&program) {
+            Ok(seeing) => seeing,
+            Err(error) => return assert!(!error.to_string().is_empty()),
+        },
         SocketForm::Raw(_) => program,
         SocketForm::Cooked => match rewrite_for_cooked(&program) {
             Ok(rewritten) => {

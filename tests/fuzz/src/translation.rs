@@ -1,7 +1,8 @@
 //! Programs on packets: the interpreter, the kernel's classic machine and the translation agree.
 
 use capwarden::filter::{
-    Ancillary, EbpfInsn, Meta, Op, Packet, Program, TranslateError, interpret, translate,
+    Ancillary, EbpfInsn, Meta, Op, Packet, Program, TranslateError, VlanError, VlanTag, interpret,
+    see_vlan_tags, translate,
 };
 
 use crate::{
@@ -46,7 +47,47 @@ pub fn translation(input: &[u8]) {
         let frame = generate::frame(&mut source);
         frames.push((frame, u32::from(source.byte())));
     }
+    for (frame, _) in &frames {
+        programs.iter().for_each(|program| see_tag(program, frame));
+    }
     PAIRS.with(|pairs| agree(pairs, &programs, &code, &frames));
+}
+
+/// A frame with its tag beside its bytes is to be seen as the same frame with the tag in them.
+fn see_tag(program: &Program, frame: &[u8]) {
+    let seeing = match see_vlan_tags(program) {
+        Ok(seeing) => seeing,
+        Err(VlanError::LinkHeader { .. } | VlanError::NoFreeCell { .. }) => return,
+        Err(error @ VlanError::Program(_)) => panic!("{error}: {program:?}"),
+    };
+    let (Some(addresses), Some([p0, p1, c0, c1]), Some(rest)) =
+        (frame.get(..12), frame.get(12..16), frame.get(16..))
+    else {
+        return;
+    };
+    let meta = Meta {
+        interface_index: 1,
+        network_header: 18,
+        ..Meta::default()
+    };
+    let tagged = Meta {
+        vlan: Some(VlanTag {
+            protocol: u16::from_be_bytes([*p0, *p1]),
+            control: u16::from_be_bytes([*c0, *c1]),
+        }),
+        network_header: 14,
+        ..meta
+    };
+    let beside = [addresses, rest].concat();
+    assert_eq!(
+        interpret(&seeing, &Packet::new(&beside, tagged)),
+        interpret(program, &Packet::new(frame, meta)),
+        "{frame:02x?}\n{program:?}\n{seeing:?}"
+    );
+    assert_eq!(
+        interpret(&seeing, &Packet::new(frame, meta)),
+        interpret(program, &Packet::new(frame, meta)),
+    );
 }
 
 fn assert_refused(program: &Program, error: &TranslateError) {

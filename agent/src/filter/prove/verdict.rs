@@ -41,6 +41,9 @@ impl Default for Budget {
 pub struct Cost {
     /// Time on the clock.
     pub time: Duration,
+    /// The part of it until it was known whether there is a difference at all; the rest goes into a
+    /// packet that shows it. All of it, if it was never known.
+    pub decided: Duration,
     /// Nodes of the graph.
     pub nodes: usize,
     /// Clauses that the solver was given.
@@ -282,6 +285,7 @@ pub(super) struct Work {
     pub(super) space: Space,
     form: SocketForm,
     start: Instant,
+    decided: Option<Duration>,
     pub(super) deadline: Instant,
     conflicts_allowed: u64,
     clauses: u64,
@@ -295,6 +299,7 @@ impl Work {
             space: Space::new(budget.nodes),
             form,
             start,
+            decided: None,
             // A time that no clock reaches is no limit.
             deadline: start
                 .checked_add(budget.time)
@@ -306,8 +311,10 @@ impl Work {
     }
 
     fn cost(&self) -> Cost {
+        let time = self.start.elapsed();
         Cost {
-            time: self.start.elapsed(),
+            time,
+            decided: self.decided.unwrap_or(time),
             nodes: self.space.graph.len(),
             clauses: self.clauses,
             conflicts: self.conflicts,
@@ -360,7 +367,9 @@ impl Work {
         shows: impl Fn(&Packet<'_>) -> bool,
     ) -> Result<Containment, Unknown> {
         solver.require(&self.space.graph, outside);
-        if !self.satisfiable(solver, &[])? {
+        let differ = self.satisfiable(solver, &[])?;
+        self.decided = Some(self.start.elapsed());
+        if !differ {
             return Ok(Containment::Contained);
         }
         let form = self.form;

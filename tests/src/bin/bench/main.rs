@@ -2,7 +2,8 @@
 //! to standard output as a line of JSON; nothing here judges.
 //!
 //! Everything happens in a network namespace of its own. The release binary is found in
-//! `CAPWARDEN_BIN`; arguments name the parts to run, none means all.
+//! `CAPWARDEN_BIN`, the Python environment in `CAPWARDEN_VENV`; arguments name the parts to run, none
+//! means all.
 #![allow(clippy::print_stdout, reason = "the lines are this program's answer")]
 
 mod arming;
@@ -12,6 +13,7 @@ mod guard;
 mod load;
 mod measure;
 mod net;
+mod prove;
 mod sys;
 
 use std::{
@@ -86,6 +88,7 @@ const PARTS: &[Part] = &[
     ("capture", capture::measure),
     ("arming", arming::measure),
     ("gate", gate::measure),
+    ("prove", prove::measure),
 ];
 
 fn main() -> Result<()> {

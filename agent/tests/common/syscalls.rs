@@ -102,6 +102,52 @@ pub fn attach_ebpf(socket: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     )
 }
 
+/// `SO_DETACH_FILTER`.
+pub fn detach(socket: &OwnedFd) -> io::Result<()> {
+    setsockopt(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0)
+}
+
+/// `BPF_PROG_TEST_RUN` of a socket filter; what it returns.
+pub fn test_run(program: &OwnedFd, data: &[u8], mark: u32) -> io::Result<u32> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_size_in: u32,
+        ctx_size_out: u32,
+        ctx_in: u64,
+        ctx_out: u64,
+    }
+    const PROG_TEST_RUN: libc::c_int = 10;
+    // The beginning of `struct __sk_buff`: length, packet type, mark.
+    let context = [0, 0, mark];
+    let mut attr = Attr {
+        prog_fd: u32::try_from(program.as_raw_fd()).unwrap(),
+        data_size_in: u32::try_from(data.len()).unwrap(),
+        data_in: data.as_ptr().addr() as u64,
+        ctx_size_in: u32::try_from(size_of_val(&context)).unwrap(),
+        ctx_in: context.as_ptr().addr() as u64,
+        ..Attr::default()
+    };
+    let size = size_of::<Attr>();
+    let pointer = ptr::from_mut(&mut attr);
+    // SAFETY: the attributes and all that they point to live until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, pointer, size) };
+    check(result).map(|_| attr.retval)
+}
+
+/// `SO_SNDBUFFORCE`.
+pub fn force_send_buffer(socket: &OwnedFd, bytes: libc::c_int) -> io::Result<()> {
+    setsockopt(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
+}
+
 /// Moves this thread into a network namespace of its own, with nothing but a loopback device.
 pub fn enter_empty_network() -> io::Result<()> {
     // SAFETY: touches no memory.
@@ -120,9 +166,9 @@ pub fn enter_empty_network() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, request) }).map(drop)
 }
 
-const LOOPBACK: libc::c_int = 1;
+pub const LOOPBACK: u32 = 1;
 
-/// A packet socket on the loopback device: `SOCK_RAW` or `SOCK_DGRAM`.
+/// A packet socket on all devices: `SOCK_RAW` or `SOCK_DGRAM`.
 pub fn packet_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
     let all = libc::c_int::from(u16::try_from(libc::ETH_P_ALL).unwrap().to_be());
     let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -133,12 +179,12 @@ pub fn packet_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Sends a whole frame on the loopback device.
-pub fn send_frame(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+/// Sends a whole frame on a device.
+pub fn send_frame(socket: &OwnedFd, frame: &[u8], device: u32) -> io::Result<()> {
     // SAFETY: plain data, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
-    address.sll_ifindex = LOOPBACK;
+    address.sll_ifindex = device.cast_signed();
     let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
     let (fd, address) = (socket.as_raw_fd(), ptr::from_ref(&address).cast());
     // SAFETY: frame and address are as long as is said.
@@ -153,7 +199,7 @@ pub fn set_mark(socket: &OwnedFd, mark: u32) -> io::Result<()> {
 
 /// One packet from a packet socket, with what the kernel says about it; None when there is none.
 pub fn receive_packet(socket: &OwnedFd) -> io::Result<Option<(Vec<u8>, Meta)>> {
-    let mut buffer = vec![0; 2048];
+    let mut buffer = vec![0; 1 << 16];
     let mut control = [0_u64; 16];
     // SAFETY: plain data, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };

@@ -2,7 +2,7 @@
 
 use capwarden::filter::{Ancillary, Insn, Program, ProgramError};
 
-use super::packets::Random;
+use super::random::Random;
 
 const INTERESTING: [u32; 13] = [
     0,
@@ -20,8 +20,8 @@ const INTERESTING: [u32; 13] = [
     u32::MAX,
 ];
 
-/// Any instructions there are, in any order.
-pub fn program(random: &mut Random) -> Program {
+/// Any instructions there are, in any order; up to `longest`, and a few more.
+pub fn any(random: &mut Random, longest: usize) -> Program {
     const LOADS: [u16; 7] = [0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0xb1];
     const ALU: [u16; 10] = [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xa0];
     const ANCILLARY: [Ancillary; 10] = [
@@ -37,7 +37,7 @@ pub fn program(random: &mut Random) -> Program {
         Ancillary::VlanProtocol,
     ];
     loop {
-        let body = 1 + random.below(24);
+        let body = 1 + random.below(longest);
         let mut insns: Vec<_> = (0..4).map(|cell| Insn::new(0x02, 0, 0, cell)).collect();
         for at in 0..body {
             let left = body - at;
@@ -57,7 +57,7 @@ pub fn program(random: &mut Random) -> Program {
                         0x7fff_fff0,
                         0x8000_0000,
                     ];
-                    let base: u32 = if random.below(10) == 0 {
+                    let base: u32 = if random.below(6) == 0 {
                         random.pick(&far)
                     } else {
                         0
@@ -87,6 +87,10 @@ pub fn program(random: &mut Random) -> Program {
                     let cell = u32::try_from(random.below(4)).unwrap();
                     Insn::new(random.pick(&[0x02, 0x03, 0x60, 0x61]), 0, 0, cell)
                 }
+                9 if random.below(3) == 0 => {
+                    let skip = u32::try_from(random.below(left.min(3))).unwrap();
+                    Insn::new(0x05, 0, 0, skip)
+                }
                 9 if random.below(3) == 0 => Insn::new(
                     random.pick(&[0x06, 0x16]),
                     0,
@@ -101,8 +105,9 @@ pub fn program(random: &mut Random) -> Program {
             });
         }
         insns.push(random.pick(&[
-            Insn::new(0x06, 0, 0, 40),
             Insn::new(0x06, 0, 0, 0),
+            Insn::new(0x06, 0, 0, 40),
+            Insn::new(0x06, 0, 0, u32::MAX),
             Insn::new(0x16, 0, 0, 0),
         ]));
         match Program::new(insns) {
@@ -114,7 +119,7 @@ pub fn program(random: &mut Random) -> Program {
     }
 }
 
-/// The same program with one or two constants changed.
+/// The same program with one or two instructions changed a little.
 pub fn mutated(program: &Program, random: &mut Random) -> Program {
     loop {
         let mut insns = program.insns().to_vec();
@@ -132,4 +137,58 @@ pub fn mutated(program: &Program, random: &mut Random) -> Program {
             return program;
         }
     }
+}
+
+/// Many loads near the beginning, in all sizes and of all kinds.
+pub fn of_loads(random: &mut Random) -> Program {
+    let body = 4 + random.below(24);
+    let mut insns: Vec<_> = (0..2).map(|cell| Insn::new(0x02, 0, 0, cell)).collect();
+    for at in 0..body {
+        let left = body - at;
+        let mut jump = || u8::try_from(random.below(left.min(4))).unwrap();
+        let (jt, jf) = (jump(), jump());
+        let offset = u32::try_from(random.below(48)).unwrap();
+        let value = random.pick(&[0, 1, 5, 20, 0x45, 0xff]);
+        insns.push(match random.below(16) {
+            0..6 => Insn::new(random.pick(&[0x20, 0x28, 0x30]), 0, 0, offset),
+            6..8 => Insn::new(random.pick(&[0x40, 0x48, 0x50]), 0, 0, offset / 2),
+            8 => Insn::new(0xb1, 0, 0, offset / 2),
+            9 => Insn::new(0x01, 0, 0, random.pick(&[0, 19, 20, 21, u32::MAX])),
+            10 => Insn::new(random.pick(&[0x02, 0x03, 0x60, 0x61]), 0, 0, offset & 1),
+            11 => Insn::new(random.pick(&[0x07, 0x87]), 0, 0, 0),
+            12 => Insn::new(random.pick(&[0x0c, 0x04, 0x54]), 0, 0, value),
+            _ => Insn::new(random.pick(&[0x15, 0x25, 0x45]), jt, jf, value),
+        });
+    }
+    insns.push(Insn::new(0x45, 0, 1, random.pick(&[1, 0xff, u32::MAX])));
+    insns.push(Insn::new(0x06, 0, 0, random.pick(&[0, 65535])));
+    insns.push(Insn::new(random.pick(&[0x06, 0x16]), 0, 0, 65535));
+    Program::new(insns).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Few bytes, few values, many tests: nearly every load was done before on some way to it, and
+/// nearly every test is settled on some.
+pub fn repetitive(random: &mut Random) -> Program {
+    let body = 3 + random.below(40);
+    let mut insns: Vec<_> = (0..2).map(|cell| Insn::new(0x02, 0, 0, cell)).collect();
+    for at in 0..body {
+        let left = body - at;
+        let mut jump = || u8::try_from(random.below(left.min(8))).unwrap();
+        let (jt, jf) = (jump(), jump());
+        let offset = u32::try_from(random.below(4)).unwrap();
+        let value = random.pick(&[0, 1, 1, 2]);
+        insns.push(match random.below(16) {
+            0..6 => Insn::new(random.pick(&[0x30, 0x30, 0x28]), 0, 0, offset),
+            6..11 => Insn::new(0x15, jt, jf, value),
+            11 => Insn::new(random.pick(&[0x25, 0x35, 0x45]), jt, jf, value),
+            12 => Insn::new(0x05, 0, 0, jt.into()),
+            13 => Insn::new(random.pick(&[0x02, 0x60]), 0, 0, offset & 1),
+            14 => Insn::new(random.pick(&[0x07, 0x87, 0xb1, 0x50, 0x80]), 0, 0, offset),
+            _ => Insn::new(random.pick(&[0x04, 0x0c, 0x54, 0x00]), 0, 0, value),
+        });
+    }
+    insns.push(Insn::new(0x15, 0, 1, random.pick(&[0, 1])));
+    insns.push(Insn::new(0x06, 0, 0, random.pick(&[0, 65535])));
+    insns.push(Insn::new(random.pick(&[0x06, 0x16]), 0, 0, 65535));
+    Program::new(insns).unwrap_or_else(|error| panic!("{error}"))
 }
