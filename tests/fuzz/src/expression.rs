@@ -2,8 +2,8 @@
 
 use capwarden::filter::{
     Ancillary, CompileError, LinkType, MAX_INSTRUCTIONS, Meta, Op, Origin, Packet, Program,
-    SocketForm, TranslateError, answer_request, compile_with, interpret,
-    rewrite_for_cooked, see_vlan_tags, translate,
+    SocketForm, TranslateError, answer_request, compile_with, interpret, rewrite_for_cooked,
+    see_vlan_tags, translate,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
     unreachable_pub,
     reason = "shared with a test that needs more of it"
 )]
-#[path = "../../../agent/tests/filter_kernel/syscalls.rs"]
+#[path = "../../../agent/tests/common/syscalls.rs"]
 mod syscalls;
 
 pub(crate) use syscalls::attach_ebpf;
