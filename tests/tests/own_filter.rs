@@ -206,11 +206,12 @@ fn agent_killed_the_grant_alone_counts() -> Result<()> {
     probe.ask(&json!(["attach", 0, to_port(RAW, A, WHOLE)]))?;
     assert_eq!(heard(&mut probe, &net.here, 0, 1)?, [A]);
     probe.running.kill_agent()?;
-    // The kernel empties the slot a moment later.
+    // The kernel empties the slot a moment later. In between, packets may be lost; none is added.
     let mut last = Vec::new();
     for _ in 0..100 {
-        last = heard(&mut probe, &net.here, 0, 1)?;
-        ensure!(last == [A] || last == [A, B], "{last:?}");
+        last = heard(&mut probe, &net.here, 0, 0)?;
+        let allowed: [&[u16]; 3] = [&[], &[A], &[A, B]];
+        ensure!(allowed.contains(&&*last), "{last:?}");
         if last.len() == 2 {
             break;
         }

@@ -167,7 +167,7 @@ struct Kind<S> {
 }
 
 impl<S: AsFd> Kind<S> {
-    fn new(name: &str, socket: impl Fn(u32) -> Result<Vec<S>>) -> Result<Self> {
+    fn new(name: &str, socket: impl FnOnce(u32) -> Result<Vec<S>>) -> Result<Self> {
         let interface = net::veth(name)?;
         let sender = sys::packet_socket()?;
         sys::bind(&sender, interface, true)?;
@@ -275,6 +275,8 @@ fn measure_here(bench: &Bench) -> Result<Vec<Measurement>> {
     let mut measurements = Vec::new();
     for (number, case) in cases().iter().enumerate() {
         let filter = translated(&bench.compiler(), &case.expression)?;
+        // As they are while the agent lives.
+        let mut alive = Vec::new();
         let guarded: Kind<ArmedSocket> = Kind::new(&format!("guard{number}"), |interface| {
             let mut plan = plan(filter.clone(), interface);
             if !case.has_deadline {
@@ -282,8 +284,11 @@ fn measure_here(bench: &Bench) -> Result<Vec<Measurement>> {
             }
             let guard = Guard::load(&plan)?;
             let call = SocketCall::parse(3, 0).context("SOCK_RAW")?;
-            let sockets = (0..SOCKETS).map(|_| Ok(arm(&guard, call)?.0));
-            sockets.collect()
+            let armed = (0..SOCKETS).map(|_| arm(&guard, call));
+            let (sockets, slots): (_, Vec<_>) =
+                armed.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+            alive.push((guard, slots));
+            Ok(sockets)
         })?;
         plain.attach(&classic(&case.expression)?)?;
 
