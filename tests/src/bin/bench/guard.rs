@@ -39,9 +39,11 @@ use crate::{
     net, sys,
 };
 
-const SOCKETS: usize = 64;
+/// Each has a program of its own, plain or guarded, so that more of them would measure how often a
+/// processor's caches are emptied: a host has a few capture sockets, not dozens.
+const SOCKETS: usize = 8;
 /// Packets that are sent before the next kind has its turn.
-const PACKETS: usize = 64;
+const PACKETS: usize = 256;
 /// Turns of each kind in one sample, which is their median: interruptions are shorter than that.
 const TURNS: usize = 15;
 const SAMPLES: usize = 15;
