@@ -2,7 +2,7 @@
 //!
 //! The agent puts the session's translated capture filters in front of these instructions (see
 //! `agent/src/kernel/link.rs`), so what runs here is only reached by packets that the filters
-//! accept. In front of those stands, where the process has attached one, its own filter (see
+//! accept. Before those, where the process has attached one, its own filter has run (see
 //! `agent/src/kernel/instance.rs`). The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
 //! copy → trim → byte and packet budgets. The return value is the number of bytes delivered;
 //! 0 drops (the same for `recv`, for TPACKET v1–v3 rings and for cooked sockets).

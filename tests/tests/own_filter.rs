@@ -170,7 +170,7 @@ fn sockets_of_one_session_have_filters_of_their_own() -> Result<()> {
 
 #[test]
 fn cap_is_exact_with_an_own_filter() -> Result<()> {
-    const CAP: u64 = 50;
+    const CAP: usize = 50;
     let net = Net::new()?;
     // Plain reads, and a TPACKET_V1 ring.
     for ring in [false, true] {
@@ -185,13 +185,14 @@ fn cap_is_exact_with_an_own_filter() -> Result<()> {
             let filled = probe.ask(&json!(["filled", 0, CAP, 5.0]))?;
             serde_json::from_value(filled)?
         } else {
-            let packets = probe.drain(0, usize::try_from(CAP)?)?;
+            let packets = probe.drain(0, CAP)?;
             packets.iter().map(|(_, bytes)| bytes.len()).collect()
         };
-        assert_eq!(lengths, [70; CAP as usize], "ring: {ring}");
+        assert_eq!(lengths, [70; CAP], "ring: {ring}");
         let done = probe.end(0)?.finish()?;
-        assert_eq!(done.ended("packets")?, CAP);
-        assert_eq!(done.ended("bytes")?, CAP * 70);
+        let cap = u64::try_from(CAP)?;
+        assert_eq!(done.ended("packets")?, cap);
+        assert_eq!(done.ended("bytes")?, cap * 70);
         assert_eq!(done.reason()?, "packet-cap");
     }
     Ok(())
@@ -206,11 +207,12 @@ fn agent_killed_the_grant_alone_counts() -> Result<()> {
     probe.ask(&json!(["attach", 0, to_port(RAW, A, WHOLE)]))?;
     assert_eq!(heard(&mut probe, &net.here, 0, 1)?, [A]);
     probe.running.kill_agent()?;
-    // The kernel empties the slot a moment later.
+    // The kernel empties the slot a moment later. In between, packets may be lost; none is added.
     let mut last = Vec::new();
     for _ in 0..100 {
-        last = heard(&mut probe, &net.here, 0, 1)?;
-        ensure!(last == [A] || last == [A, B], "{last:?}");
+        last = heard(&mut probe, &net.here, 0, 0)?;
+        let allowed: [&[u16]; 3] = [&[], &[A], &[A, B]];
+        ensure!(allowed.contains(&&*last), "{last:?}");
         if last.len() == 2 {
             break;
         }

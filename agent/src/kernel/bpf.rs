@@ -29,6 +29,9 @@ const LOG_BYTES: usize = 1 << 20;
 const LOG_KEPT: usize = 2_000;
 const LOG_LEVEL: u32 = 1;
 
+/// Calls that signals may interrupt before one fails for it.
+const ATTEMPTS: usize = 10;
+
 /// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
 struct LoadAttributes {
@@ -71,10 +74,25 @@ pub struct LoadError {
     pub log: String,
 }
 
-/// Loads a socket filter. The verifier is asked for its words only after it has refused.
+impl From<Errno> for LoadError {
+    fn from(errno: Errno) -> Self {
+        Self {
+            error: errno.into(),
+            log: String::new(),
+        }
+    }
+}
+
+/// Loads a socket filter.
 pub(super) fn load_socket_filter(insns: &[EbpfInsn], licence: &CStr) -> Result<OwnedFd, LoadError> {
-    let bytes: Vec<[u8; 8]> = insns.iter().map(|insn| insn.to_bytes()).collect();
-    let error = match load(&bytes, licence, &mut []) {
+    Ok(load(&encode(insns), licence, &mut [])?)
+}
+
+/// The same for a program of the agent's own: if the verifier refuses it, it is asked for its words,
+/// which takes it far longer than the answer.
+pub(super) fn load_or_explain(insns: &[EbpfInsn], licence: &CStr) -> Result<OwnedFd, LoadError> {
+    let bytes = encode(insns);
+    let errno = match load(&bytes, licence, &mut []) {
         Ok(program) => return Ok(program),
         Err(errno) => errno,
     };
@@ -86,9 +104,13 @@ pub(super) fn load_socket_filter(insns: &[EbpfInsn], licence: &CStr) -> Result<O
     let log = log.to_string_lossy();
     let from = log.ceil_char_boundary(log.len().saturating_sub(LOG_KEPT));
     Err(LoadError {
-        error: error.into(),
+        error: errno.into(),
         log: log.get(from..).unwrap_or_default().trim_end().to_owned(),
     })
+}
+
+fn encode(insns: &[EbpfInsn]) -> Vec<[u8; 8]> {
+    insns.iter().map(|insn| insn.to_bytes()).collect()
 }
 
 fn load(insns: &[[u8; 8]], licence: &CStr, log: &mut [u8]) -> Result<OwnedFd, Errno> {
@@ -183,7 +205,9 @@ fn address<T>(pointer: *const T) -> u64 {
 /// # Safety
 /// The attributes belong to the command, and what they point at is valid for it.
 unsafe fn call<T>(command: c_long, attributes: &T) -> Result<c_long, Errno> {
+    let mut attempts = 1..=ATTEMPTS;
     loop {
+        let last = attempts.next().is_none();
         let pointer = std::ptr::from_ref(attributes);
         // SAFETY: the kernel takes attributes that are shorter than its own for zeroes behind
         // them; the rest is the caller's promise.
@@ -193,7 +217,7 @@ unsafe fn call<T>(command: c_long, attributes: &T) -> Result<c_long, Errno> {
         }
         match last_error() {
             // The verifier gives up for a signal.
-            Errno::INTR | Errno::AGAIN => {}
+            Errno::INTR | Errno::AGAIN if !last => {}
             errno => return Err(errno),
         }
     }

@@ -58,17 +58,14 @@ impl Guard {
         let state = Array::try_from(linked.take_array("STATE")?)?;
         let control = Array::try_from(linked.take_array("CONTROL")?)?;
         let ends = RingBuf::try_from(linked.take_ring("ENDS")?)?;
-        let chain = |filters: &Option<Vec<EbpfInsn>>, function| {
-            let filters = filters.as_ref();
-            let whole = filters.map(|filters| Ok([&**filters, &linked.code(function)?].concat()));
-            whole.transpose()
+        let chain = |filters: Option<&Vec<EbpfInsn>>, function| -> Result<_, LinkError> {
+            let whole = |filters| Ok([filters, &*linked.code(function)?].concat());
+            filters.map(Vec::as_slice).map(whole).transpose()
         };
-        let (raw, cooked): (_, Result<_, LinkError>) = (
-            chain(&plan.raw, "guard_raw")?,
-            chain(&plan.cooked, "guard_cooked"),
-        );
+        let raw = chain(plan.raw.as_ref(), "guard_raw")?;
+        let cooked = chain(plan.cooked.as_ref(), "guard_cooked")?;
         let licence = linked.licence();
-        let instances = Instances::new(raw, cooked?, licence, linked.into_descriptors())?;
+        let instances = Instances::new(raw, cooked, licence, linked.into_descriptors())?;
         let mut guard = Self {
             instances: Arc::new(instances),
             state,

@@ -2,24 +2,29 @@
 //! the process attaches itself.
 //!
 //! ```text
-//!   socket ──locked──▶ instance:  slot? ─empty──▶ filters of the grant ─▶ guard ─▶ verdict
-//!                                   │
-//!                                   ▼ occupied (tail call: no way back)
-//!                                 own filter ─▶ filters of the grant ─▶ guard ─▶ verdict
+//!   socket ──locked──▶ instance:  slot? ─empty──▶ main? ─empty──▶ filters of the grant ─▶ guard
+//!                                   │               │
+//!                                   ▼               ▼
+//!                        own filter ─▶ main? ─▶ filters of the grant ─▶ guard ─▶ verdict
+//!                                        └empty: dropped
 //! ```
 //! A program is not told which socket it runs for, so sockets that are to differ need programs
 //! that differ. All instances of a session count in the same maps, so its caps are exact however
 //! many there are.
 //!
-//! Whatever is in a slot can only take packets away: it ends in the same filters and the same
-//! guard. The kernel empties the slot when the agent dies; then the grant alone counts.
+//! `slot?` and `main?` are tail calls: a jump if there is a program, with no way back, and nothing
+//! otherwise. Each socket has a slot of its own; the main program is the session's, so that the processor
+//! has one copy of the guard in its cache and not one for each socket, and so that an own
+//! filter goes through the verifier alone. The kernel empties both when the agent dies. What remains
+//! is the rest of the instance: the whole grant. So whatever is in a slot can only take packets
+//! away, and nobody's death gives any.
 //!
 //! Loading an instance takes longer than a capture tool should wait for its socket, so some are kept
 //! in store, and more are made elsewhere than on the thread that arms (see [`Instances::refill`]).
 
 use std::{
     ffi::CString,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,8 +36,8 @@ use super::{
 };
 use crate::filter::EbpfInsn;
 
-/// Instances in store for raw sockets. tcpdump opens two sockets, dumpcap up to four.
-const RAW_IN_STORE: usize = 2;
+/// Instances in store for raw sockets. tcpdump opens two, dumpcap and tshark a few more.
+const RAW_IN_STORE: usize = 4;
 /// Cooked sockets are rare, and come one at a time.
 const COOKED_IN_STORE: usize = 1;
 
@@ -47,14 +52,33 @@ pub(super) struct Instance {
 /// Makes the instances of one guard.
 #[derive(Debug)]
 pub struct Instances {
-    /// Filters and guard of raw sockets; none: no such socket is admitted.
-    raw: Option<Vec<EbpfInsn>>,
-    /// The same for cooked sockets.
-    cooked: Option<Vec<EbpfInsn>>,
+    /// None: no such socket is admitted.
+    raw: Option<Chain>,
+    cooked: Option<Chain>,
     licence: CString,
     /// The maps that the code names by number.
     _maps: Vec<OwnedFd>,
     store: Mutex<Store>,
+    /// Held by whoever fills the store.
+    filling: Mutex<()>,
+}
+
+/// What runs for each socket of one kind.
+#[derive(Debug)]
+struct Chain {
+    /// The filters of the grant, and the guard.
+    code: Vec<EbpfInsn>,
+    /// An array that holds them as a program.
+    main: OwnedFd,
+}
+
+impl Chain {
+    fn load(code: Vec<EbpfInsn>, licence: &CString) -> Result<Self, LoadError> {
+        let main = bpf::program_array()?;
+        let program = bpf::load_or_explain(&code, licence)?;
+        bpf::set_program(main.as_fd(), program.as_fd())?;
+        Ok(Self { code, main })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -80,41 +104,45 @@ impl Store {
 }
 
 impl Instances {
-    /// From the filters and the guard of each kind of socket. Loads one instance of each, so that
-    /// what the verifier refuses is refused here.
+    /// From the filters and the guard of each kind of socket.
     pub(super) fn new(
         raw: Option<Vec<EbpfInsn>>,
         cooked: Option<Vec<EbpfInsn>>,
         licence: CString,
         maps: Vec<OwnedFd>,
     ) -> Result<Self, LoadError> {
-        let instances = Self {
-            raw,
-            cooked,
+        let load = |code: Option<Vec<_>>| code.map(|code| Chain::load(code, &licence)).transpose();
+        Ok(Self {
+            raw: load(raw)?,
+            cooked: load(cooked)?,
             licence,
             _maps: maps,
             store: Mutex::default(),
-        };
-        for kind in [SocketKind::Raw, SocketKind::Cooked] {
-            if instances.code(kind).is_some() {
-                instances.stock(kind)?;
-            }
-        }
-        Ok(instances)
+            filling: Mutex::default(),
+        })
     }
 
-    /// Makes as many instances as are missing from the store. Takes milliseconds: not for a thread
-    /// that others wait for.
+    /// Makes as many instances as are missing from the store, unless that is being done. Takes
+    /// milliseconds: not for a thread that others wait for.
     pub fn refill(&self) {
+        let Ok(_filling) = self.filling.try_lock() else {
+            return;
+        };
         for (kind, wanted) in [
             (SocketKind::Raw, RAW_IN_STORE),
             (SocketKind::Cooked, COOKED_IN_STORE),
         ] {
-            while self.code(kind).is_some() && self.store().of(kind).len() < wanted {
-                if let Err(error) = self.stock(kind) {
-                    // Whoever needs one will try again, and be told.
-                    tracing::warn!(%error, "no instance of the guard could be made in advance");
-                    return;
+            let Some(chain) = self.chain(kind) else {
+                continue;
+            };
+            while self.store().of(kind).len() < wanted {
+                match self.make(chain) {
+                    Ok(made) => self.store().of(kind).push(made),
+                    Err(error) => {
+                        // Whoever needs one will try again, and be told.
+                        tracing::warn!(%error, "no instance of the guard could be made in advance");
+                        return;
+                    }
                 }
             }
         }
@@ -123,9 +151,9 @@ impl Instances {
     /// An instance, out of the store if there is one. None: the session has no such sockets.
     pub(super) fn take(self: &Arc<Self>, kind: SocketKind) -> Result<Option<Instance>, LoadError> {
         let stored = self.store().of(kind).pop();
-        let made = match (stored, self.code(kind)) {
+        let made = match (stored, self.chain(kind)) {
             (Some(made), _) => made,
-            (None, Some(code)) => self.make(code)?,
+            (None, Some(chain)) => self.make(chain)?,
             (None, None) => return Ok(None),
         };
         Ok(Some(Instance {
@@ -138,28 +166,18 @@ impl Instances {
         }))
     }
 
-    fn stock(&self, kind: SocketKind) -> Result<(), LoadError> {
-        if let Some(code) = self.code(kind) {
-            let made = self.make(code)?;
-            self.store().of(kind).push(made);
-        }
-        Ok(())
-    }
-
-    fn make(&self, code: &[EbpfInsn]) -> Result<Made, LoadError> {
-        let array = bpf::program_array().map_err(|errno| LoadError {
-            error: errno.into(),
-            log: String::new(),
-        })?;
-        let look = look_into(&array);
-        let program = bpf::load_socket_filter(&[&look, code].concat(), &self.licence)?;
+    fn make(&self, chain: &Chain) -> Result<Made, LoadError> {
+        let array = bpf::program_array()?;
+        let (slot, main) = (go_on_in(&array), go_on_in(&chain.main));
+        let code = [&slot, &main, &*chain.code].concat();
+        let program = bpf::load_socket_filter(&code, &self.licence)?;
         Ok(Made { program, array })
     }
 
-    fn code(&self, kind: SocketKind) -> Option<&[EbpfInsn]> {
+    fn chain(&self, kind: SocketKind) -> Option<&Chain> {
         match kind {
-            SocketKind::Raw => self.raw.as_deref(),
-            SocketKind::Cooked => self.cooked.as_deref(),
+            SocketKind::Raw => self.raw.as_ref(),
+            SocketKind::Cooked => self.cooked.as_ref(),
         }
     }
 
@@ -190,16 +208,12 @@ impl Slot {
     /// # Errors
     /// What the verifier or the kernel said; the slot is as it was.
     pub fn install(&mut self, filter: Option<&[EbpfInsn]>) -> Result<(), LoadError> {
-        let code = self.instances.code(self.kind).unwrap_or(&DROP);
-        let licence = &self.instances.licence;
-        let program = match filter {
-            Some(filter) => bpf::load_socket_filter(&[filter, code].concat(), licence)?,
-            None => bpf::load_socket_filter(&DROP, licence)?,
+        let code = match (filter, self.instances.chain(self.kind)) {
+            (Some(filter), Some(chain)) => [filter, &go_on_in(&chain.main), &DROP].concat(),
+            _ => DROP.to_vec(),
         };
-        bpf::set_program(self.array.as_fd(), program.as_fd()).map_err(|errno| LoadError {
-            error: errno.into(),
-            log: String::new(),
-        })
+        let program = bpf::load_socket_filter(&code, &self.instances.licence)?;
+        Ok(bpf::set_program(self.array.as_fd(), program.as_fd())?)
     }
 
     /// From now on the grant alone counts.
@@ -214,9 +228,8 @@ impl Slot {
 /// `r0 = 0; exit`
 const DROP: [EbpfInsn; 2] = [insn(0xb7, 0, 0, 0), insn(0x95, 0, 0, 0)];
 
-/// Goes on with the program in the slot, if there is one. r1 is the ctx before and after.
-fn look_into(array: &OwnedFd) -> [EbpfInsn; 6] {
-    use std::os::fd::AsRawFd as _;
+/// Goes on in the program that the array holds, if it holds one. r1 is the ctx before and after.
+fn go_on_in(array: &OwnedFd) -> [EbpfInsn; 6] {
     const MAP_BY_DESCRIPTOR: u8 = 1;
     const TAIL_CALL: i32 = 12;
     [

@@ -279,7 +279,7 @@ fn raise_descriptor_limit() -> Option<Rlimit> {
     }
     let raised = Rlimit {
         current: Some(wanted),
-        ..before.clone()
+        ..before
     };
     setrlimit(Resource::Nofile, raised).ok().map(|()| before)
 }

@@ -4,19 +4,19 @@
 //! ```text
 //!   guard.o ──parse, once──▶ object ──terms, maps──▶ instructions of guard_raw, guard_cooked
 //!                                                          │
-//!   an instance, one for each socket (see `instance`):     ▼
-//!     | look into the slot | filters of the grant | guard |
-//!               └──tail call──▶ | own filter | filters of the grant | guard |
+//!                          | filters of the grant | guard | ◀── filters, in front
 //! ```
 //! A filter that rejects a packet exits with 0; one that accepts it falls through to what follows.
 //! So the conjunction of any number of filters and the guard is their concatenation: all jumps
 //! are relative, and there is no BPF-to-BPF call (older verifiers refuse it beside `LD_ABS`).
 //!
+//! # Tail calls
 //! A socket's program is locked for good, so the one thing about it that can change is what a tail
 //! call finds. The kernel empties a program array when the last descriptor of it is closed, that
-//! is when the agent dies; the call then does nothing. Therefore nothing that bounds a packet
-//! stands behind a tail call alone: the instance that is locked on the socket is the whole
-//! guard, and the slot can only lead to a stricter copy of it.
+//! is when the agent dies; the call then does nothing. So nothing that bounds a packet may
+//! stand behind a tail call alone: the program that is locked on the socket contains the whole
+//! grant and the guard, and tail calls in front of them lead to the same, or to less (see
+//! `instance`).
 
 use std::{
     collections::{HashMap, HashSet},

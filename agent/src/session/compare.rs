@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(same, Relation::Same);
         match relation(&[UDP], Some(&[TCP, UDP]), None) {
             Relation::Narrower { leaves_out } => {
-                assert!(leaves_out.contains("TCP"), "{leaves_out}")
+                assert!(leaves_out.contains("TCP"), "{leaves_out}");
             }
             other => panic!("{other:?}"),
         }

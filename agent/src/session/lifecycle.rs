@@ -37,6 +37,9 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How long a killed process may take to be gone.
 const LEAVE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
+/// Whoever has just got a socket goes on first: loading a program keeps a processor for a
+/// millisecond, which is often the one that the process was woken on.
+const BREATH: Duration = Duration::from_millis(4);
 
 /// What others tell a session.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +202,10 @@ impl Lifecycle {
     /// The next socket is to find its program ready.
     fn refill(&self) {
         let instances = Arc::clone(&self.instances);
-        tokio::task::spawn_blocking(move || instances.refill());
+        tokio::spawn(async move {
+            sleep(BREATH).await;
+            tokio::task::spawn_blocking(move || instances.refill()).await
+        });
     }
 
     fn watch(&mut self, process: u32) {

@@ -221,7 +221,8 @@ fn empty_slot_when_nobody_holds_it_is_the_grant() {
         if heard == [(a, WHOLE), (b, WHOLE)] {
             break;
         }
-        assert_eq!(heard, [(b, WHOLE)]);
+        // Between the moments in which slot and main program go, nothing is delivered.
+        assert!(heard.is_empty() || heard == [(b, WHOLE)], "{heard:?}");
         assert!(start.elapsed() < Duration::from_secs(5), "{heard:?}");
     }
 }
@@ -253,6 +254,16 @@ fn what_the_verifier_refuses_leaves_the_slot_as_it_was() {
     install(&mut slot, &to_port(a, u32::MAX));
     let reads_r9 = insn(0xbf, 0, 9, 0);
     let error = slot.install(Some(&[reads_r9])).unwrap_err();
-    assert!(error.log.contains("R9 !read_ok"), "{error}");
+    assert_eq!(Errno::from_io_error(&error.error), Some(Errno::ACCESS));
     assert_eq!(traffic.heard(&socket), [(a, WHOLE)]);
+}
+
+#[test]
+fn what_the_verifier_refuses_of_a_grant_comes_with_its_words() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let code = vec![insn(0xbf, 0, 9, 0), insn(0x95, 0, 0, 0)];
+    let refused = Instances::new(Some(code), None, CString::default(), Vec::new()).unwrap_err();
+    assert!(refused.to_string().contains("R9 !read_ok"), "{refused}");
 }

@@ -39,9 +39,11 @@ use crate::{
     net, sys,
 };
 
-const SOCKETS: usize = 64;
+/// Each has a program of its own, plain or guarded, so that more of them would measure how often a
+/// processor's caches are emptied: a host has a few capture sockets, not dozens.
+const SOCKETS: usize = 8;
 /// Packets that are sent before the next kind has its turn.
-const PACKETS: usize = 64;
+const PACKETS: usize = 256;
 /// Turns of each kind in one sample, which is their median: interruptions are shorter than that.
 const TURNS: usize = 15;
 const SAMPLES: usize = 15;
@@ -167,7 +169,7 @@ struct Kind<S> {
 }
 
 impl<S: AsFd> Kind<S> {
-    fn new(name: &str, socket: impl Fn(u32) -> Result<Vec<S>>) -> Result<Self> {
+    fn new(name: &str, socket: impl FnOnce(u32) -> Result<Vec<S>>) -> Result<Self> {
         let interface = net::veth(name)?;
         let sender = sys::packet_socket()?;
         sys::bind(&sender, interface, true)?;
@@ -275,6 +277,8 @@ fn measure_here(bench: &Bench) -> Result<Vec<Measurement>> {
     let mut measurements = Vec::new();
     for (number, case) in cases().iter().enumerate() {
         let filter = translated(&bench.compiler(), &case.expression)?;
+        // As they are while the agent lives.
+        let mut alive = Vec::new();
         let guarded: Kind<ArmedSocket> = Kind::new(&format!("guard{number}"), |interface| {
             let mut plan = plan(filter.clone(), interface);
             if !case.has_deadline {
@@ -282,8 +286,11 @@ fn measure_here(bench: &Bench) -> Result<Vec<Measurement>> {
             }
             let guard = Guard::load(&plan)?;
             let call = SocketCall::parse(3, 0).context("SOCK_RAW")?;
-            let sockets = (0..SOCKETS).map(|_| Ok(arm(&guard, call)?.0));
-            sockets.collect()
+            let armed = (0..SOCKETS).map(|_| arm(&guard, call));
+            let (sockets, slots): (_, Vec<_>) =
+                armed.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+            alive.push((guard, slots));
+            Ok(sockets)
         })?;
         plain.attach(&classic(&case.expression)?)?;
 
