@@ -15,6 +15,7 @@
 
 #[path = "../filter_kernel/corpus.rs"]
 mod corpus;
+mod lint;
 #[path = "../filter_kernel/packets.rs"]
 mod packets;
 mod pairs;
@@ -55,6 +56,8 @@ fn main() -> ExitCode {
         ("host_lists", host_lists),
         ("budgets", budgets),
         ("examples_in_words", in_words),
+        ("lint_findings", lint::findings),
+        ("explanations", lint::explanations),
     ];
     let wanted = env::args()
         .skip(1)

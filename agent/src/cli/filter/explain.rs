@@ -1,6 +1,9 @@
 //! `capwarden filter explain`: what a filter matches.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -63,7 +66,7 @@ impl Explain {
             .map_err(|error| wrong(&self.expression, &error))?
             .len();
         let matches = matches(&program, form);
-        let explanation = explain(&program, form, Budget::default()).map_err(|why| {
+        let explanation = explain(&program, form, budget()).map_err(|why| {
             Failure::Internal(
                 Account::new("cannot explain the filter")
                     .on(&self.expression)
@@ -107,6 +110,14 @@ impl Explain {
     }
 }
 
+/// More than a proof, because many packets are looked for.
+fn budget() -> Budget {
+    Budget {
+        time: Duration::from_secs(8),
+        ..Budget::default()
+    }
+}
+
 fn matches(program: &Program, form: SocketForm) -> Matches {
     match is_empty(program, form, Budget::default()) {
         Emptiness::Empty => return Matches::Nothing,
@@ -123,7 +134,9 @@ fn matches(program: &Program, form: SocketForm) -> Matches {
 
 fn names(lint: &Lint) -> Vec<&'static str> {
     let findings = lint.findings.iter();
-    findings.map(|finding| hiding_name(finding.hiding)).collect()
+    findings
+        .map(|finding| hiding_name(finding.hiding))
+        .collect()
 }
 
 fn ways(explanation: &Explanation, form: SocketForm) -> Vec<Value> {

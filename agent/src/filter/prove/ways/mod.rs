@@ -92,9 +92,13 @@ pub fn explain(
     let mut complete = false;
     // The other half of the time is for examples.
     let enough = Instant::now() + budget.time / 2;
+    // What people think of first.
+    let mut wishes = path::everyday(&mut work.space, form).into_iter().peekable();
     while found < MAX_WAYS && Instant::now() < enough {
-        match work.satisfiable(&mut solver, &[accepts]) {
+        let wish = wishes.peek().copied().unwrap_or(Lit::TRUE);
+        match work.satisfiable(&mut solver, &[accepts, wish]) {
             Ok(true) => {}
+            Ok(false) if wishes.next().is_some() => continue,
             Ok(false) => {
                 complete = true;
                 break;
@@ -106,7 +110,8 @@ pub fn explain(
         let Some(conditions) = path::conditions(program, &packet, &mut work.space) else {
             return Err(Unknown::NotReproduced);
         };
-        let Some(conditions) = suffices(&mut work, &mut solver, accepts, conditions) else {
+        let kept = |condition: &Condition| phrase::gives_kind(condition, form);
+        let Some(conditions) = suffices(&mut work, &mut solver, accepts, conditions, kept) else {
             break;
         };
         let lits: Vec<_> = conditions.iter().map(|one| one.lit).collect();
@@ -153,12 +158,14 @@ fn background(work: &mut Work, form: SocketForm) -> Lit {
     space.graph.all([metadata, no_tag, headers])
 }
 
-/// Those of the conditions that suffice for a packet to be accepted. None: out of budget.
+/// Those of the conditions that suffice for a packet to be accepted, and those that are kept to
+/// say what kind of packet it is. None: out of budget.
 fn suffices(
     work: &mut Work,
     solver: &mut Solver,
     accepts: Lit,
     mut conditions: Vec<Condition>,
+    kept: impl Fn(&Condition) -> bool,
 ) -> Option<Vec<Condition>> {
     let refuted = |work: &mut Work, solver: &mut Solver, conditions: &[Condition]| {
         let mut lits: Vec<_> = conditions.iter().map(|one| one.lit).collect();
@@ -173,11 +180,15 @@ fn suffices(
     if accepts != Lit::TRUE && !refuted(work, solver, &conditions)? {
         return None;
     }
-    conditions.retain(|one| one.lit != Lit::TRUE && solver.blames(one.lit));
+    conditions.retain(|one| one.lit != Lit::TRUE && (solver.blames(one.lit) || kept(one)));
     // What a packet is not says less than what it is.
     conditions.sort_by_key(|one| std::cmp::Reverse(one.rank()));
     let mut at = 0;
     while at < conditions.len() {
+        if conditions.get(at).is_some_and(&kept) {
+            at += 1;
+            continue;
+        }
         let mut fewer = conditions.clone();
         fewer.remove(at);
         if refuted(work, solver, &fewer)? {
@@ -190,30 +201,33 @@ fn suffices(
     Some(conditions)
 }
 
-/// Ways that differ in one place are one.
+/// Ways that differ in one place are one: first in the direction, then in a list.
 fn merged(mut raw: Vec<Raw>) -> Vec<Raw> {
-    let mut one = 0;
-    while one < raw.len() {
-        let mut other = one + 1;
-        let mut changed = false;
-        while other < raw.len() {
-            let joined = match (raw.get(one), raw.get(other)) {
-                (Some(a), Some(b)) => phrase::joined(&a.phrases, &b.phrases),
-                _ => None,
-            };
-            if let Some(joined) = joined
-                && let Some(raw) = raw.get_mut(one)
-            {
-                raw.phrases = joined;
-                changed = true;
-            } else {
-                other += 1;
-                continue;
+    for join in [
+        phrase::both_directions,
+        phrase::either_value,
+        phrase::both_directions,
+    ] {
+        let mut one = 0;
+        while one < raw.len() {
+            let mut other = one + 1;
+            while other < raw.len() {
+                let joined = match (raw.get(one), raw.get(other)) {
+                    (Some(a), Some(b)) => join(&a.phrases, &b.phrases),
+                    _ => None,
+                };
+                match (joined, raw.get_mut(one)) {
+                    (Some(joined), Some(grown)) => {
+                        grown.phrases = joined;
+                        raw.remove(other);
+                        // What has grown may fit what did not fit before.
+                        other = one + 1;
+                    }
+                    _ => other += 1,
+                }
             }
-            raw.remove(other);
+            one += 1;
         }
-        // What has grown may fit what came before.
-        one = if changed { 0 } else { one + 1 };
     }
     raw
 }
@@ -253,6 +267,9 @@ fn told(
             break;
         }
         let Some(at) = phrase.condition else { continue };
+        if phrase.is_version && raw.phrases.len() > 1 {
+            continue; // another kind of packet altogether is no near miss
+        }
         let mut fixed: Vec<_> = lits
             .iter()
             .enumerate()

@@ -4,13 +4,14 @@ use std::rc::Rc;
 
 use super::super::{
     super::{
-        Packet, Program,
+        Packet, Program, SocketForm,
         program::{AluOp, Ancillary, MEMORY_WORDS, Op, Operand, Register, Size, Test},
     },
     bits::Word,
     example::Example,
     graph::Lit,
     space::Space,
+    well_formed::{IPV4, IPV6, TCP, UDP, ether_type, network_offset},
 };
 
 /// A number that a program computes.
@@ -51,6 +52,18 @@ impl Number {
             Self::Alu(op, left, right) => op.apply(left.value(packet)?, right.value(packet)?)?,
         })
     }
+}
+
+/// An index without the constant that was added to it, and that constant.
+fn without_constant(index: &Rc<Number>) -> (Rc<Number>, i32) {
+    if let Number::Alu(AluOp::Add, left, right) = &**index {
+        match (&**left, &**right) {
+            (Number::Constant(more), _) => return (Rc::clone(right), more.cast_signed()),
+            (_, Number::Constant(more)) => return (Rc::clone(left), more.cast_signed()),
+            _ => {}
+        }
+    }
+    (Rc::clone(index), 0)
 }
 
 /// Something that holds for every packet that takes a path.
@@ -121,6 +134,29 @@ impl Both {
             word: Word::constant(value),
         }
     }
+}
+
+/// Everyday packets, the most common first.
+pub(super) fn everyday(space: &mut Space, form: SocketForm) -> Vec<Lit> {
+    let Some(network) = network_offset(form) else {
+        return Vec::new();
+    };
+    let network = u32::from(network);
+    let kind = ether_type(space, form).unwrap_or(space.meta.protocol);
+    let protocol = Word::from_bits(&space.byte(network + 9));
+    let next = Word::from_bits(&space.byte(network + 6));
+    let graph = &mut space.graph;
+    let is = |graph: &mut _, word: &Word, value: u32| word.equals(graph, &Word::constant(value));
+    let (four, six) = (is(graph, &kind, IPV4.into()), is(graph, &kind, IPV6.into()));
+    let mut all = Vec::new();
+    for (version, number) in [(four, &protocol), (six, &next)] {
+        for transport in [TCP, UDP] {
+            let transport = is(graph, number, transport.into());
+            all.push(graph.and(version, transport));
+        }
+        all.push(version);
+    }
+    all
 }
 
 /// The conditions on the path that a packet takes to be accepted. None: it is not accepted.
@@ -238,10 +274,11 @@ impl Walk<'_> {
             }
             Op::LoadIndirect { size, offset } => {
                 let loaded = self.space.load_indexed(size, &self.x.word, offset);
+                let (index, more) = without_constant(&self.x.number);
                 let number = Number::Load {
                     size,
-                    index: Some(Rc::clone(&self.x.number)),
-                    offset,
+                    index: Some(index),
+                    offset: offset.wrapping_add(more),
                 };
                 self.a = self.there(number, loaded)?;
             }
@@ -327,6 +364,9 @@ impl Walk<'_> {
         let number = match (&*self.a.number, &*right.number) {
             (Number::Constant(_), Number::Constant(_)) => {
                 Number::Constant(number.value(&self.packet)?)
+            }
+            (left, Number::Constant(0)) if matches!(op, AluOp::Add | AluOp::Sub | AluOp::Or) => {
+                left.clone()
             }
             _ => number,
         };

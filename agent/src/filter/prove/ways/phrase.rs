@@ -28,6 +28,8 @@ pub(super) struct Phrase {
     values: Vec<String>,
     /// Which condition it stands for, if for one alone.
     pub(super) condition: Option<usize>,
+    /// Whether it says which version of IP, or what else, a packet is.
+    pub(super) is_version: bool,
 }
 
 /// `source port 80, 443 or 8080`.
@@ -51,36 +53,89 @@ impl fmt::Display for Phrase {
     }
 }
 
-/// What two ways come to if they differ in one respect only.
-pub(super) fn joined(one: &[Phrase], other: &[Phrase]) -> Option<Vec<Phrase>> {
+/// Where two ways differ, if that is in one place only, and both have lists there.
+fn difference<'a>(
+    one: &'a [Phrase],
+    other: &'a [Phrase],
+) -> Option<(usize, &'a Phrase, &'a Phrase)> {
     if one.len() != other.len() {
         return None;
     }
-    let mut differ = one
-        .iter()
-        .zip(other)
-        .enumerate()
-        .filter(|(_, (a, b))| (&a.subject, &a.values) != (&b.subject, &b.values));
+    let pairs = one.iter().zip(other).enumerate();
+    let mut differ = pairs.filter(|(_, (a, b))| !a.says_what(b));
     let (at, (a, b)) = differ.next()?;
-    if differ.next().is_some() || a.values.is_empty() || b.values.is_empty() {
+    let lists = !a.values.is_empty() && !b.values.is_empty();
+    (differ.next().is_none() && lists).then_some((at, a, b))
+}
+
+/// What two ways come to if they differ in the direction only.
+pub(super) fn both_directions(one: &[Phrase], other: &[Phrase]) -> Option<Vec<Phrase>> {
+    let (at, a, b) = difference(one, other)?;
+    let rest =
+        |phrase: &Phrase, direction| phrase.subject.strip_prefix(direction).map(str::to_owned);
+    let what = match (rest(a, "source "), rest(b, "destination ")) {
+        (Some(from), Some(to)) if from == to => from,
+        _ => match (rest(a, "destination "), rest(b, "source ")) {
+            (Some(to), Some(from)) if from == to => from,
+            _ => return None,
+        },
+    };
+    if !same_values(&a.values, &b.values) {
         return None;
     }
     let mut joined = one.to_vec();
-    let phrase = joined.get_mut(at)?;
-    if a.subject == b.subject {
-        for value in &b.values {
-            if !phrase.values.contains(value) {
-                phrase.values.push(value.clone());
-            }
-        }
-        return Some(joined);
-    }
-    let (from, to) = (a.subject.strip_prefix("source ")?, b.subject.strip_prefix("destination ")?);
-    if from != to || a.values != b.values {
+    joined.get_mut(at)?.subject = format!("source or destination {what}");
+    Some(joined)
+}
+
+/// What two ways come to if they differ in one list only.
+pub(super) fn either_value(one: &[Phrase], other: &[Phrase]) -> Option<Vec<Phrase>> {
+    let (at, a, b) = difference(one, other)?;
+    if a.subject != b.subject {
         return None;
     }
-    phrase.subject = format!("source or destination {from}");
+    let mut joined = one.to_vec();
+    let values = &mut joined.get_mut(at)?.values;
+    for value in &b.values {
+        if !values.contains(value) {
+            values.push(value.clone());
+        }
+    }
+    if !a.subject.is_empty() {
+        values.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    }
     Some(joined)
+}
+
+fn same_values(one: &[String], other: &[String]) -> bool {
+    one.len() == other.len() && one.iter().all(|value| other.contains(value))
+}
+
+impl Phrase {
+    fn says_what(&self, other: &Self) -> bool {
+        self.subject == other.subject && same_values(&self.values, &other.values)
+    }
+}
+
+/// Whether a condition says what kind of packet it is: the EtherType, or the protocol behind IP.
+pub(super) fn gives_kind(condition: &Condition, form: SocketForm) -> bool {
+    let What::Test {
+        left,
+        test: Test::Equal,
+        holds: true,
+        ..
+    } = &condition.what
+    else {
+        return false;
+    };
+    // Either version has its protocol in one of these places.
+    let names = Names::new(&[], form);
+    let place = |at: u32| Number::Load {
+        size: Size::Byte,
+        index: None,
+        offset: names.network.unwrap_or(0).saturating_add(at).cast_signed(),
+    };
+    names.is_type(left) || **left == place(6) || **left == place(9)
 }
 
 /// What the conditions of one way say, in their order.
@@ -92,9 +147,7 @@ pub(super) fn phrases(conditions: &[Condition], form: SocketForm) -> Vec<Phrase>
         let (phrase, used) = names.phrase(conditions.get(at..).unwrap_or_default(), condition);
         if let Some(mut phrase) = phrase {
             phrase.condition = (used == 1).then_some(at);
-            let known = phrases
-                .iter()
-                .any(|one| (&one.subject, &one.values) == (&phrase.subject, &phrase.values));
+            let known = phrases.iter().any(|one| one.says_what(&phrase));
             if !known {
                 phrases.push(phrase);
             }
@@ -132,18 +185,20 @@ impl Names {
             form,
             ether_type: None,
         };
-        names.ether_type = conditions.iter().find_map(|condition| match &condition.what {
-            What::Test {
-                left,
-                test: Test::Equal,
-                right,
-                holds: true,
-            } if names.is_type(left) => match &**right {
-                Number::Constant(kind) => u16::try_from(*kind).ok(),
+        names.ether_type = conditions
+            .iter()
+            .find_map(|condition| match &condition.what {
+                What::Test {
+                    left,
+                    test: Test::Equal,
+                    right,
+                    holds: true,
+                } if names.is_type(left) => match &**right {
+                    Number::Constant(kind) => u16::try_from(*kind).ok(),
+                    _ => None,
+                },
                 _ => None,
-            },
-            _ => None,
-        });
+            });
         if form == SocketForm::Raw(LinkType::RAW) {
             names.ether_type = conditions.iter().find_map(version_of);
         }
@@ -213,9 +268,17 @@ impl Names {
             return (None, 1); // well-formed packets are long enough
         };
         let Number::Constant(value) = **right else {
-            let text = compared(&spell(left, self.form), *test, &spell(right, self.form), *holds);
+            let text = compared(
+                &spell(left, self.form),
+                *test,
+                &spell(right, self.form),
+                *holds,
+            );
             return (Some(fixed(text)), 1);
         };
+        if let Some(phrase) = self.hardware_address(rest) {
+            return (Some(phrase), 2);
+        }
         let (number, mask) = masked(left);
         if let Some(Field::Address6(subject, 0)) = self.field(number)
             && *test == Test::Equal
@@ -224,14 +287,54 @@ impl Names {
             let (phrase, used) = self.address6(rest, subject);
             return (Some(phrase), used);
         }
-        let phrase = self.field(number).and_then(|field| {
-            simple(field, mask, *test, value, *holds)
-        });
+        let phrase = self
+            .field(number)
+            .and_then(|field| simple(field, mask, *test, value, *holds));
         let phrase = phrase.unwrap_or_else(|| {
             let number_words = hexadecimal(value);
-            fixed(compared(&spell(left, self.form), *test, &number_words, *holds))
+            fixed(compared(
+                &spell(left, self.form),
+                *test,
+                &number_words,
+                *holds,
+            ))
         });
         (Some(phrase), 1)
+    }
+
+    /// An Ethernet address, whose last four bytes are tested first.
+    fn hardware_address(&self, rest: &[Condition]) -> Option<Phrase> {
+        if self.form != SocketForm::Raw(LinkType::EN10MB) {
+            return None;
+        }
+        let part = |at: usize| match &rest.get(at)?.what {
+            What::Test {
+                left,
+                test: Test::Equal,
+                right,
+                holds: true,
+            } => match (&**left, &**right) {
+                (
+                    Number::Load {
+                        size,
+                        index: None,
+                        offset,
+                    },
+                    Number::Constant(value),
+                ) => Some((*size, *offset, *value)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let subject = match (part(0)?, part(1)?) {
+            ((Size::Word, 2, _), (Size::Half, 0, _)) => "destination Ethernet address",
+            ((Size::Word, 8, _), (Size::Half, 6, _)) => "source Ethernet address",
+            _ => return None,
+        };
+        let [_, _, a, b] = part(1)?.2.to_be_bytes();
+        let [c, d, e, f] = part(0)?.2.to_be_bytes();
+        let address = [a, b, c, d, e, f].map(|byte| format!("{byte:02x}"));
+        Some(list(subject, address.join(":")))
     }
 
     /// An IPv6 address or network, which is tested four bytes at a time.
@@ -300,8 +403,17 @@ fn version_of(condition: &Condition) -> Option<u16> {
     else {
         return None;
     };
-    let (Number::Constant(value), (Number::Load { offset: 0, size: Size::Byte, index: None }, 0xf0)) =
-        (&**right, masked(left))
+    let (
+        Number::Constant(value),
+        (
+            Number::Load {
+                offset: 0,
+                size: Size::Byte,
+                index: None,
+            },
+            0xf0,
+        ),
+    ) = (&**right, masked(left))
     else {
         return None;
     };
@@ -317,6 +429,7 @@ fn list(subject: &str, value: String) -> Phrase {
         subject: subject.to_owned(),
         values: vec![value],
         condition: None,
+        is_version: false,
     }
 }
 
@@ -325,6 +438,7 @@ fn fixed(subject: String) -> Phrase {
         subject,
         values: Vec::new(),
         condition: None,
+        is_version: false,
     }
 }
 
@@ -343,17 +457,30 @@ fn masked(number: &Number) -> (&Number, u32) {
 fn simple(field: Field, mask: u32, test: Test, value: u32, holds: bool) -> Option<Phrase> {
     let whole = mask == u32::MAX;
     Some(match (field, test, holds) {
-        (Field::EtherType, Test::Equal, true) if whole => list("", ether_type(value)),
+        (Field::EtherType, Test::Equal, true) if whole => Phrase {
+            is_version: true,
+            ..list("", ether_type(value))
+        },
         (Field::EtherType, Test::Equal, false) if whole => {
             fixed(format!("not {}", ether_type(value)))
         }
         (Field::Protocol, Test::Equal, true) if whole => list("", protocol(value)),
         (Field::Protocol, Test::Equal, false) if whole => fixed(format!("not {}", protocol(value))),
         (Field::Fragment, Test::AnyBit, holds) if whole && value == 0x1fff => fixed(
-            if holds { "a later fragment" } else { "not a later fragment" }.to_owned(),
+            if holds {
+                "a later fragment"
+            } else {
+                "not a later fragment"
+            }
+            .to_owned(),
         ),
         (Field::Fragment, Test::Equal, holds) if mask == 0x1fff && value == 0 => fixed(
-            if holds { "not a later fragment" } else { "a later fragment" }.to_owned(),
+            if holds {
+                "not a later fragment"
+            } else {
+                "a later fragment"
+            }
+            .to_owned(),
         ),
         (Field::Port(name), Test::Equal, true) if whole => list(name, value.to_string()),
         (Field::Port(name), test, holds) if whole => {
@@ -410,6 +537,20 @@ fn protocol(value: u32) -> String {
 }
 
 fn compared(left: &str, test: Test, right: &str, holds: bool) -> String {
+    if test == Test::AnyBit {
+        let not = if holds { "not " } else { "" };
+        return format!("{left} & {right} is {not}0");
+    }
+    let text = equality(left, test, right, holds);
+    // Several bytes are one number.
+    if left.starts_with("bytes ") && !left.contains('&') {
+        text.replacen(" is ", " are ", 1)
+    } else {
+        text
+    }
+}
+
+fn equality(left: &str, test: Test, right: &str, holds: bool) -> String {
     match (test, holds) {
         (Test::Equal, true) => format!("{left} is {right}"),
         (Test::Equal, false) => format!("{left} is not {right}"),
@@ -417,8 +558,8 @@ fn compared(left: &str, test: Test, right: &str, holds: bool) -> String {
         (Test::Greater, false) => format!("{left} is at most {right}"),
         (Test::GreaterOrEqual, true) => format!("{left} is at least {right}"),
         (Test::GreaterOrEqual, false) => format!("{left} is less than {right}"),
-        (Test::AnyBit, true) => format!("{left} & {right} is not 0"),
-        (Test::AnyBit, false) => format!("{left} & {right} is 0"),
+        (Test::AnyBit, true) => format!("{left} has some of {right}"),
+        (Test::AnyBit, false) => format!("{left} has none of {right}"),
     }
 }
 
