@@ -116,6 +116,8 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-doctor.8",
             "capwarden-exec.8",
             "capwarden-filter-check.8",
+            "capwarden-filter-explain.8",
+            "capwarden-filter-lint.8",
             "capwarden-filter-pcap.8",
             "capwarden-filter-prove.8",
             "capwarden-filter.8",
@@ -131,7 +133,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 15));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 17));
 }
 
 #[test]
@@ -526,4 +528,87 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     let (status, out, _) = verify(&[]);
     assert_eq!(status, 1);
     assert!(out.contains("the capture was not checked"), "{out}");
+}
+
+#[test]
+fn filter_lint_tells_by_its_exit_status_and_offers_a_rewrite() {
+    let (status, out, _) = told(&["filter", "lint", "tcp port 80"]);
+    assert_eq!((status, out.as_str()), (0, "nothing found\n"));
+    let output = capwarden(&["filter", "lint", "net 10.0.0.0/8", "--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{answer}");
+    let arp = answer["findings"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&arp["name"], &arp["rewrite"]["keeps_plain"]),
+        (&"arp".into(), &true.into())
+    );
+    let rewrite = arp["rewrite"]["expression"].as_str().unwrap();
+    let (status, out, _) = told(&["filter", "prove", rewrite, "--within", "net 10.0.0.0/8"]);
+    assert_eq!(status, 0, "{out}");
+    let (status, ..) = told(&["filter", "lint", "tcp prot"]);
+    assert_eq!(status, 2);
+}
+
+#[test]
+fn filter_explain_says_it_in_words() {
+    let (status, out, err) = told(&["filter", "explain", "tcp port 80"]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    for words in [
+        "22 classic instructions, ",
+        "IPv6, TCP, source or destination port 80",
+        "like  TCP 10.0.0.5",
+        "(fails: not a later fragment)",
+    ] {
+        assert!(out.contains(words), "{words} in {out}");
+    }
+    let (_, out, _) = told(&["filter", "explain", "tcp and udp"]);
+    assert!(out.ends_with("it matches nothing\n"), "{out}");
+    let (_, out, _) = told(&["filter", "explain", ""]);
+    assert!(out.contains("it matches every well-formed packet"), "{out}");
+    let (_, out, _) = told(&["filter", "explain", "net 10.0.0.0/8", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(answer["matches"], "some", "{answer}");
+    assert!(
+        answer["lint"].as_array().unwrap().contains(&"arp".into()),
+        "{answer}"
+    );
+}
+
+#[test]
+fn policy_check_warns_of_what_its_filters_let_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.yaml");
+    let file = path.to_str().unwrap();
+    let policy = |within: &str| {
+        let text = format!(
+            "version: 1\nexec:\n  interfaces: [ lo ]\n  packets: 1\n  within: {within:?}\n"
+        );
+        fs::write(&path, text).unwrap();
+        told(&["policy", "check", file])
+    };
+    let (status, out, _) = policy("net 10.0.0.0/8");
+    assert_eq!(status, 0, "{out}");
+    assert!(
+        out.starts_with(&format!("warning: {file}:5:3 exec.within: ")),
+        "{out}"
+    );
+    assert!(out.contains("arp"), "{out}");
+    let (status, out, _) = policy("tcp port 80");
+    assert_eq!((status, out.contains("warning")), (0, false), "{out}");
+    let (status, out, _) = policy("tcp or not tcp");
+    assert_eq!(status, 0, "{out}");
+    assert!(
+        out.contains("warning: ") && out.contains("it matches every packet"),
+        "{out}"
+    );
+    let (status, out, _) = policy("tcp and udp");
+    assert_eq!(status, 1, "{out}");
+    assert!(
+        out.contains("error: ") && out.contains("it matches nothing"),
+        "{out}"
+    );
+    let output = capwarden(&["policy", "check", "--json", file]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer[0]["ok"], false, "{answer}");
+    assert_eq!(answer[0]["filters"][0]["line"], 5, "{answer}");
 }

@@ -1,5 +1,6 @@
 //! `capwarden filter`: what a capture filter is worth.
 
+mod explain;
 mod lint;
 mod pcap;
 
@@ -29,6 +30,7 @@ pub(super) struct Filter {
 enum Verb {
     Check(Check),
     Prove(Prove),
+    Explain(explain::Explain),
     Lint(lint::Lint),
     Pcap(pcap::Pcap),
 }
@@ -99,6 +101,7 @@ impl Filter {
         match self.verb {
             Verb::Check(check) => check.run(),
             Verb::Prove(prove) => prove.run(),
+            Verb::Explain(explain) => explain.run(),
             Verb::Lint(lint) => lint.run(),
             Verb::Pcap(pcap) => pcap.run(),
         }

@@ -47,6 +47,11 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// What an ancillary load reads; none if it fails.
+    pub(super) fn ancillary(&self, what: Ancillary) -> Option<u32> {
+        ancillary(what, &self.meta)
+    }
+
     /// What a load that failed says: the packet is over there, or only what was captured of it.
     fn missing(&self, size: Size, offset: i32) -> Step {
         let end = u64::try_from(size.bytes())
@@ -58,7 +63,8 @@ impl<'a> Packet<'a> {
         }
     }
 
-    fn load(&self, size: Size, offset: i32) -> Option<u32> {
+    /// What a load reads; none if it fails.
+    pub(super) fn load(&self, size: Size, offset: i32) -> Option<u32> {
         let header =
             |base: i32, header: Option<i32>| offset.checked_sub(base)?.checked_add(header?);
         let offset = match offset {
@@ -206,7 +212,7 @@ impl Machine {
                     *cell = value;
                 }
             }
-            Op::Alu(op, operand) => match alu(op, self.a, self.operand(operand)) {
+            Op::Alu(op, operand) => match op.apply(self.a, self.operand(operand)) {
                 Some(value) => self.a = value,
                 None => return Step::Return(0),
             },
@@ -221,12 +227,7 @@ impl Machine {
                 otherwise,
             } => {
                 let right = self.operand(operand);
-                let holds = match test {
-                    Test::Equal => self.a == right,
-                    Test::Greater => self.a > right,
-                    Test::GreaterOrEqual => self.a >= right,
-                    Test::AnyBit => self.a & right != 0,
-                };
+                let holds = test.holds(self.a, right);
                 return Step::To(if holds { then } else { otherwise });
             }
             Op::Return(value) => return Step::Return(value),
@@ -257,20 +258,34 @@ impl Machine {
     }
 }
 
-/// None: division by zero.
-fn alu(op: AluOp, a: u32, right: u32) -> Option<u32> {
-    Some(match op {
-        AluOp::Add => a.wrapping_add(right),
-        AluOp::Sub => a.wrapping_sub(right),
-        AluOp::Mul => a.wrapping_mul(right),
-        AluOp::Div => return a.checked_div(right),
-        AluOp::Mod => return a.checked_rem(right),
-        AluOp::And => a & right,
-        AluOp::Or => a | right,
-        AluOp::Xor => a ^ right,
-        AluOp::Shl => a.wrapping_shl(right),
-        AluOp::Shr => a.wrapping_shr(right),
-    })
+impl Test {
+    /// Whether it holds of A and the operand.
+    pub(super) const fn holds(self, a: u32, right: u32) -> bool {
+        match self {
+            Self::Equal => a == right,
+            Self::Greater => a > right,
+            Self::GreaterOrEqual => a >= right,
+            Self::AnyBit => a & right != 0,
+        }
+    }
+}
+
+impl AluOp {
+    /// What A becomes; none if it is divided by zero.
+    pub(super) fn apply(self, a: u32, right: u32) -> Option<u32> {
+        Some(match self {
+            Self::Add => a.wrapping_add(right),
+            Self::Sub => a.wrapping_sub(right),
+            Self::Mul => a.wrapping_mul(right),
+            Self::Div => return a.checked_div(right),
+            Self::Mod => return a.checked_rem(right),
+            Self::And => a & right,
+            Self::Or => a | right,
+            Self::Xor => a ^ right,
+            Self::Shl => a.wrapping_shl(right),
+            Self::Shr => a.wrapping_shr(right),
+        })
+    }
 }
 
 /// None: the packet has no device to ask.

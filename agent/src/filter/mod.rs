@@ -4,6 +4,7 @@
 //!  expression ──compile──▶ Program (cBPF) ──translate──▶ eBPF, put in front of the guard
 //!   (libpcap, in a child)      │
 //!                              ├──prove──▶ is what it accepts within what a policy accepts?
+//!                              ├──explain▶ what does it accept, in words and examples?
 //!                              ├──lint───▶ which refused packets get through when they hide?
 //!                              └──interpret──▶ the verdict on one packet, as the kernel gives it
 //! ```
@@ -41,8 +42,9 @@ pub use program::{
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Disguise, Emptiness, Equivalence, Example,
-    Hiding, Mark, Pair, Unknown, compose, difference, disguises, dropped, equivalent, hides,
-    in_words, is_conjunction, is_empty, prove, prove_measured, reads_addresses, well_formed,
+    Explanation, Hiding, Mark, NearMiss, Pair, Unknown, Way, compose, difference, disguises,
+    dropped, equivalent, explain, hides, in_words, is_conjunction, is_empty, prove, prove_measured,
+    reads_addresses, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate, translate_own};
 pub use vlan::{VlanError, see_vlan_tags};

@@ -15,6 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod confirm;
+mod lint;
 mod oracle;
 mod pairs;
 mod two_opinions;
@@ -58,6 +59,8 @@ fn main() -> ExitCode {
         test("host_lists", host_lists),
         test("budgets", budgets),
         test("examples_in_words", in_words),
+        test("lint_findings", lint::findings),
+        test("explanations", lint::explanations),
     ])
 }
 

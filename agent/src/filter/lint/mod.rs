@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Budget, CompileError, Compiler, Disguise, Emptiness, Hiding, Mark, Origin, Pair, Program,
-    SocketForm, Unknown, disguises, hides, is_empty, prove::prove, reads_addresses,
+    SocketForm, Unknown, disguises, dropped, hides, is_empty, prove::prove, reads_addresses,
 };
 
 pub use rewrite::{Keeps, Rewrite};
@@ -121,6 +121,9 @@ pub fn lint(
 /// What an empty expression stands for.
 const EVERYTHING: &str = "len >= 0";
 
+/// Each round states one more field at least.
+const ROUNDS: usize = 8;
+
 struct Work<'a> {
     form: SocketForm,
     compiler: &'a Compiler,
@@ -152,7 +155,7 @@ impl Work<'_> {
         let matches = self.matches(program);
         let mut found: Vec<Found> = Vec::new();
         let mut unknown = Vec::new();
-        if matches == Matches::Some {
+        if matches == Matches::Some && self.accepts_plain(program) {
             for disguise in &self.all {
                 match self.gets_through(program, disguise) {
                     Ok(Some(pair)) => note(&mut found, disguise, pair),
@@ -165,7 +168,8 @@ impl Work<'_> {
         if each {
             for found in &mut found {
                 let hidings = [found.finding.hiding];
-                found.finding.rewrite = self.rewrite(text, program, &found.marks, &hidings);
+                let rewrite = self.rewrite(text, program, &found.marks, &hidings);
+                found.finding.rewrite = rewrite.map(|(rewrite, _)| rewrite);
             }
         }
         let mut marks: Vec<Mark> = found
@@ -175,17 +179,42 @@ impl Work<'_> {
         marks.sort_unstable();
         marks.dedup();
         let hidings: Vec<Hiding> = found.iter().map(|found| found.finding.hiding).collect();
-        let rewrite = if marks.is_empty() {
-            None
-        } else {
-            self.rewrite(text, program, &marks, &hidings)
-        };
+        let rewrite = self.rewrite_of_all(text, program, marks, &hidings);
         Lint {
             matches,
             findings: found.into_iter().map(|found| found.finding).collect(),
             unknown,
             rewrite,
         }
+    }
+
+    /// One rewrite for all findings. What it refuses anew (tunnels by their ports) can hide as well,
+    /// so it is looked through in its turn.
+    fn rewrite_of_all(
+        &self,
+        text: &str,
+        program: &Program,
+        mut marks: Vec<Mark>,
+        hidings: &[Hiding],
+    ) -> Option<Rewrite> {
+        if marks.is_empty() {
+            return None;
+        }
+        for _ in 0..ROUNDS {
+            let (rewrite, closed) = self.rewrite(text, program, &marks, hidings)?;
+            let known = marks.len();
+            for disguise in &self.all {
+                if !marks.contains(&disguise.mark)
+                    && self.gets_through(&closed, disguise).ok()?.is_some()
+                {
+                    marks.push(disguise.mark);
+                }
+            }
+            if marks.len() == known {
+                return Some(rewrite);
+            }
+        }
+        None
     }
 
     fn matches(&self, program: &Program) -> Matches {
@@ -205,6 +234,16 @@ impl Work<'_> {
             }
             _ => Matches::Some,
         }
+    }
+
+    /// Whether a filter accepts anything that does not hide. One that does not, such as `vlan` or
+    /// `ip proto 47`, is about what others hide in, and means it.
+    fn accepts_plain(&self, program: &Program) -> bool {
+        let nothing = Program::new(vec![super::Insn::new(0x06, 0, 0, 0)]);
+        let (Ok(nothing), Ok(budget)) = (nothing, self.budget()) else {
+            return true;
+        };
+        dropped(program, &nothing, true, self.form, budget) != Ok(None)
     }
 
     fn gets_through(

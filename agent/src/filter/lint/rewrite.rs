@@ -31,14 +31,14 @@ pub enum Keeps {
 }
 
 impl Work<'_> {
-    /// The filter with a statement for each field by which a disguise can be told.
+    /// The filter with a statement for each field by which a disguise can be told, and compiled.
     pub(super) fn rewrite(
         &self,
         text: &str,
         program: &Program,
         marks: &[Mark],
         hidings: &[Hiding],
-    ) -> Option<Rewrite> {
+    ) -> Option<(Rewrite, Program)> {
         let statement = statement(marks, self.form);
         // `vlan` and its like shift what stands behind them.
         let orders = [
@@ -50,9 +50,10 @@ impl Work<'_> {
                 .compiler
                 .compile_for(&expression, self.form, Origin::Policy)
                 .ok()??;
-            self.is_closed(program, &closed, hidings).then(|| {
+            let is_closed = self.is_closed(program, &closed, hidings);
+            is_closed.then(|| {
                 let keeps = self.keeps(program, &closed, marks);
-                Rewrite { expression, keeps }
+                (Rewrite { expression, keeps }, closed)
             })
         })
     }

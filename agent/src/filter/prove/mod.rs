@@ -30,6 +30,7 @@ mod symbolic;
 mod template;
 mod verdict;
 mod view;
+mod ways;
 mod well_formed;
 
 pub use compose::{ComposeError, compose};
@@ -41,4 +42,5 @@ pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
     is_conjunction, is_empty, prove, prove_measured,
 };
+pub use ways::{Explanation, NearMiss, Way, explain};
 pub use well_formed::well_formed;
