@@ -120,7 +120,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if options.json {
         build(&term::Progress::quiet())?;
     } else {
-        setup::ensure()?;
+        setup::ensure_build()?;
         term::step("cargo-fuzz", install)?;
         term::step("build the fuzz targets", build)?;
     }

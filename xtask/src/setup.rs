@@ -92,6 +92,12 @@ pub(crate) fn main() -> Result<()> {
 
 /// Makes sure that everything is there, for the verbs that need it.
 pub(crate) fn ensure() -> Result<()> {
+    ensure_build()?;
+    term::step("Python environment with a real MCP server", venv)
+}
+
+/// Makes sure that capwarden can be built.
+pub(crate) fn ensure_build() -> Result<()> {
     let linker = toolchain::linker(&[&house::target()]);
     term::step("Debian packages", |progress| {
         let linker_packages = LINKER_PACKAGES.iter().filter(|_| linker.is_none());
@@ -102,8 +108,7 @@ pub(crate) fn ensure() -> Result<()> {
     term::step("bpf-linker", |progress| match linker {
         Some(_) => Ok(()),
         None => build_linker(progress),
-    })?;
-    term::step("Python environment with a real MCP server", venv)
+    })
 }
 
 fn debian(progress: &term::Progress, wanted: &[&Package]) -> Result<()> {

@@ -398,9 +398,17 @@ fn read_request() -> io::Result<Vec<u8>> {
 }
 
 fn answer(request: &Request) -> Answer {
-    let failed = |error: pcap::Error| match error {
+    let failed = |error: pcap::Error| {
+        match error {
         pcap::Error::PcapError(message) => Answer::Syntax(message),
+        // Its words repeat a part of the filter, and end after 255 bytes, within a character or not.
+        pcap::Error::MalformedError(_) => Answer::Syntax(
+            "libpcap refuses the filter, and repeats what is wrong with it only in part; write the \
+             filter in ASCII"
+                .into(),
+        ),
         error => Answer::Failed(error.to_string()),
+    }
     };
     let capture = match pcap::Capture::dead(pcap::Linktype(request.link)) {
         Ok(capture) => capture,

@@ -143,6 +143,13 @@ fn libpcaps_own_words() {
             other => panic!("{expression}: {other:?}"),
         }
     }
+    // Its words are cut after 255 bytes, here within a character for all but one of them.
+    for pad in ["", "a", "aa"] {
+        let expression = format!("iso proto \\is{pad}{}", "€".repeat(100));
+        let error = compile(&expression, ETHERNET);
+        let expected = matches!(error, Err(CompileError::Syntax { .. }));
+        assert!(expected, "{expression}: {error:?}");
+    }
     let error = compile("tcp\0 or udp", ETHERNET);
     assert!(matches!(error, Err(CompileError::Syntax { .. })));
 }

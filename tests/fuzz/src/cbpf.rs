@@ -57,12 +57,12 @@ pub fn cbpf(input: &[u8]) {
             }
         }
     }
-    check(insns);
+    check(&insns);
 }
 
-fn check(insns: Vec<Insn>) {
-    let theirs = PAIR.with(|pair| takes(pair, &insns));
-    match (ours(insns.clone()), theirs) {
+fn check(insns: &[Insn]) {
+    let theirs = PAIR.with(|pair| takes(pair, insns));
+    match (ours(insns.to_vec()), theirs) {
         (Ok(program), Some(true) | None) => {
             assert!(program.insns().len() <= MAX_INSTRUCTIONS);
             assert_eq!(program.insns().len(), program.ops().len());

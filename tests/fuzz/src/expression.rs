@@ -50,7 +50,7 @@ fn closed<T>(work: impl FnOnce() -> T) -> T {
     struct Restore(Rlimit);
     impl Drop for Restore {
         fn drop(&mut self) {
-            setrlimit(Resource::Nofile, self.0.clone()).unwrap();
+            setrlimit(Resource::Nofile, self.0).unwrap();
         }
     }
     let before = getrlimit(Resource::Nofile);

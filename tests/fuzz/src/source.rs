@@ -41,11 +41,6 @@ impl<'a> Source<'a> {
         (0..count).map(|_| self.byte()).collect()
     }
 
-    /// All that is left.
-    pub(crate) const fn rest(self) -> &'a [u8] {
-        self.0
-    }
-
     pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,3 +1,4 @@
+//! Instructions out of nowhere.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| capwarden_fuzz::cbpf(data));
