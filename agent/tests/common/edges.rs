@@ -18,9 +18,8 @@ pub struct Edge {
 /// Both ways out of every branch whose ways differ.
 pub fn of(program: &Program) -> HashSet<Edge> {
     let ops = program.ops().iter().enumerate();
-    let branches = ops.filter(
-        |(_, op)| matches!(op, Op::Branch { then, otherwise, .. } if then != otherwise),
-    );
+    let branches =
+        ops.filter(|(_, op)| matches!(op, Op::Branch { then, otherwise, .. } if then != otherwise));
     branches
         .flat_map(|(at, _)| [true, false].map(|holds| Edge { at, holds }))
         .collect()
@@ -47,7 +46,13 @@ pub fn taking_any(program: &Program, edges: &HashSet<Edge>) -> Program {
     const REJECT: Insn = Insn::new(0x06, 0, 0, 0);
     // A branch becomes three instructions: itself, and one for each of its ways, which may lead
     // further than a branch can.
-    let size = |op: &Op| if matches!(op, Op::Branch { .. }) { 3 } else { 1 };
+    let size = |op: &Op| {
+        if matches!(op, Op::Branch { .. }) {
+            3
+        } else {
+            1
+        }
+    };
     let mut places = Vec::new();
     let mut length = 0;
     for op in program.ops() {

@@ -8,9 +8,7 @@
 
 use std::os::fd::OwnedFd;
 
-use capwarden::filter::{
-    EbpfInsn, Meta, Packet, Program, TranslateError, interpret, translate,
-};
+use capwarden::filter::{EbpfInsn, Meta, Packet, Program, TranslateError, interpret, translate};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 pub use super::syscalls::*;

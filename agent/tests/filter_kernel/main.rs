@@ -65,15 +65,24 @@ fn main() -> ExitCode {
             cooked_refuses_link_headers,
         ),
         root("kernel_same_verdict_at_scale", scale::agrees),
-        root("kernel_same_verdict_where_loads_repeat", repeated_loads_agree),
+        root(
+            "kernel_same_verdict_where_loads_repeat",
+            repeated_loads_agree,
+        ),
         root("kernel_same_verdict_at_every_length", every_length_agrees),
-        root("kernel_same_opinion_on_what_is_a_program", validation_agrees),
+        root(
+            "kernel_same_opinion_on_what_is_a_program",
+            validation_agrees,
+        ),
         root(
             "kernel_concatenation_is_conjunction",
             concatenation_is_conjunction,
         ),
         root("kernel_large_filters_load", large_filters_load),
-        root("kernel_same_verdict_on_packet_sockets", packet_sockets_agree),
+        root(
+            "kernel_same_verdict_on_packet_sockets",
+            packet_sockets_agree,
+        ),
     ])
 }
 
@@ -96,15 +105,14 @@ static ON_ETHERNET: LazyLock<Corpus> = LazyLock::new(|| {
 
 /// The part of the corpus that another form of socket can run.
 fn part_for(form: SocketForm) -> Corpus {
-    let compiled =
-        expressions::EXPRESSIONS
-            .iter()
-            .chain(expressions::COOKED)
-            .map(|&expression| match compile(expression, form) {
-                Ok(program) => Some((expression, program)),
-                Err(CompileError::Syntax { .. } | CompileError::Cooked(_)) => None,
-                Err(error) => panic!("{expression}: {error}"),
-            });
+    let compiled = expressions::EXPRESSIONS
+        .iter()
+        .chain(expressions::COOKED)
+        .map(|&expression| match compile(expression, form) {
+            Ok(program) => Some((expression, program)),
+            Err(CompileError::Syntax { .. } | CompileError::Cooked(_)) => None,
+            Err(error) => panic!("{expression}: {error}"),
+        });
     compiled.flatten().collect()
 }
 

@@ -104,7 +104,10 @@ fn answers(python: &Path, questions: &[Question]) -> Vec<Opinion> {
         lines.map(|line| decode(&line.unwrap())).collect()
     });
     let status = child.wait().unwrap();
-    assert!(status.success(), "z3_oracle.py: {status}; its words are above");
+    assert!(
+        status.success(),
+        "z3_oracle.py: {status}; its words are above"
+    );
     assert_eq!(opinions.len(), questions.len());
     opinions
 }

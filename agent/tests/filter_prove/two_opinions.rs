@@ -50,7 +50,11 @@ impl Agreement {
             let shows = accepts(requested, &packet) && !accepts(policy, &packet);
             let fits = z3.verdict != Some(Known::Not) || well_formed(&packet, *form);
             if !shows || !fits {
-                let why = if shows { "well-formed" } else { "a counterexample" };
+                let why = if shows {
+                    "well-formed"
+                } else {
+                    "a counterexample"
+                };
                 let wrong = format!("{name}: Z3's packet is not {why}: {packet:02x?}");
                 self.wrong.push(wrong);
             }

@@ -17,9 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use capwarden::filter::{
-    Budget, Compiler, Containment, LinkType, Origin, Program, prove_measured,
-};
+use capwarden::filter::{Budget, Compiler, Containment, LinkType, Origin, Program, prove_measured};
 use serde_json::{Value, json};
 
 use crate::{
@@ -48,7 +46,8 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
         let (ours, cost) = prove_measured(requested, policy, link, Budget::default());
         let (contained, solved) = z3.ask(requested, policy)?;
         ensure!(
-            !matches!(ours, Containment::Unknown { .. }) && (ours == Containment::Contained) == contained,
+            !matches!(ours, Containment::Unknown { .. })
+                && (ours == Containment::Contained) == contained,
             "{name}: the prover says {ours:?}, Z3 contained = {contained}"
         );
         verdict.push(cost.decided.as_secs_f64());
@@ -82,7 +81,11 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     };
     let part = |samples: &[f64], permille: usize| {
         let last = samples.len().saturating_sub(1);
-        samples.get(last * permille / 1000).copied().into_iter().collect()
+        samples
+            .get(last * permille / 1000)
+            .copied()
+            .into_iter()
+            .collect()
     };
     let count = verdict.len();
     let mut rows = vec![row(
@@ -111,7 +114,12 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
         ("worst", 1000, Target::Most(1.0)),
     ] {
         let samples = part(&full, permille);
-        rows.push(row(format!("prove, full query: {name}"), Vec::new(), samples, target));
+        rows.push(row(
+            format!("prove, full query: {name}"),
+            Vec::new(),
+            samples,
+            target,
+        ));
     }
     rows.push(Measurement {
         what: "prove, peak memory beside the rest".to_owned(),
@@ -133,7 +141,9 @@ impl Programs {
         if let Some(program) = self.compiled.get(expression) {
             return Ok(program.clone());
         }
-        let program = self.compiler.compile(expression, LinkType::EN10MB, Origin::Request)?;
+        let program = self
+            .compiler
+            .compile(expression, LinkType::EN10MB, Origin::Request)?;
         let program = program.context("an empty filter")?;
         self.compiled.insert(expression.to_owned(), program.clone());
         Ok(program)
