@@ -27,7 +27,7 @@ use super::{
 };
 
 const PACKETS: usize = 1000;
-const RANDOM_EXPRESSIONS: usize = 450;
+const RANDOM_EXPRESSIONS: usize = 300;
 const RANDOM_PROGRAMS: usize = 400;
 
 struct Filter {
@@ -233,7 +233,7 @@ fn filters(random: &mut Random) -> Vec<Filter> {
     }
     let mut made = 0;
     while made < RANDOM_EXPRESSIONS {
-        let expression = grammar::expression(random, 2 + made % 2);
+        let expression = grammar::expression(random, 2);
         let form = FORMS[made % FORMS.len()];
         if let Some(program) = compiled(&expression, form) {
             made += usize::from(add(format!("{expression} on {form:?}"), form, program));

@@ -1,5 +1,12 @@
-//! The prover: known pairs in both directions, random ones against a search for packets, the
-//! conjunction of two programs against their composition.
+//! The prover: known pairs in both directions and random ones, against Z3, a search for packets and
+//! the kernel; the conjunction of two programs against their composition; budgets; words.
+//!
+//! ```text
+//!   two_opinions  known and random pairs: whatever the prover says is compared
+//!   pairs         the known ones
+//!   oracle        Z3, through z3_oracle.py and well_formed.py
+//!   confirm       counterexamples where the kernel runs filters
+//! ```
 //!
 //! Started with the agent's hidden verb, this binary is the filter compiler's child.
 #![allow(
@@ -57,6 +64,7 @@ fn main() -> ExitCode {
         test("emptiness", emptiness),
         test("equivalence", equivalences),
         test("host_lists", host_lists),
+        test("awkward_pairs", awkward_pairs),
         test("budgets", budgets),
         test("examples_in_words", in_words),
         test("lint_findings", lint::findings),
@@ -433,6 +441,33 @@ fn host_program(count: u32) -> Program {
     }
     insns.push(Insn::new(0x06, 0, 0, 0));
     Program::new(insns).unwrap()
+}
+
+/// Pairs that the prover once had no answer to.
+fn awkward_pairs() {
+    let program = |insns: &[(u16, u8, u8, u32)]| {
+        let insns = insns
+            .iter()
+            .map(|&(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+        Program::new(insns.collect()).unwrap()
+    };
+    // A half-word from the link header, and words from the packet; the policy wants more of it.
+    let [requested, policy] = [55, 4151].map(|far| {
+        program(&[
+            (0x40, 0, 0, 30),
+            (0x01, 0, 0, 109),
+            (0x40, 0, 0, far),
+            (0x00, 0, 0, 2),
+            (0x48, 0, 0, 0xffe0_0034),
+            (0x16, 0, 0, 20),
+        ])
+    });
+    for form in [ETHERNET, RAW, SocketForm::Cooked] {
+        let containment = prove(&requested, &policy, form, budget());
+        let name = format!("far and near on {form:?}");
+        let got = checked(&requested, &policy, form, &name, &containment);
+        assert_eq!(got, Some(Known::Not), "{form:?}");
+    }
 }
 
 fn budgets() {

@@ -35,6 +35,31 @@ impl Example {
     }
 }
 
+/// The value of every node, from those of the free bits: the solver does not name them all, and not
+/// those on which nothing hangs. None is needed where nothing is read at a computed place.
+fn values(space: &Space, solver: &Solver) -> Vec<bool> {
+    let nodes = if space.reads().is_empty() {
+        0
+    } else {
+        space.graph.len()
+    };
+    let mut values = Vec::with_capacity(nodes);
+    // Operands come before what is made of them.
+    for node in 0..nodes {
+        let value = |lit: Lit| {
+            values
+                .get(lit.node())
+                .is_some_and(|value| *value != lit.negated())
+        };
+        let value = match space.graph.operands(node) {
+            Some((a, b)) => value(a) && value(b),
+            None => solver.node(node).unwrap_or(false),
+        };
+        values.push(value);
+    }
+    values
+}
+
 /// What an assignment says about the packet; the template where it says nothing.
 pub(super) fn extract(space: &Space, solver: &Solver, template: &[u8]) -> Example {
     let bit = |lit: Lit| solver.value(lit).unwrap_or(false);
@@ -55,8 +80,14 @@ pub(super) fn extract(space: &Space, solver: &Solver, template: &[u8]) -> Exampl
         0
     };
     let mut headroom = vec![0; front as usize];
+    let nodes = values(space, solver);
+    let computed = |lit: Lit| {
+        nodes
+            .get(lit.node())
+            .is_some_and(|value| *value != lit.negated())
+    };
     for read in space.reads() {
-        let place = i64::from(word(&read.place).cast_signed());
+        let place = i64::from(read.place.evaluate(computed).cast_signed());
         let target = match usize::try_from(place) {
             Ok(place) => bytes.get_mut(place),
             Err(_) => usize::try_from(place + i64::from(front))

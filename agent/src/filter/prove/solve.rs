@@ -172,6 +172,14 @@ impl Solver {
         }
     }
 
+    /// The same for a node, as it stands.
+    pub(super) fn node(&self, node: usize) -> Option<bool> {
+        let value = self
+            .solver
+            .value_var(self.variables.get(node).copied().flatten()?);
+        (value == lbool::TRUE || value == lbool::FALSE).then_some(value == lbool::TRUE)
+    }
+
     fn variable(&self, lit: Lit) -> Option<Var> {
         self.variables.get(lit.node()).copied().flatten()
     }
