@@ -28,7 +28,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     cooked::{CookedError, rewrite_for_cooked},
     link::LinkType,
-    program::{Insn, MAX_INSTRUCTIONS, Program, ProgramError},
+    lists::{self, Plan, patch},
+    program::{Insn, KERNEL_INSTRUCTIONS, Program, ProgramError},
+    prove::{Budget, Containment, prove},
 };
 
 /// The hidden verb under which the agent's program file runs [`compile_child`].
@@ -36,23 +38,33 @@ pub const COMPILE_VERB: &str = "__compile-filter";
 
 /// How long the child may take.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
-/// What the child may read and write: the longest expression, each byte of it escaped, and the
-/// longest program.
-const REQUEST_LIMIT: usize = 512 * 1024;
-const ANSWER_LIMIT: usize = 256 * 1024;
+/// What the child may read and write: two expressions as long as libpcap gets to see, each byte
+/// of them escaped, and two of the longest programs that libpcap may make.
+const REQUEST_LIMIT: usize = 1024 * 1024;
+const ANSWER_LIMIT: usize = 512 * 1024;
+/// The longest program that libpcap may make: what takes it a second or two.
+const MOST_CHAINED: usize = KERNEL_INSTRUCTIONS;
 
 /// Who wrote an expression, which bounds its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A model asked for it: at most 4 KiB.
+    /// A model asked for it: at most 512 KiB, and 4 KiB without its lists.
     Request,
-    /// The policy's author wrote it: at most 64 KiB.
+    /// The policy's author wrote it: at most 1 MiB, and 64 KiB without its lists.
     Policy,
 }
 
 impl Origin {
-    /// The longest expression, in bytes.
+    /// The longest expression, in bytes: some ten thousand addresses.
     pub const fn limit(self) -> usize {
+        match self {
+            Self::Request => 512 * 1024,
+            Self::Policy => 1024 * 1024,
+        }
+    }
+
+    /// The longest expression without its lists, which is what libpcap gets to see.
+    const fn chained_limit(self) -> usize {
         match self {
             Self::Request => 4096,
             Self::Policy => 64 * 1024,
@@ -104,9 +116,31 @@ pub enum CompileError {
         /// The most that is allowed.
         limit: usize,
     },
+    /// The expression is too long for libpcap, and has no lists that could be left out.
+    #[error(
+        "the filter is {length} bytes long without its lists of addresses and ports; {limit} are \
+         allowed"
+    )]
+    ChainTooLong {
+        /// Its length in bytes, without its lists.
+        length: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// The filter cannot run on a cooked socket.
     #[error(transparent)]
     Cooked(#[from] CookedError),
+    /// libpcap made a program that is too long.
+    #[error(
+        "the filter compiles to {length} instructions; {limit} are allowed, beside long lists of \
+         addresses or ports"
+    )]
+    TooComplex {
+        /// How many instructions.
+        length: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// What libpcap made is no program that the kernel would take.
     #[error("the filter compiles to a program that cannot run: {0}")]
     Program(#[from] ProgramError),
@@ -187,27 +221,63 @@ impl Compiler {
             let message = "the filter contains a NUL character".into();
             return Err(CompileError::Syntax { message });
         }
+        if let Some(plan) = lists::plan(expression)
+            && let Some(program) = self.with_lists(&plan, link, origin)?
+        {
+            return Ok(Some(program));
+        }
+        let [answer] = self.chains([expression], link, origin)?;
+        Ok(Some(answer.program()?))
+    }
+
+    /// Compiles an expression without its lists and puts them in. None: that is not what the
+    /// expression means, as far as can be told.
+    fn with_lists(
+        &self,
+        plan: &Plan,
+        link: LinkType,
+        origin: Origin,
+    ) -> Result<Option<Program>, CompileError> {
+        let [reduced, sample] = self.chains([&plan.reduced, &plan.sample], link, origin)?;
+        // In the sample stands what was written, so its errors are told.
+        let sample = sample.program()?;
+        let Ok(reduced) = reduced.program() else {
+            return Ok(None);
+        };
+        let proved = patch(&reduced, &plan.sample_lists)
+            .is_some_and(|patched| means_the_same(&patched, &sample, link));
+        Ok(patch(&reduced, &plan.lists).filter(|_| proved))
+    }
+
+    /// What libpcap makes of expressions.
+    fn chains<const N: usize>(
+        &self,
+        expressions: [&str; N],
+        link: LinkType,
+        origin: Origin,
+    ) -> Result<[Answer; N], CompileError> {
+        let limit = origin.chained_limit();
+        let lengths = expressions.iter().map(|expression| expression.len());
+        if let Some(length) = lengths.max().filter(|length| *length > limit) {
+            return Err(CompileError::ChainTooLong { length, limit });
+        }
         let request = Request {
-            expression: expression.into(),
+            expressions: expressions.map(Into::into).to_vec(),
             link: link.0,
         };
         let mut request = serde_json::to_vec(&request).map_err(io::Error::from)?;
         request.push(b'\n');
-        match self.ask(&request)? {
-            Answer::Program(insns) => {
-                let insns = insns
-                    .into_iter()
-                    .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
-                Ok(Some(Program::new(insns.collect())?))
-            }
-            Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
-            Answer::Syntax(message) => Err(CompileError::Syntax { message }),
-            Answer::Name => Err(CompileError::Name),
-            Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
-        }
+        let answers = <[Answer; N]>::try_from(self.ask(&request)?);
+        answers.map_err(|answers| {
+            let why = answers.into_iter().find_map(|answer| match answer {
+                Answer::Failed(message) => Some(message),
+                _ => None,
+            });
+            CompileError::ChildFailed(why.unwrap_or_else(|| "answers are missing".into()))
+        })
     }
 
-    fn ask(&self, request: &[u8]) -> Result<Answer, CompileError> {
+    fn ask(&self, request: &[u8]) -> Result<Vec<Answer>, CompileError> {
         let deadline = Instant::now() + self.time_limit;
         let mut child = Command::new(&self.program)
             .arg(COMPILE_VERB)
@@ -318,7 +388,7 @@ fn reap(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
 
 #[derive(Serialize, Deserialize)]
 struct Request {
-    expression: String,
+    expressions: Vec<String>,
     link: i32,
 }
 
@@ -332,15 +402,49 @@ enum Answer {
     Failed(String),
 }
 
+impl Answer {
+    fn program(self) -> Result<Program, CompileError> {
+        match self {
+            Self::Program(insns) => {
+                let insns = insns
+                    .into_iter()
+                    .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+                Ok(Program::new(insns.collect())?)
+            }
+            Self::TooLong(length) => Err(CompileError::TooComplex {
+                length,
+                limit: MOST_CHAINED,
+            }),
+            Self::Syntax(message) => Err(CompileError::Syntax { message }),
+            Self::Name => Err(CompileError::Name),
+            Self::Failed(message) => Err(CompileError::ChildFailed(message)),
+        }
+    }
+}
+
+/// Whether lists that were put into a program are what libpcap makes of them. It may take what
+/// ends within an address, and the lists not (see [`lists`]).
+fn means_the_same(patched: &Program, chain: &Program, link: LinkType) -> bool {
+    let within = prove(patched, chain, link, Budget::default()) == Containment::Contained;
+    within
+        && matches!(
+            prove(chain, patched, link, Budget::default()),
+            Containment::Contained | Containment::ContainedWellFormed { .. }
+        )
+}
+
 /// The child's side: reads one request from standard input, answers on standard output. To be
 /// called first thing in a process that was started with [`COMPILE_VERB`], before it has threads
 /// or open files of its own.
 pub fn compile_child() -> ExitCode {
-    let answer = confine().and_then(|()| read_request()).map_or_else(
-        |error| Answer::Failed(error.to_string()),
-        |request| answer(&request),
+    let answers = confine().and_then(|()| read_request()).map_or_else(
+        |error| vec![Answer::Failed(error.to_string())],
+        |request| {
+            let expressions = request.expressions.iter();
+            expressions.map(|one| answer(one, request.link)).collect()
+        },
     );
-    let written = serde_json::to_vec(&answer)
+    let written = serde_json::to_vec(&answers)
         .map_err(io::Error::from)
         .and_then(|answer| io::stdout().write_all(&answer));
     match written {
@@ -386,24 +490,24 @@ fn read_request() -> io::Result<Request> {
     Ok(serde_json::from_slice(&request)?)
 }
 
-fn answer(request: &Request) -> Answer {
+fn answer(expression: &str, link: i32) -> Answer {
     let failed = |error: pcap::Error| match error {
         pcap::Error::PcapError(message) => Answer::Syntax(message),
         error => Answer::Failed(error.to_string()),
     };
-    let capture = match pcap::Capture::dead(pcap::Linktype(request.link)) {
+    let capture = match pcap::Capture::dead(pcap::Linktype(link)) {
         Ok(capture) => capture,
         Err(error) => return failed(error),
     };
     let optimize = false;
-    let (compiled, looked_up) = watch_lookups(|| capture.compile(&request.expression, optimize));
+    let (compiled, looked_up) = watch_lookups(|| capture.compile(expression, optimize));
     let program = match compiled {
         Ok(_) if looked_up => return Answer::Name,
         Ok(program) => program,
         Err(error) => return failed(error),
     };
     let insns = program.get_instructions();
-    if insns.len() > MAX_INSTRUCTIONS {
+    if insns.len() > MOST_CHAINED {
         return Answer::TooLong(insns.len());
     }
     // The fields are private; this is the only way to them.

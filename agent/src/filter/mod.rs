@@ -11,10 +11,12 @@
 //! exact code that the kernel executes, never an expression that somebody reads differently.
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod compile;
 mod cooked;
 mod interpret;
 mod link;
+mod lists;
 mod program;
 mod prove;
 mod shorten;
@@ -27,7 +29,7 @@ pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Meta, Packet, VlanTag, interpret};
 pub use link::LinkType;
 pub use program::{
-    AluOp, Ancillary, Insn, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
+    AluOp, Ancillary, Insn, KERNEL_INSTRUCTIONS, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
     Register, Size, Test,
 };
 pub use prove::{

@@ -15,7 +15,10 @@
 //! Loading the interface's index or type ends a program with A when the packet has no device. Here
 //! A is cleared before, so such a packet is dropped: a packet socket has none.
 
-use super::super::program::{Ancillary, Insn, MEMORY_WORDS, Op, Program, ProgramError};
+use super::super::{
+    assemble::Assembler,
+    program::{Ancillary, Insn, MEMORY_WORDS, Op, Program, ProgramError},
+};
 
 /// Why two programs cannot be joined.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +59,7 @@ pub fn compose(requested: &Program, policy: &Program) -> Result<Program, Compose
                 }
                 code.jump(request);
             }
-            _ => code.copy(*op, *insn, Label::Policy),
+            _ => copy(&mut code, *op, *insn, Label::Policy),
         }
     }
     code.place(request);
@@ -71,25 +74,24 @@ pub fn compose(requested: &Program, policy: &Program) -> Result<Program, Compose
             }
             (Op::Return(length), Limit::Kept(cell)) => {
                 code.push(Insn::new(LD_CONSTANT, 0, 0, length));
-                code.return_lesser(cell);
+                return_lesser(&mut code, cell);
             }
             (Op::ReturnA, Limit::Constant(limit)) => {
                 code.push(Insn::new(JGT, 0, 1, limit));
                 code.push(Insn::new(RET, 0, 0, limit));
                 code.push(Insn::new(RET_A, 0, 0, 0));
             }
-            (Op::ReturnA, Limit::Kept(cell)) => code.return_lesser(cell),
-            _ => code.copy(*op, *insn, Label::Requested),
+            (Op::ReturnA, Limit::Kept(cell)) => return_lesser(&mut code, cell),
+            _ => copy(&mut code, *op, *insn, Label::Requested),
         }
     }
-    Ok(Program::new(code.finish()?)?)
+    Ok(Program::new(code.finish())?)
 }
 
 const LD_CONSTANT: u16 = 0x00;
 const LDX_CONSTANT: u16 = 0x01;
 const LDX_MEMORY: u16 = 0x61;
 const ST: u16 = 0x02;
-const JA: u16 = 0x05;
 const JEQ: u16 = 0x15;
 const JGT: u16 = 0x25;
 const JGT_X: u16 = 0x2d;
@@ -139,174 +141,23 @@ enum Label {
     Requested(usize),
 }
 
-enum Item {
-    Plain(Insn),
-    Jump(Label),
-    /// A test; `far` when its targets are out of reach and jumps have to lead there.
-    Branch {
-        insn: Insn,
-        then: Label,
-        otherwise: Label,
-        far: bool,
-    },
-}
-
-impl Item {
-    const fn len(&self) -> usize {
-        match self {
-            Self::Branch { far: true, .. } => 3,
-            _ => 1,
+/// Appends an instruction whose targets are the labels of others.
+fn copy(code: &mut Assembler<Label>, op: Op, insn: Insn, label: fn(usize) -> Label) {
+    match op {
+        Op::LoadAncillary(Ancillary::InterfaceIndex | Ancillary::HardwareType) => {
+            code.push(Insn::new(LD_CONSTANT, 0, 0, 0));
+            code.push(insn);
         }
+        _ => code.copy(op, insn, label),
     }
 }
 
-#[derive(Default)]
-struct Assembler {
-    items: Vec<Item>,
-    /// Which item a label stands in front of.
-    labels: std::collections::HashMap<Label, usize>,
-}
-
-impl Assembler {
-    fn push(&mut self, insn: Insn) {
-        self.items.push(Item::Plain(insn));
-    }
-
-    fn jump(&mut self, to: Label) {
-        self.items.push(Item::Jump(to));
-    }
-
-    fn place(&mut self, label: Label) {
-        self.labels.insert(label, self.items.len());
-    }
-
-    fn copy(&mut self, op: Op, insn: Insn, label: fn(usize) -> Label) {
-        match op {
-            Op::Jump(to) => self.jump(label(to)),
-            Op::Branch {
-                then, otherwise, ..
-            } => self.items.push(Item::Branch {
-                insn,
-                then: label(then),
-                otherwise: label(otherwise),
-                far: false,
-            }),
-            Op::LoadAncillary(Ancillary::InterfaceIndex | Ancillary::HardwareType) => {
-                self.push(Insn::new(LD_CONSTANT, 0, 0, 0));
-                self.push(insn);
-            }
-            _ => self.push(insn),
-        }
-    }
-
-    /// Returns A or what a cell holds, whichever is less.
-    fn return_lesser(&mut self, cell: u32) {
-        self.push(Insn::new(LDX_MEMORY, 0, 0, cell));
-        self.push(Insn::new(JGT_X, 0, 1, 0));
-        self.push(Insn::new(TXA, 0, 0, 0));
-        self.push(Insn::new(RET_A, 0, 0, 0));
-    }
-
-    fn finish(mut self) -> Result<Vec<Insn>, ComposeError> {
-        // A test that becomes longer can put another one out of reach, but none ever gets shorter.
-        loop {
-            let starts = self.starts();
-            let mut changed = false;
-            for (at, item) in self.items.iter_mut().enumerate() {
-                if let Item::Branch {
-                    then,
-                    otherwise,
-                    far: far @ false,
-                    ..
-                } = item
-                {
-                    let near = |label| {
-                        let distance = distance(&starts, &self.labels, at, 1, label);
-                        u8::try_from(distance).is_ok()
-                    };
-                    if !near(*then) || !near(*otherwise) {
-                        *far = true;
-                        changed = true;
-                    }
-                }
-            }
-            if !changed {
-                return Ok(self.code(&starts));
-            }
-        }
-    }
-
-    fn starts(&self) -> Vec<usize> {
-        let mut start = 0;
-        let mut starts = Vec::with_capacity(self.items.len());
-        for item in &self.items {
-            starts.push(start);
-            start += item.len();
-        }
-        starts
-    }
-
-    fn code(&self, starts: &[usize]) -> Vec<Insn> {
-        let jump = |at, offset, to| {
-            let distance = distance(starts, &self.labels, at, offset, to);
-            Insn::new(JA, 0, 0, u32::try_from(distance).unwrap_or(u32::MAX))
-        };
-        let mut code = Vec::new();
-        for (at, item) in self.items.iter().enumerate() {
-            match item {
-                Item::Plain(insn) => code.push(*insn),
-                Item::Jump(to) => code.push(jump(at, 1, *to)),
-                Item::Branch {
-                    insn,
-                    then,
-                    otherwise,
-                    far: true,
-                } => {
-                    code.push(Insn {
-                        jt: 0,
-                        jf: 1,
-                        ..*insn
-                    });
-                    code.push(jump(at, 2, *then));
-                    code.push(jump(at, 3, *otherwise));
-                }
-                Item::Branch {
-                    insn,
-                    then,
-                    otherwise,
-                    far: false,
-                } => {
-                    let near = |label| {
-                        let distance = distance(starts, &self.labels, at, 1, label);
-                        // `finish` has made the others far.
-                        u8::try_from(distance).unwrap_or(u8::MAX)
-                    };
-                    code.push(Insn {
-                        jt: near(*then),
-                        jf: near(*otherwise),
-                        ..*insn
-                    });
-                }
-            }
-        }
-        code
-    }
-}
-
-/// Instructions to skip from a place behind an item to a label.
-fn distance(
-    starts: &[usize],
-    labels: &std::collections::HashMap<Label, usize>,
-    from: usize,
-    offset: usize,
-    to: Label,
-) -> usize {
-    let start = |item: usize| starts.get(item).copied();
-    let to = labels.get(&to).and_then(|item| start(*item));
-    match (start(from), to) {
-        (Some(from), Some(to)) => to.saturating_sub(from + offset),
-        _ => usize::MAX,
-    }
+/// Returns A or what a cell holds, whichever is less.
+fn return_lesser(code: &mut Assembler<Label>, cell: u32) {
+    code.push(Insn::new(LDX_MEMORY, 0, 0, cell));
+    code.push(Insn::new(JGT_X, 0, 1, 0));
+    code.push(Insn::new(TXA, 0, 0, 0));
+    code.push(Insn::new(RET_A, 0, 0, 0));
 }
 
 #[cfg(test)]
@@ -387,13 +238,13 @@ mod tests {
         insns.push(Insn::new(RET, 0, 0, 1));
         let error = compose(&program(insns), &two_lengths(0, 1, 2));
         assert_eq!(error, Err(ComposeError::NoFreeCell));
-        let mut insns = vec![Insn::new(0x80, 0, 0, 0); 3000];
+        let mut insns = vec![Insn::new(0x80, 0, 0, 0); 70_000];
         insns.push(Insn::new(RET, 0, 0, 1));
         let long = program(insns);
         let error = compose(&long, &long);
         assert_eq!(
             error,
-            Err(ComposeError::Program(ProgramError::TooLong(6004)))
+            Err(ComposeError::Program(ProgramError::TooLong(140_004)))
         );
     }
 }

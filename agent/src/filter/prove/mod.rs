@@ -31,6 +31,8 @@ mod well_formed;
 
 pub use compose::{ComposeError, compose};
 pub use example::Example;
+pub(super) use symbolic::live_registers;
+pub(super) use verdict::exclusive;
 pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
     is_conjunction, is_empty, prove, prove_measured,
