@@ -1,7 +1,7 @@
-//! Classic instructions with labels for jump targets, put in order and resolved.
+//! Classic instructions with labels, turned into code whose jumps reach as far as they have to.
 //!
-//! A test's targets are at most 255 instructions away; where they are further, the test is followed
-//! by two jumps that lead there.
+//! A test can skip 255 instructions at most. Where its target is further away, it leads to a jump
+//! that stands right behind it.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -34,28 +34,37 @@ pub(super) mod code {
     pub(in super::super) const RET_A: u16 = 0x16;
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Item<L> {
     Plain(Insn),
     Jump(L),
-    /// A test; `far` when its targets are out of reach and jumps have to lead there.
     Branch {
         insn: Insn,
-        then: L,
-        otherwise: L,
-        far: bool,
+        then: Side<L>,
+        otherwise: Side<L>,
     },
 }
 
+/// Where a test leads; `far` when that is out of its reach.
+#[derive(Clone, Copy, Debug)]
+struct Side<L> {
+    to: L,
+    far: bool,
+}
+
 impl<L> Item<L> {
-    const fn len(&self) -> usize {
+    fn len(&self) -> usize {
         match self {
-            Self::Branch { far: true, .. } => 3,
+            Self::Branch {
+                then, otherwise, ..
+            } => 1 + usize::from(then.far) + usize::from(otherwise.far),
             _ => 1,
         }
     }
 }
 
-/// Collects instructions; `L` names places.
+/// Code in the making. Every label has to be placed, behind all that leads to it.
+#[derive(Debug)]
 pub(super) struct Assembler<L> {
     items: Vec<Item<L>>,
     /// Which item a label stands in front of.
@@ -72,36 +81,37 @@ impl<L> Default for Assembler<L> {
 }
 
 impl<L: Copy + Eq + Hash> Assembler<L> {
-    /// An instruction that goes on with the next one, or returns.
+    /// Appends an instruction as it is.
     pub(super) fn push(&mut self, insn: Insn) {
         self.items.push(Item::Plain(insn));
     }
 
-    /// The same, of a code and a constant.
+    /// Appends an instruction of a code and a constant.
     pub(super) fn plain(&mut self, code: u16, k: u32) {
         self.push(Insn::new(code, 0, 0, k));
     }
 
+    /// Appends a jump.
     pub(super) fn jump(&mut self, to: L) {
         self.items.push(Item::Jump(to));
     }
 
-    /// A test; the jumps that `insn` has are replaced.
+    /// Appends a test; the instruction's own distances do not count.
     pub(super) fn branch(&mut self, insn: Insn, then: L, otherwise: L) {
+        let side = |to| Side { to, far: false };
         self.items.push(Item::Branch {
             insn,
-            then,
-            otherwise,
-            far: false,
+            then: side(then),
+            otherwise: side(otherwise),
         });
     }
 
-    /// The label stands in front of what comes next.
+    /// Puts a label in front of what comes next.
     pub(super) fn place(&mut self, label: L) {
         self.labels.insert(label, self.items.len());
     }
 
-    /// An instruction of another program, whose places have labels here.
+    /// Appends an instruction of a program whose places have these labels.
     pub(super) fn copy(&mut self, op: Op, insn: Insn, label: impl Fn(usize) -> L) {
         match op {
             Op::Jump(to) => self.jump(label(to)),
@@ -112,29 +122,23 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
         }
     }
 
-    /// All instructions, every jump resolved. A label that was never placed, or stands in front of
-    /// a jump to it, makes that jump lead nowhere, which [`Program::new`](super::Program::new)
-    /// refuses.
+    /// The instructions. A label that was never placed leads out of the program, which
+    /// [`Program::new`](super::Program::new) finds.
     pub(super) fn finish(mut self) -> Vec<Insn> {
         // A test that becomes longer can put another one out of reach, but none ever gets shorter.
         loop {
             let starts = self.starts();
             let mut changed = false;
+            let labels = &self.labels;
             for (at, item) in self.items.iter_mut().enumerate() {
                 if let Item::Branch {
-                    then,
-                    otherwise,
-                    far: far @ false,
-                    ..
+                    then, otherwise, ..
                 } = item
                 {
-                    let near = |label| {
-                        let distance = distance(&starts, &self.labels, at, 1, label);
-                        u8::try_from(distance).is_ok()
-                    };
-                    if !near(*then) || !near(*otherwise) {
-                        *far = true;
-                        changed = true;
+                    for side in [then, otherwise] {
+                        let far = u8::try_from(distance(&starts, labels, at, 1, side.to)).is_err();
+                        changed |= far && !side.far;
+                        side.far |= far;
                     }
                 }
             }
@@ -168,21 +172,6 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
                     insn,
                     then,
                     otherwise,
-                    far: true,
-                } => {
-                    code.push(Insn {
-                        jt: 0,
-                        jf: 1,
-                        ..*insn
-                    });
-                    code.push(jump(at, 2, *then));
-                    code.push(jump(at, 3, *otherwise));
-                }
-                Item::Branch {
-                    insn,
-                    then,
-                    otherwise,
-                    far: false,
                 } => {
                     let near = |label| {
                         let distance = distance(starts, &self.labels, at, 1, label);
@@ -190,10 +179,18 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
                         u8::try_from(distance).unwrap_or(u8::MAX)
                     };
                     code.push(Insn {
-                        jt: near(*then),
-                        jf: near(*otherwise),
+                        jt: if then.far { 0 } else { near(then.to) },
+                        jf: match (then.far, otherwise.far) {
+                            (_, false) => near(otherwise.to),
+                            (false, true) => 0,
+                            (true, true) => 1,
+                        },
                         ..*insn
                     });
+                    let far = [then, otherwise].into_iter().filter(|side| side.far);
+                    for (number, side) in far.enumerate() {
+                        code.push(jump(at, 2 + number, side.to));
+                    }
                 }
             }
         }
@@ -202,7 +199,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
 }
 
 /// Instructions to skip from a place behind an item to a label.
-fn distance<L: Copy + Eq + Hash>(
+fn distance<L: Eq + Hash>(
     starts: &[usize],
     labels: &HashMap<L, usize>,
     from: usize,
@@ -214,5 +211,43 @@ fn distance<L: Copy + Eq + Hash>(
     match (start(from), to) {
         (Some(from), Some(to)) => to.checked_sub(from + offset).unwrap_or(usize::MAX),
         _ => usize::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_reaches_as_far_as_it_has_to() {
+        let test = Insn::new(0x15, 0, 0, 7);
+        let code = |near: &'static str, far: &'static str| {
+            let mut code = Assembler::default();
+            code.branch(test, near, far);
+            code.push(Insn::new(0x87, 0, 0, 0));
+            code.place("near");
+            for _ in 0..300 {
+                code.push(Insn::new(0x87, 0, 0, 0));
+            }
+            code.place("far");
+            code.push(Insn::new(0x06, 0, 0, 0));
+            code.finish()
+        };
+        let ja = |distance| Insn::new(0x05, 0, 0, distance);
+        assert_eq!(code("near", "near")[0], Insn::new(0x15, 1, 1, 7));
+        let there = |near, far| code(near, far)[..3].to_vec();
+        let other = Insn::new(0x87, 0, 0, 0);
+        assert_eq!(
+            there("near", "far"),
+            [Insn::new(0x15, 2, 0, 7), ja(301), other]
+        );
+        assert_eq!(
+            there("far", "near"),
+            [Insn::new(0x15, 0, 2, 7), ja(301), other]
+        );
+        assert_eq!(
+            there("far", "far"),
+            [Insn::new(0x15, 0, 1, 7), ja(302), ja(301)]
+        );
     }
 }

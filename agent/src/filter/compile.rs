@@ -28,7 +28,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     cooked::{CookedError, rewrite_for_cooked},
     link::LinkType,
-    program::{Insn, MAX_INSTRUCTIONS, Program, ProgramError},
+    lists::{self, Plan, patch},
+    program::{Insn, KERNEL_INSTRUCTIONS, Program, ProgramError},
+    prove::{Budget, Containment, prove},
 };
 
 /// The hidden verb under which the agent's program file runs [`compile_child`].
@@ -36,23 +38,33 @@ pub const COMPILE_VERB: &str = "__compile-filter";
 
 /// How long the child may take.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
-/// What the child may read and write: the longest expression, each byte of it escaped, and the
-/// longest program.
-const REQUEST_LIMIT: usize = 512 * 1024;
-const ANSWER_LIMIT: usize = 256 * 1024;
+/// What the child may read and write: two expressions as long as libpcap gets to see, each byte
+/// of them escaped, and two of the longest programs that libpcap may make.
+const REQUEST_LIMIT: usize = 1024 * 1024;
+const ANSWER_LIMIT: usize = 512 * 1024;
+/// The longest program that libpcap may make: what takes it a second or two.
+const MOST_CHAINED: usize = KERNEL_INSTRUCTIONS;
 
 /// Who wrote an expression, which bounds its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A model asked for it: at most 4 KiB.
+    /// A model asked for it: at most 512 KiB, and 4 KiB without its lists.
     Request,
-    /// The policy's author wrote it: at most 64 KiB.
+    /// The policy's author wrote it: at most 1 MiB, and 64 KiB without its lists.
     Policy,
 }
 
 impl Origin {
-    /// The longest expression, in bytes.
+    /// The longest expression, in bytes: some ten thousand addresses.
     pub const fn limit(self) -> usize {
+        match self {
+            Self::Request => 512 * 1024,
+            Self::Policy => 1024 * 1024,
+        }
+    }
+
+    /// The longest expression without its lists, which is what libpcap gets to see.
+    const fn chained_limit(self) -> usize {
         match self {
             Self::Request => 4096,
             Self::Policy => 64 * 1024,
@@ -92,9 +104,31 @@ pub enum CompileError {
         /// The most that is allowed.
         limit: usize,
     },
+    /// The expression is too long for libpcap, and has no lists that could be left out.
+    #[error(
+        "the filter is {length} bytes long without its lists of addresses and ports; {limit} are \
+         allowed"
+    )]
+    ChainTooLong {
+        /// Its length in bytes, without its lists.
+        length: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// The filter cannot run on a cooked socket.
     #[error(transparent)]
     Cooked(#[from] CookedError),
+    /// libpcap made a program that is too long.
+    #[error(
+        "the filter compiles to {length} instructions; {limit} are allowed, beside long lists of \
+         addresses or ports"
+    )]
+    TooComplex {
+        /// How many instructions.
+        length: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// What libpcap made is no program that the kernel would take.
     #[error("the filter compiles to a program that cannot run: {0}")]
     Program(#[from] ProgramError),
@@ -243,13 +277,13 @@ impl Compiler {
 }
 
 /// The parent's side of [`Compiler::compile`], with a child of the caller's: it is handed a request
-/// and returns an answer, which may be anything. Together
-/// with [`answer_request`] it compiles in one process, as the fuzz targets do.
+/// and returns an answer, which may be anything. Together with [`answer_request`] it compiles in
+/// one process, as the fuzz targets do.
 pub fn compile_with(
     expression: &str,
     link: LinkType,
     origin: Origin,
-    child: impl FnOnce(&[u8]) -> Result<Vec<u8>, CompileError>,
+    child: impl Fn(&[u8]) -> Result<Vec<u8>, CompileError>,
 ) -> Result<Option<Program>, CompileError> {
     let (length, limit) = (expression.len(), origin.limit());
     if length > limit {
@@ -263,25 +297,65 @@ pub fn compile_with(
         let message = "the filter contains a NUL character".into();
         return Err(CompileError::Syntax { message });
     }
-    let request = Request {
-        expression: expression.into(),
-        link: link.0,
+    let front = Front {
+        link,
+        origin,
+        child,
     };
-    let mut request = serde_json::to_vec(&request).map_err(io::Error::from)?;
-    request.push(b'\n');
-    let answer = serde_json::from_slice(&child(&request)?)
-        .map_err(|error| CompileError::ChildFailed(format!("bad answer: {error}")))?;
-    match answer {
-        Answer::Program(insns) => {
-            let insns = insns
-                .into_iter()
-                .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
-            Ok(Some(Program::new(insns.collect())?))
+    if let Some(plan) = lists::plan(expression)
+        && let Some(program) = front.with_lists(&plan)?
+    {
+        return Ok(Some(program));
+    }
+    let [answer] = front.chains([expression])?;
+    Ok(Some(answer.program()?))
+}
+
+/// Whom one expression is compiled for, and by whom.
+struct Front<F> {
+    link: LinkType,
+    origin: Origin,
+    child: F,
+}
+
+impl<F: Fn(&[u8]) -> Result<Vec<u8>, CompileError>> Front<F> {
+    /// Compiles an expression without its lists and puts them in. None: that is not what the
+    /// expression means, as far as can be told.
+    fn with_lists(&self, plan: &Plan) -> Result<Option<Program>, CompileError> {
+        let [reduced, sample] = self.chains([&plan.reduced, &plan.sample])?;
+        // In the sample stands what was written, so its errors are told.
+        let sample = sample.program()?;
+        let Ok(reduced) = reduced.program() else {
+            return Ok(None);
+        };
+        let proved = patch(&reduced, &plan.sample_lists)
+            .is_some_and(|patched| means_the_same(&patched, &sample, self.link));
+        Ok(patch(&reduced, &plan.lists).filter(|_| proved))
+    }
+
+    /// What libpcap makes of expressions.
+    fn chains<const N: usize>(&self, expressions: [&str; N]) -> Result<[Answer; N], CompileError> {
+        let limit = self.origin.chained_limit();
+        let lengths = expressions.iter().map(|expression| expression.len());
+        if let Some(length) = lengths.max().filter(|length| *length > limit) {
+            return Err(CompileError::ChainTooLong { length, limit });
         }
-        Answer::TooLong(length) => Err(ProgramError::TooLong(length).into()),
-        Answer::Syntax(message) => Err(CompileError::Syntax { message }),
-        Answer::Name => Err(CompileError::Name),
-        Answer::Failed(message) => Err(CompileError::ChildFailed(message)),
+        let request = Request {
+            expressions: expressions.map(Into::into).to_vec(),
+            link: self.link.0,
+        };
+        let mut request = serde_json::to_vec(&request).map_err(io::Error::from)?;
+        request.push(b'\n');
+        let answers: Vec<Answer> = serde_json::from_slice(&(self.child)(&request)?)
+            .map_err(|error| CompileError::ChildFailed(format!("bad answer: {error}")))?;
+        let answers = <[Answer; N]>::try_from(answers);
+        answers.map_err(|answers| {
+            let why = answers.into_iter().find_map(|answer| match answer {
+                Answer::Failed(message) => Some(message),
+                _ => None,
+            });
+            CompileError::ChildFailed(why.unwrap_or_else(|| "answers are missing".into()))
+        })
     }
 }
 
@@ -319,7 +393,7 @@ fn reap(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
 
 #[derive(Serialize, Deserialize)]
 struct Request {
-    expression: String,
+    expressions: Vec<String>,
     link: i32,
 }
 
@@ -333,17 +407,48 @@ enum Answer {
     Failed(String),
 }
 
+impl Answer {
+    fn program(self) -> Result<Program, CompileError> {
+        match self {
+            Self::Program(insns) => {
+                let insns = insns
+                    .into_iter()
+                    .map(|(code, jt, jf, k)| Insn::new(code, jt, jf, k));
+                Ok(Program::new(insns.collect())?)
+            }
+            Self::TooLong(length) => Err(CompileError::TooComplex {
+                length,
+                limit: MOST_CHAINED,
+            }),
+            Self::Syntax(message) => Err(CompileError::Syntax { message }),
+            Self::Name => Err(CompileError::Name),
+            Self::Failed(message) => Err(CompileError::ChildFailed(message)),
+        }
+    }
+}
+
+/// Whether lists that were put into a program are what libpcap makes of them. It may take what
+/// ends within an address, and the lists not (see [`lists`]).
+fn means_the_same(patched: &Program, chain: &Program, link: LinkType) -> bool {
+    let within = prove(patched, chain, link, Budget::default()) == Containment::Contained;
+    within
+        && matches!(
+            prove(chain, patched, link, Budget::default()),
+            Containment::Contained | Containment::ContainedWellFormed { .. }
+        )
+}
+
 /// The child's side: reads one request from standard input, answers on standard output. To be
 /// called first thing in a process that was started with [`COMPILE_VERB`], before it has threads
 /// or open files of its own.
 pub fn compile_child() -> ExitCode {
-    let answer = match confine().and_then(|()| read_request()) {
+    let answers = match confine().and_then(|()| read_request()) {
         Ok(request) => answer_request(&request),
         Err(error) => {
-            serde_json::to_vec(&Answer::Failed(error.to_string())).map_err(io::Error::from)
+            serde_json::to_vec(&[Answer::Failed(error.to_string())]).map_err(io::Error::from)
         }
     };
-    match answer.and_then(|answer| io::stdout().write_all(&answer)) {
+    match answers.and_then(|answers| io::stdout().write_all(&answers)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -353,11 +458,14 @@ pub fn compile_child() -> ExitCode {
 /// caller sees to it that libpcap can open nothing, or names are looked up, and that its memory
 /// and time are bounded.
 pub fn answer_request(request: &[u8]) -> io::Result<Vec<u8>> {
-    let answer = match serde_json::from_slice(request) {
-        Ok(request) => answer(&request),
-        Err(error) => Answer::Failed(error.to_string()),
+    let answers = match serde_json::from_slice::<Request>(request) {
+        Ok(Request { expressions, link }) => {
+            let answers = expressions.iter().map(|one| answer(one, link));
+            answers.collect()
+        }
+        Err(error) => vec![Answer::Failed(error.to_string())],
     };
-    Ok(serde_json::to_vec(&answer)?)
+    Ok(serde_json::to_vec(&answers)?)
 }
 
 /// Gives up what a compiler does not need, for good.
@@ -397,7 +505,7 @@ fn read_request() -> io::Result<Vec<u8>> {
     Ok(request)
 }
 
-fn answer(request: &Request) -> Answer {
+fn answer(expression: &str, link: i32) -> Answer {
     let failed = |error: pcap::Error| {
         match error {
         pcap::Error::PcapError(message) => Answer::Syntax(message),
@@ -410,19 +518,19 @@ fn answer(request: &Request) -> Answer {
         error => Answer::Failed(error.to_string()),
     }
     };
-    let capture = match pcap::Capture::dead(pcap::Linktype(request.link)) {
+    let capture = match pcap::Capture::dead(pcap::Linktype(link)) {
         Ok(capture) => capture,
         Err(error) => return failed(error),
     };
     let optimize = false;
-    let (compiled, looked_up) = watch_lookups(|| capture.compile(&request.expression, optimize));
+    let (compiled, looked_up) = watch_lookups(|| capture.compile(expression, optimize));
     let program = match compiled {
         Ok(_) if looked_up => return Answer::Name,
         Ok(program) => program,
         Err(error) => return failed(error),
     };
     let insns = program.get_instructions();
-    if insns.len() > MAX_INSTRUCTIONS {
+    if insns.len() > MOST_CHAINED {
         return Answer::TooLong(insns.len());
     }
     // The fields are private; this is the only way to them.

@@ -22,6 +22,7 @@ mod cooked;
 mod interpret;
 mod link;
 mod lint;
+mod lists;
 mod program;
 mod prove;
 mod shorten;
@@ -37,8 +38,8 @@ pub use interpret::{Judgement, Meta, Packet, VlanTag, interpret, judge};
 pub use link::LinkType;
 pub use lint::{Finding, Keeps, Lint, LintBudget, Matches, Rewrite, hiding_name, hiding_why, lint};
 pub use program::{
-    AluOp, Ancillary, Insn, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
-    Register, Size, Test,
+    AluOp, Ancillary, Insn, KERNEL_INSTRUCTIONS, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand,
+    Program, ProgramError, Register, Size, Test,
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Disguise, Emptiness, Equivalence, Example,

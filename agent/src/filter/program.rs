@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-/// The kernel's `BPF_MAXINSNS`.
-pub const MAX_INSTRUCTIONS: usize = 4096;
+/// The longest program: one with two lists of ten thousand addresses fits. The kernel is given it
+/// as eBPF, where it takes a million instructions.
+pub const MAX_INSTRUCTIONS: usize = 1 << 17;
+/// The kernel's `BPF_MAXINSNS`: the longest program that it takes as a classic one.
+pub const KERNEL_INSTRUCTIONS: usize = 4096;
 /// The kernel's `BPF_MEMWORDS`: cells of the scratch memory.
 pub const MEMORY_WORDS: usize = 16;
 
@@ -246,8 +249,8 @@ pub enum ProgramError {
     /// No instruction at all.
     #[error("the program is empty")]
     Empty,
-    /// Longer than the kernel takes.
-    #[error("the program has {0} instructions; the kernel takes {MAX_INSTRUCTIONS}")]
+    /// Too long.
+    #[error("the program has {0} instructions; {MAX_INSTRUCTIONS} are allowed")]
     TooLong(usize),
     /// No such operation.
     #[error("instruction {at}: unknown operation 0x{code:x}")]
@@ -315,8 +318,9 @@ pub enum ProgramError {
     RunsOffTheEnd,
 }
 
-/// A classic BPF program that passed the kernel's own checks (`bpf_check_classic`), and one more:
-/// its verdict is a function of the packet and of the metadata in [`Ancillary`].
+/// A classic BPF program that passed the kernel's own checks (`bpf_check_classic`) but for the
+/// length, and one more: its verdict is a function of the packet and of the metadata in
+/// [`Ancillary`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Program {
     insns: Vec<Insn>,
@@ -573,9 +577,9 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_refused() {
         assert_eq!(Program::new(vec![]), Err(ProgramError::Empty));
-        let long = Program::new(vec![ACCEPT; 4097]);
-        assert_eq!(long, Err(ProgramError::TooLong(4097)));
-        assert!(Program::new(vec![ACCEPT; 4096]).is_ok());
+        let long = Program::new(vec![ACCEPT; MAX_INSTRUCTIONS + 1]);
+        assert_eq!(long, Err(ProgramError::TooLong(MAX_INSTRUCTIONS + 1)));
+        assert!(Program::new(vec![ACCEPT; MAX_INSTRUCTIONS]).is_ok());
         let open = Program::new(vec![Insn::new(0x87, 0, 0, 0)]);
         assert_eq!(open, Err(ProgramError::RunsOffTheEnd));
         let at = 0;

@@ -38,6 +38,8 @@ pub use describe::in_words;
 pub(in crate::filter) use disguise::TUNNEL_PORTS;
 pub use example::Example;
 pub use hiding::{Disguise, Hiding, Mark, Pair, disguises, dropped, hides, reads_addresses};
+pub(super) use symbolic::live_registers;
+pub(super) use verdict::exclusive;
 pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
     is_conjunction, is_empty, prove, prove_measured,

@@ -271,6 +271,14 @@ impl Run<'_> {
     }
 }
 
+/// The registers whose values matter at an instruction.
+pub(in super::super) fn live_registers(program: &Program, at: usize) -> Vec<Register> {
+    let live = live_slots(program.ops()).get(at).copied().unwrap_or(0);
+    let mut registers = vec![Register::A, Register::X];
+    registers.retain(|register| live >> slot(*register) & 1 == 1);
+    registers
+}
+
 /// For each instruction, the slots whose values matter there, as bits.
 fn live_slots(ops: &[Op]) -> Vec<u32> {
     let mut live = vec![0_u32; ops.len() + 1];

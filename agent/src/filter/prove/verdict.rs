@@ -274,6 +274,26 @@ pub fn is_conjunction(
     Ok(!work.satisfiable(&mut solver, &[differ, device])?)
 }
 
+/// For each two of some programs, whether there is no packet that both accept. None: that could
+/// not be told.
+pub(in super::super) fn exclusive(programs: &[Program]) -> Option<Vec<Vec<bool>>> {
+    let budget = Budget::default();
+    let mut work = Work::new(SocketForm::Cooked, budget);
+    let sides = programs.iter().map(|program| work.side(program));
+    let sides: Vec<_> = sides.collect::<Result<_, _>>().ok()?;
+    let mut solver = Solver::new(work.deadline, budget.conflicts);
+    let mut exclusive = Vec::new();
+    for (row, one) in sides.iter().enumerate() {
+        let mut apart = Vec::new();
+        for other in sides.iter().take(row) {
+            let both = work.space.graph.and(one.accepts, other.accepts);
+            apart.push(both == Lit::FALSE || !work.satisfiable(&mut solver, &[both]).ok()?);
+        }
+        exclusive.push(apart);
+    }
+    Some(exclusive)
+}
+
 /// A program and the condition under which it accepts.
 pub(super) struct Side<'a> {
     program: &'a Program,
