@@ -199,7 +199,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
 }
 
 /// Instructions to skip from a place behind an item to a label.
-fn distance<L: Eq + Hash>(
+fn distance<L: Copy + Eq + Hash>(
     starts: &[usize],
     labels: &HashMap<L, usize>,
     from: usize,

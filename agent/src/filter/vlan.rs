@@ -336,7 +336,10 @@ impl Tagged<'_> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::interpret::{Meta, Packet, VlanTag, interpret},
+        super::{
+            interpret::{Meta, Packet, VlanTag, interpret},
+            program::MAX_INSTRUCTIONS,
+        },
         *,
     };
 
@@ -446,7 +449,7 @@ mod tests {
         let stores = (0..15).map(|cell| Insn::new(ST, 0, 0, cell));
         let full = stores.chain([length, ret]).collect();
         assert_eq!(refused(full), Err(VlanError::NoFreeCell { free: 1 }));
-        let long = vec![length; MEMORY_WORDS * 200].into_iter().chain([ret]);
+        let long = vec![length; MAX_INSTRUCTIONS / 2].into_iter().chain([ret]);
         assert!(matches!(
             refused(long.collect()),
             Err(VlanError::Program(ProgramError::TooLong(_)))

@@ -12,7 +12,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::notify::Notification;
-use crate::filter::{Insn, MAX_INSTRUCTIONS};
+use crate::filter::{Insn, KERNEL_INSTRUCTIONS};
 
 const SO_ATTACH_FILTER: u32 = 26;
 /// `sizeof(int)`: no socket option is shorter.
@@ -25,7 +25,7 @@ const INSTRUCTION: usize = 8;
 /// What a process wants to be done about the filter of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FilterCall {
-    /// Put this one on: as it was read, at most [`MAX_INSTRUCTIONS`] and at least one.
+    /// Put this one on: as it was read, at most [`KERNEL_INSTRUCTIONS`] and at least one.
     Attach(Vec<Insn>),
     /// Take it off.
     Detach,
@@ -67,7 +67,7 @@ pub(super) fn read(call: &Notification) -> Result<FilterCall, Errno> {
     let [l0, l1, _, _, _, _, _, _, pointer @ ..] = header;
     let count = usize::from(u16::from_ne_bytes([l0, l1]));
     let pointer = u64::from_ne_bytes(pointer);
-    if pointer == 0 || count == 0 || count > MAX_INSTRUCTIONS {
+    if pointer == 0 || count == 0 || count > KERNEL_INSTRUCTIONS {
         return Err(Errno::INVAL);
     }
     let mut bytes = vec![0; count * INSTRUCTION];

@@ -192,7 +192,7 @@ impl Reader {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return;
         };
-        let Some(qualifiers) = members().last().map(|member| &member.qualifiers) else {
+        let Some(qualifiers) = members().next_back().map(|member| &member.qualifiers) else {
             return;
         };
         let bare = run.iter().all(|item| item.bare);
