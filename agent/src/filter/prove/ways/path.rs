@@ -275,10 +275,15 @@ impl Walk<'_> {
             Op::LoadIndirect { size, offset } => {
                 let loaded = self.space.load_indexed(size, &self.x.word, offset);
                 let (index, more) = without_constant(&self.x.number);
+                let (index, more) = match *index {
+                    Number::Constant(index) => (None, more.wrapping_add(index.cast_signed())),
+                    _ => (Some(index), more),
+                };
+                let offset = offset.wrapping_add(more);
                 let number = Number::Load {
                     size,
-                    index: Some(index),
-                    offset: offset.wrapping_add(more),
+                    index,
+                    offset,
                 };
                 self.a = self.there(number, loaded)?;
             }
