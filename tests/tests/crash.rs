@@ -67,6 +67,8 @@ fn agent_killed_deadline_holds() -> Result<()> {
     let mut running = exec.start(TCPDUMP.split(' '))?;
     let opened = time(&running.record("session-opened")?)?;
     let pids = running.capturing("lo", 1)?;
+    // Without an agent, libpcap could not attach its filter, and would give up.
+    running.record("filter-attached")?;
     running.kill_agent()?;
     let last_sent = Flood::new(LOOPBACK, b"x", 6_000).send(&net.here)?;
     let deadline = opened + Duration::from_secs(2);

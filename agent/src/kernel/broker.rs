@@ -63,7 +63,7 @@ pub trait Admit: Send + 'static {
     fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
     /// Whether the caller may bind a capture socket to an interface (0: to all).
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal>;
-    /// Whether a session that has not ended armed this socket.
+    /// Whether this socket was armed for a session that is not yet forgotten.
     fn is_armed(&self, inode: u64) -> bool;
     /// Puts the caller's own filter on an armed socket, or takes it off.
     fn filter(&self, caller: &Caller, inode: u64, call: FilterCall) -> Result<(), Rejection>;

@@ -356,10 +356,12 @@ impl Shared {
             .unwrap_or_default()
     }
 
-    /// The slot of a socket that a session armed which has not ended.
+    /// The slot of an armed socket. Also of a session that has just ended: nothing is delivered any
+    /// more, but its tools are given the time to end in good order, and libpcap takes an error here
+    /// for a reason to write no file.
     fn slot(&self, inode: u64) -> Option<(SessionId, Arc<Mutex<Slot>>)> {
         let table = self.table();
-        let mut live = table.live.iter().filter(|(_, live)| !live.revoked);
+        let mut live = table.live.iter();
         live.find_map(|(session, live)| {
             let socket = live.sockets.iter().find(|socket| socket.inode == inode)?;
             Some((*session, Arc::clone(&socket.slot)))
