@@ -21,6 +21,7 @@ mod compose;
 mod describe;
 mod example;
 mod graph;
+mod ranges;
 mod recognise;
 mod solve;
 mod space;
