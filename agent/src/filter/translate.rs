@@ -369,7 +369,12 @@ struct Assembler {
     /// What stands for the filter's first instruction in `starts` and `jumps`.
     first: usize,
     length: Length,
+    /// Where the last bridge ends.
+    bridged: usize,
 }
+
+/// A jump reaches over 32,767 instructions. After so many, what leads further is led on.
+const BRIDGE: usize = 29_000;
 
 impl Assembler {
     fn push(&mut self, code: u8, dst: u8, src: u8, off: i16, imm: i32) {
@@ -463,6 +468,9 @@ impl Assembler {
         let mut live = ops.iter().peekable();
         while let Some(&(at, (op, cached))) = live.next() {
             let following = live.peek().map_or(behind, |&&(at, _)| Label::At(at));
+            if self.code.len() - self.bridged > BRIDGE {
+                self.bridge();
+            }
             self.place(at);
             if self.read_window(op) {
                 continue;
@@ -477,6 +485,54 @@ impl Assembler {
             }
         }
         Ok(())
+    }
+
+    /// Gives jumps whose targets are still to come a jump of their own here, one for each target.
+    fn bridge(&mut self) {
+        let placed = |to: Label| match to {
+            Label::At(at) => {
+                let found = self.starts.binary_search_by_key(&at, |&(at, _)| at);
+                found.is_ok()
+            }
+            Label::Accepted => false,
+        };
+        let (done, open): (Vec<_>, Vec<_>) =
+            self.jumps.iter().copied().partition(|&(_, to)| placed(to));
+        let mut targets: Vec<Label> = Vec::new();
+        for &(_, to) in &open {
+            if !targets.contains(&to) {
+                targets.push(to);
+            }
+        }
+        let open_end = !self.closed;
+        if open_end {
+            // What comes from above goes around.
+            self.push(
+                JA,
+                0,
+                0,
+                i16::try_from(targets.len()).unwrap_or(i16::MAX),
+                0,
+            );
+        }
+        let first = self.code.len();
+        self.jumps = done;
+        for (from, to) in open {
+            let stub = targets.iter().position(|target| *target == to);
+            let distance = first + stub.unwrap_or(0) - from - 1;
+            // What does not fit is refused in the end.
+            if let (Some(insn), Ok(off)) = (self.code.get_mut(from), i16::try_from(distance)) {
+                insn.off = off;
+            } else {
+                self.jumps.push((from, to));
+            }
+        }
+        for to in targets {
+            self.jumps.push((self.code.len(), to));
+            self.push(JA, 0, 0, 0, 0);
+        }
+        self.closed = !open_end;
+        self.bridged = self.code.len();
     }
 
     /// Emits a load for which the packet need not be asked, or not for the usual X.
@@ -880,6 +936,35 @@ mod tests {
         insns.push(Insn::new(0x06, 0, 0, 1));
         let code = translate(&Program::new(insns).unwrap()).unwrap();
         assert_eq!(code.iter().map(|insn| insn.off).max(), Some(7 * 4093));
+    }
+
+    #[test]
+    fn larger_programs_have_bridges() {
+        // A test at the very beginning and many on the way lead to the end.
+        let mut insns = vec![Insn::new(0x15, 0, 1, 0), Insn::new(0x05, 0, 0, 119_999)];
+        for at in 0..60_000_u32 {
+            insns.push(Insn::new(0x15, 1, 0, at));
+            insns.push(match at % 7 {
+                0 => Insn::new(0x05, 0, 0, 119_999 - 2 * at),
+                _ => Insn::new(0x04, 0, 0, 1),
+            });
+        }
+        insns.extend([Insn::new(0x06, 0, 0, 0), Insn::new(0x06, 0, 0, 1)]);
+        let code = translate(&Program::new(insns).unwrap()).unwrap();
+        let mut reached = vec![false; code.len() + 1];
+        reached[0] = true;
+        for (at, insn) in code.iter().enumerate() {
+            assert!(reached[at], "{at} of {} is not reached", code.len());
+            let jumps = matches!(insn.code & 7, 5 | 6) && insn.code != EXIT;
+            if jumps {
+                assert!(insn.off >= 0);
+                reached[at + 1 + usize::try_from(insn.off).unwrap()] = true;
+            }
+            if insn.code != EXIT && insn.code != JA {
+                reached[at + 1] = true;
+            }
+        }
+        assert!(code.len() > 60_000);
     }
 
     #[test]

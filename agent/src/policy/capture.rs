@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Bytes of a capture filter at most. libpcap's own grammar sets no bound.
-pub(super) const MAX_FILTER: usize = 4096;
+pub(super) const MAX_FILTER: usize = 512 * 1024;
 
 /// Beyond this, JSON numbers are not exact in most servers' languages.
 pub(super) const MAX_EXACT: u64 = 1 << 53;

@@ -63,7 +63,7 @@ pub struct Case {
 /// Lists of each kind, by themselves and in larger expressions.
 pub fn cases(random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
-    for count in [8, 9, 17, 40] {
+    for count in [9, 12, 17, 40] {
         let mut add = |members: Vec<String>, qualifiers: &str, six: bool| {
             let each = |before: &str, between: &str| {
                 let members = members.iter().map(|one| format!("{before}{one}"));
@@ -91,7 +91,7 @@ pub fn cases(random: &mut Random) -> Vec<Case> {
             let picked = random.below(forms.len());
             for (number, expression) in forms.into_iter().enumerate() {
                 // A bare number in parentheses behind `portrange` is not a range.
-                if count == 8 || number == picked {
+                if count == 9 || number == picked {
                     cases.push(Case { expression, six });
                 }
             }

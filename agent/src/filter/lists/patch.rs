@@ -47,15 +47,18 @@ pub(in super::super) fn patch(program: &Program, lists: &[List]) -> Option<Progr
     let cells = 0..u8::try_from(MEMORY_WORDS).unwrap_or(0);
     let mut free: Vec<_> = cells.filter(|cell| !used(cell)).rev().collect();
     for (number, (site, list)) in sites.iter().zip(lists).enumerate() {
+        // One value is compared word by word, as libpcap does it.
+        let network = list.first.0 != list.first.1;
+        let end = site.end.filter(|_| network);
         for place in &site.first {
-            patch.search(place, list.kind, &[list.first], None);
+            patch.search(place, list.kind, &[list.first], end);
         }
         let Some(rest) = &site.rest else { continue };
         if let Some(together) = Together::new(program, rest, list, &mut free) {
             patch.collect(rest, number, together);
         } else {
             for place in &rest.places {
-                patch.search(place, list.kind, &list.rest, rest.end);
+                patch.search(place, list.kind, &list.rest, site.end);
             }
         }
     }
@@ -78,13 +81,13 @@ struct Rest {
     region: BTreeSet<usize>,
     found: usize,
     not: usize,
-    /// Where in a packet the last word ends, of values of several.
-    end: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
 struct Site {
     first: Vec<Place>,
+    /// Where in a packet the last word ends, of values of several.
+    end: Option<u32>,
     rest: Option<Rest>,
 }
 
@@ -99,8 +102,13 @@ impl Site {
         if !first.iter().all(alike) {
             return None;
         }
+        let end = match list.kind.words() {
+            [_] => None,
+            _ => Some(last_end(program, &first)?),
+        };
         if list.rest.is_empty() {
-            return Some(Self { first, rest: None });
+            let rest = None;
+            return Some(Self { first, end, rest });
         }
         let places = places(program, &list.stand_in())?;
         if !places.iter().all(alike) || places.len() != first.len() {
@@ -123,18 +131,13 @@ impl Site {
         {
             return None;
         }
-        let end = match list.kind.words() {
-            [_] => None,
-            _ => Some(last_end(program, &places)?),
-        };
         let rest = Some(Rest {
             places,
             region,
             found,
             not,
-            end,
         });
-        Some(Self { first, rest })
+        Some(Self { first, end, rest })
     }
 }
 

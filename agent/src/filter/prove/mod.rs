@@ -23,6 +23,7 @@ mod disguise;
 mod example;
 mod graph;
 mod hiding;
+mod ranges;
 mod recognise;
 mod solve;
 mod space;

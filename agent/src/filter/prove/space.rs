@@ -21,6 +21,7 @@ use super::{
     super::program::{Ancillary, Size},
     bits::Word,
     graph::{Graph, Lit},
+    ranges::Ranges,
     view::{Place, View},
 };
 
@@ -39,8 +40,11 @@ const NEVER: i32 = -0x4_0000;
 /// An index register with more possible values than this is not looked up in a table.
 const TABLE_BITS: usize = 8;
 
-pub(super) type Byte = [Lit; 8];
+/// Sets of fewer ranges are not compared with each other, nor with more than so many others.
+const LEAST_RELATED: usize = 8;
+const MOST_RELATED: usize = 16;
 
+pub(super) type Byte = [Lit; 8];
 /// A read of one byte at an unknown place.
 #[derive(Debug)]
 pub(super) struct Read {
@@ -80,6 +84,10 @@ pub(super) struct Space {
     bytes: Vec<(u32, Byte)>,
     reads: Vec<Read>,
     known_reads: HashMap<Word, Byte>,
+    /// Which sets of values words were looked for in, and under which condition they are in there.
+    members: HashMap<Word, Vec<(Ranges, Lit)>>,
+    /// What holds between such sets, and has not become a condition yet.
+    relations: Vec<Lit>,
     /// So many reads have been compared with so many bytes and with each other.
     settled: (usize, usize),
     /// What holds for every packet.
@@ -116,6 +124,8 @@ impl Space {
             bytes: Vec::new(),
             reads: Vec::new(),
             known_reads: HashMap::new(),
+            members: HashMap::new(),
+            relations: Vec::new(),
             settled: (0, 0),
             conditions: Vec::new(),
             view: None,
@@ -321,6 +331,35 @@ impl Space {
         value
     }
 
+    /// The condition under which a word has one of these values.
+    pub(super) fn member(&mut self, word: &Word, ranges: &Ranges) -> Lit {
+        let sets = self.members.entry(*word).or_default();
+        if let Some((_, lit)) = sets.iter().find(|(known, _)| known == ranges) {
+            return *lit;
+        }
+        let graph = &mut self.graph;
+        let lit = ranges.contain(graph, word);
+        // A solver would find out for itself, but bit by bit.
+        for (other, theirs) in sets.iter().take(MOST_RELATED) {
+            if ranges.len().max(other.len()) < LEAST_RELATED {
+                continue;
+            }
+            for (one, two, in_one, in_two) in
+                [(ranges, other, lit, *theirs), (other, ranges, *theirs, lit)]
+            {
+                let rest = one.and(&two.not());
+                let rest = rest.contain(graph, word);
+                let alone = graph.and(in_one, !in_two);
+                self.relations.push(graph.implies(alone, rest));
+            }
+            let both = ranges.and(other).contain(graph, word);
+            let in_both = graph.and(lit, *theirs);
+            self.relations.push(graph.implies(in_both, both));
+        }
+        sets.push((ranges.clone(), lit));
+        lit
+    }
+
     /// What holds for every packet: the length is one, and reads of one place give one value.
     /// Grows with what is read.
     pub(super) fn settle(&mut self) -> &[Lit] {
@@ -329,6 +368,7 @@ impl Space {
             let too_long = self.length.at_least(&mut self.graph, &longest);
             self.conditions.push(!too_long);
         }
+        self.conditions.append(&mut self.relations);
         let (reads, bytes) = self.settled;
         for (number, read) in self.reads.iter().enumerate() {
             let new = number >= reads;

@@ -10,6 +10,7 @@ use super::{
     super::program::{AluOp, MEMORY_WORDS, Op, Operand, Program, Register, Size, Test},
     bits::Word,
     graph::Lit,
+    ranges::Ranges,
     space::Space,
 };
 
@@ -60,22 +61,23 @@ pub(super) fn run(
     let mut run = Run {
         space,
         live: &live,
-        waiting: program.ops().iter().map(|_| None).collect(),
+        waiting: program.ops().iter().map(|_| Vec::new()).collect(),
         returns: Vec::new(),
     };
     run.reach(
         0,
         State {
             reached: Lit::TRUE,
+            among: None,
             slots: [Word::ZERO; SLOTS],
         },
     );
     for (at, op) in program.ops().iter().enumerate() {
-        let waiting = run.waiting.get_mut(at).and_then(Option::take);
-        if let Some(state) = waiting
-            && state.reached != Lit::FALSE
-        {
-            run.step(at, *op, *state);
+        let waiting = run.waiting.get_mut(at).map(std::mem::take);
+        for state in waiting.into_iter().flatten() {
+            if state.reached != Lit::FALSE {
+                run.step(at, *op, *state);
+            }
         }
         if run.space.graph.exhausted() || (at % 64 == 0 && Instant::now() > deadline) {
             return Err(Exhausted);
@@ -85,6 +87,10 @@ pub(super) fn run(
         returns: run.returns,
     })
 }
+
+/// States that differ in memory cells are kept apart, as long as there are no more than this, so
+/// that what is loaded from them later is still a word of the packet.
+const MOST_APART: usize = 8;
 
 /// A, X and the memory cells.
 const SLOTS: usize = 2 + MEMORY_WORDS;
@@ -105,10 +111,52 @@ fn cell(number: u8) -> usize {
 #[derive(Clone)]
 struct State {
     reached: Lit,
+    /// More about how it is reached: this word has one of these values.
+    among: Option<Box<(Word, Ranges)>>,
     slots: [Word; SLOTS],
 }
 
 impl State {
+    /// Makes all that is known of how it is reached one condition.
+    fn settle(&mut self, space: &mut Space) {
+        if let Some(among) = self.among.take() {
+            let (word, ranges) = *among;
+            let member = space.member(&word, &ranges);
+            self.reached = space.graph.and(self.reached, member);
+        }
+    }
+
+    /// Whether memory cells that matter hold the same values.
+    fn same_cells(&self, other: &Self, live: u32) -> bool {
+        let mut cells = self.slots.iter().zip(&other.slots).enumerate().skip(2);
+        cells.all(|(slot, (one, other))| live >> slot & 1 == 0 || one == other)
+    }
+
+    /// Takes in another one that is reached alike, but for the values of one word.
+    fn absorb(&mut self, other: &Self, live: u32) -> bool {
+        let mut slots = self.slots.iter().zip(&other.slots).enumerate();
+        if self.reached != other.reached
+            || !slots.all(|(slot, (one, other))| live >> slot & 1 == 0 || one == other)
+        {
+            return false;
+        }
+        match (&mut self.among, &other.among) {
+            (Some(mine), Some(theirs)) if mine.0 == theirs.0 => {
+                mine.1 = mine.1.or(&theirs.1);
+                if mine.1 == Ranges::of(&mine.0) {
+                    self.among = None;
+                }
+                true
+            }
+            (Some(_), Some(_)) => false,
+            // One of the two is reached whatever the values.
+            _ => {
+                self.among = None;
+                true
+            }
+        }
+    }
+
     fn get(&self, slot: usize) -> Word {
         self.slots.get(slot).copied().unwrap_or(Word::ZERO)
     }
@@ -131,21 +179,34 @@ struct Run<'a> {
     space: &'a mut Space,
     /// For each instruction, the slots that it or a later one may read.
     live: &'a [u32],
-    waiting: Vec<Option<Box<State>>>,
+    /// Those that reach an instruction: one, or a few with different values in memory cells.
+    waiting: Vec<Vec<Box<State>>>,
     returns: Vec<(Lit, Word)>,
 }
 
 impl Run<'_> {
-    fn reach(&mut self, at: usize, state: State) {
+    fn reach(&mut self, at: usize, mut state: State) {
         let Some(waiting) = self.waiting.get_mut(at) else {
             return;
         };
-        let Some(other) = waiting else {
-            *waiting = Some(Box::new(state));
+        let live = self.live.get(at).copied().unwrap_or(u32::MAX);
+        let same = waiting
+            .iter()
+            .position(|other| other.same_cells(&state, live));
+        let other = match same.or((waiting.len() >= MOST_APART).then_some(0)) {
+            Some(other) => waiting.get_mut(other),
+            None => None,
+        };
+        let Some(other) = other else {
+            waiting.push(Box::new(state));
             return;
         };
+        if other.absorb(&state, live) {
+            return;
+        }
+        other.settle(self.space);
+        state.settle(self.space);
         let graph = &mut self.space.graph;
-        let live = self.live.get(at).copied().unwrap_or(u32::MAX);
         let slots = other.slots.iter_mut().zip(state.slots).enumerate();
         for (slot, (merged, value)) in slots {
             if live >> slot & 1 == 0 {
@@ -155,6 +216,26 @@ impl Run<'_> {
             }
         }
         other.reached = graph.or(other.reached, state.reached);
+    }
+
+    /// Goes on in two ways, as a word compares to a constant.
+    fn compare(&mut self, mut state: State, a: &Word, passing: &Ranges, then: usize, not: usize) {
+        let known = match state.among.take() {
+            Some(among) if among.0 == *a => among.1,
+            other => {
+                state.among = other;
+                state.settle(self.space);
+                Ranges::of(a)
+            }
+        };
+        let (holds, fails) = (known.and(passing), known.and(&passing.not()));
+        for (to, ranges) in [(then, holds), (not, fails)] {
+            if !ranges.is_empty() && state.reached != Lit::FALSE {
+                let mut state = state.clone();
+                state.among = (ranges != Ranges::of(a)).then(|| Box::new((*a, ranges)));
+                self.reach(to, state);
+            }
+        }
     }
 
     fn step(&mut self, at: usize, op: Op, mut state: State) {
@@ -175,6 +256,7 @@ impl Run<'_> {
                 self.load(&mut state, X, (words.shifted_left(2), inside));
             }
             Op::LoadAncillary(what) => {
+                state.settle(self.space);
                 let (value, device) = self.space.ancillary(what);
                 let graph = &mut self.space.graph;
                 let without = graph.and(state.reached, !device);
@@ -207,6 +289,14 @@ impl Run<'_> {
                 otherwise,
             } => {
                 let (a, right) = (state.get(A), state.operand(operand));
+                if let (Operand::Constant(k), None) = (operand, a.as_constant())
+                    && let Some(passing) = Ranges::passing(test, k)
+                    && then != otherwise
+                {
+                    return self.compare(state, &a, &passing, then, otherwise);
+                }
+                state.settle(self.space);
+                let graph = &mut self.space.graph;
                 let holds = match test {
                     Test::Equal => a.equals(graph, &right),
                     Test::Greater => !right.at_least(graph, &a),
@@ -231,9 +321,13 @@ impl Run<'_> {
                 return;
             }
             Op::Return(value) => {
+                state.settle(self.space);
                 return self.returns.push((state.reached, Word::constant(value)));
             }
-            Op::ReturnA => return self.returns.push((state.reached, state.get(A))),
+            Op::ReturnA => {
+                state.settle(self.space);
+                return self.returns.push((state.reached, state.get(A)));
+            }
         }
         self.reach(at + 1, state);
     }

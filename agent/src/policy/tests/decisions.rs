@@ -197,8 +197,8 @@ fn what_is_no_amount_is_denied() {
             "The capture filter has line ends or other control characters.",
         ),
         (
-            json!({"bpf": "x".repeat(4097)}),
-            "The capture filter is longer than 4096 bytes.",
+            json!({"bpf": "x".repeat(512 * 1024 + 1)}),
+            "The capture filter is longer than 524288 bytes.",
         ),
     ] {
         let mut arguments = arguments;

@@ -24,7 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use capwarden::{
-    filter::{Compiler, EbpfInsn, Insn, LinkType, Origin, translate},
+    filter::{Compiler, EbpfInsn, Insn, LinkType, Origin, see_vlan_tags, translate},
     kernel::{ArmedSocket, BootTime, Guard, GuardPlan, SocketCall, arm},
 };
 use capwarden_abi::{LINK_ETHERNET, PAYLOAD_FULL, Terms};
@@ -140,7 +140,8 @@ fn classic(expression: &str) -> Result<Vec<Insn>> {
 /// The filter as a session's guard begins with it.
 fn translated(compiler: &Compiler, expression: &str) -> Result<Vec<EbpfInsn>> {
     let program = compiler.compile(expression, LinkType::EN10MB, Origin::Request)?;
-    Ok(translate(&program.context("an empty filter")?)?)
+    let program = see_vlan_tags(&program.context("an empty filter")?)?;
+    Ok(translate(&program)?)
 }
 
 /// A guard with every limit that a policy usually sets, and none of them near.
