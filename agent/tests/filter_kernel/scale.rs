@@ -27,8 +27,8 @@ use super::{
 };
 
 const PACKETS: usize = 1000;
-const RANDOM_EXPRESSIONS: usize = 300;
-const RANDOM_PROGRAMS: usize = 400;
+const RANDOM_EXPRESSIONS: usize = 250;
+const RANDOM_PROGRAMS: usize = 450;
 
 struct Filter {
     name: String,

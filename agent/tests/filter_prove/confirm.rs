@@ -353,10 +353,10 @@ fn needs(programs: Programs<'_>, example: &Example) -> String {
         ("protocol", |to, from| to.protocol = from.protocol),
         ("packet type", |to, from| to.packet_type = from.packet_type),
         ("interface", |to, from| {
-            to.interface_index = from.interface_index
+            to.interface_index = from.interface_index;
         }),
         ("hardware type", |to, from| {
-            to.hardware_type = from.hardware_type
+            to.hardware_type = from.hardware_type;
         }),
         ("mark", |to, from| to.mark = from.mark),
         ("queue", |to, from| to.queue = from.queue),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use capwarden::filter::{Budget, SocketForm, prove_measured, well_formed};
+use capwarden::filter::{Budget, Program, SocketForm, prove_measured, well_formed};
 
 use super::{
     ETHERNET, RAW, SEED, Times, accepts, budget, checked,
@@ -235,7 +235,7 @@ pub fn random_pairs() {
 }
 
 fn name(number: usize, question: &Question) -> String {
-    let [requested, policy] = [&question.requested, &question.policy].map(|one| one.insns());
+    let [requested, policy] = [&question.requested, &question.policy].map(Program::insns);
     format!("pair {number}: {requested:?} WITHIN {policy:?}")
 }
 
