@@ -197,7 +197,8 @@ pub fn agrees() {
     assert!(filters.len() >= 1000, "{} filters", filters.len());
     assert!(translated > classic * 9 / 10, "{translated} translated");
     assert_eq!(translated, test_runs);
-    assert!(telling > filters.len() * 3 / 4, "{telling} filters");
+    // The others are random programs that always do the same.
+    assert!(telling > filters.len() / 2, "{telling} filters");
     assert!(taken * 1000 >= reachable * 970, "{coverage:?}");
 }
 
