@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use capwarden::filter::{Insn, Op, Program};
+use capwarden::filter::{Ancillary, Insn, Op, Program};
 
 /// One way out of one branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,13 +45,11 @@ impl Edge {
 pub fn taking_any(program: &Program, edges: &HashSet<Edge>) -> Program {
     const REJECT: Insn = Insn::new(0x06, 0, 0, 0);
     // A branch becomes three instructions: itself, and one for each of its ways, which may lead
-    // further than a branch can.
-    let size = |op: &Op| {
-        if matches!(op, Op::Branch { .. }) {
-            3
-        } else {
-            1
-        }
+    // further than a branch can. What ends a program with A is given a zero to end it with.
+    let size = |op: &Op| match op {
+        Op::Branch { .. } => 3,
+        _ if returns_a_without_device(op) => 2,
+        _ => 1,
     };
     let mut places = Vec::new();
     let mut length = 0;
@@ -85,8 +83,17 @@ pub fn taking_any(program: &Program, edges: &HashSet<Edge>) -> Program {
                 }
             }
             Op::Return(_) | Op::ReturnA => insns.push(REJECT),
+            _ if returns_a_without_device(op) => insns.extend([Insn::new(0x00, 0, 0, 0), *insn]),
             _ => insns.push(*insn),
         }
     }
     Program::new(insns).unwrap_or_else(|error| panic!("{error}: {program:?}"))
+}
+
+/// Whether the instruction ends the program with what is in A when the packet has no device.
+const fn returns_a_without_device(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::LoadAncillary(Ancillary::InterfaceIndex | Ancillary::HardwareType)
+    )
 }

@@ -27,8 +27,8 @@ use super::{
 };
 
 const PACKETS: usize = 1000;
-const RANDOM_EXPRESSIONS: usize = 300;
-const RANDOM_PROGRAMS: usize = 400;
+const RANDOM_EXPRESSIONS: usize = 250;
+const RANDOM_PROGRAMS: usize = 450;
 
 struct Filter {
     name: String,
@@ -197,7 +197,8 @@ pub fn agrees() {
     assert!(filters.len() >= 1000, "{} filters", filters.len());
     assert!(translated > classic * 9 / 10, "{translated} translated");
     assert_eq!(translated, test_runs);
-    assert!(telling > filters.len() * 3 / 4, "{telling} filters");
+    // The others are random programs that always do the same.
+    assert!(telling > filters.len() / 2, "{telling} filters");
     assert!(taken * 1000 >= reachable * 970, "{coverage:?}");
 }
 

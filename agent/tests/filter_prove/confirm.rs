@@ -234,8 +234,9 @@ impl Network {
                 ] {
                     let done = Command::new("ip").args(line.split(' ')).output().unwrap();
                     let words = String::from_utf8_lossy(&done.stderr);
-                    if words.contains("File exists") {
-                        return; // made as the other end of an earlier one
+                    // Made as the other end of an earlier one.
+                    if ["exists", "busy"].iter().any(|why| words.contains(why)) {
+                        return;
                     }
                     assert!(done.status.success(), "ip {line}: {words}");
                 }

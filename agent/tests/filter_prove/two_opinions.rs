@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Random pairs, unless `CAPWARDEN_PAIRS` says how many.
-const RANDOM_PAIRS: usize = 1500;
+const RANDOM_PAIRS: usize = 1000;
 /// Packets that are tried on each of them.
 const PACKETS: usize = 60;
 
