@@ -2,22 +2,19 @@
 //! the process attaches itself.
 //!
 //! ```text
-//!   socket ──locked──▶ instance:  slot? ─empty──▶ main? ─empty──▶ filters of the grant ─▶ guard
-//!                                   │               │
-//!                                   ▼               ▼
-//!                        own filter ─▶ main? ─▶ filters of the grant ─▶ guard ─▶ verdict
-//!                                        └empty: dropped
+//!   socket ──locked──▶ instance:  slot? ─empty──▶ filters of the grant ─▶ guard ─▶ verdict
+//!                                   │
+//!                                   ▼
+//!                                 own filter ─▶ filters of the grant ─▶ guard ─▶ verdict
 //! ```
 //! A program is not told which socket it runs for, so sockets that are to differ need programs
 //! that differ. All instances of a session count in the same maps, so its caps are exact however
 //! many there are.
 //!
-//! `slot?` and `main?` are tail calls: a jump if there is a program, with no way back, and nothing
-//! otherwise. Each socket has a slot of its own; the main program is the session's, so that the processor
-//! has one copy of the guard in its cache and not one for each socket, and so that an own
-//! filter goes through the verifier alone. The kernel empties both when the agent dies. What remains
-//! is the rest of the instance: the whole grant. So whatever is in a slot can only take packets
-//! away, and nobody's death gives any.
+//! `slot?` is a tail call: a jump if there is a program, with no way back, and nothing otherwise.
+//! Each socket has a slot of its own, which the kernel empties when the agent dies. What remains is the
+//! rest of the instance: the whole grant. What is in a slot ends in the same filters and the same
+//! guard. So an own filter can only take packets away, and nobody's death gives any.
 //!
 //! Loading an instance takes longer than a capture tool should wait for its socket, so some are kept
 //! in store, and more are made elsewhere than on the thread that arms (see [`Instances::refill`]).
@@ -52,33 +49,15 @@ pub(super) struct Instance {
 /// Makes the instances of one guard.
 #[derive(Debug)]
 pub struct Instances {
-    /// None: no such socket is admitted.
-    raw: Option<Chain>,
-    cooked: Option<Chain>,
+    /// The filters of the grant, and the guard; none: no such socket is admitted.
+    raw: Option<Vec<EbpfInsn>>,
+    cooked: Option<Vec<EbpfInsn>>,
     licence: CString,
     /// The maps that the code names by number.
     _maps: Vec<OwnedFd>,
     store: Mutex<Store>,
     /// Held by whoever fills the store.
     filling: Mutex<()>,
-}
-
-/// What runs for each socket of one kind.
-#[derive(Debug)]
-struct Chain {
-    /// The filters of the grant, and the guard.
-    code: Vec<EbpfInsn>,
-    /// An array that holds them as a program.
-    main: OwnedFd,
-}
-
-impl Chain {
-    fn load(code: Vec<EbpfInsn>, licence: &CString) -> Result<Self, LoadError> {
-        let main = bpf::program_array()?;
-        let program = bpf::load_or_explain(&code, licence)?;
-        bpf::set_program(main.as_fd(), program.as_fd())?;
-        Ok(Self { code, main })
-    }
 }
 
 #[derive(Debug, Default)]
@@ -111,15 +90,22 @@ impl Instances {
         licence: CString,
         maps: Vec<OwnedFd>,
     ) -> Result<Self, LoadError> {
-        let load = |code: Option<Vec<_>>| code.map(|code| Chain::load(code, &licence)).transpose();
-        Ok(Self {
-            raw: load(raw)?,
-            cooked: load(cooked)?,
+        let instances = Self {
+            raw,
+            cooked,
             licence,
             _maps: maps,
             store: Mutex::default(),
             filling: Mutex::default(),
-        })
+        };
+        for kind in [SocketKind::Raw, SocketKind::Cooked] {
+            if let Some(code) = instances.code(kind) {
+                // What the verifier refuses is refused now, not when a socket is asked for.
+                let made = instances.make(code)?;
+                instances.store().of(kind).push(made);
+            }
+        }
+        Ok(instances)
     }
 
     /// Makes as many instances as are missing from the store, unless that is being done. Takes
@@ -132,11 +118,11 @@ impl Instances {
             (SocketKind::Raw, RAW_IN_STORE),
             (SocketKind::Cooked, COOKED_IN_STORE),
         ] {
-            let Some(chain) = self.chain(kind) else {
+            let Some(code) = self.code(kind) else {
                 continue;
             };
             while self.store().of(kind).len() < wanted {
-                match self.make(chain) {
+                match self.make(code) {
                     Ok(made) => self.store().of(kind).push(made),
                     Err(error) => {
                         // Whoever needs one will try again, and be told.
@@ -151,9 +137,9 @@ impl Instances {
     /// An instance, out of the store if there is one. None: the session has no such sockets.
     pub(super) fn take(self: &Arc<Self>, kind: SocketKind) -> Result<Option<Instance>, LoadError> {
         let stored = self.store().of(kind).pop();
-        let made = match (stored, self.chain(kind)) {
+        let made = match (stored, self.code(kind)) {
             (Some(made), _) => made,
-            (None, Some(chain)) => self.make(chain)?,
+            (None, Some(code)) => self.make(code)?,
             (None, None) => return Ok(None),
         };
         Ok(Some(Instance {
@@ -166,18 +152,17 @@ impl Instances {
         }))
     }
 
-    fn make(&self, chain: &Chain) -> Result<Made, LoadError> {
+    fn make(&self, code: &[EbpfInsn]) -> Result<Made, LoadError> {
         let array = bpf::program_array()?;
-        let (slot, main) = (go_on_in(&array), go_on_in(&chain.main));
-        let code = [&slot, &main, &*chain.code].concat();
-        let program = bpf::load_socket_filter(&code, &self.licence)?;
+        let code = [&look_into(&array), code].concat();
+        let program = bpf::load_or_explain(&code, &self.licence)?;
         Ok(Made { program, array })
     }
 
-    fn chain(&self, kind: SocketKind) -> Option<&Chain> {
+    fn code(&self, kind: SocketKind) -> Option<&[EbpfInsn]> {
         match kind {
-            SocketKind::Raw => self.raw.as_ref(),
-            SocketKind::Cooked => self.cooked.as_ref(),
+            SocketKind::Raw => self.raw.as_deref(),
+            SocketKind::Cooked => self.cooked.as_deref(),
         }
     }
 
@@ -208,8 +193,8 @@ impl Slot {
     /// # Errors
     /// What the verifier or the kernel said; the slot is as it was.
     pub fn install(&mut self, filter: Option<&[EbpfInsn]>) -> Result<(), LoadError> {
-        let code = match (filter, self.instances.chain(self.kind)) {
-            (Some(filter), Some(chain)) => [filter, &go_on_in(&chain.main), &DROP].concat(),
+        let code = match (filter, self.instances.code(self.kind)) {
+            (Some(filter), Some(code)) => [filter, code].concat(),
             _ => DROP.to_vec(),
         };
         let program = bpf::load_socket_filter(&code, &self.instances.licence)?;
@@ -229,7 +214,7 @@ impl Slot {
 const DROP: [EbpfInsn; 2] = [insn(0xb7, 0, 0, 0), insn(0x95, 0, 0, 0)];
 
 /// Goes on in the program that the array holds, if it holds one. r1 is the ctx before and after.
-fn go_on_in(array: &OwnedFd) -> [EbpfInsn; 6] {
+fn look_into(array: &OwnedFd) -> [EbpfInsn; 6] {
     const MAP_BY_DESCRIPTOR: u8 = 1;
     const TAIL_CALL: i32 = 12;
     [
