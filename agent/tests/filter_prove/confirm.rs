@@ -234,7 +234,8 @@ impl Network {
                 ] {
                     let done = Command::new("ip").args(line.split(' ')).output().unwrap();
                     let words = String::from_utf8_lossy(&done.stderr);
-                    // Made as the other end of an earlier one.
+                    // Made as the other end of an earlier one, or by the kernel for tunnels, and then
+                    // of no use here.
                     if ["exists", "busy"].iter().any(|why| words.contains(why)) {
                         return;
                     }

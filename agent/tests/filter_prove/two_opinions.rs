@@ -142,6 +142,8 @@ pub fn known_pairs() {
     print!("{pairs} pairs, {} proofs {count:?}, ", questions.len());
     times.print();
     print!("{confirmed}");
+    // What people ask about can be sent.
+    assert_eq!(confirmed.missing(), 0);
     if let Some(opinions) = asked.opinions() {
         let mut agreement = Agreement::default();
         for (((name, _, question), ours), z3) in questions.iter().zip(verdicts).zip(&opinions) {
@@ -219,6 +221,9 @@ pub fn random_pairs() {
             }
         }
     }
+    // The rest needs what nothing here gives to a packet: a hash, a queue, headers elsewhere.
+    let missing = confirmed.missing();
+    assert!(missing * 8 < confirmed.all(), "{confirmed}");
     let searched = pairs * PACKETS;
     print!("{pairs} pairs {count:?}, {found} of {searched} packets outside, ");
     times.print();

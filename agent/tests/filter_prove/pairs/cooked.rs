@@ -7,8 +7,8 @@ use super::{
 
 pub const PAIRS: &[Pair] = &[
     ("tcp port 80", "tcp", C, N),
-    ("ifindex 2 and tcp", "ifindex 2", C, N),
-    ("tcp", "ifindex 2", N, N),
+    ("ifindex 700 and tcp", "ifindex 700", C, N),
+    ("tcp", "ifindex 700", N, N),
     ("host 10.0.0.5", "net 10.0.0.0/8", C, N),
     ("net 10.0.0.0/8", "not port 22", N, N),
     ("ip", "greater 20", W, N),
@@ -23,9 +23,9 @@ pub const PAIRS: &[Pair] = &[
     ("arp", "greater 28", W, N),
     ("inbound", "not outbound", C, C),
     ("outbound and tcp port 80", "tcp port 80", C, N),
-    ("ifindex 1 or ifindex 2", "ifindex 2 or ifindex 1", C, C),
-    ("ifindex 1 and ifindex 2", "arp", C, N),
-    ("not ifindex 1", "ifindex 2", N, C),
+    ("ifindex 1 or ifindex 700", "ifindex 700 or ifindex 1", C, C),
+    ("ifindex 1 and ifindex 700", "arp", C, N),
+    ("not ifindex 1", "ifindex 700", N, C),
     // A packet without a device is dropped where its interface is asked for.
     ("ifindex 0", "arp", C, N),
     ("tcp or udp", "ip or ip6", C, N),
