@@ -37,7 +37,14 @@ pub fn hosts(count: usize, before: &str) -> Vec<String> {
 
 pub fn sixes(count: usize) -> Vec<String> {
     (0..count)
-        .map(|n| format!("host 2001:db8:{:x}:{:x}::{:x}", n % 7, n / 7 * 3, n * 31))
+        .map(|n| {
+            format!(
+                "host 2001:db8:{:x}:{:x}::{:x}",
+                n % 7,
+                n / 7 * 3,
+                n * 31 % 65_536
+            )
+        })
         .collect()
 }
 

@@ -41,6 +41,11 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    /// Whether the highest value of all is in it.
+    pub(super) fn reaches_the_end(&self) -> bool {
+        self.0.last().is_some_and(|(_, high)| *high == u32::MAX)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -99,7 +104,7 @@ impl Ranges {
     /// The condition under which a word has one of these values.
     pub(super) fn contain(&self, graph: &mut Graph, word: &Word) -> Lit {
         // One tree for a set and its complement.
-        if self.0.last().is_some_and(|(_, high)| *high == u32::MAX) {
+        if self.reaches_the_end() {
             return !Self::holds(&self.not().0, graph, word);
         }
         Self::holds(&self.0, graph, word)

@@ -40,11 +40,13 @@ const NEVER: i32 = -0x4_0000;
 /// An index register with more possible values than this is not looked up in a table.
 const TABLE_BITS: usize = 8;
 
-/// Sets of fewer ranges are not compared with each other, nor with more than so many others.
-const LEAST_RELATED: usize = 8;
+/// A set of so many ranges is large.
+const LARGE_SET: usize = 8;
+/// A set is compared with no more than so many others.
 const MOST_RELATED: usize = 16;
 
 pub(super) type Byte = [Lit; 8];
+
 /// A read of one byte at an unknown place.
 #[derive(Debug)]
 pub(super) struct Read {
@@ -86,6 +88,8 @@ pub(super) struct Space {
     known_reads: HashMap<Word, Byte>,
     /// Which sets of values words were looked for in, and under which condition they are in there.
     members: HashMap<Word, Vec<(Ranges, Lit)>>,
+    /// Sets that a bit of its own stands for, as long as nothing has said so.
+    undefined: Vec<(Lit, Word, Ranges)>,
     /// What holds between such sets, and has not become a condition yet.
     relations: Vec<Lit>,
     /// So many reads have been compared with so many bytes and with each other.
@@ -125,6 +129,7 @@ impl Space {
             reads: Vec::new(),
             known_reads: HashMap::new(),
             members: HashMap::new(),
+            undefined: Vec::new(),
             relations: Vec::new(),
             settled: (0, 0),
             conditions: Vec::new(),
@@ -332,32 +337,65 @@ impl Space {
     }
 
     /// The condition under which a word has one of these values.
+    ///
+    /// For many values it is a bit of its own at first. Most questions are settled by what is known
+    /// of such bits: which set is part of which, and which have nothing in common. Where that is
+    /// not enough, [`define`](Self::define) says what they stand for.
     pub(super) fn member(&mut self, word: &Word, ranges: &Ranges) -> Lit {
+        if ranges.reaches_the_end() {
+            return !self.member_of(word, &ranges.not());
+        }
+        self.member_of(word, ranges)
+    }
+
+    fn member_of(&mut self, word: &Word, ranges: &Ranges) -> Lit {
         let sets = self.members.entry(*word).or_default();
         if let Some((_, lit)) = sets.iter().find(|(known, _)| known == ranges) {
             return *lit;
         }
         let graph = &mut self.graph;
-        let lit = ranges.contain(graph, word);
-        // A solver would find out for itself, but bit by bit.
-        for (other, theirs) in sets.iter().take(MOST_RELATED) {
-            if ranges.len().max(other.len()) < LEAST_RELATED {
-                continue;
+        let large = ranges.len() >= LARGE_SET;
+        let lit = if large {
+            let lit = graph.free();
+            self.undefined.push((lit, *word, ranges.clone()));
+            lit
+        } else {
+            ranges.contain(graph, word)
+        };
+        let related = sets
+            .iter()
+            .filter(|(other, _)| large || other.len() >= LARGE_SET);
+        for (other, theirs) in related.take(MOST_RELATED) {
+            for (one, two, in_one, in_two) in [
+                (ranges, &other.not(), lit, !*theirs),
+                (&ranges.not(), other, !lit, *theirs),
+                (ranges, other, lit, *theirs),
+            ] {
+                let both = one.and(two);
+                if both.len() < LARGE_SET {
+                    let rest = both.contain(graph, word);
+                    let in_both = graph.and(in_one, in_two);
+                    self.relations.push(graph.implies(in_both, rest));
+                }
             }
-            for (one, two, in_one, in_two) in
-                [(ranges, other, lit, *theirs), (other, ranges, *theirs, lit)]
-            {
-                let rest = one.and(&two.not());
-                let rest = rest.contain(graph, word);
-                let alone = graph.and(in_one, !in_two);
-                self.relations.push(graph.implies(alone, rest));
-            }
-            let both = ranges.and(other).contain(graph, word);
-            let in_both = graph.and(lit, *theirs);
-            self.relations.push(graph.implies(in_both, both));
         }
         sets.push((ranges.clone(), lit));
         lit
+    }
+
+    /// Says what the bits that stand for sets mean. None, if there is nothing that was not said
+    /// before.
+    pub(super) fn define(&mut self) -> Option<()> {
+        if self.undefined.is_empty() {
+            return None;
+        }
+        for (lit, word, ranges) in std::mem::take(&mut self.undefined) {
+            let graph = &mut self.graph;
+            let member = ranges.contain(graph, &word);
+            let differ = graph.xor(lit, member);
+            self.relations.push(!differ);
+        }
+        Some(())
     }
 
     /// What holds for every packet: the length is one, and reads of one place give one value.

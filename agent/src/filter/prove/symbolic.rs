@@ -73,8 +73,7 @@ pub(super) fn run(
         },
     );
     for (at, op) in program.ops().iter().enumerate() {
-        let waiting = run.waiting.get_mut(at).map(std::mem::take);
-        for state in waiting.into_iter().flatten() {
+        for state in run.arrived(at, *op) {
             if state.reached != Lit::FALSE {
                 run.step(at, *op, *state);
             }
@@ -88,9 +87,9 @@ pub(super) fn run(
     })
 }
 
-/// States that differ in memory cells are kept apart, as long as there are no more than this, so
-/// that what is loaded from them later is still a word of the packet.
-const MOST_APART: usize = 8;
+/// States that differ in A or in memory cells are kept apart, as long as there are no more than
+/// this, so that what is compared in the end is still a word of the packet.
+const MOST_APART: usize = 16;
 
 /// A, X and the memory cells.
 const SLOTS: usize = 2 + MEMORY_WORDS;
@@ -126,10 +125,10 @@ impl State {
         }
     }
 
-    /// Whether memory cells that matter hold the same values.
-    fn same_cells(&self, other: &Self, live: u32) -> bool {
-        let mut cells = self.slots.iter().zip(&other.slots).enumerate().skip(2);
-        cells.all(|(slot, (one, other))| live >> slot & 1 == 0 || one == other)
+    /// Whether A and the memory cells hold the same values, as far as they matter.
+    fn same_values(&self, other: &Self, live: u32) -> bool {
+        let mut slots = self.slots.iter().zip(&other.slots).enumerate();
+        slots.all(|(slot, (one, other))| slot == X || live >> slot & 1 == 0 || one == other)
     }
 
     /// Takes in another one that is reached alike, but for the values of one word.
@@ -175,47 +174,67 @@ impl State {
     }
 }
 
+/// Makes two states one: each slot is what it is in the state that is reached.
+fn merge(space: &mut Space, live: u32, other: &mut State, mut state: State) {
+    other.settle(space);
+    state.settle(space);
+    let graph = &mut space.graph;
+    let slots = other.slots.iter_mut().zip(state.slots).enumerate();
+    for (slot, (merged, value)) in slots {
+        if live >> slot & 1 == 0 {
+            *merged = Word::ZERO;
+        } else if *merged != value {
+            *merged = Word::mux(graph, state.reached, &value, merged);
+        }
+    }
+    other.reached = graph.or(other.reached, state.reached);
+}
+
 struct Run<'a> {
     space: &'a mut Space,
     /// For each instruction, the slots that it or a later one may read.
     live: &'a [u32],
-    /// Those that reach an instruction: one, or a few with different values in memory cells.
+    /// Those that reach an instruction.
+    #[allow(clippy::vec_box, reason = "states are large, and move from list to list")]
     waiting: Vec<Vec<Box<State>>>,
     returns: Vec<(Lit, Word)>,
 }
 
 impl Run<'_> {
-    fn reach(&mut self, at: usize, mut state: State) {
+    fn reach(&mut self, at: usize, state: State) {
         let Some(waiting) = self.waiting.get_mut(at) else {
             return;
         };
         let live = self.live.get(at).copied().unwrap_or(u32::MAX);
-        let same = waiting
-            .iter()
-            .position(|other| other.same_cells(&state, live));
-        let other = match same.or((waiting.len() >= MOST_APART).then_some(0)) {
-            Some(other) => waiting.get_mut(other),
-            None => None,
-        };
-        let Some(other) = other else {
-            waiting.push(Box::new(state));
-            return;
-        };
-        if other.absorb(&state, live) {
+        if waiting.iter_mut().any(|other| other.absorb(&state, live)) {
             return;
         }
-        other.settle(self.space);
-        state.settle(self.space);
-        let graph = &mut self.space.graph;
-        let slots = other.slots.iter_mut().zip(state.slots).enumerate();
-        for (slot, (merged, value)) in slots {
-            if live >> slot & 1 == 0 {
-                *merged = Word::ZERO;
-            } else if *merged != value {
-                *merged = Word::mux(graph, state.reached, &value, merged);
+        // What waits may take in more values of its word yet.
+        if waiting.len() < MOST_APART {
+            waiting.push(Box::new(state));
+        } else if let Some(other) = waiting.last_mut() {
+            merge(self.space, live, other, state);
+        }
+    }
+
+    /// The states that wait at an instruction, as few as they can be.
+    #[allow(clippy::vec_box, reason = "as they wait")]
+    fn arrived(&mut self, at: usize, op: Op) -> Vec<Box<State>> {
+        let live = self.live.get(at).copied().unwrap_or(u32::MAX);
+        let waiting = self.waiting.get_mut(at).map(std::mem::take);
+        if let Op::Jump(_) = op {
+            // Where it leads, there may be more of their kind.
+            return waiting.unwrap_or_default();
+        }
+        let mut arrived: Vec<Box<State>> = Vec::new();
+        for state in waiting.into_iter().flatten() {
+            let mut others = arrived.iter_mut();
+            match others.find(|other| other.same_values(&state, live)) {
+                Some(other) => merge(self.space, live, other, *state),
+                None => arrived.push(state),
             }
         }
-        other.reached = graph.or(other.reached, state.reached);
+        arrived
     }
 
     /// Goes on in two ways, as a word compares to a constant.

@@ -436,17 +436,21 @@ impl Work {
         solver: &mut Solver,
         assumptions: &[Lit],
     ) -> Result<bool, Unknown> {
-        solver.settle(&mut self.space);
-        if self.space.graph.exhausted() {
-            return Err(Unknown::TooLarge);
-        }
-        if Instant::now() > self.deadline {
-            return Err(Unknown::TimedOut);
-        }
-        match solver.solve(&self.space.graph, assumptions) {
-            Answer::Satisfiable => Ok(true),
-            Answer::Unsatisfiable => Ok(false),
-            Answer::GaveUp => Err(Unknown::TimedOut),
+        loop {
+            solver.settle(&mut self.space);
+            if self.space.graph.exhausted() {
+                return Err(Unknown::TooLarge);
+            }
+            if Instant::now() > self.deadline {
+                return Err(Unknown::TimedOut);
+            }
+            match solver.solve(&self.space.graph, assumptions) {
+                // Perhaps only as long as nothing says what is in the sets.
+                Answer::Satisfiable if self.space.define().is_some() => {}
+                Answer::Satisfiable => return Ok(true),
+                Answer::Unsatisfiable => return Ok(false),
+                Answer::GaveUp => return Err(Unknown::TimedOut),
+            }
         }
     }
 }
