@@ -195,7 +195,10 @@ struct Run<'a> {
     /// For each instruction, the slots that it or a later one may read.
     live: &'a [u32],
     /// Those that reach an instruction.
-    #[allow(clippy::vec_box, reason = "states are large, and move from list to list")]
+    #[allow(
+        clippy::vec_box,
+        reason = "states are large, and move from list to list"
+    )]
     waiting: Vec<Vec<Box<State>>>,
     returns: Vec<(Lit, Word)>,
 }
