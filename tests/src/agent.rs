@@ -233,7 +233,10 @@ impl Running<'_> {
                 .filter(|pid| holds(*pid, &live))
                 .collect();
             pids.dedup();
-            Ok((pids.len() >= count).then_some(pids))
+            // Before it waits for packets it may still put its filter on, which lets none through
+            // at first: libpcap reads away what came before.
+            let ready = pids.len() >= count && pids.iter().all(|pid| waits_for_packets(*pid));
+            Ok(ready.then_some(pids))
         })?;
         for pid in &pids {
             assert_powerless(*pid)?;
@@ -441,6 +444,27 @@ fn live_inode(line: &str, interface: u32) -> Option<&str> {
         }
         _ => None,
     }
+}
+
+/// Whether a process is in a system call that waits for something to read.
+fn waits_for_packets(pid: u32) -> bool {
+    const WAITING: [libc::c_long; 9] = [
+        libc::SYS_read,
+        libc::SYS_poll,
+        libc::SYS_ppoll,
+        libc::SYS_select,
+        libc::SYS_pselect6,
+        libc::SYS_epoll_wait,
+        libc::SYS_recvfrom,
+        libc::SYS_recvmsg,
+        libc::SYS_clock_nanosleep,
+    ];
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok());
+    number.is_some_and(|number| WAITING.contains(&number))
 }
 
 /// Whether a process has one of these files open.
