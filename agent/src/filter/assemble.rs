@@ -106,7 +106,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
                 } = item
                 {
                     for side in [then, otherwise] {
-                        let far = u8::try_from(distance(&starts, labels, at, 1, side.to)).is_err();
+                        let far = u8::try_from(distance(&starts, labels, at, 1, &side.to)).is_err();
                         changed |= far && !side.far;
                         side.far |= far;
                     }
@@ -130,7 +130,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
 
     fn code(&self, starts: &[usize]) -> Vec<Insn> {
         let jump = |at, offset, to| {
-            let distance = distance(starts, &self.labels, at, offset, to);
+            let distance = distance(starts, &self.labels, at, offset, &to);
             Insn::new(JA, 0, 0, u32::try_from(distance).unwrap_or(u32::MAX))
         };
         let mut code = Vec::new();
@@ -144,7 +144,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
                     otherwise,
                 } => {
                     let near = |label| {
-                        let distance = distance(starts, &self.labels, at, 1, label);
+                        let distance = distance(starts, &self.labels, at, 1, &label);
                         // `finish` has made the others far.
                         u8::try_from(distance).unwrap_or(u8::MAX)
                     };
@@ -174,10 +174,10 @@ fn distance<L: Eq + Hash>(
     labels: &HashMap<L, usize>,
     from: usize,
     offset: usize,
-    to: L,
+    to: &L,
 ) -> usize {
     let start = |item: usize| starts.get(item).copied();
-    let to = labels.get(&to).and_then(|item| start(*item));
+    let to = labels.get(to).and_then(|item| start(*item));
     match (start(from), to) {
         (Some(from), Some(to)) => to.saturating_sub(from + offset),
         _ => usize::MAX,
@@ -207,8 +207,17 @@ mod tests {
         assert_eq!(code("near", "near")[0], Insn::new(0x15, 1, 1, 7));
         let there = |near, far| code(near, far)[..3].to_vec();
         let other = Insn::new(0x87, 0, 0, 0);
-        assert_eq!(there("near", "far"), [Insn::new(0x15, 2, 0, 7), ja(301), other]);
-        assert_eq!(there("far", "near"), [Insn::new(0x15, 0, 2, 7), ja(301), other]);
-        assert_eq!(there("far", "far"), [Insn::new(0x15, 0, 1, 7), ja(302), ja(301)]);
+        assert_eq!(
+            there("near", "far"),
+            [Insn::new(0x15, 2, 0, 7), ja(301), other]
+        );
+        assert_eq!(
+            there("far", "near"),
+            [Insn::new(0x15, 0, 2, 7), ja(301), other]
+        );
+        assert_eq!(
+            there("far", "far"),
+            [Insn::new(0x15, 0, 1, 7), ja(302), ja(301)]
+        );
     }
 }

@@ -29,8 +29,8 @@ pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Meta, Packet, VlanTag, interpret};
 pub use link::LinkType;
 pub use program::{
-    AluOp, Ancillary, Insn, KERNEL_INSTRUCTIONS, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand, Program, ProgramError,
-    Register, Size, Test,
+    AluOp, Ancillary, Insn, KERNEL_INSTRUCTIONS, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand,
+    Program, ProgramError, Register, Size, Test,
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Emptiness, Equivalence, Example, Unknown,

@@ -479,7 +479,13 @@ impl Assembler {
         let open_end = !self.closed;
         if open_end {
             // What comes from above goes around.
-            self.push(JA, 0, 0, i16::try_from(targets.len()).unwrap_or(i16::MAX), 0);
+            self.push(
+                JA,
+                0,
+                0,
+                i16::try_from(targets.len()).unwrap_or(i16::MAX),
+                0,
+            );
         }
         let first = self.code.len();
         self.jumps = done;

@@ -12,7 +12,10 @@ pub fn compile(expression: &str, form: SocketForm) -> Option<Program> {
     let program = capture.compile(expression, false).ok()?;
     let insns = program.get_instructions().iter().map(|insn| {
         let text = insn.to_string();
-        let fields: Vec<u32> = text.split(' ').map(|field| field.parse().unwrap()).collect();
+        let fields: Vec<u32> = text
+            .split(' ')
+            .map(|field| field.parse().unwrap())
+            .collect();
         let [code, jt, jf, k] = fields[..] else {
             panic!("{text}");
         };

@@ -37,7 +37,14 @@ pub fn hosts(count: usize, before: &str) -> Vec<String> {
 
 pub fn sixes(count: usize) -> Vec<String> {
     (0..count)
-        .map(|n| format!("host 2001:db8:{:x}:{:x}::{:x}", n % 7, n / 7 * 3, n * 31 % 65_536))
+        .map(|n| {
+            format!(
+                "host 2001:db8:{:x}:{:x}::{:x}",
+                n % 7,
+                n / 7 * 3,
+                n * 31 % 65_536
+            )
+        })
         .collect()
 }
 
@@ -98,7 +105,9 @@ pub fn cases(random: &mut Random) -> Vec<Case> {
         };
         let fours = hosts(count, "");
         let sixes: Vec<_> = sixes(count).iter().map(|one| one[5..].to_owned()).collect();
-        let nets: Vec<_> = (0..count).map(|n| format!("10.{}.{}.0/24", n % 3, 2 * n)).collect();
+        let nets: Vec<_> = (0..count)
+            .map(|n| format!("10.{}.{}.0/24", n % 3, 2 * n))
+            .collect();
         let six_nets: Vec<_> = (0..count)
             .map(|n| format!("2001:db8:{n:x}::/{}", [48, 56, 64, 127][n % 4]))
             .collect();
@@ -163,7 +172,8 @@ pub fn long(random: &mut Random, count: usize) -> Vec<List> {
                 let value = u128::from(random.next()) << 64 | u128::from(random.next());
                 let spread = random.pick(&[4, 12, 16, 30]).min(bits);
                 // Many near each other, some far.
-                let base = 0x0a0a_0a0a_0a0a_0a0a_0a0a_0a0a_0a0a_0a0a_u128 & (u128::MAX >> (128 - bits));
+                let base =
+                    0x0a0a_0a0a_0a0a_0a0a_0a0a_0a0a_0a0a_0a0a_u128 & (u128::MAX >> (128 - bits));
                 base ^ (value & ((1 << spread) - 1))
             })
             .collect();

@@ -12,8 +12,14 @@ pub enum Place {
 
 #[derive(Debug)]
 pub enum Carrier {
-    Ip { tcp: bool, options: usize, fragment: bool },
-    Ip6 { tcp: bool },
+    Ip {
+        tcp: bool,
+        options: usize,
+        fragment: bool,
+    },
+    Ip6 {
+        tcp: bool,
+    },
     Arp,
     Rarp,
 }
@@ -30,7 +36,10 @@ pub struct Packet {
 impl Packet {
     /// What is compared with a list of this kind.
     pub fn values(&self, place: Place) -> Vec<u128> {
-        let four = matches!(self.carrier, Carrier::Ip { .. } | Carrier::Arp | Carrier::Rarp);
+        let four = matches!(
+            self.carrier,
+            Carrier::Ip { .. } | Carrier::Arp | Carrier::Rarp
+        );
         let tcp = match self.carrier {
             Carrier::Ip { tcp, fragment, .. } => tcp && !fragment,
             Carrier::Ip6 { tcp } => tcp,
@@ -56,9 +65,25 @@ impl Packet {
         let four = |value: u128| u32::try_from(value & 0xffff_ffff).unwrap().to_be_bytes();
         let protocol = |tcp: bool| if tcp { 6 } else { 17 };
         match self.carrier {
-            Carrier::Ip { tcp, options, fragment } => {
+            Carrier::Ip {
+                tcp,
+                options,
+                fragment,
+            } => {
                 bytes.push(0x45 + u8::try_from(options).unwrap());
-                bytes.extend([0, 0, 60, 0, 0, 0, u8::from(fragment), 64, protocol(tcp), 0, 0]);
+                bytes.extend([
+                    0,
+                    0,
+                    60,
+                    0,
+                    0,
+                    0,
+                    u8::from(fragment),
+                    64,
+                    protocol(tcp),
+                    0,
+                    0,
+                ]);
                 bytes.extend(four(self.from));
                 bytes.extend(four(self.to));
                 bytes.extend(vec![1; 4 * options]);
@@ -114,5 +139,10 @@ pub fn packet(random: &mut Random, list: &List) -> Packet {
         2 => Carrier::Rarp,
         _ => Carrier::Ip6 { tcp },
     };
-    Packet { carrier, from, to, ports }
+    Packet {
+        carrier,
+        from,
+        to,
+        ports,
+    }
 }

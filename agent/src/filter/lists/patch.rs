@@ -39,9 +39,10 @@ pub(in super::super) fn patch(program: &Program, lists: &[List]) -> Option<Progr
     let sites = lists.iter().map(|list| Site::find(program, list));
     let sites: Vec<_> = sites.collect::<Option<_>>()?;
     let used = |cell: &u8| {
-        program.ops().iter().any(
-            |op| matches!(op, Op::Store(_, other) | Op::LoadMemory(_, other) if other == cell),
-        )
+        program
+            .ops()
+            .iter()
+            .any(|op| matches!(op, Op::Store(_, other) | Op::LoadMemory(_, other) if other == cell))
     };
     let cells = 0..u8::try_from(MEMORY_WORDS).unwrap_or(0);
     let mut free: Vec<_> = cells.filter(|cell| !used(cell)).rev().collect();
@@ -124,7 +125,10 @@ impl Site {
         // Only the places lead to where the list holds.
         let tests: BTreeSet<_> = tests.map(|(_, test)| *test).collect();
         let leads_to_found = |at: &usize| leads(program, *at).contains(&found);
-        if region.iter().any(|at| leads_to_found(at) && !tests.contains(at)) {
+        if region
+            .iter()
+            .any(|at| leads_to_found(at) && !tests.contains(at))
+        {
             return None;
         }
         let rest = Some(Rest {
@@ -279,7 +283,10 @@ fn not_among(ranges: &[Range], kind: Kind) -> Option<u32> {
 
 /// A number for each place; those that some packet has both of get different ones.
 fn groups(program: &Program, rest: &Rest) -> Vec<usize> {
-    let reaching = rest.places.iter().map(|place| reaching(program, rest, place));
+    let reaching = rest
+        .places
+        .iter()
+        .map(|place| reaching(program, rest, place));
     let apart = reaching
         .collect::<Option<Vec<_>>>()
         .and_then(|programs| exclusive(&programs));
@@ -399,7 +406,8 @@ impl Patch {
             let around = |to: usize| {
                 let target = settled(program, to);
                 let mut lists = together.clone();
-                let list = lists.find(|(_, rest, _)| rest.region.contains(&at) && rest.not == target);
+                let list =
+                    lists.find(|(_, rest, _)| rest.region.contains(&at) && rest.not == target);
                 list.map_or(Label::At(to), |(list, ..)| Label::Together(*list))
             };
             match self.instead.get(&at) {
@@ -436,7 +444,9 @@ impl Patch {
                 continue;
             };
             for (number, cell) in cells.iter().enumerate() {
-                searcher.code.push(Insn::new(LD_MEMORY, 0, 0, (*cell).into()));
+                searcher
+                    .code
+                    .push(Insn::new(LD_MEMORY, 0, 0, (*cell).into()));
                 let last = number + 1 == cells.len();
                 let not = if last {
                     Label::At(rest.not)

@@ -239,13 +239,22 @@ mod tests {
                 let program = program(kind, &ranges);
                 let probes = ranges.iter().flat_map(|&(low, high)| {
                     let middle = low + (high - low) / 2;
-                    [low, high, middle, low.wrapping_sub(1), high.wrapping_add(1), low ^ 1 << 16]
+                    [
+                        low,
+                        high,
+                        middle,
+                        low.wrapping_sub(1),
+                        high.wrapping_add(1),
+                        low ^ 1 << 16,
+                    ]
                 });
                 let ends = [0, u128::MAX];
                 for value in probes.chain(ends).collect::<Vec<_>>() {
                     let value = value & u128::MAX >> (128 - bits);
                     let bytes = (value << (128 - bits)).to_be_bytes();
-                    let expected = ranges.iter().any(|&(low, high)| (low..=high).contains(&value));
+                    let expected = ranges
+                        .iter()
+                        .any(|&(low, high)| (low..=high).contains(&value));
                     let got = interpret(&program, &Packet::new(&bytes, Meta::default())) != 0;
                     assert_eq!(got, expected, "{kind:?} {value:x} in {ranges:x?}");
                 }

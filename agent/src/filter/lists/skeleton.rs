@@ -192,7 +192,7 @@ impl Reader {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return;
         };
-        let Some(qualifiers) = members().last().map(|member| &member.qualifiers) else {
+        let Some(qualifiers) = members().next_back().map(|member| &member.qualifiers) else {
             return;
         };
         let bare = run.iter().all(|item| item.bare);
@@ -340,11 +340,23 @@ mod tests {
         let not = hosts(1..20, "not net ", " and ");
         for (expression, expected) in [
             (plain.clone(), format!("host {ONE} or host {REST}")),
-            (format!("tcp and ({plain})"), format!("tcp and (host {ONE} or host {REST})")),
-            (format!("host ({bare}) and tcp"), format!("host ({ONE} or {REST}) and tcp")),
-            (format!("src host {bare} and tcp"), format!("src host {ONE} or src host {REST} and tcp")),
+            (
+                format!("tcp and ({plain})"),
+                format!("tcp and (host {ONE} or host {REST})"),
+            ),
+            (
+                format!("host ({bare}) and tcp"),
+                format!("host ({ONE} or {REST}) and tcp"),
+            ),
+            (
+                format!("src host {bare} and tcp"),
+                format!("src host {ONE} or src host {REST} and tcp"),
+            ),
             (not.clone(), format!("not net {ONE} and not net {REST}")),
-            (format!("udp || {plain}"), format!("udp || host {ONE} or host {REST}")),
+            (
+                format!("udp || {plain}"),
+                format!("udp || host {ONE} or host {REST}"),
+            ),
             (
                 // Joined with `tcp` is the first alone.
                 format!("tcp and host 10.9.9.9 or {plain}"),
@@ -352,36 +364,63 @@ mod tests {
             ),
             (
                 format!("not (src or dst host {bare}) and tcp[0] & 1 != 0"),
-                format!("not (src or dst host {ONE} or src or dst host {REST}) and tcp[0] & 1 != 0"),
+                format!(
+                    "not (src or dst host {ONE} or src or dst host {REST}) and tcp[0] & 1 != 0"
+                ),
             ),
         ] {
             assert_eq!(reduced(&expression), expected, "{expression}");
         }
         let plan = plan(&plain).unwrap();
-        assert_eq!(plan.sample, "host 10.0.0.1 or host 10.0.0.2 or host 10.0.0.19");
+        assert_eq!(
+            plan.sample,
+            "host 10.0.0.1 or host 10.0.0.2 or host 10.0.0.19"
+        );
         let ten = 0x0a00_0000;
         let [list] = &plan.lists[..] else { panic!() };
-        assert_eq!((list.first, &list.rest[..]), ((ten + 1, ten + 1), &[(ten + 2, ten + 19)][..]));
-        assert_eq!(plan.sample_lists[0].rest, [(ten + 2, ten + 2), (ten + 19, ten + 19)]);
+        assert_eq!(
+            (list.first, &list.rest[..]),
+            ((ten + 1, ten + 1), &[(ten + 2, ten + 19)][..])
+        );
+        assert_eq!(
+            plan.sample_lists[0].rest,
+            [(ten + 2, ten + 2), (ten + 19, ten + 19)]
+        );
     }
 
     #[test]
     fn kinds_and_places_are_kept_apart() {
-        let mixed: Vec<_> = (1..9).flat_map(|n| [format!("host 10.0.0.{n}"), format!("host ::{n}")]).collect();
+        let mixed: Vec<_> = (1..9)
+            .flat_map(|n| [format!("host 10.0.0.{n}"), format!("host ::{n}")])
+            .collect();
         let plan = plan(&mixed.join(" or ")).unwrap();
         let kinds: Vec<_> = plan.lists.iter().map(|list| list.kind).collect();
         assert_eq!(kinds, [Kind::V4, Kind::V6]);
-        assert!(plan.reduced.starts_with(&format!("host {ONE} or host {REST} or host 3bd1:")));
+        assert!(
+            plan.reduced
+                .starts_with(&format!("host {ONE} or host {REST} or host 3bd1:"))
+        );
         let sources = hosts(1..9, "src host ", " or ");
         let targets = hosts(1..9, "dst host ", " or ");
         assert_eq!(
             reduced(&format!("{sources} or {targets}")),
-            format!("src host {ONE} or src host {REST} or dst host 91.209.224.4 or dst host 91.209.224.5")
+            format!(
+                "src host {ONE} or src host {REST} or dst host 91.209.224.4 or dst host 91.209.224.5"
+            )
         );
-        let ports: Vec<_> = (1..9).map(|n| format!("tcp portrange {n}00-{n}50")).collect();
-        assert_eq!(reduced(&ports.join(" or ")), "tcp port 57760 or tcp port 57761");
+        let ports: Vec<_> = (1..9)
+            .map(|n| format!("tcp portrange {n}00-{n}50"))
+            .collect();
+        assert_eq!(
+            reduced(&ports.join(" or ")),
+            "tcp port 57760 or tcp port 57761"
+        );
         // A wrong member stays where it is, for libpcap to say so.
-        let wrong = format!("{} or host 10.0.0.256 or {}", hosts(1..9, "host ", " or "), hosts(1..9, "host ", " or "));
+        let wrong = format!(
+            "{} or host 10.0.0.256 or {}",
+            hosts(1..9, "host ", " or "),
+            hosts(1..9, "host ", " or ")
+        );
         assert!(reduced(&wrong).contains("or host 10.0.0.256 or"));
     }
 

@@ -98,7 +98,10 @@ mod tests {
 
     #[test]
     fn directions_are_words() {
-        let found: Vec<_> = tokens("src||dst or dst and src port").iter().map(|one| one.token).collect();
+        let found: Vec<_> = tokens("src||dst or dst and src port")
+            .iter()
+            .map(|one| one.token)
+            .collect();
         let words = ["src", "or", "dst", "dst", "and", "src", "port"].map(Token::Word);
         assert_eq!(found[..3], words[..3]);
         assert_eq!(found[3], Token::Or);

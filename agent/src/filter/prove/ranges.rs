@@ -27,7 +27,11 @@ impl Ranges {
     pub(super) fn passing(test: Test, k: u32) -> Option<Self> {
         Some(Self(match test {
             Test::Equal => vec![(k, k)],
-            Test::Greater => k.checked_add(1).map(|k| (k, u32::MAX)).into_iter().collect(),
+            Test::Greater => k
+                .checked_add(1)
+                .map(|k| (k, u32::MAX))
+                .into_iter()
+                .collect(),
             Test::GreaterOrEqual => vec![(k, u32::MAX)],
             Test::AnyBit => return None,
         }))
@@ -200,8 +204,14 @@ mod tests {
                         values[node] = of(a) && of(b);
                     }
                 }
-                let expected = ranges.iter().any(|(low, high)| (low..=high).contains(&&value));
-                assert_eq!(values[holds.node()] ^ holds.negated(), expected, "{value} {ranges:?}");
+                let expected = ranges
+                    .iter()
+                    .any(|(low, high)| (low..=high).contains(&&value));
+                assert_eq!(
+                    values[holds.node()] ^ holds.negated(),
+                    expected,
+                    "{value} {ranges:?}"
+                );
             }
         }
         // The same as the tests elsewhere make.
