@@ -167,6 +167,7 @@ impl Prove {
                 "packet": example.as_ref().map(|(words, _)| words),
                 "bytes": example.as_ref().map(|(_, bytes)| bytes),
                 "milliseconds": cost.time.as_secs_f64() * 1e3,
+                "memory": cost.bytes,
             }))?;
         } else {
             term::print(|out| {

@@ -136,7 +136,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
                 } = item
                 {
                     for side in [then, otherwise] {
-                        let far = u8::try_from(distance(&starts, labels, at, 1, side.to)).is_err();
+                        let far = u8::try_from(distance(&starts, labels, at, 1, &side.to)).is_err();
                         changed |= far && !side.far;
                         side.far |= far;
                     }
@@ -160,7 +160,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
 
     fn code(&self, starts: &[usize]) -> Vec<Insn> {
         let jump = |at, offset, to| {
-            let distance = distance(starts, &self.labels, at, offset, to);
+            let distance = distance(starts, &self.labels, at, offset, &to);
             Insn::new(code::JA, 0, 0, u32::try_from(distance).unwrap_or(u32::MAX))
         };
         let mut code = Vec::new();
@@ -174,7 +174,7 @@ impl<L: Copy + Eq + Hash> Assembler<L> {
                     otherwise,
                 } => {
                     let near = |label| {
-                        let distance = distance(starts, &self.labels, at, 1, label);
+                        let distance = distance(starts, &self.labels, at, 1, &label);
                         // `finish` has made the others far.
                         u8::try_from(distance).unwrap_or(u8::MAX)
                     };
@@ -204,10 +204,10 @@ fn distance<L: Copy + Eq + Hash>(
     labels: &HashMap<L, usize>,
     from: usize,
     offset: usize,
-    to: L,
+    to: &L,
 ) -> usize {
     let start = |item: usize| starts.get(item).copied();
-    let to = labels.get(&to).and_then(|item| start(*item));
+    let to = labels.get(to).and_then(|item| start(*item));
     match (start(from), to) {
         (Some(from), Some(to)) => to.checked_sub(from + offset).unwrap_or(usize::MAX),
         _ => usize::MAX,

@@ -82,6 +82,14 @@ impl Graph {
         self.nodes.len()
     }
 
+    /// The memory that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        const KNOWN: usize = size_of::<((Lit, Lit), Lit)>() + 1;
+        self.nodes.capacity() * size_of::<(Lit, Lit)>()
+            + self.uses.capacity()
+            + self.known.capacity() * KNOWN
+    }
+
     /// Whether the limit was reached. What was built after that means nothing.
     pub(super) const fn exhausted(&self) -> bool {
         self.exhausted

@@ -22,6 +22,8 @@ pub(super) enum Answer {
 struct Bounds {
     deadline: Instant,
     conflicts: u64,
+    /// The literals of learnt clauses.
+    learnt: u64,
     allowed: u64,
     calls: Cell<u32>,
     late: Cell<bool>,
@@ -41,8 +43,11 @@ impl Bounds {
 }
 
 impl Callbacks for Bounds {
-    fn on_new_clause(&mut self, _: &[batsat::Lit], kind: ClauseKind) {
-        self.conflicts += u64::from(kind == ClauseKind::Learnt);
+    fn on_new_clause(&mut self, clause: &[batsat::Lit], kind: ClauseKind) {
+        if kind == ClauseKind::Learnt {
+            self.conflicts += 1;
+            self.learnt += u64::try_from(clause.len()).unwrap_or(u64::MAX);
+        }
     }
 
     fn stop(&self) -> bool {
@@ -55,6 +60,8 @@ pub(super) struct Solver {
     /// Each node's variable, once it is needed.
     variables: Vec<Option<Var>>,
     clauses: u64,
+    /// All their literals.
+    literals: u64,
     clause: Vec<batsat::Lit>,
     /// So many of the conditions that hold for every packet are required.
     settled: usize,
@@ -65,6 +72,7 @@ impl Solver {
         let bounds = Bounds {
             deadline,
             conflicts: 0,
+            learnt: 0,
             allowed: conflicts,
             calls: Cell::new(0),
             late: Cell::new(false),
@@ -73,6 +81,7 @@ impl Solver {
             solver: Batsat::new(SolverOpts::default(), bounds),
             variables: Vec::new(),
             clauses: 0,
+            literals: 0,
             clause: Vec::new(),
             settled: 0,
         }
@@ -80,6 +89,20 @@ impl Solver {
 
     pub(super) const fn clauses(&self) -> u64 {
         self.clauses
+    }
+
+    /// The memory that it takes, about: batsat keeps a header, two watches and the literals of each
+    /// clause, learnt ones included, and some arrays by variable and by literal.
+    pub(super) fn bytes(&self) -> u64 {
+        const CLAUSE: u64 = 8 + 2 * 8;
+        const VARIABLE: u64 = 96;
+        let variables = u64::from(self.solver.num_vars());
+        let literals = self.literals + self.solver.cb().learnt;
+        let nodes = u64::try_from(self.variables.capacity()).unwrap_or(u64::MAX);
+        (self.clauses + self.conflicts()) * CLAUSE
+            + literals * 4
+            + variables * VARIABLE
+            + nodes.saturating_mul(8)
     }
 
     pub(super) fn conflicts(&self) -> u64 {
@@ -186,6 +209,7 @@ impl Solver {
 
     fn add(&mut self, lits: &[batsat::Lit]) {
         self.clauses += 1;
+        self.literals += u64::try_from(lits.len()).unwrap_or(u64::MAX);
         self.clause.clear();
         self.clause.extend_from_slice(lits);
         self.solver.add_clause_reuse(&mut self.clause);

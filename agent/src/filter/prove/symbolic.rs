@@ -75,7 +75,7 @@ pub(super) fn run(
     for (at, op) in program.ops().iter().enumerate() {
         for state in run.arrived(at, *op) {
             if state.reached != Lit::FALSE {
-                run.step(at, *op, *state);
+                run.step(at, *op, state);
             }
         }
         if run.space.graph.exhausted() || (at % 64 == 0 && Instant::now() > deadline) {
@@ -195,11 +195,7 @@ struct Run<'a> {
     /// For each instruction, the slots that it or a later one may read.
     live: &'a [u32],
     /// Those that reach an instruction.
-    #[allow(
-        clippy::vec_box,
-        reason = "states are large, and move from list to list"
-    )]
-    waiting: Vec<Vec<Box<State>>>,
+    waiting: Vec<Vec<State>>,
     returns: Vec<(Lit, Word)>,
 }
 
@@ -214,26 +210,25 @@ impl Run<'_> {
         }
         // What waits may take in more values of its word yet.
         if waiting.len() < MOST_APART {
-            waiting.push(Box::new(state));
+            waiting.push(state);
         } else if let Some(other) = waiting.last_mut() {
             merge(self.space, live, other, state);
         }
     }
 
     /// The states that wait at an instruction, as few as they can be.
-    #[allow(clippy::vec_box, reason = "as they wait")]
-    fn arrived(&mut self, at: usize, op: Op) -> Vec<Box<State>> {
+    fn arrived(&mut self, at: usize, op: Op) -> Vec<State> {
         let live = self.live.get(at).copied().unwrap_or(u32::MAX);
         let waiting = self.waiting.get_mut(at).map(std::mem::take);
         if let Op::Jump(_) = op {
             // Where it leads, there may be more of their kind.
             return waiting.unwrap_or_default();
         }
-        let mut arrived: Vec<Box<State>> = Vec::new();
+        let mut arrived: Vec<State> = Vec::new();
         for state in waiting.into_iter().flatten() {
             let mut others = arrived.iter_mut();
             match others.find(|other| other.same_values(&state, live)) {
-                Some(other) => merge(self.space, live, other, *state),
+                Some(other) => merge(self.space, live, other, state),
                 None => arrived.push(state),
             }
         }

@@ -50,6 +50,9 @@ pub struct Cost {
     pub clauses: u64,
     /// Conflicts in the solver.
     pub conflicts: u64,
+    /// Memory at most, in bytes: the graph's as it is, the solver's by what it was given and has
+    /// learnt. What is not counted is little beside that.
+    pub bytes: u64,
 }
 
 /// Why there is no answer.
@@ -310,6 +313,8 @@ pub(super) struct Work {
     conflicts_allowed: u64,
     clauses: u64,
     conflicts: u64,
+    /// What a solver has taken at most.
+    solver_bytes: u64,
 }
 
 impl Work {
@@ -327,6 +332,7 @@ impl Work {
             conflicts_allowed: budget.conflicts,
             clauses: 0,
             conflicts: 0,
+            solver_bytes: 0,
         }
     }
 
@@ -338,6 +344,9 @@ impl Work {
             nodes: self.space.graph.len(),
             clauses: self.clauses,
             conflicts: self.conflicts,
+            bytes: u64::try_from(self.space.graph.bytes())
+                .unwrap_or(u64::MAX)
+                .saturating_add(self.solver_bytes),
         }
     }
 
@@ -377,6 +386,7 @@ impl Work {
         });
         self.clauses += solver.clauses();
         self.conflicts += solver.conflicts();
+        self.solver_bytes = self.solver_bytes.max(solver.bytes());
         result
     }
 
