@@ -2,9 +2,11 @@
 //!
 //! The agent puts the session's translated capture filters in front of these instructions (see
 //! `agent/src/kernel/link.rs`), so what runs here is only reached by packets that the filters
-//! accept. Before those, where the process has attached one, its own filter has run (see
-//! `agent/src/kernel/instance.rs`). The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
-//! copy → trim → byte and packet budgets. The return value is the number of bytes delivered;
+//! accept. The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
+//! copy → the process's own filter, if it has attached one → trim → byte and packet budgets. The
+//! own filter is a program of its own, with a guard behind it (see
+//! `agent/src/kernel/instance.rs`). It stands where only packets come by that the grant gives: how
+//! long it runs can be measured from outside. The return value is the number of bytes delivered;
 //! 0 drops (the same for `recv`, for TPACKET v1–v3 rings and for cooked sockets).
 //!
 //! A socket cannot tell the program whose it is (`bpf_get_socket_cookie` gives the *sender's*
@@ -26,7 +28,7 @@ use core::ptr;
 use aya_ebpf::{
     helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns},
     macros::{map, socket_filter},
-    maps::{Array, RingBuf},
+    maps::{Array, ProgramArray, RingBuf},
     programs::SkBuffContext,
 };
 use budget::Counter;
@@ -57,6 +59,11 @@ static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 #[map]
 static ENDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
+/// Where a socket's own filter is looked for. The agent puts an array of the socket's own in place
+/// of this one.
+#[map]
+static OWN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
 /// How far away the deadline must be, in nanoseconds, for one look at the clock to do for a whole
 /// kernel tick (10 ms at most). Reading the clock costs more than all else here. The margin is
 /// for ticks that come late: each CPU notices after five that they have stopped (Linux 5.18,
@@ -76,7 +83,15 @@ fn guard_raw(ctx: SkBuffContext) -> i64 {
     let link = unsafe { ptr::read_volatile(&raw const TERMS.link) };
     // Even where every interface is granted: the filters were compiled for one link type, and the
     // agent lists the interfaces that have it.
-    guard(&ctx, link, false)
+    guard::<true>(&ctx, link, false)
+}
+
+/// The same behind a process's own filter.
+#[socket_filter]
+fn own_raw(ctx: SkBuffContext) -> i64 {
+    // SAFETY: as above.
+    let link = unsafe { ptr::read_volatile(&raw const TERMS.link) };
+    guard::<false>(&ctx, link, false)
 }
 
 /// For `SOCK_DGRAM` ("cooked") sockets: packets begin with the network header.
@@ -84,11 +99,20 @@ fn guard_raw(ctx: SkBuffContext) -> i64 {
 fn guard_cooked(ctx: SkBuffContext) -> i64 {
     // SAFETY: as above.
     let any_interface = unsafe { ptr::read_volatile(&raw const TERMS.any_interface) };
-    guard(&ctx, LINK_NETWORK, any_interface != 0)
+    guard::<true>(&ctx, LINK_NETWORK, any_interface != 0)
 }
 
+/// The same behind a process's own filter.
+#[socket_filter]
+fn own_cooked(ctx: SkBuffContext) -> i64 {
+    // SAFETY: as above.
+    let any_interface = unsafe { ptr::read_volatile(&raw const TERMS.any_interface) };
+    guard::<false>(&ctx, LINK_NETWORK, any_interface != 0)
+}
+
+/// `LOOK`: for an own filter, which goes on in a guard that does not.
 #[inline(always)]
-fn guard(ctx: &SkBuffContext, link: u32, any_interface: bool) -> i64 {
+fn guard<const LOOK: bool>(ctx: &SkBuffContext, link: u32, any_interface: bool) -> i64 {
     // SAFETY: as above.
     let terms = unsafe { ptr::read_volatile(&raw const TERMS) };
     let (Some(state), Some(control)) = (STATE.get_ptr_mut(0), CONTROL.get_ptr(0)) else {
@@ -139,12 +163,14 @@ fn guard(ctx: &SkBuffContext, link: u32, any_interface: bool) -> i64 {
         return 0;
     }
 
-    // How much the process's own filter wants of the packet; 0: it has none.
-    // SAFETY: as above.
-    let own = unsafe { (*ctx.skb.skb).cb[OWN_LENGTH] };
     let mut delivered = length.min(terms.snap);
-    if own != 0 {
-        delivered = delivered.min(own);
+    if LOOK {
+        // SAFETY: nothing is held here; without a program in the array this does nothing.
+        unsafe { OWN.tail_call(ctx, 0) };
+    } else {
+        // How much the process's own filter wants of the packet.
+        // SAFETY: as above.
+        delivered = delivered.min(unsafe { (*ctx.skb.skb).cb[OWN_LENGTH] });
     }
     if terms.payload != PAYLOAD_FULL {
         let keep = headers::end(ctx, link).saturating_add(terms.payload);

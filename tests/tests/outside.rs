@@ -89,12 +89,12 @@ fn outside_is_denied_where_the_policy_says_so() -> Result<()> {
     for words in [
         "leads outside \"net 10.0.0.0/8\"",
         "one packet: UDP ",
-        "such as (udp or host 10.0.0.5) and (net 10.0.0.0/8)",
+        "such as (net 10.0.0.0/8) and (udp or host 10.0.0.5)",
     ] {
         assert!(told.contains(words), "{told}");
     }
     // What it is told to ask for is granted.
-    let answer = start(&mut client, "(udp or host 10.0.0.5) and (net 10.0.0.0/8)")?;
+    let answer = start(&mut client, "(net 10.0.0.0/8) and (udp or host 10.0.0.5)")?;
     assert!(!answer.failed(), "{}", answer.line);
     assert_eq!(stage.audit("session-opened")?.len(), 1);
     Ok(())

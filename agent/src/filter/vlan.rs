@@ -54,7 +54,10 @@ pub enum VlanError {
         at: usize,
     },
     /// It uses every memory cell.
-    #[error("the filter uses all but {free} of {MEMORY_WORDS} memory cells; two are needed")]
+    #[error(
+        "the filter uses nearly all of the {MEMORY_WORDS} memory cells ({free} left); two are needed \
+         to see VLAN tags"
+    )]
     NoFreeCell {
         /// Cells that are left.
         free: usize,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use aya::maps::{Array, MapData, RingBuf};
 use capwarden_abi::{Control, MAX_INTERFACES, State, Terms, ended};
 
 use super::{
     bpf::LoadError,
-    instance::Instances,
+    instance::{Chain, Instances},
     link::{LinkError, Linked},
 };
 use crate::filter::EbpfInsn;
@@ -24,6 +26,21 @@ pub enum GuardError {
     /// A map is missing or could not be accessed.
     #[error("the guard's maps are not accessible: {0}")]
     Map(#[from] aya::maps::MapError),
+    /// The kernel lends a socket no memory for a program of this length.
+    #[error(
+        "the filters come to {instructions} instructions, which is more than net.core.optmem_max \
+         lets a socket have; raise it (sysctl -w net.core.optmem_max={wanted}), or ask for a \
+         shorter list"
+    )]
+    DoesNotFit {
+        /// Instructions of the filters and the guard.
+        instructions: usize,
+        /// What the setting would have to be, in bytes.
+        wanted: usize,
+    },
+    /// A socket to try the program on could not be made.
+    #[error("the guard could not be tried on a socket: {0}")]
+    Trial(Errno),
     /// More interfaces than a guard can hold.
     #[error("a grant holds at most {MAX_INTERFACES} interfaces, not {0}")]
     TooManyInterfaces(usize),
@@ -58,14 +75,19 @@ impl Guard {
         let state = Array::try_from(linked.take_array("STATE")?)?;
         let control = Array::try_from(linked.take_array("CONTROL")?)?;
         let ends = RingBuf::try_from(linked.take_ring("ENDS")?)?;
-        let chain = |filters: Option<&Vec<EbpfInsn>>, function| -> Result<_, LinkError> {
-            let whole = |filters| Ok([filters, &*linked.code(function)?].concat());
-            filters.map(Vec::as_slice).map(whole).transpose()
+        let chain = |filters: Option<&Vec<EbpfInsn>>, guard, behind_own| {
+            let chain = |filters: &Vec<EbpfInsn>| {
+                Ok::<_, LinkError>(Chain {
+                    code: [filters, &*linked.code(guard)?].concat(),
+                    behind_own: linked.code(behind_own)?,
+                })
+            };
+            filters.map(chain).transpose()
         };
-        let raw = chain(plan.raw.as_ref(), "guard_raw")?;
-        let cooked = chain(plan.cooked.as_ref(), "guard_cooked")?;
-        let licence = linked.licence();
-        let instances = Instances::new(raw, cooked, licence, linked.into_descriptors())?;
+        let raw = chain(plan.raw.as_ref(), "guard_raw", "own_raw")?;
+        let cooked = chain(plan.cooked.as_ref(), "guard_cooked", "own_cooked")?;
+        let instances = Instances::new(raw, cooked, linked)?;
+        instances.fit()?;
         let mut guard = Self {
             instances: Arc::new(instances),
             state,
@@ -218,7 +240,7 @@ mod tests {
                 return None;
             }
         };
-        let mut call = super::super::SocketCall::raw();
+        let mut call = super::super::SocketCall::of(super::super::SocketKind::Raw);
         call.protocol = 0x0003_u16.to_be(); // ETH_P_ALL
         let _armed = arm(&guard, call).unwrap();
         traffic();

@@ -2,26 +2,29 @@
 //! the process attaches itself.
 //!
 //! ```text
-//!   socket ──locked──▶ instance:  slot? ─empty──▶ filters of the grant ─▶ guard ─▶ verdict
-//!                                   │
-//!                                   ▼
-//!                                 own filter ─▶ filters of the grant ─▶ guard ─▶ verdict
+//!   socket ──locked──▶ instance:  filters of the grant ─▶ may it see this? ─▶ slot? ─▶ budgets ─▶ verdict
+//!                                                                               │
+//!                                                                               ▼
+//!                                                   own filter ─▶ the guard again, with no slot
 //! ```
+//! The own filter runs only on packets that the grant gives: its author can measure how long it
+//! runs, and so learn what is in the packets that it looks at.
+//!
 //! A program is not told which socket it runs for, so sockets that are to differ need programs
 //! that differ. All instances of a session count in the same maps, so its caps are exact however
 //! many there are.
 //!
 //! `slot?` is a tail call: a jump if there is a program, with no way back, and nothing otherwise.
 //! Each socket has a slot of its own, which the kernel empties when the agent dies. What remains is the
-//! rest of the instance: the whole grant. What is in a slot ends in the same filters and the same
-//! guard. So an own filter can only take packets away, and nobody's death gives any.
+//! rest of the instance: the whole grant. What is in a slot ends in the same guard. So an own filter
+//! can only take packets away, and nobody's death gives any.
 //!
 //! Loading an instance takes longer than a capture tool should wait for its socket, so some are kept
 //! in store, and more are made elsewhere than on the thread that arms (see [`Instances::refill`]).
 
 use std::{
     ffi::CString,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,7 +32,10 @@ use rustix::io::Errno;
 
 use super::{
     bpf::{self, LoadError},
-    socket::SocketKind,
+    guard::GuardError,
+    link::Linked,
+    socket::{SocketCall, SocketKind},
+    sys,
 };
 use crate::filter::EbpfInsn;
 
@@ -49,15 +55,26 @@ pub(super) struct Instance {
 /// Makes the instances of one guard.
 #[derive(Debug)]
 pub struct Instances {
-    /// The filters of the grant, and the guard; none: no such socket is admitted.
-    raw: Option<Vec<EbpfInsn>>,
-    cooked: Option<Vec<EbpfInsn>>,
+    /// None: no such socket is admitted.
+    raw: Option<Chain>,
+    cooked: Option<Chain>,
     licence: CString,
+    /// The number that stands for a socket's own array in the code.
+    own_array: RawFd,
     /// The maps that the code names by number.
     _maps: Vec<OwnedFd>,
     store: Mutex<Store>,
     /// Held by whoever fills the store.
     filling: Mutex<()>,
+}
+
+/// What runs for each socket of one kind.
+#[derive(Debug)]
+pub(super) struct Chain {
+    /// The filters of the grant, and the guard, with a look into the slot.
+    pub(super) code: Vec<EbpfInsn>,
+    /// The guard as it stands behind an own filter.
+    pub(super) behind_own: Vec<EbpfInsn>,
 }
 
 #[derive(Debug, Default)]
@@ -85,23 +102,23 @@ impl Store {
 impl Instances {
     /// From the filters and the guard of each kind of socket.
     pub(super) fn new(
-        raw: Option<Vec<EbpfInsn>>,
-        cooked: Option<Vec<EbpfInsn>>,
-        licence: CString,
-        maps: Vec<OwnedFd>,
+        raw: Option<Chain>,
+        cooked: Option<Chain>,
+        linked: Linked,
     ) -> Result<Self, LoadError> {
         let instances = Self {
             raw,
             cooked,
-            licence,
-            _maps: maps,
+            licence: linked.licence(),
+            own_array: linked.own_array(),
+            _maps: linked.into_descriptors(),
             store: Mutex::default(),
             filling: Mutex::default(),
         };
         for kind in [SocketKind::Raw, SocketKind::Cooked] {
-            if let Some(code) = instances.code(kind) {
+            if let Some(chain) = instances.chain(kind) {
                 // What the verifier refuses is refused now, not when a socket is asked for.
-                let made = instances.make(code)?;
+                let made = instances.make(chain)?;
                 instances.store().of(kind).push(made);
             }
         }
@@ -118,11 +135,11 @@ impl Instances {
             (SocketKind::Raw, RAW_IN_STORE),
             (SocketKind::Cooked, COOKED_IN_STORE),
         ] {
-            let Some(code) = self.code(kind) else {
+            let Some(chain) = self.chain(kind) else {
                 continue;
             };
             while self.store().of(kind).len() < wanted {
-                match self.make(code) {
+                match self.make(chain) {
                     Ok(made) => self.store().of(kind).push(made),
                     Err(error) => {
                         // Whoever needs one will try again, and be told.
@@ -137,9 +154,9 @@ impl Instances {
     /// An instance, out of the store if there is one. None: the session has no such sockets.
     pub(super) fn take(self: &Arc<Self>, kind: SocketKind) -> Result<Option<Instance>, LoadError> {
         let stored = self.store().of(kind).pop();
-        let made = match (stored, self.code(kind)) {
+        let made = match (stored, self.chain(kind)) {
             (Some(made), _) => made,
-            (None, Some(code)) => self.make(code)?,
+            (None, Some(chain)) => self.make(chain)?,
             (None, None) => return Ok(None),
         };
         Ok(Some(Instance {
@@ -152,17 +169,52 @@ impl Instances {
         }))
     }
 
-    fn make(&self, code: &[EbpfInsn]) -> Result<Made, LoadError> {
+    /// Puts a program of each kind on a socket, once.
+    pub(super) fn fit(&self) -> Result<(), GuardError> {
+        for kind in [SocketKind::Raw, SocketKind::Cooked] {
+            let Some(chain) = self.chain(kind) else {
+                continue;
+            };
+            let call = SocketCall::of(kind);
+            let socket = sys::packet_socket(call).map_err(GuardError::Trial)?;
+            let mut store = self.store();
+            let program = store.of(kind).last().map(|made| made.program.as_raw_fd());
+            let tried = program.map(|program| {
+                sys::set_socket_option(socket.as_fd(), libc::SO_ATTACH_BPF, program)
+            });
+            match tried {
+                Some(Err(Errno::NOMEM)) => {
+                    let instructions = chain.code.len();
+                    return Err(GuardError::DoesNotFit {
+                        instructions,
+                        // Eight bytes each, and as much again for what else a socket has.
+                        wanted: 16 * instructions,
+                    });
+                }
+                Some(Err(errno)) => return Err(GuardError::Trial(errno)),
+                Some(Ok(())) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, chain: &Chain) -> Result<Made, LoadError> {
+        const LOAD_MAP: (u8, u8) = (0x18, 1);
         let array = bpf::program_array()?;
-        let code = [&look_into(&array), code].concat();
+        let mut code = chain.code.clone();
+        for insn in &mut code {
+            if (insn.code, insn.src) == LOAD_MAP && insn.imm == self.own_array {
+                insn.imm = array.as_raw_fd();
+            }
+        }
         let program = bpf::load_or_explain(&code, &self.licence)?;
         Ok(Made { program, array })
     }
 
-    fn code(&self, kind: SocketKind) -> Option<&[EbpfInsn]> {
+    fn chain(&self, kind: SocketKind) -> Option<&Chain> {
         match kind {
-            SocketKind::Raw => self.raw.as_deref(),
-            SocketKind::Cooked => self.cooked.as_deref(),
+            SocketKind::Raw => self.raw.as_ref(),
+            SocketKind::Cooked => self.cooked.as_ref(),
         }
     }
 
@@ -193,8 +245,8 @@ impl Slot {
     /// # Errors
     /// What the verifier or the kernel said; the slot is as it was.
     pub fn install(&mut self, filter: Option<&[EbpfInsn]>) -> Result<(), LoadError> {
-        let code = match (filter, self.instances.code(self.kind)) {
-            (Some(filter), Some(code)) => [filter, code].concat(),
+        let code = match (filter, self.instances.chain(self.kind)) {
+            (Some(filter), Some(chain)) => [filter, &*chain.behind_own].concat(),
             _ => DROP.to_vec(),
         };
         let program = bpf::load_socket_filter(&code, &self.instances.licence)?;
@@ -212,20 +264,6 @@ impl Slot {
 
 /// `r0 = 0; exit`
 const DROP: [EbpfInsn; 2] = [insn(0xb7, 0, 0, 0), insn(0x95, 0, 0, 0)];
-
-/// Goes on in the program that the array holds, if it holds one. r1 is the ctx before and after.
-fn look_into(array: &OwnedFd) -> [EbpfInsn; 6] {
-    const MAP_BY_DESCRIPTOR: u8 = 1;
-    const TAIL_CALL: i32 = 12;
-    [
-        insn(0xbf, 6, 1, 0),                                 // r6 = r1
-        insn(0x18, 2, MAP_BY_DESCRIPTOR, array.as_raw_fd()), // r2 = the array,
-        insn(0x00, 0, 0, 0),                                 //   in two instructions' room
-        insn(0xb7, 3, 0, 0),                                 // r3 = 0
-        insn(0x85, 0, 0, TAIL_CALL),                         // bpf_tail_call(r1, r2, r3)
-        insn(0xbf, 1, 6, 0),                                 // r1 = r6
-    ]
-}
 
 const fn insn(code: u8, dst: u8, src: u8, imm: i32) -> EbpfInsn {
     EbpfInsn {

@@ -15,13 +15,14 @@
 //! call finds. The kernel empties a program array when the last descriptor of it is closed, that
 //! is when the agent dies; the call then does nothing. So nothing that bounds a packet may
 //! stand behind a tail call alone: the program that is locked on the socket contains the whole
-//! grant and the guard, and tail calls in front of them lead to the same, or to less (see
-//! `instance`).
+//! grant and the guard, and the tail call in it leads to the rest of the same, or to less (see
+//! `instance`). Each socket has an array of its own, which takes the place of the object's in the
+//! code.
 
 use std::{
     collections::{HashMap, HashSet},
     ffi::CString,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     slice,
     sync::LazyLock,
 };
@@ -31,6 +32,9 @@ use aya_obj::{EbpfSectionKind, Object, ParseError, relocation::EbpfRelocationErr
 
 use super::bpf;
 use crate::filter::EbpfInsn;
+
+/// The map in whose place each socket's own comes.
+const OWN: &str = "OWN";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
 
@@ -60,6 +64,8 @@ pub(super) struct Linked {
     maps: HashMap<String, MapData>,
     /// The code names them by number.
     named: Vec<OwnedFd>,
+    /// The number of the array in whose place each socket's own comes.
+    own: RawFd,
 }
 
 impl Linked {
@@ -77,6 +83,7 @@ impl Linked {
         let mut maps = HashMap::new();
         let mut named = Vec::new();
         let mut fds = Vec::new();
+        let mut own = None;
         for (name, map) in std::mem::take(&mut object.maps) {
             let made = MapData::create(map.clone(), &name, None)?;
             if map.section_kind() == EbpfSectionKind::Rodata {
@@ -85,6 +92,9 @@ impl Linked {
             }
             let descriptor = made.fd().as_fd().try_clone_to_owned();
             let descriptor = descriptor.map_err(MapError::IoError)?;
+            if name == OWN {
+                own = Some(descriptor.as_raw_fd());
+            }
             fds.push((name.clone(), descriptor.as_raw_fd(), map));
             named.push(descriptor);
             maps.insert(name, made);
@@ -101,6 +111,7 @@ impl Linked {
             object,
             maps,
             named,
+            own: own.ok_or(LinkError::NoMap(OWN))?,
         })
     }
 
@@ -117,6 +128,11 @@ impl Linked {
             imm: insn.imm,
         });
         Ok(insns.collect())
+    }
+
+    /// The number that stands for a socket's own array in the code.
+    pub(super) fn own_array(&self) -> RawFd {
+        self.own
     }
 
     /// The licence that all its programs are under.

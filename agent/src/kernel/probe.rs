@@ -232,7 +232,7 @@ fn guard() -> Layer {
         .and_then(|guard| {
             let loaded = started.elapsed() / 2;
             let started = Instant::now();
-            let call = SocketCall::raw();
+            let call = SocketCall::of(super::SocketKind::Raw);
             arm(&guard, call)
                 .map(|_| (loaded, started.elapsed()))
                 .map_err(|error| error.to_string())

@@ -49,10 +49,10 @@ const SOCK_RAW: u32 = 3;
 const SOCK_DGRAM: u32 = 2;
 
 impl SocketCall {
-    /// A raw socket without flags or protocol.
-    pub(super) fn raw() -> Self {
+    /// A socket without flags or protocol.
+    pub(super) fn of(kind: SocketKind) -> Self {
         Self {
-            kind: SocketKind::Raw,
+            kind,
             close_on_exec: true,
             non_blocking: false,
             protocol: 0,

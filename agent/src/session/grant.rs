@@ -107,8 +107,8 @@ pub enum GrantError {
         if .0.example.is_some() { "leads outside" } else { "could not be shown to stay within" },
         .0.within,
         .0.example.as_ref().map(|example| format!(" (one packet: {example})")).unwrap_or_default(),
-        .0.requested,
-        .0.within
+        .0.within,
+        .0.requested
     )]
     Outside(Cut),
 }

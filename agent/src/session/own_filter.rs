@@ -10,14 +10,17 @@ use crate::{
 
 /// Own filters that one session may attach in all: libpcap attaches two for each socket.
 const MAX_ATTACHED: u32 = 256;
-/// How long the verifier may work on them in all: for a millisecond each, unless they are made to
+/// How long the agent may work on them in all: for a millisecond each, unless they are made to
 /// take long. Others of the server wait for their sockets meanwhile.
 const MAX_WORK: Duration = Duration::from_secs(5);
+/// One that takes the verifier this long is made to, and is the session's last. The verifier itself
+/// gives up after a million steps, which are some seconds.
+const MADE_TO_TAKE_LONG: Duration = Duration::from_millis(250);
 
 /// What a capture tool is told about a filter that cannot run here: to it, this is a kernel
 /// without socket filters. libpcap then filters by itself, without a warning; what it says about
 /// other errors would be wrong advice.
-const FILTER_YOURSELF: Errno = Errno::NOPROTOOPT;
+pub(super) const FILTER_YOURSELF: Errno = Errno::NOPROTOOPT;
 
 /// What one session has spent on own filters.
 #[derive(Debug, Default)]
@@ -37,6 +40,11 @@ impl Spent {
     }
 
     pub(super) fn worked(&mut self, time: Duration) {
+        let time = if time < MADE_TO_TAKE_LONG {
+            time
+        } else {
+            MAX_WORK
+        };
         self.work = self.work.saturating_add(time);
     }
 }

@@ -368,7 +368,7 @@ impl Shared {
         })
     }
 
-    /// Whether a session may attach one more filter of its own; it is counted then.
+    /// Whether a session may attach or detach a filter of its own once more; it is counted then.
     fn may_attach(&self, session: SessionId) -> Result<(), Rejection> {
         let mut table = self.table();
         let live = table.live.get_mut(&session);
@@ -376,8 +376,11 @@ impl Shared {
             return Ok(());
         }
         Err(Rejection::Refused(Self::refuse(
-            Errno::PERM,
-            format!("session {session} attaches capture filters without end; it keeps the last"),
+            own_filter::FILTER_YOURSELF,
+            format!(
+                "session {session} has attached and detached too many capture filters, or ones that \
+                 take the kernel long to check; its sockets keep those they have"
+            ),
         )))
     }
 
@@ -388,9 +391,8 @@ impl Shared {
         slot: &Mutex<Slot>,
         program: Program,
     ) -> Result<(), Rejection> {
-        self.may_attach(session)?;
-        let started = Instant::now();
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = Instant::now();
         let installed = own_filter::install(&mut slot, &program);
         let kind = slot.kind();
         drop(slot);
@@ -494,10 +496,17 @@ impl Admit for Sessions {
         // Its session has just ended: the lock that is on the socket says the same.
         let found = self.0.slot(inode).ok_or(Rejection::Kernel(Errno::PERM));
         let (session, slot) = found?;
+        self.0.may_attach(session)?;
         match call {
             FilterCall::Detach => {
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                slot.clear().map_err(Rejection::Kernel)
+                let started = Instant::now();
+                let cleared = slot.clear().map_err(Rejection::Kernel);
+                drop(slot);
+                if let Some(live) = self.0.table().live.get_mut(&session) {
+                    live.spent.worked(started.elapsed());
+                }
+                cleared
             }
             FilterCall::Attach(insns) => {
                 let program = own_filter::check(insns).map_err(Rejection::Kernel)?;

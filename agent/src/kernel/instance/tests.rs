@@ -42,6 +42,11 @@ fn to_port(port: u16, length: u32) -> Program {
 
 /// A guard of loopback's datagrams to either of two ports; none without root.
 fn guard(ports: [u16; 2], packets: u64) -> Option<Guard> {
+    load(ports, packets, Vec::new()).map(Result::unwrap)
+}
+
+/// The same, with more code behind the filter.
+fn load(ports: [u16; 2], packets: u64, more: Vec<EbpfInsn>) -> Option<Result<Guard, GuardError>> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -67,18 +72,18 @@ fn guard(ports: [u16; 2], packets: u64) -> Option<Guard> {
             link: LINK_ETHERNET,
             any_interface: 0,
         },
-        raw: Some(translate(&grant).unwrap()),
+        raw: Some([translate(&grant).unwrap(), more].concat()),
         cooked: None,
         interfaces: vec![1],
     };
-    Some(Guard::load(&plan).unwrap())
+    Some(Guard::load(&plan))
 }
 
 fn armed(guard: &Guard) -> (ArmedSocket, Slot) {
     let call = SocketCall {
         protocol: ALL,
         non_blocking: true,
-        ..SocketCall::raw()
+        ..SocketCall::of(SocketKind::Raw)
     };
     arm(guard, call).unwrap()
 }
@@ -259,10 +264,67 @@ fn what_the_verifier_refuses_leaves_the_slot_as_it_was() {
 
 #[test]
 fn what_the_verifier_refuses_of_a_grant_comes_with_its_words() {
-    if !rustix::process::geteuid().is_root() {
-        return;
+    let reads_r9 = vec![insn(0xbf, 0, 9, 0)];
+    if let Some(refused) = load([1, 2], 0, reads_r9).and_then(Result::err) {
+        assert!(refused.to_string().contains("R9 !read_ok"), "{refused}");
     }
-    let code = vec![insn(0xbf, 0, 9, 0), insn(0x95, 0, 0, 0)];
-    let refused = Instances::new(Some(code), None, CString::default(), Vec::new()).unwrap_err();
-    assert!(refused.to_string().contains("R9 !read_ok"), "{refused}");
+}
+
+#[test]
+fn what_no_socket_has_room_for_is_refused_when_it_is_loaded() {
+    let room = std::fs::read_to_string("/proc/sys/net/core/optmem_max").unwrap();
+    let room: usize = room.trim().parse().unwrap();
+    // `r0 = 0`, as often as it takes; the verifier leaves it all in.
+    let long = vec![insn(0xb7, 0, 0, 0); room / 8 + 1];
+    if let Some(loaded) = load([1, 2], 0, long) {
+        let refused = loaded.err().unwrap();
+        assert!(
+            matches!(refused, GuardError::DoesNotFit { .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("net.core.optmem_max"));
+    }
+}
+
+#[test]
+fn own_filter_sees_nothing_that_the_grant_does_not_give() {
+    // How long it runs can be measured from outside, and tells what it has looked at.
+    let traffic = Traffic::new();
+    let [a, b, _] = traffic.ports();
+    let Some(guard) = guard([a, b], 0) else {
+        return;
+    };
+    let (socket, mut slot) = armed(&guard);
+    slot.install(Some(&counting(&guard))).unwrap();
+    assert_eq!(traffic.heard(&socket), [(a, WHOLE), (b, WHOLE)]);
+    assert_eq!(
+        guard.state().unwrap().early_tick,
+        2,
+        "seen by the own filter"
+    );
+}
+
+/// Accepts everything, and counts in a word that a guard without a deadline does not use.
+fn counting(guard: &Guard) -> Vec<EbpfInsn> {
+    const EARLY_TICK: i32 = 24;
+    const CB: i16 = 48;
+    let is_state = |fd: &&OwnedFd| {
+        let about = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+        std::fs::read_to_string(about)
+            .unwrap()
+            .contains("value_size:\t32\n")
+    };
+    let state = guard.instances()._maps.iter().find(is_state).unwrap();
+    vec![
+        insn(0xbf, 6, 1, 0),                 // r6 = r1
+        insn(0x18, 1, 2, state.as_raw_fd()), // r1 = the word
+        insn(0x00, 0, 0, EARLY_TICK),
+        insn(0xb7, 2, 0, 1), // r2 = 1
+        insn(0xdb, 1, 2, 0), // lock *r1 += r2
+        EbpfInsn {
+            off: CB,
+            ..insn(0x62, 6, 0, i32::MAX) // the length that it wants
+        },
+        insn(0xbf, 1, 6, 0), // r1 = r6
+    ]
 }
