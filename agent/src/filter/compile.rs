@@ -328,6 +328,10 @@ impl<F: Fn(&[u8]) -> Result<Vec<u8>, CompileError>> Front<F> {
         let Ok(reduced) = reduced.program() else {
             return Ok(None);
         };
+        // What is written beside the lists must not be taken for what stands for a list.
+        if plan.lists.iter().any(|list| list.stands_in(&sample)) {
+            return Ok(None);
+        }
         let proved = patch(&reduced, &plan.sample_lists)
             .is_some_and(|patched| means_the_same(&patched, &sample, self.link));
         Ok(patch(&reduced, &plan.lists).filter(|_| proved))

@@ -19,7 +19,7 @@ pub mod harness;
 pub mod kernel;
 pub mod programs;
 pub mod random;
-mod syscalls;
+pub mod syscalls;
 
 use std::env;
 

@@ -43,6 +43,7 @@ mod tokens;
 pub(super) use patch::patch;
 pub(super) use skeleton::{Plan, plan};
 
+use super::program::{Insn, Program};
 use member::{Kind, Range};
 
 /// Lists in one expression. Enough numbers for so many stand-ins have been set aside.
@@ -69,8 +70,15 @@ impl List {
         self.words(1)
     }
 
-    /// Values that no program compares anything with otherwise; each is in one list only. Should
-    /// an expression have one of its own, the code is not as expected, and libpcap's chain is used.
+    /// Whether a program that does not have the stand-ins has one of their words all the same: then
+    /// the list is left to libpcap.
+    pub(super) fn stands_in(&self, sample: &Program) -> bool {
+        let words = [self.first_stand_in(), self.stand_in()].concat();
+        let compares = |insn: &Insn| words.contains(&insn.k);
+        sample.insns().iter().any(compares)
+    }
+
+    /// Values that hardly any program compares anything with otherwise; each is in one list only.
     fn words(&self, which: u32) -> Vec<u32> {
         let number = u32::try_from(self.number).unwrap_or(u32::MAX) % 64;
         let small = 2 * number + which;

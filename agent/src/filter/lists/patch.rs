@@ -46,19 +46,24 @@ pub(in super::super) fn patch(program: &Program, lists: &[List]) -> Option<Progr
     };
     let cells = 0..u8::try_from(MEMORY_WORDS).unwrap_or(0);
     let mut free: Vec<_> = cells.filter(|cell| !used(cell)).rev().collect();
+    // Where all words of a value but the first are kept while it is looked for.
+    let further = lists.iter().filter(|list| !list.rest.is_empty());
+    let further = further.map(|list| list.kind.words().len() - 1).max();
+    let kept = free.len().checked_sub(further.unwrap_or(0));
+    let kept = kept.map(|from| free.split_off(from)).unwrap_or_default();
     for (number, (site, list)) in sites.iter().zip(lists).enumerate() {
         // One value is compared word by word, as libpcap does it.
         let network = list.first.0 != list.first.1;
         let end = site.end.filter(|_| network);
         for place in &site.first {
-            patch.search(place, list.kind, &[list.first], end);
+            patch.search(place, list.kind, &[list.first], end, &[]);
         }
         let Some(rest) = &site.rest else { continue };
         if let Some(together) = Together::new(program, rest, list, &mut free) {
             patch.collect(rest, number, together);
         } else {
             for place in &rest.places {
-                patch.search(place, list.kind, &list.rest, site.end);
+                patch.search(place, list.kind, &list.rest, site.end, &kept);
             }
         }
     }
@@ -335,6 +340,7 @@ enum Instead {
         kind: Kind,
         ranges: Vec<Range>,
         end: Option<u32>,
+        kept: Vec<u8>,
     },
     /// The value is stored; goes on where it would without being found.
     Store { cell: u8, not: usize },
@@ -353,7 +359,14 @@ struct Patch {
 }
 
 impl Patch {
-    fn search(&mut self, place: &Place, kind: Kind, ranges: &[Range], end: Option<u32>) {
+    fn search(
+        &mut self,
+        place: &Place,
+        kind: Kind,
+        ranges: &[Range],
+        end: Option<u32>,
+        kept: &[u8],
+    ) {
         for (number, (load, test)) in place.words.iter().enumerate() {
             let instead = match number {
                 0 => Instead::Search {
@@ -361,6 +374,7 @@ impl Patch {
                     kind,
                     ranges: ranges.to_vec(),
                     end,
+                    kept: kept.to_vec(),
                 },
                 _ => {
                     self.instead.insert(*load, Instead::Nothing);
@@ -422,14 +436,26 @@ impl Patch {
                     kind,
                     ranges,
                     end,
+                    kept,
                 }) => {
                     let load = |load: &usize| program.insns().get(*load).copied();
-                    let loads: Vec<_> = place.words.iter().filter_map(|(at, _)| load(at)).collect();
-                    if let (Some(end), Some(again)) = (end, loads.first()) {
+                    let mut loads: Vec<_> =
+                        place.words.iter().filter_map(|(at, _)| load(at)).collect();
+                    let first = loads.first().copied();
+                    if let Some(end) = end {
                         // Drops what ends within a value, whatever the members are.
                         let last = end.saturating_sub(4);
                         searcher.code.push(Insn::new(LD_WORD, 0, 0, last));
-                        searcher.code.push(*again);
+                    }
+                    // A search loads a word in many places; the kernel is slow to take many loads
+                    // from a packet.
+                    for (load, cell) in loads.iter_mut().skip(1).zip(kept) {
+                        searcher.code.push(*load);
+                        searcher.code.push(Insn::new(ST, 0, 0, (*cell).into()));
+                        *load = Insn::new(LD_MEMORY, 0, 0, (*cell).into());
+                    }
+                    if let Some(first) = first.filter(|_| end.is_some() || !kept.is_empty()) {
+                        searcher.code.push(first);
                     }
                     let others = loads.get(1..).unwrap_or_default();
                     let (found, not) = (Label::At(place.found), around(place.not));

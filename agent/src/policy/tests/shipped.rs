@@ -41,7 +41,7 @@ fn sharkmcp() {
     );
     assert_eq!(
         verdict.terms.to_string(),
-        "lo, \"tcp\" within \"net 10.0.0.0/8 and not port 22\", 10000 packets, 50 MiB, 5 seconds, headers only"
+        "lo, \"tcp\" within \"net 10.0.0.0/8 and tcp\", 10000 packets, 50 MiB, 5 seconds, headers only"
     );
     assert_eq!(verdict.changes.len(), 1);
     assert_eq!(verdict.changes[0].argument, "maxPackets");
