@@ -368,7 +368,7 @@ impl Shared {
         })
     }
 
-    /// Whether a session may attach or detach a filter of its own once more; it is counted then.
+    /// Whether a session may attach one more filter of its own; it is counted then.
     fn may_attach(&self, session: SessionId) -> Result<(), Rejection> {
         let mut table = self.table();
         let live = table.live.get_mut(&session);
@@ -378,7 +378,7 @@ impl Shared {
         Err(Rejection::Refused(Self::refuse(
             own_filter::FILTER_YOURSELF,
             format!(
-                "session {session} has attached and detached too many capture filters, or ones that \
+                "session {session} has attached too many capture filters, or ones that \
                  take the kernel long to check; its sockets keep those they have"
             ),
         )))
@@ -496,8 +496,8 @@ impl Admit for Sessions {
         // Its session has just ended: the lock that is on the socket says the same.
         let found = self.0.slot(inode).ok_or(Rejection::Kernel(Errno::PERM));
         let (session, slot) = found?;
-        self.0.may_attach(session)?;
         match call {
+            // Never refused: there is no more to take off than was put on.
             FilterCall::Detach => {
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 let started = Instant::now();
@@ -509,6 +509,7 @@ impl Admit for Sessions {
                 cleared
             }
             FilterCall::Attach(insns) => {
+                self.0.may_attach(session)?;
                 let program = own_filter::check(insns).map_err(Rejection::Kernel)?;
                 self.0.attach(caller, session, &slot, program)
             }
