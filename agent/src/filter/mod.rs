@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  expression ──compile──▶ Program (cBPF) ──translate──▶ eBPF, put in front of the guard
+//!    (long lists apart)        │  (cooked, vlan: as the socket shows packets; shorten: less code)
 //!   (libpcap, in a child)      │
 //!                              ├──prove──▶ is what it accepts within what a policy accepts?
 //!                              ├──explain▶ what does it accept, in words and examples?
