@@ -547,6 +547,19 @@ fn filter_lint_tells_by_its_exit_status_and_offers_a_rewrite() {
     assert_eq!(status, 0, "{out}");
     let (status, ..) = told(&["filter", "lint", "tcp prot"]);
     assert_eq!(status, 2);
+    // Not looked through is not clean.
+    let tagged = "vlan 5 and not port 22";
+    let (status, out, _) = told(&["filter", "lint", tagged]);
+    assert_eq!(status, 1, "{out}");
+    assert!(out.starts_with("not looked through: "), "{out}");
+    let output = capwarden(&["filter", "lint", tagged, "--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&answer["matches"], &answer["looked_through"]),
+        (&"none-plain".into(), &false.into())
+    );
+    let (_, out, _) = told(&["filter", "explain", tagged]);
+    assert!(out.contains("warning: not looked through"), "{out}");
 }
 
 #[test]
@@ -599,6 +612,12 @@ fn policy_check_warns_of_what_its_filters_let_through() {
     assert_eq!(status, 0, "{out}");
     assert!(
         out.contains("warning: ") && out.contains("it matches every packet"),
+        "{out}"
+    );
+    let (status, out, _) = policy("vlan 5 and not port 22");
+    assert_eq!(status, 0, "{out}");
+    assert!(
+        out.contains("warning: ") && out.contains("not looked through"),
         "{out}"
     );
     let (status, out, _) = policy("tcp and udp");

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{
     audit::visible,
-    filter::{CompileError, LinkType, Lint, LintBudget, Matches, SocketForm, hiding_name, lint},
+    filter::{
+        CompileError, LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm,
+        hiding_name, lint,
+    },
     policy::{Policy as Loaded, PolicyError, RuleRef},
 };
 
@@ -186,6 +189,7 @@ impl Remark<'_> {
             Matches::Nothing => parts.push("it matches nothing, so nothing can be captured".into()),
             Matches::Everything => parts.push("it matches every packet, so it refuses none".into()),
             Matches::Unknown => parts.push("it is too large to be looked through".into()),
+            Matches::NonePlain => parts.push(NOT_LOOKED_THROUGH.into()),
             Matches::Some => {}
         }
         if !found.is_empty() {

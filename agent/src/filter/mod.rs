@@ -36,7 +36,10 @@ pub use compile::{
 pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Judgement, Meta, Packet, VlanTag, interpret, judge};
 pub use link::LinkType;
-pub use lint::{Finding, Keeps, Lint, LintBudget, Matches, Rewrite, hiding_name, hiding_why, lint};
+pub use lint::{
+    Finding, Keeps, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, Rewrite, hiding_name,
+    hiding_why, lint,
+};
 pub use program::{
     AluOp, Ancillary, Insn, KERNEL_INSTRUCTIONS, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand,
     Program, ProgramError, Register, Size, Test,

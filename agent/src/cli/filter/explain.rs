@@ -9,8 +9,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::filter::{
-    Budget, Containment, Emptiness, Explanation, Insn, Lint, LintBudget, Program, SocketForm,
-    explain, hiding_name, is_empty, lint, prove, translate,
+    Budget, Containment, Emptiness, Explanation, Insn, Lint, LintBudget, Matches as Looked,
+    NOT_LOOKED_THROUGH, Program, SocketForm, explain, hiding_name, is_empty, lint, prove,
+    translate,
 };
 
 use super::{
@@ -88,6 +89,7 @@ impl Explain {
                 "more": explanation.more,
                 "complete": explanation.complete,
                 "lint": names(&lint),
+                "looked_through": lint.looked_through(),
             }))?;
         } else {
             let paint = Paint::for_stdout();
@@ -102,6 +104,10 @@ impl Explain {
                         paint.warning("warning:"),
                         names.join(", ")
                     )?;
+                }
+                if lint.matches == Looked::NonePlain {
+                    let warning = paint.warning("warning:");
+                    writeln!(out, "{warning} {NOT_LOOKED_THROUGH}")?;
                 }
                 Ok(())
             })?;
