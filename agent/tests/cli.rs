@@ -630,4 +630,16 @@ fn policy_check_warns_of_what_its_filters_let_through() {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer[0]["ok"], false, "{answer}");
     assert_eq!(answer[0]["filters"][0]["line"], 5, "{answer}");
+    // What means something on Ethernet only is of no use on `any`.
+    let ether = "ether host 02:00:00:00:00:05 and tcp port 80";
+    for (interface, warned) in [("any", true), ("lo", false)] {
+        let text = format!(
+            "version: 1\nexec:\n  interfaces: [ {interface} ]\n  packets: 1\n  within: {ether:?}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let (status, out, _) = told(&["policy", "check", file]);
+        let words = "on `any`, tools open cooked sockets, for which this filter does not compile: ";
+        assert_eq!((status, out.contains(words)), (0, warned), "{out}");
+        assert_eq!(out.contains("; name interfaces instead"), warned, "{out}");
+    }
 }
