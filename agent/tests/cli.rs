@@ -579,6 +579,16 @@ fn filter_explain_says_it_in_words() {
     assert!(out.ends_with("it matches nothing\n"), "{out}");
     let (_, out, _) = told(&["filter", "explain", ""]);
     assert!(out.contains("it matches every well-formed packet"), "{out}");
+    // A long list is shortened for people only.
+    let hosts: Vec<String> = (1..=20).map(|n| format!("src host 10.0.{n}.1")).collect();
+    let hosts = format!("ip and ({})", hosts.join(" or "));
+    let (_, out, _) = told(&["filter", "explain", &hosts]);
+    assert!(out.contains("10.0.6.1 or one of 14 more"), "{out}");
+    let (_, out, _) = told(&["filter", "explain", &hosts, "--json"]);
+    assert!(
+        out.contains(" or 10.0.20.1\"") && !out.contains(" or one of "),
+        "{out}"
+    );
     let (_, out, _) = told(&["filter", "explain", "net 10.0.0.0/8", "--json"]);
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(answer["matches"], "some", "{answer}");

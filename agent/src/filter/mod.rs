@@ -46,9 +46,9 @@ pub use program::{
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Disguise, Emptiness, Equivalence, Example,
-    Explanation, Hiding, Mark, NearMiss, Pair, Unknown, Way, compose, difference, disguises,
-    dropped, equivalent, explain, hides, in_words, is_conjunction, is_empty, prove, prove_measured,
-    reads_addresses, well_formed,
+    Explanation, Hiding, Mark, NearMiss, Pair, Unknown, Way, Wording, compose, difference,
+    disguises, dropped, equivalent, explain, hides, in_words, is_conjunction, is_empty, prove,
+    prove_measured, reads_addresses, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate, translate_own};
 pub use vlan::{VlanError, see_vlan_tags};

@@ -205,7 +205,7 @@ pub fn explanations() {
             "dst port 443 and ip6",
             "IPv6, TCP, UDP or SCTP, destination port 443",
         ),
-        ("len > 100", "the length is more than 0x64"),
+        ("len > 100", "the length is more than 100"),
         ("ip[6:2] & 0x1fff != 0", "IPv4, a later fragment"),
     ] {
         assert_eq!(first(filter), words, "{filter}");
@@ -242,7 +242,11 @@ fn explained(filter: &str, form: SocketForm) -> Vec<String> {
     let explanation = explain(&program, form, budget()).unwrap();
     let mut words = Vec::new();
     for way in &explanation.ways {
-        let all = way.conditions.join(", ");
+        let short: Vec<&str> = way.conditions.iter().map(|one| &*one.short).collect();
+        let all = short.join(", ");
+        for one in &way.conditions {
+            assert!(!one.whole.contains(" or one of "), "{filter}: {one:?}");
+        }
         if let Some(example) = &way.example {
             assert!(accepts(&program, &example.packet()), "{filter}: {all}");
         }
