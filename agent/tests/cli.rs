@@ -335,13 +335,14 @@ fn filter_pcap_lists_what_is_outside_and_what_cannot_be_told() {
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 3]).unwrap();
     let (status, out, err) = pcap("tcp");
-    assert_eq!(status, 2, "{out}");
+    assert_eq!(status, 7, "{out}");
     assert!(err.contains("broken after 3 packets: truncated"), "{err}");
+    assert!(err.contains("tcpdump -r"), "{err}");
     assert!(out.starts_with("3 packets"), "{out}");
     let (status, ..) = told(&["filter", "pcap", file, "--within", "tcp prot"]);
     assert_eq!(status, 2);
-    let (status, ..) = told(&["filter", "pcap", "/nonexistent", "--within", "tcp"]);
-    assert_eq!(status, 2);
+    let (status, _, err) = told(&["filter", "pcap", "/nonexistent", "--within", "tcp"]);
+    assert_eq!((status, err.contains("tcpdump")), (7, false), "{err}");
 
     // From standard input, too.
     fs::write(&path, &whole).unwrap();
@@ -547,6 +548,19 @@ fn filter_lint_tells_by_its_exit_status_and_offers_a_rewrite() {
     assert_eq!(status, 0, "{out}");
     let (status, ..) = told(&["filter", "lint", "tcp prot"]);
     assert_eq!(status, 2);
+    // Not looked through is not clean.
+    let tagged = "vlan 5 and not port 22";
+    let (status, out, _) = told(&["filter", "lint", tagged]);
+    assert_eq!(status, 1, "{out}");
+    assert!(out.starts_with("not looked through: "), "{out}");
+    let output = capwarden(&["filter", "lint", tagged, "--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&answer["matches"], &answer["looked_through"]),
+        (&"none-plain".into(), &false.into())
+    );
+    let (_, out, _) = told(&["filter", "explain", tagged]);
+    assert!(out.contains("warning: not looked through"), "{out}");
 }
 
 #[test]
@@ -565,6 +579,16 @@ fn filter_explain_says_it_in_words() {
     assert!(out.ends_with("it matches nothing\n"), "{out}");
     let (_, out, _) = told(&["filter", "explain", ""]);
     assert!(out.contains("it matches every well-formed packet"), "{out}");
+    // A long list is shortened for people only.
+    let hosts: Vec<String> = (1..=20).map(|n| format!("src host 10.0.{n}.1")).collect();
+    let hosts = format!("ip and ({})", hosts.join(" or "));
+    let (_, out, _) = told(&["filter", "explain", &hosts]);
+    assert!(out.contains("10.0.6.1 or one of 14 more"), "{out}");
+    let (_, out, _) = told(&["filter", "explain", &hosts, "--json"]);
+    assert!(
+        out.contains(" or 10.0.20.1\"") && !out.contains(" or one of "),
+        "{out}"
+    );
     let (_, out, _) = told(&["filter", "explain", "net 10.0.0.0/8", "--json"]);
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(answer["matches"], "some", "{answer}");
@@ -601,6 +625,12 @@ fn policy_check_warns_of_what_its_filters_let_through() {
         out.contains("warning: ") && out.contains("it matches every packet"),
         "{out}"
     );
+    let (status, out, _) = policy("vlan 5 and not port 22");
+    assert_eq!(status, 0, "{out}");
+    assert!(
+        out.contains("warning: ") && out.contains("not looked through"),
+        "{out}"
+    );
     let (status, out, _) = policy("tcp and udp");
     assert_eq!(status, 1, "{out}");
     assert!(
@@ -611,4 +641,16 @@ fn policy_check_warns_of_what_its_filters_let_through() {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer[0]["ok"], false, "{answer}");
     assert_eq!(answer[0]["filters"][0]["line"], 5, "{answer}");
+    // What means something on Ethernet only is of no use on `any`.
+    let ether = "ether host 02:00:00:00:00:05 and tcp port 80";
+    for (interface, warned) in [("any", true), ("lo", false)] {
+        let text = format!(
+            "version: 1\nexec:\n  interfaces: [ {interface} ]\n  packets: 1\n  within: {ether:?}\n"
+        );
+        fs::write(&path, text).unwrap();
+        let (status, out, _) = told(&["policy", "check", file]);
+        let words = "on `any`, tools open cooked sockets, for which this filter does not compile: ";
+        assert_eq!((status, out.contains(words)), (0, warned), "{out}");
+        assert_eq!(out.contains("; name interfaces instead"), warned, "{out}");
+    }
 }

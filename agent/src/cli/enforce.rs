@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crate::{
     engine::{EngineError, Outcome},
-    filter::{CompileError, Compiler, LinkType, Origin},
+    filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
-    policy::{Denial, Policy},
+    policy::{Denial, Policy, PolicyFilter},
     session::{GrantError, SessionError},
 };
 
@@ -26,11 +26,31 @@ pub(super) fn require_root() -> Result<(), Failure> {
     }
 }
 
-/// Loads a policy, its capture filters checked by libpcap.
+/// Loads a policy for use, and warns of capture filters that do not work on all its interfaces.
 pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
+    let policy = check_policy(path)?;
+    let compiler = compiler()?;
+    for filter in policy.filters() {
+        if let Some(message) = unfit_for_any(filter, &compiler)? {
+            let PolicyFilter {
+                expression, rule, ..
+            } = filter;
+            tracing::warn!("{rule}: the filter {expression:?}: {message}");
+        }
+    }
+    Ok(policy)
+}
+
+/// Loads a policy, its capture filters checked by libpcap.
+pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
     let compiler = compiler()?;
-    for (filter, rule) in policy.filters() {
+    for PolicyFilter {
+        expression: filter,
+        rule,
+        ..
+    } in policy.filters()
+    {
         match compiler.compile(filter, LinkType::EN10MB, Origin::Policy) {
             Ok(_) => {}
             Err(CompileError::ChildFailed(why)) => {
@@ -47,6 +67,25 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
         }
     }
     Ok(policy)
+}
+
+/// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
+pub(super) fn unfit_for_any(
+    filter: PolicyFilter<'_>,
+    compiler: &Compiler,
+) -> Result<Option<String>, Failure> {
+    if !filter.on_any {
+        return Ok(None);
+    }
+    match compiler.compile_for(filter.expression, SocketForm::Cooked, Origin::Policy) {
+        Ok(_) => Ok(None),
+        Err(CompileError::ChildFailed(why)) => Err(Failure::Internal(
+            Account::new("cannot compile a filter").because(why),
+        )),
+        Err(error) => Ok(Some(format!(
+            "on `any`, tools open cooked sockets, for which this filter does not compile: {error}; name interfaces instead"
+        ))),
+    }
 }
 
 pub(super) fn compiler() -> Result<Compiler, Failure> {

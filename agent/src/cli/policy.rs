@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 
 use crate::{
     audit::visible,
-    filter::{CompileError, LinkType, Lint, LintBudget, Matches, SocketForm, hiding_name, lint},
-    policy::{Policy as Loaded, PolicyError, RuleRef},
+    filter::{
+        CompileError, LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm,
+        hiding_name, lint,
+    },
+    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef},
 };
 
 use super::{
@@ -41,7 +44,7 @@ enum Verb {
 ///
 /// Then looks at each `within`: one that matches nothing is a problem, too. Ways in which refused
 /// packets get through it are warnings, which leave the exit status alone; `filter lint` shows the
-/// packets.
+/// packets. So is a filter that cannot be used on `any`, where its rule lists that.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The policy files
@@ -65,7 +68,7 @@ impl Check {
         let mut unsound = false;
         let mut reports = Vec::new();
         for file in &self.files {
-            let checked = enforce::load_policy(file);
+            let checked = enforce::check_policy(file);
             match checked {
                 Ok(policy) => {
                     let remarks = remarks(&policy)?;
@@ -131,6 +134,8 @@ struct Remark<'a> {
     rule: &'a RuleRef,
     expression: &'a str,
     lint: Lint,
+    /// Why it does not work on `any`, if the rule lists that.
+    unfit_for_any: Option<String>,
 }
 
 /// Looks at every `within` of a policy; at equal ones once.
@@ -144,7 +149,11 @@ fn remarks(policy: &Loaded) -> Result<Vec<Remark<'_>>, Failure> {
     };
     let mut known: HashMap<&str, Lint> = HashMap::new();
     let mut remarks = Vec::new();
-    for (expression, rule) in policy.filters() {
+    for filter in policy.filters() {
+        let PolicyFilter {
+            expression, rule, ..
+        } = filter;
+        let unfit_for_any = enforce::unfit_for_any(filter, &compiler)?;
         let found = match known.get(expression) {
             Some(found) => found.clone(),
             None => lint(expression, form, &compiler, budget).map_err(|error| match error {
@@ -159,11 +168,12 @@ fn remarks(policy: &Loaded) -> Result<Vec<Remark<'_>>, Failure> {
             })?,
         };
         known.insert(expression, found.clone());
-        if !found.is_clean() {
+        if !found.is_clean() || unfit_for_any.is_some() {
             remarks.push(Remark {
                 rule,
                 expression,
                 lint: found,
+                unfit_for_any,
             });
         }
     }
@@ -186,6 +196,7 @@ impl Remark<'_> {
             Matches::Nothing => parts.push("it matches nothing, so nothing can be captured".into()),
             Matches::Everything => parts.push("it matches every packet, so it refuses none".into()),
             Matches::Unknown => parts.push("it is too large to be looked through".into()),
+            Matches::NonePlain => parts.push(NOT_LOOKED_THROUGH.into()),
             Matches::Some => {}
         }
         if !found.is_empty() {
@@ -194,6 +205,7 @@ impl Remark<'_> {
         if !unknown.is_empty() {
             parts.push(format!("not told in {} s: {unknown}", TIME.as_secs()));
         }
+        parts.extend(self.unfit_for_any.clone());
         parts.join("; ")
     }
 

@@ -37,16 +37,19 @@ pub use compile::{
 pub use cooked::{CookedError, rewrite_for_cooked};
 pub use interpret::{Judgement, Meta, Packet, VlanTag, interpret, judge};
 pub use link::LinkType;
-pub use lint::{Finding, Keeps, Lint, LintBudget, Matches, Rewrite, hiding_name, hiding_why, lint};
+pub use lint::{
+    Finding, Keeps, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, Rewrite, hiding_name,
+    hiding_why, lint,
+};
 pub use program::{
     AluOp, Ancillary, Insn, KERNEL_INSTRUCTIONS, MAX_INSTRUCTIONS, MEMORY_WORDS, Op, Operand,
     Program, ProgramError, Register, Size, Test,
 };
 pub use prove::{
     Budget, ComposeError, Containment, Cost, Difference, Disguise, Emptiness, Equivalence, Example,
-    Explanation, Hiding, Mark, NearMiss, Pair, Unknown, Way, compose, difference, disguises,
-    dropped, equivalent, explain, hides, in_words, is_conjunction, is_empty, prove, prove_measured,
-    reads_addresses, well_formed,
+    Explanation, Hiding, Mark, NearMiss, Pair, Unknown, Way, Wording, compose, difference,
+    disguises, dropped, equivalent, explain, hides, in_words, is_conjunction, is_empty, prove,
+    prove_measured, reads_addresses, well_formed,
 };
 pub use translate::{EbpfInsn, TranslateError, translate, translate_own};
 pub use vlan::{VlanError, see_vlan_tags};

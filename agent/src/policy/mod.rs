@@ -55,6 +55,6 @@ mod yaml;
 mod tests;
 
 pub use error::PolicyError;
-pub use model::{Policy, Summary};
+pub use model::{Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};
 pub use verdict::*;

@@ -120,7 +120,7 @@ impl Policy {
 
     /// The policy's own capture filters, each with the place where it is written: for libpcap and
     /// the prover to check.
-    pub fn filters(&self) -> impl Iterator<Item = (&str, &RuleRef)> {
+    pub fn filters(&self) -> impl Iterator<Item = PolicyFilter<'_>> {
         let captures = self.tools.values().filter_map(|tool| match &tool.action {
             Action::Capture(capture) => Some(&**capture),
             Action::Allow | Action::Deny(_) | Action::EndCapture => None,
@@ -128,7 +128,11 @@ impl Policy {
         let captures = captures.chain(&self.exec);
         captures.filter_map(|capture| {
             let within = capture.within.as_ref()?;
-            Some((within.expression.as_str(), &within.rule))
+            Some(PolicyFilter {
+                expression: &within.expression,
+                rule: &within.rule,
+                on_any: capture.interfaces.any,
+            })
         })
     }
 
@@ -176,6 +180,17 @@ impl Policy {
             (_, more) => Some(format!("Use {} or one of {more} others.", names.join(", "))),
         }
     }
+}
+
+/// A capture filter of the policy's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyFilter<'a> {
+    /// The filter, in libpcap's language.
+    pub expression: &'a str,
+    /// Where it is written.
+    pub rule: &'a RuleRef,
+    /// Whether `any` is among the rule's interfaces, on which tools open cooked sockets.
+    pub on_any: bool,
 }
 
 /// What a policy comes to, for `capwarden policy check`.

@@ -69,8 +69,6 @@ pub fn findings() {
         ("tcp port 80 and host 10.0.0.5", &[]),
         ("ip6 host 2001:db8::1 and tcp", &[]),
         ("arp host 10.0.0.5", &[]),
-        ("vlan and tcp port 80", &[]),
-        ("ip proto 47", &[]),
         // What lint itself offers.
         (
             "(ip or ip6 or arp) and (not ip or (ip[6:2] & 0x1fff = 0 and (ip proto 6 or ip proto 17))) and (not ip6 or ip6[6] = 6) and not (udp dst port 4789 or udp dst port 8472 or udp dst port 6081) and not port 22",
@@ -90,6 +88,17 @@ pub fn findings() {
     check("net 10.0.0.0/8", raw, &[TUNNELS, &["icmp-error"]].concat());
     check("tcp port 80", raw, &[]);
     assert_eq!(of("tcp and udp", ETHERNET, false).matches, Matches::Nothing);
+    // What hides inside a tag or a tunnel is not looked for, and so not told to be none.
+    for inside in [
+        "vlan and tcp port 80",
+        "vlan 5 and not port 22",
+        "ip proto 47",
+    ] {
+        let report = of(inside, ETHERNET, true);
+        assert_eq!(report.matches, Matches::NonePlain, "{inside}");
+        assert_eq!(report.findings, [], "{inside}");
+        assert!(!report.is_clean() && !report.looked_through(), "{inside}");
+    }
     for everything in ["", "len >= 0", "tcp or not tcp"] {
         assert_eq!(
             of(everything, ETHERNET, false).matches,
@@ -196,7 +205,7 @@ pub fn explanations() {
             "dst port 443 and ip6",
             "IPv6, TCP, UDP or SCTP, destination port 443",
         ),
-        ("len > 100", "the length is more than 0x64"),
+        ("len > 100", "the length is more than 100"),
         ("ip[6:2] & 0x1fff != 0", "IPv4, a later fragment"),
     ] {
         assert_eq!(first(filter), words, "{filter}");
@@ -233,7 +242,11 @@ fn explained(filter: &str, form: SocketForm) -> Vec<String> {
     let explanation = explain(&program, form, budget()).unwrap();
     let mut words = Vec::new();
     for way in &explanation.ways {
-        let all = way.conditions.join(", ");
+        let short: Vec<&str> = way.conditions.iter().map(|one| &*one.short).collect();
+        let all = short.join(", ");
+        for one in &way.conditions {
+            assert!(!one.whole.contains(" or one of "), "{filter}: {one:?}");
+        }
         if let Some(example) = &way.example {
             assert!(accepts(&program, &example.packet()), "{filter}: {all}");
         }

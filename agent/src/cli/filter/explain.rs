@@ -9,8 +9,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::filter::{
-    Budget, Containment, Emptiness, Explanation, Insn, Lint, LintBudget, Program, SocketForm,
-    explain, hiding_name, is_empty, lint, prove, translate,
+    Budget, Containment, Emptiness, Explanation, Insn, Lint, LintBudget, Matches as Looked,
+    NOT_LOOKED_THROUGH, Program, SocketForm, explain, hiding_name, is_empty, lint, prove,
+    translate,
 };
 
 use super::{
@@ -88,6 +89,7 @@ impl Explain {
                 "more": explanation.more,
                 "complete": explanation.complete,
                 "lint": names(&lint),
+                "looked_through": lint.looked_through(),
             }))?;
         } else {
             let paint = Paint::for_stdout();
@@ -102,6 +104,10 @@ impl Explain {
                         paint.warning("warning:"),
                         names.join(", ")
                     )?;
+                }
+                if lint.matches == Looked::NonePlain {
+                    let warning = paint.warning("warning:");
+                    writeln!(out, "{warning} {NOT_LOOKED_THROUGH}")?;
                 }
                 Ok(())
             })?;
@@ -143,13 +149,13 @@ fn ways(explanation: &Explanation, form: SocketForm) -> Vec<Value> {
     let ways = explanation.ways.iter().map(|way| {
         let near = way.near_misses.iter().map(|near| {
             json!({
-                "fails": near.fails,
+                "fails": near.fails.whole,
                 "packet": near.example.in_words(form),
                 "bytes": hex(&near.example.bytes),
             })
         });
         json!({
-            "conditions": way.conditions,
+            "conditions": way.conditions.iter().map(|one| &one.whole).collect::<Vec<_>>(),
             "packet": way.example.as_ref().map(|example| example.in_words(form)),
             "bytes": way.example.as_ref().map(|example| hex(&example.bytes)),
             "near_misses": near.collect::<Vec<_>>(),
@@ -174,7 +180,9 @@ fn write_ways(
         Matches::Some => writeln!(out, "it matches:")?,
     }
     for way in &explanation.ways {
-        writeln!(out, "  {}", paint.strong(&way.conditions.join(", ")))?;
+        let conditions = way.conditions.iter().map(|one| one.short.as_str());
+        let conditions = conditions.collect::<Vec<_>>().join(", ");
+        writeln!(out, "  {}", paint.strong(&conditions))?;
         if let Some(example) = &way.example {
             writeln!(out, "    like  {}", example.in_words(form))?;
         }
@@ -183,7 +191,7 @@ fn write_ways(
                 out,
                 "    not   {}  (fails: {})",
                 near.example.in_words(form),
-                near.fails
+                near.fails.short
             )?;
         }
     }

@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::filter::{
-    Finding, Keeps, Lint as Report, LintBudget, Matches, Rewrite, SocketForm, hiding_name,
-    hiding_why, lint,
+    Finding, Keeps, Lint as Report, LintBudget, Matches, NOT_LOOKED_THROUGH, Rewrite, SocketForm,
+    hiding_name, hiding_why, lint,
 };
 
 use super::{
@@ -26,6 +26,9 @@ use super::{
 /// lets later fragments through, and tunnels. Each finding is a packet that the filter refuses,
 /// and the same packet as it is accepted. Every rewrite that is printed compiles and is proved:
 /// it accepts nothing that the filter does not, and refuses the packets of the finding.
+///
+/// The search starts from plain packets: a filter that accepts none of them, only such as are tagged
+/// or tunnelled, is not looked through.
 ///
 /// The exit status is 0 if nothing was found, 1 if something was or could not be told, 2 if the
 /// filter is wrong.
@@ -66,6 +69,7 @@ fn write_report(
         Matches::Nothing => writeln!(out, "the filter matches nothing that a network carries")?,
         Matches::Everything => writeln!(out, "the filter matches every packet: it refuses none")?,
         Matches::Unknown => writeln!(out, "could not be told within the budget")?,
+        Matches::NonePlain => writeln!(out, "{NOT_LOOKED_THROUGH}")?,
         Matches::Some if report.is_clean() => writeln!(out, "nothing found")?,
         Matches::Some => {}
     }
@@ -152,9 +156,11 @@ fn as_json(report: &Report, form: SocketForm) -> Value {
         "matches": match report.matches {
             Matches::Nothing => "nothing",
             Matches::Some => "some",
+            Matches::NonePlain => "none-plain",
             Matches::Everything => "everything",
             Matches::Unknown => "unknown",
         },
+        "looked_through": report.looked_through(),
         "findings": findings.collect::<Vec<_>>(),
         "unknown": unknown.collect::<Vec<_>>(),
         "rewrite": report.rewrite.as_ref().map(rewrite),

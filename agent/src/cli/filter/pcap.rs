@@ -29,7 +29,7 @@ const MAX_LISTED: usize = 10_000;
 /// are there show it; where the filter asks for one that was not captured, they are undecidable.
 ///
 /// The exit status is 0 if every packet is inside, 1 if some are outside or undecidable, 2 if the
-/// file or the filter is wrong.
+/// filter is wrong, 7 if the file cannot be read.
 #[derive(Debug, Args)]
 pub(super) struct Pcap {
     /// The capture file; `-` is standard input
@@ -124,5 +124,11 @@ fn row(captured: &Captured<'_>, judgement: Judgement, form: SocketForm) -> Value
 }
 
 fn unreadable(error: &CaptureFileError) -> Failure {
-    Failure::Usage(Account::new(error.to_string()).hint("tcpdump -r FILE shows what can be read"))
+    let (CaptureFileError::Open { path, .. } | CaptureFileError::Broken { path, .. }) = error;
+    let account = Account::new(error.to_string());
+    Failure::Internal(if path.exists() {
+        account.hint("tcpdump -r FILE shows what can be read")
+    } else {
+        account
+    })
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 pub use rewrite::{Keeps, Rewrite};
-pub use words::{hiding_name, hiding_why};
+pub use words::{NOT_LOOKED_THROUGH, hiding_name, hiding_why};
 
 /// What the lint of one filter may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,12 @@ impl Lint {
     pub fn is_clean(&self) -> bool {
         self.matches == Matches::Some && self.findings.is_empty() && self.unknown.is_empty()
     }
+
+    /// Whether ways to hide were looked for, or there are none because it matches nothing or
+    /// everything.
+    pub fn looked_through(&self) -> bool {
+        !matches!(self.matches, Matches::NonePlain | Matches::Unknown)
+    }
 }
 
 /// What a filter matches at all.
@@ -67,6 +73,9 @@ pub enum Matches {
     Nothing,
     /// Some packets.
     Some,
+    /// Some, but none that are plain: they are tagged, tunnelled or of another kind. Ways to hide
+    /// start from plain packets, so none was looked at.
+    NonePlain,
     /// Every packet that a network carries.
     Everything,
     /// It could not be told.
@@ -152,10 +161,13 @@ impl Work<'_> {
     }
 
     fn lint(&self, text: &str, program: &Program, each: bool) -> Lint {
-        let matches = self.matches(program);
+        let mut matches = self.matches(program);
+        if matches == Matches::Some && !self.accepts_plain(program) {
+            matches = Matches::NonePlain;
+        }
         let mut found: Vec<Found> = Vec::new();
         let mut unknown = Vec::new();
-        if matches == Matches::Some && self.accepts_plain(program) {
+        if matches == Matches::Some {
             for disguise in &self.all {
                 match self.gets_through(program, disguise) {
                     Ok(Some(pair)) => note(&mut found, disguise, pair),
@@ -237,7 +249,8 @@ impl Work<'_> {
     }
 
     /// Whether a filter accepts anything that does not hide. One that does not, such as `vlan` or
-    /// `ip proto 47`, is about what others hide in, and means it.
+    /// `ip proto 47`, is about what others hide in, and means that; what hides further inside is
+    /// not told apart from it.
     fn accepts_plain(&self, program: &Program) -> bool {
         let nothing = Program::new(vec![super::Insn::new(0x06, 0, 0, 0)]);
         let (Ok(nothing), Ok(budget)) = (nothing, self.budget()) else {

@@ -2,6 +2,9 @@
 
 use super::super::Hiding;
 
+/// Why [`Matches::NonePlain`](super::Matches::NonePlain) leaves open what hides.
+pub const NOT_LOOKED_THROUGH: &str = "not looked through: it accepts no plain packets, only such as are tagged, tunnelled or of another kind, and lint starts from plain ones";
+
 /// The name of a finding: `later-fragment`.
 pub const fn hiding_name(hiding: Hiding) -> &'static str {
     match hiding {

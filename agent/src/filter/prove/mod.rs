@@ -45,5 +45,5 @@ pub use verdict::{
     Budget, Containment, Cost, Difference, Emptiness, Equivalence, Unknown, difference, equivalent,
     is_conjunction, is_empty, prove, prove_measured,
 };
-pub use ways::{Explanation, NearMiss, Way, explain};
+pub use ways::{Explanation, NearMiss, Way, Wording, explain};
 pub use well_formed::well_formed;

@@ -46,18 +46,27 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     /// What a packet has to be: `IPv4, TCP, source or destination port 80`. Empty: anything.
-    pub conditions: Vec<String>,
+    pub conditions: Vec<Wording>,
     /// Such a packet, if one was found that looks like one.
     pub example: Option<Example>,
     /// Packets that are none by one condition, and are not accepted in another way either.
     pub near_misses: Vec<NearMiss>,
 }
 
+/// What a packet has to be in one respect, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wording {
+    /// With every value that there is: for programs.
+    pub whole: String,
+    /// With few values, and how many more there are: for people.
+    pub short: String,
+}
+
 /// A packet that is nearly accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearMiss {
     /// What it is not.
-    pub fails: String,
+    pub fails: Wording,
     /// The packet.
     pub example: Example,
 }
@@ -280,12 +289,12 @@ fn told(
             holds(example, &|number| number != at) && interpret(program, &example.packet()) == 0
         });
         near_misses.extend(near.map(|example| NearMiss {
-            fails: phrase.to_string(),
+            fails: phrase.wording(),
             example,
         }));
     }
     Way {
-        conditions: raw.phrases.iter().map(ToString::to_string).collect(),
+        conditions: raw.phrases.iter().map(Phrase::wording).collect(),
         example,
         near_misses,
     }

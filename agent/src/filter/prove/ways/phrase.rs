@@ -13,6 +13,7 @@ use super::{
         },
         well_formed::{ARP, IPV4, IPV6, RARP, network_offset, type_offset},
     },
+    Wording,
     path::{Condition, Number, What},
 };
 
@@ -32,12 +33,17 @@ pub(super) struct Phrase {
     pub(super) is_version: bool,
 }
 
-/// `source port 80, 443 or 8080`.
+/// `source port 80, 443 or 8080`; a long list is shortened, but not in the alternate form.
 impl fmt::Display for Phrase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.subject)?;
-        let more = self.values.len().saturating_sub(MAX_VALUES);
-        for (at, value) in self.values.iter().take(MAX_VALUES).enumerate() {
+        let told = if f.alternate() {
+            self.values.len()
+        } else {
+            MAX_VALUES
+        };
+        let more = self.values.len().saturating_sub(told);
+        for (at, value) in self.values.iter().take(told).enumerate() {
             let before = match at {
                 0 if self.subject.is_empty() => "",
                 0 => " ",
@@ -50,6 +56,15 @@ impl fmt::Display for Phrase {
             write!(f, " or one of {more} more")?;
         }
         Ok(())
+    }
+}
+
+impl Phrase {
+    pub(super) fn wording(&self) -> Wording {
+        Wording {
+            whole: format!("{self:#}"),
+            short: self.to_string(),
+        }
     }
 }
 
@@ -291,7 +306,10 @@ impl Names {
             .field(number)
             .and_then(|field| simple(field, mask, *test, value, *holds));
         let phrase = phrase.unwrap_or_else(|| {
-            let number_words = hexadecimal(value);
+            let number_words = match **left {
+                Number::Length | Number::HeaderLength(_) => value.to_string(),
+                _ => hexadecimal(value),
+            };
             fixed(compared(
                 &spell(left, self.form),
                 *test,
