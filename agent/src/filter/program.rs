@@ -355,6 +355,14 @@ impl Program {
         !self.ops.iter().any(accepts)
     }
 
+    /// The program that accepts every packet, whole.
+    pub fn everything() -> Self {
+        Self {
+            insns: vec![Insn::new(0x06, 0, 0, u32::MAX)],
+            ops: vec![Op::Return(u32::MAX)],
+        }
+    }
+
     /// The instructions as they are encoded.
     pub fn insns(&self) -> &[Insn] {
         &self.insns

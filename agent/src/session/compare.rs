@@ -226,12 +226,9 @@ impl Asked {
 
     /// Own and asked filter, each with the policy's; none if they cannot be joined.
     fn pair(&self, own: &Program) -> Option<(Program, Program)> {
-        let everything = || Program::new(vec![Insn::new(0x06, 0, 0, u32::MAX)]).ok();
         let own = untagged(own)?;
-        let asked = match &self.requested {
-            Some(asked) => asked.clone(),
-            None => everything()?,
-        };
+        let asked = self.requested.clone();
+        let asked = asked.unwrap_or_else(Program::everything);
         match &self.policy {
             Some(policy) => Some((compose(&own, policy).ok()?, compose(&asked, policy).ok()?)),
             None => Some((own, asked)),

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::filter::{
-    Budget, Containment, Emptiness, Explanation, Insn, Lint, LintBudget, Matches as Looked,
+    Budget, Containment, Emptiness, Explanation, Lint, LintBudget, Matches as Looked,
     NOT_LOOKED_THROUGH, Program, SocketForm, explain, hiding_name, is_empty, lint, prove,
     translate,
 };
@@ -130,10 +130,8 @@ fn matches(program: &Program, form: SocketForm) -> Matches {
         Emptiness::EmptyWellFormed { .. } => return Matches::Malformed,
         _ => {}
     }
-    let all = Program::new(vec![Insn::new(0x06, 0, 0, u32::MAX)])
-        .map(|everything| prove(&everything, program, form, Budget::default()));
-    match all {
-        Ok(Containment::Contained | Containment::ContainedWellFormed { .. }) => Matches::Everything,
+    match prove(&Program::everything(), program, form, Budget::default()) {
+        Containment::Contained | Containment::ContainedWellFormed { .. } => Matches::Everything,
         _ => Matches::Some,
     }
 }

@@ -238,10 +238,8 @@ impl Work<'_> {
             Emptiness::Unknown { .. } => return Matches::Unknown,
             Emptiness::Matches { .. } => {}
         }
-        let everything = Program::new(vec![super::Insn::new(0x06, 0, 0, u32::MAX)]);
-        let all = everything.map(|everything| prove(&everything, program, self.form, budget));
-        match all {
-            Ok(super::Containment::Contained | super::Containment::ContainedWellFormed { .. }) => {
+        match prove(&Program::everything(), program, self.form, budget) {
+            super::Containment::Contained | super::Containment::ContainedWellFormed { .. } => {
                 Matches::Everything
             }
             _ => Matches::Some,

@@ -17,7 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
-        assemble::Assembler,
+        assemble::{
+            Assembler,
+            code::{LD_CONSTANT, LD_MEMORY, LD_WORD, RET, ST},
+        },
         program::{Insn, MEMORY_WORDS, Op, Operand, Program, Test},
         prove::{exclusive, live_registers},
     },
@@ -25,12 +28,6 @@ use super::{
     member::{Kind, Range},
     search::{Label, Searcher},
 };
-
-const LD_CONSTANT: u16 = 0x00;
-const LD_MEMORY: u16 = 0x60;
-const ST: u16 = 0x02;
-const RET: u16 = 0x06;
-const LD_WORD: u16 = 0x20;
 
 /// Puts the members of lists into a program that was compiled with their stand-ins. None: the
 /// program is not as expected.

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 
 use super::{
-    super::{assemble::Assembler, program::Insn},
+    super::{
+        assemble::{
+            Assembler,
+            code::{JEQ, JGE, JGT},
+        },
+        program::Insn,
+    },
     member::{Kind, Range},
 };
-
-const JEQ: u16 = 0x15;
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
 
 /// So many pieces are tested one after the other.
 const PIECES: usize = 4;

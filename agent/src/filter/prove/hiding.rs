@@ -57,17 +57,9 @@ pub fn hides(
     let whom = whom(&mut work.space, form, disguise.whom);
     let parts = [refused, accepted, demanded, usual, whom];
     let wanted = work.space.graph.all(parts);
-    if work.space.graph.exhausted() {
-        return Err(Unknown::TooLarge);
-    }
-    if wanted == Lit::FALSE {
+    let Some(mut solver) = packets_with(&mut work, wanted, budget)? else {
         return Ok(None);
-    }
-    let mut solver = Solver::new(work.deadline, budget.conflicts);
-    solver.require(&work.space.graph, wanted);
-    if !work.satisfiable(&mut solver, &[])? {
-        return Ok(None);
-    }
+    };
     // The disguise first, so that one packet can be looked for behind it.
     let equals = |space: &mut Space, byte: &[Lit; 8], value: u8| {
         Word::from_bits(byte).equals(&mut space.graph, &Word::constant(value.into()))
@@ -171,6 +163,19 @@ pub fn dropped(
     let usual = usual(&mut work.space, form);
     let plain = plain(&mut work.space, form, with_arp);
     let wanted = work.space.graph.all([was, !is, usual, plain]);
+    let Some(mut solver) = packets_with(&mut work, wanted, budget)? else {
+        return Ok(None);
+    };
+    let shows = |example: &Example| {
+        let packet = example.packet();
+        well_formed(&packet, form) && accepts(before, &packet) && !accepts(after, &packet)
+    };
+    let found = recognisable(&mut work.space, &mut solver, form, &[], shows);
+    found.map(Some).ok_or(Unknown::NotReproduced)
+}
+
+/// A solver that has found a packet for which `wanted` holds; none if there is none.
+fn packets_with(work: &mut Work, wanted: Lit, budget: Budget) -> Result<Option<Solver>, Unknown> {
     if work.space.graph.exhausted() {
         return Err(Unknown::TooLarge);
     }
@@ -179,15 +184,7 @@ pub fn dropped(
     }
     let mut solver = Solver::new(work.deadline, budget.conflicts);
     solver.require(&work.space.graph, wanted);
-    if !work.satisfiable(&mut solver, &[])? {
-        return Ok(None);
-    }
-    let shows = |example: &Example| {
-        let packet = example.packet();
-        well_formed(&packet, form) && accepts(before, &packet) && !accepts(after, &packet)
-    };
-    let found = recognisable(&mut work.space, &mut solver, form, &[], shows);
-    found.map(Some).ok_or(Unknown::NotReproduced)
+    Ok(work.satisfiable(&mut solver, &[])?.then_some(solver))
 }
 
 fn plain(space: &mut Space, form: SocketForm, with_arp: bool) -> Lit {
