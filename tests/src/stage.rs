@@ -140,6 +140,14 @@ impl Stage {
         Ok(records.into_iter().filter(wanted).collect())
     }
 
+    /// The records of one kind, once there are so many: an answer may be quicker than the disk.
+    pub fn audited(&self, kind: &str, count: usize) -> Result<Vec<Value>> {
+        wait_for(&format!("{count} records of {kind}"), PATIENCE, || {
+            let records = self.audit(kind)?;
+            Ok((records.len() >= count).then_some(records))
+        })
+    }
+
     /// The record of a session's end.
     pub fn end_record(&self, session: &str) -> Result<Value> {
         wait_for(&format!("the record of {session}'s end"), PATIENCE, || {

@@ -96,7 +96,7 @@ fn outside_is_denied_where_the_policy_says_so() -> Result<()> {
     // What it is told to ask for is granted.
     let answer = start(&mut client, "(net 10.0.0.0/8) and (udp or host 10.0.0.5)")?;
     assert!(!answer.failed(), "{}", answer.line);
-    assert_eq!(stage.audit("session-opened")?.len(), 1);
+    assert_eq!(stage.audited("session-opened", 1)?.len(), 1);
     Ok(())
 }
 
@@ -118,8 +118,8 @@ fn what_would_see_nothing_is_refused() -> Result<()> {
             assert!(answer.failed(), "{filter}: {}", answer.line);
             assert!(answer.text().contains(words), "{filter}: {}", answer.line);
         }
+        let denied = stage.audited("call", 4)?;
         assert!(stage.audit("session-opened")?.is_empty());
-        let denied = stage.audit("call")?;
         assert!(denied.iter().all(|call| number(call, "session").is_none()));
         assert_eq!(denied.len(), 4);
     }

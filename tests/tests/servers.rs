@@ -603,7 +603,7 @@ fn hostile_process_from_before_the_call_is_denied() -> Result<()> {
         Ok(fs::read_to_string(&file).ok())
     })?;
     assert_eq!(outcome, "PermissionError EPERM");
-    let armed = stage.audit("socket-armed")?;
+    let armed = stage.audited("socket-armed", 1)?;
     assert_eq!(armed.len(), 1, "{armed:?}");
     client.call("stop", &json!({ "file": captured }))?;
     client.session_end(&session)?;
@@ -695,7 +695,7 @@ fn hostile_process_that_ignores_sigterm_is_killed() -> Result<()> {
     let answer = client.call("capture", &capture(&file, udp.port(), &more))?;
     let session = granted(&answer)?;
     stage.live(&file, 1)?;
-    let before = stage.audit("socket-armed")?;
+    let before = stage.audited("socket-armed", 1)?;
     let pid = before.first().and_then(|record| number(record, "pid"));
     let pid = pid.context("no socket")?;
     let start = Instant::now();
