@@ -13,4 +13,5 @@ pub mod filter;
 pub mod gate;
 pub mod kernel;
 pub mod policy;
+pub mod principal;
 pub mod session;

@@ -43,6 +43,7 @@ mod argument;
 mod capture;
 mod error;
 mod interface;
+mod limit;
 mod load;
 mod model;
 mod request;
@@ -55,6 +56,7 @@ mod yaml;
 mod tests;
 
 pub use error::PolicyError;
+pub use limit::*;
 pub use model::{Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};
 pub use verdict::*;

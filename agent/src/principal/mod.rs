@@ -1,0 +1,38 @@
+//! Who calls: established by the transport, never by what a client says of itself.
+#![forbid(unsafe_code)]
+
+use std::{fmt, sync::Arc};
+
+/// Whom a call is attributed to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Principal {
+    /// The user at the other end of a pipe or a Unix socket, as the kernel names it.
+    User(u32),
+    /// Whoever bears a grant, by the name that the operator gave it.
+    Bearer(Arc<str>),
+}
+
+/// `uid:1000`, `grant:laptop`.
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "uid:{uid}"),
+            Self::Bearer(name) => write!(f, "grant:{name}"),
+        }
+    }
+}
+
+/// The caller of one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whom the call is attributed to.
+    pub principal: Principal,
+    /// The bearer grant it came with. Over a pipe or a Unix socket there is none: the principal
+    /// itself is what a limit per grant counts by.
+    pub grant: Option<Arc<str>>,
+    /// The client's connection: one pipe, one MCP session, or, in the stateless protocol, one
+    /// grant. Unique while the agent lives.
+    pub connection: u64,
+    /// The governed server, by the name that the operator gave it.
+    pub server: Arc<str>,
+}
