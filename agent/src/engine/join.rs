@@ -12,7 +12,7 @@ impl Decide for Policy {
     }
 
     fn decide(&self, call: &Call) -> Verdict {
-        Self::decide(self, call)
+        Self::decide(self, call, &()).verdict
     }
 }
 

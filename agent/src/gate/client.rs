@@ -219,6 +219,7 @@ where
                             .to_owned(),
                         instead: None,
                         rule: verdict.rule,
+                        text: None,
                     };
                     let answer = reply::denial(id_text, &denial, shape);
                     self.gate.policy.failed(&call);
@@ -286,6 +287,7 @@ where
                     reason: reason.clone(),
                     instead: None,
                     rule: rule.clone(),
+                    text: None,
                 };
                 self.decided(
                     &id_text,

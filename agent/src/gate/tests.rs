@@ -52,6 +52,7 @@ impl Decide for FakePolicy {
                 reason: "Too \"wide\".".into(),
                 instead: Some("Ask for less.".into()),
                 rule: rule(),
+                text: None,
             }),
             "stop" => Verdict::EndCapture,
             "start" => Verdict::Capture(Box::new(CaptureVerdict {

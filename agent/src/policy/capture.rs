@@ -409,6 +409,7 @@ impl CaptureRule {
             reason,
             instead: Some(self.offer()),
             rule: rule.clone(),
+            text: None,
         }
     }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use super::{
-    Call, CaptureVerdict, Denial, PolicyError, Request, RuleRef, Verdict, argument::ArgumentRule,
-    capture::CaptureRule, load, source::quoted,
+    Call, CaptureVerdict, Decision, Denial, Knowledge, PolicyError, Request, RuleRef, Verdict,
+    argument::ArgumentRule, capture::CaptureRule, load, source::quoted,
 };
 
 /// A loaded policy. Nothing about it changes: the same call gets the same verdict.
@@ -64,12 +64,17 @@ impl Policy {
 
     /// What the policy says about a call.
     #[must_use]
-    pub fn decide(&self, call: &Call) -> Verdict {
+    pub fn decide(&self, call: &Call, _known: &dyn Knowledge) -> Decision {
+        self.verdict(call).into()
+    }
+
+    fn verdict(&self, call: &Call) -> Verdict {
         let Some(tool) = self.tools.get(&call.tool) else {
             return Verdict::Deny(Denial {
                 reason: format!("The tool {} is not in the policy.", quoted(&call.tool)),
                 instead: self.alternatives(),
                 rule: self.default.clone(),
+                text: None,
             });
         };
         if let Action::Deny(why) = &tool.action {
@@ -77,6 +82,7 @@ impl Policy {
                 reason: format!("The tool {} is denied: {why}.", quoted(&call.tool)),
                 instead: None,
                 rule: tool.rule.clone(),
+                text: None,
             });
         }
         for argument in &tool.args {
@@ -85,6 +91,7 @@ impl Policy {
                     reason,
                     instead,
                     rule,
+                    text: None,
                 });
             }
         }
@@ -114,6 +121,7 @@ impl Policy {
                         .to_owned(),
                 ),
                 rule: self.default.clone(),
+                text: None,
             }),
         }
     }

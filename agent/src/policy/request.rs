@@ -42,6 +42,7 @@ pub fn unpoliced(request: &Request) -> Result<CaptureVerdict, Denial> {
         reason,
         instead: None,
         rule: rule.clone(),
+        text: None,
     };
     let names = &request.interfaces;
     let interfaces = if names.is_empty() || names.iter().any(|name| name == "any") {
