@@ -220,6 +220,7 @@ where
                         instead: None,
                         rule: verdict.rule,
                         text: None,
+                        allowed: None,
                     };
                     let answer = reply::denial(id_text, &denial, shape);
                     self.gate.policy.failed(&call);
@@ -288,6 +289,7 @@ where
                     instead: None,
                     rule: rule.clone(),
                     text: None,
+                    allowed: None,
                 };
                 self.decided(
                     &id_text,

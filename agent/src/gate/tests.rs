@@ -53,6 +53,7 @@ impl Decide for FakePolicy {
                 instead: Some("Ask for less.".into()),
                 rule: rule(),
                 text: None,
+                allowed: None,
             }),
             "stop" => Verdict::EndCapture,
             "start" => Verdict::Capture(Box::new(CaptureVerdict {

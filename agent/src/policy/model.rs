@@ -75,6 +75,7 @@ impl Policy {
                 instead: self.alternatives(),
                 rule: self.default.clone(),
                 text: None,
+                allowed: None,
             });
         };
         if let Action::Deny(why) = &tool.action {
@@ -83,6 +84,7 @@ impl Policy {
                 instead: None,
                 rule: tool.rule.clone(),
                 text: None,
+                allowed: None,
             });
         }
         for argument in &tool.args {
@@ -92,6 +94,7 @@ impl Policy {
                     instead,
                     rule,
                     text: None,
+                    allowed: None,
                 });
             }
         }
@@ -100,7 +103,7 @@ impl Policy {
             Action::EndCapture => Verdict::EndCapture,
             Action::Capture(capture) => match capture.decide(&call.arguments) {
                 Ok(verdict) => Verdict::Capture(Box::new(verdict)),
-                Err(denial) => Verdict::Deny(denial),
+                Err(denial) => Verdict::Deny(*denial),
             },
         }
     }
@@ -110,10 +113,10 @@ impl Policy {
     /// # Errors
     ///
     /// There is no such section, or what is asked goes beyond it.
-    pub fn exec_verdict(&self, request: &Request) -> Result<CaptureVerdict, Denial> {
+    pub fn exec_verdict(&self, request: &Request) -> Result<CaptureVerdict, Box<Denial>> {
         match &self.exec {
             Some(rule) => rule.decide_request(request),
-            None => Err(Denial {
+            None => Err(Box::new(Denial {
                 reason: "The policy has no `exec` section, so no command may capture under it."
                     .to_owned(),
                 instead: Some(
@@ -122,7 +125,8 @@ impl Policy {
                 ),
                 rule: self.default.clone(),
                 text: None,
-            }),
+                allowed: None,
+            })),
         }
     }
 

@@ -91,6 +91,23 @@ pub struct Denial {
     /// The exact text that the policy's dialect prescribes, to be shown in place of ours where
     /// the dialect's own texts are selected.
     pub text: Option<String>,
+    /// What `instead` says, for programs: an object such as `{"packets": 10000, "interfaces":
+    /// ["lo"]}` or `{"argument": "amount", "at_most": 500}`.
+    pub allowed: Option<Box<Value>>,
+}
+
+impl Denial {
+    /// A denial with nothing but a reason, one whole sentence, and the rule.
+    #[must_use]
+    pub fn new(reason: impl Into<String>, rule: RuleRef) -> Self {
+        Self {
+            reason: reason.into(),
+            instead: None,
+            rule,
+            text: None,
+            allowed: None,
+        }
+    }
 }
 
 impl fmt::Display for Denial {
