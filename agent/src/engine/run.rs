@@ -1,6 +1,11 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
@@ -14,6 +19,7 @@ use crate::{
     gate::{Bounds, Gate, PumpEnd, Streams, pump},
     kernel::{self, Credentials},
     policy::Policy,
+    principal::{Caller, Principal},
     session::{Attribution, EndReason, Events},
 };
 
@@ -23,6 +29,9 @@ const ENDS: usize = 256;
 /// How long a server that has exited is still read, if a process that it left behind keeps its
 /// output open.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The number of the one connection that there is over standard input and output.
+const ONLY_CONNECTION: u64 = 1;
 
 /// What to run.
 #[derive(Debug)]
@@ -75,6 +84,12 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         policy: Arc::new(plan.policy),
         captures: Arc::new(sessions.clone()),
         observer: Arc::new(observer),
+        caller: Caller {
+            principal: Principal::User(kernel::invoking_user()),
+            grant: None,
+            connection: ONLY_CONNECTION,
+            server: server_name(plan.server.first()),
+        },
         bounds: Bounds::default(),
     };
     let streams = Streams {
@@ -114,4 +129,10 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)
+}
+
+/// A server without a name of its own is called by its command's file name.
+fn server_name(command: Option<&OsString>) -> Arc<str> {
+    let program = command.map(Path::new).and_then(Path::file_name);
+    Arc::from(program.unwrap_or(OsStr::new("server")).to_string_lossy())
 }

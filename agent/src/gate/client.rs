@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::{io::AsyncWrite, sync::mpsc};
 
 use super::{
-    book::{CaptureFlight, Flight},
+    book::{CaptureFlight, Flight, NoRoom},
     captures::Captures,
     envelope::{CallParams, Envelope, Fault, Id},
-    events::{CallEvent, CallVerdict, Decide, GateEvent, Observer, Side},
+    events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Observer, Side},
     json::Members,
     pump::Shared,
     reply::{self, DenialShape},
@@ -19,23 +19,21 @@ use crate::{
     session::EndReason,
 };
 
-/// Calls of longer lines are not kept while they are in flight.
-const KEPT_CALL: usize = 64 * 1024;
-
 /// A call that the policy allows to capture, on its way to a session.
-struct Start {
+struct Start<T> {
     /// The line, with the changes made.
     line: String,
     id: Id,
     id_text: String,
     call: Call,
     verdict: CaptureVerdict,
+    ticket: T,
     shape: DenialShape,
 }
 
 impl<P, C, O, CO, SI> Shared<P, C, O, CO, SI>
 where
-    P: Decide + ?Sized,
+    P: Decide,
     C: Captures,
     O: Observer + ?Sized,
     CO: AsyncWrite + Unpin + Send + 'static,
@@ -89,8 +87,7 @@ where
             }
             Some((id, text)) => {
                 let speaks = !matches!(method, "initialize" | "ping");
-                let admitted = self.book().admit(id.clone(), flight);
-                if let Err(full) = admitted {
+                if let Err(full) = self.admit(id, flight) {
                     let why = full.to_string();
                     self.dropped(Side::Client, length(line), &why, line);
                     self.tell(reply::error(Some(text), full.code(), &why).as_bytes())
@@ -105,6 +102,15 @@ where
                 }
             }
         }
+    }
+
+    /// Takes a request into the book.
+    fn admit(&self, id: &Id, flight: Flight<P::Ticket>) -> Result<(), NoRoom> {
+        let gone = self.book().admit(id.clone(), flight)?;
+        if let Some(gone) = gone {
+            self.settle(gone.flight, CallEnd::Lost);
+        }
+        Ok(())
     }
 
     /// The client sent a request that is not its first of a handshake: it can take notifications
@@ -187,8 +193,7 @@ where
             return self.tell(answer.as_bytes()).await;
         }
         // Before the policy is asked, since asking may use up a limit.
-        let room = self.book().room(id);
-        if let Err(full) = room {
+        if let Err(full) = self.admit(id, Flight::Opening) {
             let answer = refuse(Some(&params), Some(id_text), full.code(), full.to_string());
             return self.tell(answer.as_bytes()).await;
         }
@@ -202,9 +207,11 @@ where
             tool: params.name.clone(),
             arguments: std::mem::take(&mut params.arguments),
         };
-        let verdict = self.gate.policy.decide(&call);
+        let (verdict, ticket) = self.gate.policy.decide(&self.gate.caller, &call).await;
         let flight = match verdict {
             Verdict::Deny(denial) => {
+                self.gate.policy.settle(ticket, CallEnd::NotForwarded);
+                self.book().remove(id);
                 let answer = reply::denial(id_text, &denial, shape);
                 self.decided(id_text, &call, denied(&denial), Some(denial.rule));
                 return self.tell(answer.as_bytes()).await;
@@ -223,18 +230,18 @@ where
                         allowed: None,
                     };
                     let answer = reply::denial(id_text, &denial, shape);
-                    self.gate.policy.failed(&call);
+                    self.gate.policy.settle(ticket, CallEnd::NotForwarded);
+                    self.book().remove(id);
                     self.decided(id_text, &call, denied(&denial), Some(denial.rule));
                     return self.tell(answer.as_bytes()).await;
                 };
-                // Cannot fail: there was room, and only this task admits.
-                let _ = self.book().admit(id.clone(), Flight::Opening);
                 let start = Start {
                     line,
                     id: id.clone(),
                     id_text: (*id_text).to_owned(),
                     call,
                     verdict: *verdict,
+                    ticket,
                     shape,
                 };
                 let (shared, waiting) = (Arc::clone(self), waiting.clone());
@@ -246,7 +253,7 @@ where
             }
             Verdict::Forward => {
                 self.decided(id_text, &call, CallVerdict::Forwarded, None);
-                Flight::Call(kept(line, call))
+                Flight::Call(ticket)
             }
             Verdict::EndCapture => {
                 self.decided(id_text, &call, CallVerdict::EndsCapture, None);
@@ -254,23 +261,33 @@ where
                 if let [session] = self.meant(&names, true).as_slice() {
                     self.gate.captures.stopping(*session);
                 }
-                Flight::Ending(names, kept(line, call))
+                Flight::Ending(names, ticket)
             }
         };
-        let _ = self.book().admit(id.clone(), flight);
+        // Cannot fail: it could be cancelled by a message only, and this is the task that reads them.
+        let _ = self.book().forwarding(id, flight);
         if !self.pass(line).await {
-            self.book().remove(id);
+            self.not_forwarded(id);
+        }
+    }
+
+    /// The server does not read any more.
+    fn not_forwarded(&self, id: &Id) {
+        let request = self.book().remove(id);
+        if let Some(request) = request {
+            self.settle(request.flight, CallEnd::NotForwarded);
         }
     }
 
     /// Opens the session of a call, then forwards the call.
-    async fn start(&self, start: Start) {
+    async fn start(&self, start: Start<P::Ticket>) {
         let Start {
             line,
             id,
             id_text,
             call,
             verdict,
+            ticket,
             shape,
         } = start;
         let CaptureVerdict {
@@ -282,7 +299,12 @@ where
             Ok(opened) => opened,
             Err(error) => {
                 let cancelled = self.book().remove(&id).is_some_and(|call| call.cancelled);
-                self.gate.policy.failed(&call);
+                let end = if cancelled {
+                    CallEnd::Cancelled
+                } else {
+                    CallEnd::NotForwarded
+                };
+                self.gate.policy.settle(ticket, end);
                 let reason = error.to_string();
                 let denial = Denial {
                     reason: reason.clone(),
@@ -311,28 +333,33 @@ where
             granted: opened.summary.clone(),
             changes: changes.clone(),
         };
-        let flight = Box::new(CaptureFlight {
+        let flight = Flight::Capture(Box::new(CaptureFlight {
             opened,
             changes,
-            call: kept(line.as_bytes(), call.clone()),
-        });
+            ticket,
+        }));
         let wanted = || {
-            let wanted = self.book().opened(&id, flight).is_ok();
-            if wanted {
-                self.decided(&id_text, &call, granted, Some(rule.clone()));
+            let refused = self.book().forwarding(&id, flight).err();
+            match refused {
+                Some(flight) => {
+                    self.settle(flight, CallEnd::Cancelled);
+                    false
+                }
+                None => {
+                    self.decided(&id_text, &call, granted, Some(rule.clone()));
+                    true
+                }
             }
-            wanted
         };
         match self.pass_if(line.as_bytes(), wanted).await {
             Some(true) => {}
             Some(false) => {
                 self.gate.captures.end(session, EndReason::CallFailed);
-                self.gate.policy.failed(&call);
                 let withdrawn = CallVerdict::Withdrawn { session };
                 self.decided(&id_text, &call, withdrawn, Some(rule));
             }
             None => {
-                self.book().remove(&id);
+                self.not_forwarded(&id);
                 self.gate.captures.end(session, EndReason::ServerExit);
             }
         }
@@ -354,10 +381,6 @@ fn denied(denial: &Denial) -> CallVerdict {
         reason: denial.reason.clone(),
         instead: denial.instead.clone(),
     }
-}
-
-fn kept(line: &[u8], call: Call) -> Option<Box<Call>> {
-    (line.len() <= KEPT_CALL).then(|| Box::new(call))
 }
 
 fn length(line: &[u8]) -> u64 {

@@ -20,15 +20,15 @@ use tokio::{
 };
 
 use super::{
-    book::Book,
+    book::{Book, Flight},
     captures::Captures,
-    events::{Decide, GateEvent, Observer, Side},
+    events::{CallEnd, Decide, GateEvent, Observer, Side},
     lines::{Lines, Next},
     reply,
     stops::Notes,
     tools::Schemas,
 };
-use crate::session::SessionEnd;
+use crate::{principal::Caller, session::SessionEnd};
 
 /// The longest line of a client, by default.
 pub const CLIENT_LINE: usize = 4 << 20;
@@ -91,13 +91,15 @@ pub struct Streams<CI, CO, SI, SO> {
 
 /// Who decides, who opens sessions, who keeps the record.
 #[derive(Debug)]
-pub struct Gate<P: ?Sized, C, O: ?Sized> {
+pub struct Gate<P, C, O: ?Sized> {
     /// Decides calls.
     pub policy: Arc<P>,
     /// Opens and ends sessions.
     pub captures: Arc<C>,
     /// Is told of everything.
     pub observer: Arc<O>,
+    /// Who calls.
+    pub caller: Caller,
     /// What the pump keeps itself within.
     pub bounds: Bounds,
 }
@@ -123,7 +125,7 @@ where
     CO: AsyncWrite + Unpin + Send + 'static,
     SI: AsyncWrite + Unpin + Send + 'static,
     SO: AsyncRead + Unpin,
-    P: Decide + ?Sized,
+    P: Decide,
     C: Captures,
     O: Observer + ?Sized,
 {
@@ -158,6 +160,7 @@ where
         () = overdue => tracing::warn!("gave up waiting for the other side to close"),
     }
     shared.over.store(true, Ordering::Relaxed);
+    shared.lost();
     // Calls that still wait to be written are let go: the server may never read them.
     shared.server_gone.send_replace(true);
     let end = *shared.closing.borrow();
@@ -165,9 +168,9 @@ where
 }
 
 /// What the tasks of one pump share.
-pub(super) struct Shared<P: ?Sized, C, O: ?Sized, CO, SI> {
+pub(super) struct Shared<P: Decide, C, O: ?Sized, CO, SI> {
     pub(super) gate: Gate<P, C, O>,
-    book: Mutex<Book>,
+    book: Mutex<Book<P::Ticket>>,
     notes: Mutex<Notes>,
     schemas: Mutex<Schemas>,
     to_client: Outlet<CO>,
@@ -184,7 +187,7 @@ pub(super) struct Shared<P: ?Sized, C, O: ?Sized, CO, SI> {
 
 impl<P, C, O, CO, SI> Shared<P, C, O, CO, SI>
 where
-    P: Decide + ?Sized,
+    P: Decide,
     C: Captures,
     O: Observer + ?Sized,
     CO: AsyncWrite + Unpin + Send + 'static,
@@ -337,11 +340,26 @@ where
         });
     }
 
+    /// Nobody will answer what is still in flight.
+    fn lost(&self) {
+        let left: Vec<_> = self.book().clear().collect();
+        for request in left {
+            self.settle(request.flight, CallEnd::Lost);
+        }
+    }
+
+    /// Tells the policy how a call ended that was forwarded.
+    pub(super) fn settle(&self, flight: Flight<P::Ticket>, end: CallEnd) {
+        if let Some(ticket) = flight.ticket() {
+            self.gate.policy.settle(ticket, end);
+        }
+    }
+
     pub(super) fn observe(&self, event: GateEvent) {
         self.gate.observer.observe(event);
     }
 
-    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+    pub(super) fn book(&self) -> MutexGuard<'_, Book<P::Ticket>> {
         lock(&self.book)
     }
 

@@ -3,21 +3,20 @@
 use tokio::io::AsyncWrite;
 
 use super::{
-    book::{CaptureFlight, Flight, Settled},
+    book::{CaptureFlight, Flight, Request},
     captures::Captures,
     envelope::Id,
-    events::{AnswerEvent, Decide, GateEvent, Observer, Side},
+    events::{AnswerEvent, CallEnd, Decide, GateEvent, Observer, Side},
     json::{self, Members},
     pump::{Shared, noted_text},
     reply, splice, tools,
 };
-use crate::{
-    policy::Call,
-    session::{EndReason, SessionId},
-};
+use crate::session::{EndReason, SessionId};
 
 /// The type of a result that asks for input instead of giving an answer.
 const INPUT_REQUIRED: &str = "input_required";
+/// The key of a result that tells of a tool's failure.
+const IS_ERROR: &str = "isError";
 
 /// A message of the server that answers something.
 struct Answer<'a> {
@@ -25,6 +24,24 @@ struct Answer<'a> {
     id: &'a str,
     result: Option<&'a str>,
     failed: bool,
+}
+
+impl Answer<'_> {
+    /// How the call ended that it answers.
+    fn end(&self) -> CallEnd {
+        if self.failed {
+            return CallEnd::RpcError;
+        }
+        // Few results say either, and it takes time to look into one.
+        if !self.text.contains(INPUT_REQUIRED) && !self.text.contains(IS_ERROR) {
+            return CallEnd::Answered;
+        }
+        match self.result.and_then(|result| Members::parse(result).ok()) {
+            Some(result) if wants_input(&result) => CallEnd::InputRequired,
+            Some(result) if says_error(&result) => CallEnd::ToolFailed,
+            _ => CallEnd::Answered,
+        }
+    }
 }
 
 /// What goes to the client.
@@ -38,7 +55,7 @@ struct Outgoing {
 
 impl<P, C, O, CO, SI> Shared<P, C, O, CO, SI>
 where
-    P: Decide + ?Sized,
+    P: Decide,
     C: Captures,
     O: Observer + ?Sized,
     CO: AsyncWrite + Unpin + Send + 'static,
@@ -95,7 +112,7 @@ where
         };
         let handshake = matches!(
             settled,
-            Some(Settled {
+            Some(Request {
                 flight: Flight::Initialize,
                 ..
             })
@@ -113,44 +130,31 @@ where
         }
     }
 
-    fn answer(&self, answer: &Answer<'_>, settled: Option<Settled>) -> Outgoing {
-        let Some(Settled { flight, cancelled }) = settled else {
+    fn answer(&self, answer: &Answer<'_>, settled: Option<Request<P::Ticket>>) -> Outgoing {
+        let Some(Request { flight, cancelled }) = settled else {
             // Nothing was asked, yet it may be a list of tools all the same.
             return self.tool_list(answer);
         };
         match flight {
             Flight::Passing | Flight::Initialize | Flight::Opening => Outgoing::default(),
             Flight::ToolList => self.tool_list(answer),
-            Flight::Call(call) => {
-                self.came_to_nothing(answer, call.as_deref());
+            Flight::Call(ticket) => {
+                self.gate.policy.settle(ticket, answer.end());
                 self.answered(answer, None, Vec::new());
                 Outgoing::default()
             }
             // Its session ended when the call was cancelled.
-            Flight::Capture(_) if cancelled => Outgoing::default(),
-            Flight::Capture(capture) => self.capture_answer(answer, &capture),
-            Flight::Ending(names, call) => {
-                self.came_to_nothing(answer, call.as_deref());
+            Flight::Capture(capture) if cancelled => {
+                self.gate.policy.settle(capture.ticket, answer.end());
+                Outgoing::default()
+            }
+            Flight::Capture(capture) => self.capture_answer(answer, *capture),
+            Flight::Ending(names, ticket) => {
+                self.gate.policy.settle(ticket, answer.end());
                 let ended = self.stop_answer(answer, &names);
                 self.answered(answer, None, ended);
                 Outgoing::default()
             }
-        }
-    }
-
-    /// Tells the policy of a call that the server did not carry out, or will be asked again.
-    fn came_to_nothing(&self, answer: &Answer<'_>, call: Option<&Call>) {
-        let asks = || {
-            answer.text.contains(INPUT_REQUIRED)
-                && answer
-                    .result
-                    .and_then(|result| Members::parse(result).ok())
-                    .is_some_and(|result| wants_input(&result))
-        };
-        if let Some(call) = call
-            && (answer.failed || asks())
-        {
-            self.gate.policy.failed(call);
         }
     }
 
@@ -174,10 +178,11 @@ where
     }
 
     /// The answer to a call that opened a session.
-    fn capture_answer(&self, answer: &Answer<'_>, capture: &CaptureFlight) -> Outgoing {
+    fn capture_answer(&self, answer: &Answer<'_>, capture: CaptureFlight<P::Ticket>) -> Outgoing {
         let session = capture.opened.session;
         let captures = &self.gate.captures;
         captures.replied(session);
+        self.gate.policy.settle(capture.ticket, answer.end());
         let result = answer
             .result
             .filter(|_| !answer.failed)
@@ -186,9 +191,6 @@ where
         // new request with a session of its own.
         let Some(result) = result.filter(|result| !wants_input(result)) else {
             captures.end(session, EndReason::CallFailed);
-            if let Some(call) = &capture.call {
-                self.gate.policy.failed(call);
-            }
             self.answered(answer, Some(session), vec![session]);
             return Outgoing::default();
         };
@@ -216,9 +218,7 @@ where
     /// The answer to a call that ends captures: ends the session that it meant.
     fn stop_answer(&self, answer: &Answer<'_>, names: &[String]) -> Vec<SessionId> {
         let result = answer.result.and_then(|result| Members::parse(result).ok());
-        let refused = result
-            .as_ref()
-            .is_some_and(|result| result.get("isError") == Some("true"));
+        let refused = result.as_ref().is_some_and(says_error);
         if answer.failed || result.as_ref().is_some_and(wants_input) {
             return Vec::new();
         }
@@ -246,6 +246,10 @@ where
             _ => named,
         }
     }
+}
+
+fn says_error(result: &Members<'_>) -> bool {
+    result.get(IS_ERROR) == Some("true")
 }
 
 fn wants_input(result: &Members<'_>) -> bool {
