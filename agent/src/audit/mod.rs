@@ -26,6 +26,21 @@
 //! direction-changing character is escaped, so that a line is a line, whatever a hostile program
 //! called itself.
 //!
+//! # What is recorded of a call's arguments
+//!
+//! Their names, and a digest of all of them; values only where the policy lists them. The digest is
+//! `SHA-256(salt ‖ text)`: `salt` is 16 random bytes, new for each record and written beside it in
+//! hex, `text` is the arguments as JSON without white space, the keys of each object sorted by
+//! their code points, strings and numbers as serde_json writes them (`1.0` stays `1.0`, text is
+//! UTF-8). It is of what the client sent, before the policy changed anything.
+//!
+//! With it, whoever has the log and suspects certain arguments can find out whether a call had
+//! exactly these (`capwarden audit show --arguments FILE`). The salt keeps equal arguments from
+//! looking equal, and makes a table of digests useless. It does *not* hide values that can be
+//! guessed: with the log in hand, all port numbers are tried in a moment. So the log stays
+//! readable for its owner only (mode 0600), and a server whose arguments are short secrets should
+//! have a log that is kept as they are.
+//!
 //! # What the chain proves, and what it does not
 //!
 //! - With a head kept elsewhere (`capwarden audit verify --head HASH`): every byte of every line up
@@ -50,6 +65,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arguments;
 mod capture;
 mod error;
 mod hash;
@@ -62,6 +78,7 @@ mod tests;
 mod text;
 mod verify;
 
+pub use arguments::{ArgumentsDigest, Values};
 pub use capture::{
     CaptureReport, Ended, FileReport, Granted, NoSession, Rule, Violation, find_session,
     verify_capture,

@@ -9,6 +9,7 @@ use crate::{
 };
 
 use super::{
+    arguments::{ArgumentsDigest, Values},
     hash::Hash,
     text::{Text, TextList},
 };
@@ -95,15 +96,26 @@ pub struct PolicyFile {
     pub sha256: Hash,
 }
 
-/// A call was decided. Arguments are recorded by name only: their values may be secrets.
+/// A call was decided. Arguments are recorded by name and by digest: their values may be secrets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CallRecord {
+    /// Whom the call is attributed to: `uid:1000`, `grant:laptop`.
+    pub principal: Text,
+    /// The client's connection, by a number that is unique for this agent.
+    pub connection: u64,
+    /// The governed server, by name.
+    pub server: Text,
     /// The JSON-RPC request's id, as JSON.
     pub request: Text,
     /// The tool.
     pub tool: Text,
     /// The names of the arguments.
     pub arguments: TextList,
+    /// What a suspected value of the arguments can be checked against.
+    pub digest: ArgumentsDigest,
+    /// The arguments that the policy wants to be recorded, with their values.
+    #[serde(skip_serializing_if = "Values::is_empty")]
+    pub values: Values,
     /// What the policy said.
     pub verdict: Decision,
     /// Why it was refused, as the model was told.

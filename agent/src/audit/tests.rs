@@ -592,9 +592,14 @@ fn kinds_are_all_of_them() {
     let records = [
         started(),
         Record::Call(Box::new(CallRecord {
+            principal: "uid:0".into(),
+            connection: 1,
+            server: "s".into(),
             request: "1".into(),
             tool: "t".into(),
             arguments: TextList::default(),
+            digest: ArgumentsDigest::of(&serde_json::Map::new()).unwrap(),
+            values: Values::default(),
             verdict: Decision::Forward,
             reason: None,
             rule: None,

@@ -179,6 +179,12 @@ fn failure(error: EngineError) -> Failure {
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }
         EngineError::Audit(error) => error.into(),
+        EngineError::Metrics(error) => Failure::Usage(if error.is_taken() {
+            Account::new(error.to_string())
+                .hint("each capwarden needs an address of its own; with port 0, the log says which")
+        } else {
+            Account::new(error.to_string())
+        }),
         error => Failure::Internal(Account::new(error.to_string())),
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     audit::Log,
     engine::{self, ExecPlan, PolicySource},
     policy::{Payload, Request, unpoliced},
+    telemetry::Endpoint,
 };
 
 use super::{
@@ -76,6 +77,13 @@ pub(super) struct Exec {
     /// $XDG_STATE_HOME/capwarden/audit.jsonl.
     #[arg(long, value_name = "FILE")]
     pub(super) audit: Option<PathBuf>,
+    /// Serve metrics here: 127.0.0.1:9464 or unix:/PATH
+    ///
+    /// For Prometheus, at /metrics, in the OpenMetrics text format. On a loopback address, every
+    /// user of this host can read them; a Unix socket can be read by root. With port 0, the log
+    /// says which port it is.
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
+    pub(super) metrics: Option<Endpoint>,
     /// Run the command as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody. It must be able
@@ -112,6 +120,7 @@ impl Exec {
             credentials: enforce::credentials(self.user.as_ref())?,
             terms: verdict.map_err(|denial| enforce::denied(&denial))?.terms,
             policy: policy.as_ref().map(PolicySource::of),
+            metrics: self.metrics,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         let (outcome, end) = enforce::block_on(engine::exec(plan, log))?;

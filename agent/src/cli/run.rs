@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     audit::Log,
     engine::{self, RunPlan},
+    telemetry::Endpoint,
 };
 
 use super::{
@@ -41,6 +42,13 @@ pub(super) struct Run {
     /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is allowed.
     #[arg(long, value_name = "FILE")]
     pub(super) audit: Option<PathBuf>,
+    /// Serve metrics here: 127.0.0.1:9464 or unix:/PATH
+    ///
+    /// For Prometheus, at /metrics, in the OpenMetrics text format. On a loopback address, every
+    /// user of this host can read them; a Unix socket can be read by root. With port 0, the log
+    /// says which port it is.
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
+    pub(super) metrics: Option<Endpoint>,
     /// Run the server as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
@@ -62,6 +70,7 @@ impl Run {
             server: self.server,
             credentials: enforce::credentials(self.user.as_ref())?,
             policy,
+            metrics: self.metrics,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)

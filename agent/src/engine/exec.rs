@@ -14,6 +14,7 @@ use crate::{
     kernel::{Credentials, Process},
     policy::Terms,
     session::{Attribution, EndReason, Events, SessionEnd},
+    telemetry::Endpoint,
 };
 
 /// How long a command may take to end after a signal, before it is ended.
@@ -30,6 +31,8 @@ pub struct ExecPlan {
     pub terms: Terms,
     /// The policy that was asked.
     pub policy: Option<PolicySource>,
+    /// Where its metrics are served.
+    pub metrics: Option<Endpoint>,
 }
 
 /// Runs a command under one session. Returns how it ended, and what it captured.
@@ -37,6 +40,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
     let mut stop = StopSignals::new()?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
+    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
     let (ends, mut ended) = mpsc::channel(1);
     let started = Started {
@@ -45,7 +49,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
         user: plan.credentials.user,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, overflow, ends)?;
+    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics)?;
     let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
     let launched = opened.and_then(|(session, grant)| {
         tracing::info!(%session, "granted: {}", grant.summary());

@@ -1,6 +1,6 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{ffi::OsString, io, time::Duration};
+use std::{ffi::OsString, io, sync::Arc, time::Duration};
 
 use tokio::{
     process::Child,
@@ -14,6 +14,7 @@ use crate::{
     filter::Compiler,
     kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
     session::{Attribution, EndReason, Events, Sessions},
+    telemetry::{Endpoint, Metrics, Serving},
 };
 
 /// How long a server may take to leave once its input is closed.
@@ -63,6 +64,21 @@ pub(super) fn start(
         admitted.govern(process)?;
         Broker::start(listener, admitted)
     })?)
+}
+
+/// Starts to count, and to serve what is counted, where that is wanted.
+pub(super) async fn metrics(
+    endpoint: Option<Endpoint>,
+    events: &Events,
+) -> Result<(Option<Arc<Metrics>>, Option<Serving>), EngineError> {
+    let Some(endpoint) = endpoint else {
+        return Ok((None, None));
+    };
+    let metrics = Arc::new(Metrics::new());
+    metrics.refusals_are(events.refusals());
+    let serving = endpoint.serve(Arc::clone(&metrics)).await?;
+    tracing::info!(at = %serving.endpoint(), "metrics");
+    Ok((Some(metrics), Some(serving)))
 }
 
 /// Keeps the grants right while interfaces come, go and are renamed. Ends only if the host can no

@@ -9,6 +9,7 @@ mod house;
 mod join;
 mod record;
 mod run;
+mod timed;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
@@ -16,7 +17,7 @@ pub use exec::{ExecPlan, exec};
 pub use record::PolicySource;
 pub use run::{RunPlan, run};
 
-use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
+use crate::{audit::AuditError, kernel::LaunchError, session::SessionError, telemetry::ServeError};
 
 /// Why the engine gave up.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum EngineError {
     /// What happens can no longer be recorded; so nothing more may happen.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The metrics cannot be served where they were wanted.
+    #[error(transparent)]
+    Metrics(#[from] ServeError),
     /// The system failed.
     #[error("{0}")]
     System(#[from] io::Error),

@@ -3,27 +3,38 @@
 
 use std::{
     ffi::OsString,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
 
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     audit::{
-        AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash, Log,
-        PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
+        AgentStarted, AgentStopped, ArgumentsDigest, AuditError, CallRecord, Decision,
+        FilterAttached, Hash, Log, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
+        Text, TextList, Values,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
     session::{SessionEnd, SessionEvent},
+    telemetry::{CallSpans, Metrics, SessionSpans},
 };
 
 use super::Degraded;
 
 /// Entries that may wait for the disk.
 const QUEUE: usize = 4_096;
+/// Bytes of one call, about, that wait for the disk as they are. The record of a longer one, which
+/// is bounded, is made at once.
+const CALL: usize = 64 << 10;
+/// Bytes of calls, about, that may wait for the disk.
+const WAITING: usize = 64 << 20;
 /// How long the last entries may take to be written.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -47,7 +58,10 @@ impl PolicySource {
 }
 
 enum Entry {
-    Call(CallEvent),
+    /// A call, and about how many bytes it has.
+    Call(Box<CallEvent>, usize),
+    /// A long one, with the bytes that it counts for.
+    LongCall(Box<CallRecord>, usize),
     Session(SessionEvent),
 }
 
@@ -59,24 +73,74 @@ pub(super) struct RecordKeeper {
     breaks: watch::Sender<bool>,
     overflow: watch::Receiver<bool>,
     error: Arc<Mutex<Option<AuditError>>>,
+    waiting: Arc<AtomicUsize>,
+    metrics: Option<Arc<Metrics>>,
 }
 
-/// The gate's line to the record keeper.
+/// The gate's line to the record keeper, and to whoever counts and follows calls.
 pub(super) struct GateObserver {
     entries: mpsc::Sender<Entry>,
     breaks: watch::Sender<bool>,
+    /// Bytes of calls that wait for the disk.
+    waiting: Arc<AtomicUsize>,
+    metrics: Option<Arc<Metrics>>,
+    spans: CallSpans,
 }
 
 impl Observer for GateObserver {
     fn observe(&self, event: GateEvent) {
+        if let Some(metrics) = &self.metrics {
+            metrics.gate(&event);
+        }
+        self.spans.gate(&event);
         let GateEvent::Call(call) = event else {
-            tracing::debug!(?event, "gate");
             return;
         };
-        if self.entries.try_send(Entry::Call(call)).is_err() {
-            tracing::error!("the record cannot keep up");
+        if let Err(why) = self.note(call) {
+            tracing::error!(why, "the record cannot keep up");
             self.breaks.send_replace(true);
         }
+    }
+}
+
+impl GateObserver {
+    /// Takes a call down for the disk, or says why that cannot be done.
+    fn note(&self, call: CallEvent) -> Result<(), String> {
+        let bytes = size(&call);
+        let entry = if bytes <= CALL {
+            Entry::Call(Box::new(call), bytes)
+        } else {
+            let record = call_record(&call).map_err(|error| error.to_string())?;
+            Entry::LongCall(Box::new(record), CALL)
+        };
+        let bytes = bytes.min(CALL);
+        if self.waiting.fetch_add(bytes, Ordering::Relaxed) > WAITING {
+            return Err("too much waits for the disk".to_owned());
+        }
+        self.entries
+            .try_send(entry)
+            .map_err(|_| "too many records wait for the disk".to_owned())
+    }
+}
+
+/// About how many bytes a call occupies.
+fn size(call: &CallEvent) -> usize {
+    call.tool.len() + object_size(&call.arguments)
+}
+
+fn object_size(object: &Map<String, Value>) -> usize {
+    let members = object.iter();
+    members
+        .map(|(name, value)| 64 + name.len() + value_size(value))
+        .sum()
+}
+
+fn value_size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| 32 + value_size(item)).sum(),
+        Value::Object(object) => object_size(object),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
@@ -89,9 +153,13 @@ impl RecordKeeper {
         mut events: mpsc::Receiver<SessionEvent>,
         overflow: watch::Receiver<bool>,
         ends: mpsc::Sender<SessionEnd>,
+        metrics: Option<Arc<Metrics>>,
     ) -> Result<Self, AuditError> {
         let log = Arc::new(log);
         let head = log.append(&started.record())?;
+        if let Some(metrics) = &metrics {
+            metrics.recorded();
+        }
         tracing::info!(file = %log.path().display(), %head, agent = log.agent(), "audit log");
 
         let (entries, mut inbox) = mpsc::channel(QUEUE);
@@ -99,25 +167,49 @@ impl RecordKeeper {
         let broke = breaks.clone();
         let error = Arc::new(Mutex::new(None));
         let sessions = entries.clone();
+        if let Some(metrics) = &metrics {
+            let queue = entries.downgrade(); // who scrapes must not keep the record open
+            metrics.queue_is(move || {
+                let queue = queue.upgrade();
+                queue.map_or(0, |queue| queue.max_capacity() - queue.capacity())
+            });
+        }
+        let counts = metrics.clone();
         tokio::spawn(async move {
+            let mut spans = SessionSpans::default();
             while let Some(event) = events.recv().await {
+                if let Some(counts) = &counts {
+                    counts.session(&event);
+                }
+                spans.session(&event);
                 if sessions.send(Entry::Session(event)).await.is_err() {
                     return;
                 }
             }
         });
         let (writer, failed) = (Arc::clone(&log), Arc::clone(&error));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (waits, counts) = (Arc::clone(&waiting), metrics.clone());
         let thread = thread::spawn(move || {
             while let Some(entry) = inbox.blocking_recv() {
                 let end = match &entry {
                     Entry::Session(SessionEvent::Ended(end)) => Some(end.clone()),
                     _ => None,
                 };
-                if let Err(error) = writer.append(&record(entry)) {
+                let bytes = match &entry {
+                    Entry::Call(_, bytes) | Entry::LongCall(_, bytes) => *bytes,
+                    Entry::Session(_) => 0,
+                };
+                let written = record(entry).and_then(|record| writer.append(&record));
+                waits.fetch_sub(bytes, Ordering::Relaxed);
+                if let Err(error) = written {
                     tracing::error!(%error, "the audit log cannot be written; everything ends");
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     broke.send_replace(true);
                     return;
+                }
+                if let Some(counts) = &counts {
+                    counts.recorded();
                 }
                 if let Some(end) = end {
                     // A client that does not read is not waited for.
@@ -132,13 +224,21 @@ impl RecordKeeper {
             breaks,
             overflow,
             error,
+            waiting,
+            metrics,
         })
     }
 
     pub(super) fn observer(&self) -> Option<GateObserver> {
         let breaks = self.breaks.clone();
         let entries = self.entries.clone()?;
-        Some(GateObserver { entries, breaks })
+        Some(GateObserver {
+            entries,
+            breaks,
+            waiting: Arc::clone(&self.waiting),
+            metrics: self.metrics.clone(),
+            spans: CallSpans::default(),
+        })
     }
 
     /// Returns when something that happened is not, or cannot be, written down.
@@ -208,9 +308,10 @@ impl Started<'_> {
     }
 }
 
-fn record(entry: Entry) -> Record {
-    match entry {
-        Entry::Call(call) => Record::Call(Box::new(call_record(&call))),
+fn record(entry: Entry) -> Result<Record, AuditError> {
+    Ok(match entry {
+        Entry::Call(call, _) => Record::Call(Box::new(call_record(&call)?)),
+        Entry::LongCall(record, _) => Record::Call(record),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
@@ -254,10 +355,10 @@ fn record(entry: Entry) -> Record {
             })
         }
         Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),
-    }
+    })
 }
 
-fn call_record(call: &CallEvent) -> CallRecord {
+fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
     let (verdict, reason, session) = match &call.verdict {
         CallVerdict::Forwarded => (Decision::Forward, None, None),
         CallVerdict::EndsCapture => (Decision::EndCapture, None, None),
@@ -280,54 +381,22 @@ fn call_record(call: &CallEvent) -> CallRecord {
             .collect(),
         _ => TextList::default(),
     };
-    CallRecord {
+    Ok(CallRecord {
+        principal: Text::new(call.caller.principal.to_string()),
+        connection: call.caller.connection,
+        server: Text::new(&*call.caller.server),
         request: Text::new(call.id.as_deref().unwrap_or("null")),
         tool: Text::new(call.tool.as_str()),
-        arguments: call.argument_names.iter().map(String::as_str).collect(),
+        arguments: call.arguments.keys().map(String::as_str).collect(),
+        digest: ArgumentsDigest::of(&call.arguments)?,
+        values: call.recorded.as_ref().map(Values::from).unwrap_or_default(),
         verdict,
         reason: reason.map(Text::new),
         rule: call.rule.as_ref().map(|rule| Text::new(rule.to_string())),
         changes,
         session,
-    }
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::policy::RuleRef;
-
-    use super::*;
-
-    #[test]
-    fn call_is_recorded_with_its_rule_and_the_names_of_its_arguments() {
-        let event = CallEvent {
-            id: Some("7".into()),
-            tool: "start_capture".into(),
-            argument_names: vec!["key".into()],
-            verdict: CallVerdict::Denied {
-                reason: "Port 22 is not allowed.".into(),
-                instead: None,
-            },
-            rule: Some(RuleRef {
-                file: "p.yaml".into(),
-                line: 3,
-                column: 5,
-                path: "tools.start_capture".into(),
-            }),
-        };
-        let record = record(Entry::Call(event));
-        let value = serde_json::to_value(record).unwrap();
-        assert_eq!(
-            value,
-            serde_json::json!({
-                "kind": "call",
-                "request": "7",
-                "tool": "start_capture",
-                "arguments": ["key"],
-                "verdict": "deny",
-                "reason": "Port 22 is not allowed.",
-                "rule": "p.yaml:3:5 tools.start_capture",
-            })
-        );
-    }
-}
+mod tests;

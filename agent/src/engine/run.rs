@@ -13,6 +13,7 @@ use super::{
     EngineError, Outcome,
     house::{self, StopSignals},
     record::{PolicySource, RecordKeeper, Started},
+    timed::Timed,
 };
 use crate::{
     audit::Log,
@@ -21,6 +22,7 @@ use crate::{
     policy::Policy,
     principal::{Caller, Principal},
     session::{Attribution, EndReason, Events},
+    telemetry::Endpoint,
 };
 
 /// Ends that may wait for the client to read them.
@@ -42,6 +44,8 @@ pub struct RunPlan {
     pub credentials: Credentials,
     /// What decides its calls.
     pub policy: Policy,
+    /// Where its metrics are served.
+    pub metrics: Option<Endpoint>,
 }
 
 /// Runs a server until it, or its client, has gone.
@@ -49,6 +53,10 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::new()?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
+    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    if let Some(metrics) = &metrics {
+        metrics.name_tools(plan.policy.tool_names());
+    }
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.policy);
@@ -58,7 +66,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         user: plan.credentials.user,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, overflow, ends)?;
+    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
     let (mut governed, broker) =
         match house::start(&sessions, &plan.server, &plan.credentials, true) {
             Ok(started) => started,
@@ -81,7 +89,10 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         .observer()
         .ok_or_else(|| std::io::Error::other("the record is closed"))?;
     let gate = Gate {
-        policy: Arc::new(plan.policy),
+        policy: Arc::new(Timed {
+            inner: plan.policy,
+            metrics,
+        }),
         captures: Arc::new(sessions.clone()),
         observer: Arc::new(observer),
         caller: Caller {

@@ -136,6 +136,7 @@ where
                 self.gate.captures.end(session, EndReason::CallFailed);
             }
             self.observe(GateEvent::Cancelled {
+                connection: self.gate.caller.connection,
                 id: text.to_owned(),
                 session,
             });
@@ -151,11 +152,11 @@ where
         let params = CallParams::parse(envelope.params);
         let decided = |call: Option<&CallParams<'_>>, verdict, rule| {
             self.observe(GateEvent::Call(CallEvent {
+                caller: self.gate.caller.clone(),
                 id: envelope.id.as_ref().map(|(_, text)| (*text).to_owned()),
                 tool: call.map(|call| call.name.clone()).unwrap_or_default(),
-                argument_names: call
-                    .map(|call| call.arguments.keys().cloned().collect())
-                    .unwrap_or_default(),
+                arguments: call.map(|call| call.arguments.clone()).unwrap_or_default(),
+                recorded: None,
                 verdict,
                 rule,
             }));
@@ -367,9 +368,11 @@ where
 
     fn decided(&self, id: &str, call: &Call, verdict: CallVerdict, rule: Option<RuleRef>) {
         self.observe(GateEvent::Call(CallEvent {
+            caller: self.gate.caller.clone(),
             id: Some(id.to_owned()),
             tool: call.tool.clone(),
-            argument_names: call.arguments.keys().cloned().collect(),
+            arguments: call.arguments.clone(),
+            recorded: None,
             verdict,
             rule,
         }));

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -81,12 +82,14 @@ pub enum GateEvent {
     Answer(AnswerEvent),
     /// The client cancelled a `tools/call`.
     Cancelled {
+        /// The client's connection.
+        connection: u64,
         /// The request's id, as JSON.
         id: String,
         /// The session that ended with it.
         session: Option<SessionId>,
     },
-    /// A line was not let through.
+    /// A line was not let through. Where many are, not each is told of.
     Dropped {
         /// Who sent it.
         from: Side,
@@ -94,6 +97,8 @@ pub enum GateEvent {
         bytes: u64,
         /// Why.
         why: String,
+        /// How many lines were dropped since the last that was told of, this one included.
+        lines: u64,
     },
 }
 
@@ -109,12 +114,16 @@ pub enum Side {
 /// A call and what became of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CallEvent {
+    /// Who calls.
+    pub caller: Caller,
     /// The request's id, as JSON; none for a notification.
     pub id: Option<String>,
     /// The tool.
     pub tool: String,
-    /// The names of its arguments; their values may be secret.
-    pub argument_names: Vec<String>,
+    /// Its arguments, as the client sent them. Their values may be secret: nobody may show them.
+    pub arguments: Map<String, Value>,
+    /// Those of them that the policy wants to be recorded.
+    pub recorded: Option<Map<String, Value>>,
     /// What was decided.
     pub verdict: CallVerdict,
     /// The rule that decided.
@@ -166,6 +175,8 @@ pub enum CallVerdict {
 /// An answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerEvent {
+    /// The client's connection.
+    pub connection: u64,
     /// The request's id, as JSON.
     pub id: String,
     /// It was a JSON-RPC error.

@@ -337,6 +337,10 @@ where
             from,
             bytes,
             why: why.to_owned(),
+            lines: match number {
+                ..=DROPS_FIRST => 1,
+                _ => DROPS_THEN.min(number - DROPS_FIRST),
+            },
         });
     }
 

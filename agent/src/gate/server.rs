@@ -160,6 +160,7 @@ where
 
     fn answered(&self, answer: &Answer<'_>, opened: Option<SessionId>, ended: Vec<SessionId>) {
         self.observe(GateEvent::Answer(AnswerEvent {
+            connection: self.gate.caller.connection,
             id: answer.id.to_owned(),
             failed: answer.failed,
             opened,

@@ -62,6 +62,11 @@ impl Policy {
             .is_some_and(|rule| !matches!(rule.action, Action::Deny(_)))
     }
 
+    /// The tools that the policy names, denied ones included.
+    pub fn tool_names(&self) -> impl Iterator<Item = &str> {
+        self.tools.keys().map(String::as_str)
+    }
+
     /// What the policy says about a call.
     #[must_use]
     pub fn decide(&self, call: &Call, _known: &dyn Knowledge) -> Decision {

@@ -91,6 +91,11 @@ impl Events {
         self.overflow.subscribe()
     }
 
+    /// How many sockets and filters were refused, those that are not told of included.
+    pub fn refusals(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.refusals)
+    }
+
     pub(super) fn refused(&self, caller: Option<Caller>, mut refusal: Refusal) {
         let number = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
         if number > REFUSALS_FIRST {

@@ -1,0 +1,155 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    policy::RuleRef,
+    principal::{Caller, Principal},
+    session::SessionId,
+    telemetry,
+};
+
+fn event(verdict: CallVerdict) -> CallEvent {
+    let mut arguments = Map::new();
+    arguments.insert("key".into(), json!("hunter2"));
+    CallEvent {
+        caller: Caller {
+            principal: Principal::User(1000),
+            grant: None,
+            connection: 3,
+            server: Arc::from("pcap"),
+        },
+        id: Some("7".into()),
+        tool: "start_capture".into(),
+        arguments,
+        recorded: None,
+        verdict,
+        rule: Some(RuleRef {
+            file: "p.yaml".into(),
+            line: 3,
+            column: 5,
+            path: "tools.start_capture".into(),
+        }),
+    }
+}
+
+fn denied() -> CallVerdict {
+    CallVerdict::Denied {
+        reason: "Port 22 is not allowed.".into(),
+        instead: None,
+    }
+}
+
+fn entry(call: CallEvent) -> Entry {
+    Entry::Call(Box::new(call), 0)
+}
+
+#[test]
+fn call_is_recorded_with_its_caller_its_rule_and_the_names_of_its_arguments() {
+    let call = event(denied());
+    let mut value = serde_json::to_value(record(entry(call.clone())).unwrap()).unwrap();
+    let digest = value.as_object_mut().unwrap().remove("digest").unwrap();
+    assert_eq!(
+        value,
+        json!({
+            "kind": "call",
+            "principal": "uid:1000",
+            "connection": 3,
+            "server": "pcap",
+            "request": "7",
+            "tool": "start_capture",
+            "arguments": ["key"],
+            "verdict": "deny",
+            "reason": "Port 22 is not allowed.",
+            "rule": "p.yaml:3:5 tools.start_capture",
+        })
+    );
+    let salted = format!("{}", digest["salt"]);
+    assert_eq!(salted.len(), 32 + 2);
+    assert!(!value.to_string().contains("hunter2"));
+}
+
+#[test]
+fn values_are_recorded_only_where_that_is_wanted() {
+    let mut call = event(CallVerdict::Forwarded);
+    call.recorded = Some([("port".to_owned(), json!(80))].into_iter().collect());
+    let value = serde_json::to_value(record(entry(call)).unwrap()).unwrap();
+    assert_eq!(value["values"], json!({ "port": 80 }));
+}
+
+#[test]
+fn verdicts_have_the_same_words_in_the_record_and_in_the_metrics() {
+    let session = SessionId(1);
+    let (reason, why) = (String::new, String::new());
+    for verdict in [
+        CallVerdict::Forwarded,
+        CallVerdict::EndsCapture,
+        CallVerdict::Captures {
+            session,
+            granted: String::new(),
+            changes: Vec::new(),
+        },
+        denied(),
+        CallVerdict::NotOpened { reason: reason() },
+        CallVerdict::Withdrawn { session },
+        CallVerdict::Hidden,
+        CallVerdict::Refused { why },
+    ] {
+        let word = telemetry::verdict_word(&verdict);
+        let record = call_record(&event(verdict)).unwrap();
+        assert_eq!(serde_json::to_value(record.verdict).unwrap(), json!(word));
+    }
+}
+
+fn observer(queue: usize) -> (GateObserver, mpsc::Receiver<Entry>) {
+    let (entries, inbox) = mpsc::channel(queue);
+    let observer = GateObserver {
+        entries,
+        breaks: watch::Sender::new(false),
+        waiting: Arc::default(),
+        metrics: None,
+        spans: CallSpans::default(),
+    };
+    (observer, inbox)
+}
+
+#[test]
+fn long_calls_do_not_wait_for_the_disk_as_they_are() {
+    let (observer, mut inbox) = observer(4);
+    let mut long = event(denied());
+    long.arguments.insert("x".into(), json!("x".repeat(CALL)));
+    observer.observe(GateEvent::Call(long.clone()));
+    observer.observe(GateEvent::Call(event(denied())));
+    let Entry::LongCall(record, bytes) = inbox.try_recv().unwrap() else {
+        panic!("it is too long to wait");
+    };
+    assert!(record.digest.matches(&long.arguments));
+    assert_eq!(bytes, CALL);
+    let Entry::Call(_, bytes) = inbox.try_recv().unwrap() else {
+        panic!("it is short");
+    };
+    assert!(bytes < 200);
+    assert_eq!(observer.waiting.load(Ordering::Relaxed), CALL + bytes);
+    assert!(!*observer.breaks.borrow());
+}
+
+#[test]
+fn what_waits_for_the_disk_is_bounded_in_number_and_bytes() {
+    let (few, _inbox) = observer(2);
+    for expected in [false, false, true] {
+        few.observe(GateEvent::Call(event(denied())));
+        assert_eq!(*few.breaks.borrow(), expected);
+    }
+
+    let (heavy, _inbox) = observer(QUEUE);
+    let mut call = event(denied());
+    call.arguments
+        .insert("x".into(), json!("x".repeat(CALL - 1_000)));
+    let mut told = 0;
+    while !*heavy.breaks.borrow() {
+        heavy.observe(GateEvent::Call(call.clone()));
+        told += 1;
+    }
+    assert!((1_000..1_100).contains(&told), "{told}");
+}

@@ -1,0 +1,348 @@
+//! Where the metrics can be read: `/metrics` over HTTP/1, on loopback or a Unix socket. Nobody is
+//! asked who they are, so it is offered to nobody outside the host.
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{
+    Method, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::Metrics;
+
+/// Connections at once; more wait.
+const CONNECTIONS: usize = 16;
+/// How long a request may take to arrive.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long a connection may last, its answer included.
+const CONNECTION: Duration = Duration::from_secs(30);
+/// Bytes that are read ahead of a connection, which bounds the length of a request.
+const BUFFER: usize = 16 << 10;
+const HEADERS: usize = 64;
+/// After a connection could not be accepted: the host has no more descriptors, say.
+const BREATH: Duration = Duration::from_millis(200);
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const PATH: &str = "/metrics";
+
+/// An address to serve at: `127.0.0.1:9464`, `[::1]:9464`, or `unix:/run/capwarden/metrics.sock`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A port of a loopback address; with port 0, the kernel chooses one.
+    Loopback(SocketAddr),
+    /// A Unix socket that only its owner may connect to.
+    Unix(PathBuf),
+}
+
+/// Metrics cannot be served there.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve metrics at {endpoint}: {source}")]
+pub struct ServeError {
+    endpoint: Endpoint,
+    source: io::Error,
+}
+
+impl ServeError {
+    /// Whether somebody else serves there.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return match path.is_absolute() {
+                true => Ok(Self::Unix(path)),
+                false => Err("a socket's path begins with `/`".to_owned()),
+            };
+        }
+        let wanted = "it is an address and a port, 127.0.0.1:9464, or unix:/PATH";
+        let address: SocketAddr = text.parse().map_err(|_| wanted.to_owned())?;
+        match address.ip().is_loopback() {
+            true => Ok(Self::Loopback(address)),
+            false => Err(format!(
+                "{} is no loopback address, and whoever reaches the metrics may read them; use 127.0.0.1 or unix:/PATH",
+                address.ip()
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback(address) => write!(f, "http://{address}{PATH}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Metrics that are being served, until this is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    endpoint: Endpoint,
+    _accepting: JoinSet<()>,
+}
+
+impl Serving {
+    /// Where, with the port that the kernel chose.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Endpoint::Unix(path) = &self.endpoint {
+            let _ = fs::remove_file(path); // a new agent could not know whether it is in use
+        }
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Endpoint {
+    /// Serves metrics here, on the runtime that this is called on.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else serves there, or the system refuses.
+    pub async fn serve(self, metrics: Arc<Metrics>) -> Result<Serving, ServeError> {
+        match self.listen().await {
+            Ok((listener, endpoint)) => {
+                let mut accepting = JoinSet::new();
+                accepting.spawn(accept(listener, metrics));
+                Ok(Serving {
+                    endpoint,
+                    _accepting: accepting,
+                })
+            }
+            Err(source) => Err(ServeError {
+                endpoint: self,
+                source,
+            }),
+        }
+    }
+
+    async fn listen(&self) -> io::Result<(Listener, Self)> {
+        match self {
+            Self::Loopback(address) => {
+                let listener = TcpListener::bind(address).await?;
+                let bound = listener.local_addr()?;
+                Ok((Listener::Tcp(listener), Self::Loopback(bound)))
+            }
+            Self::Unix(path) => Ok((Listener::Unix(bind_unix(path)?), self.clone())),
+        }
+    }
+}
+
+/// Binds a Unix socket. One that a killed agent left behind is replaced.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+async fn accept(listener: Listener, metrics: Arc<Metrics>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(seat) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        let metrics = Arc::clone(&metrics);
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                connections.spawn(converse(stream, metrics, true, seat));
+            }),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                connections.spawn(converse(stream, metrics, false, seat));
+            }),
+        };
+        if let Err(error) = accepted {
+            tracing::debug!(%error, "a reader of the metrics was not accepted");
+            sleep(BREATH).await;
+        }
+    }
+}
+
+/// One connection.
+async fn converse<S>(stream: S, metrics: Arc<Metrics>, named: bool, seat: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let response = answer(&request, named, &metrics);
+        async move { Ok::<_, std::convert::Infallible>(response) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(REQUEST)
+        .max_buf_size(BUFFER)
+        .max_headers(HEADERS);
+    let done = timeout(
+        CONNECTION,
+        http.serve_connection(TokioIo::new(stream), service),
+    );
+    if let Ok(Err(error)) = done.await {
+        tracing::debug!(%error, "a reader of the metrics went away");
+    }
+    drop(seat);
+}
+
+/// The answer to a request; `named` if it must be to this host by name or address.
+fn answer<B>(request: &Request<B>, named: bool, metrics: &Metrics) -> Response<String> {
+    let path = request.uri().path();
+    if named && !request.headers().get(HOST).is_none_or(is_local) {
+        // A web page can have its own name lead here. It is told nothing.
+        return told(StatusCode::FORBIDDEN, "not a name of this host\n");
+    }
+    if path != PATH {
+        return told(StatusCode::NOT_FOUND, "there is /metrics\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = told(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
+        let allow = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allow);
+        return response;
+    }
+    match metrics.exposition() {
+        Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        Err(_) => told(StatusCode::INTERNAL_SERVER_ERROR, "cannot be written\n"),
+    }
+}
+
+fn told(status: StatusCode, text: &str) -> Response<String> {
+    response(status, PLAIN, text.to_owned())
+}
+
+fn response(status: StatusCode, kind: &'static str, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whether a `Host` names this host: `localhost`, or a loopback address, with or without a port.
+fn is_local(host: &HeaderValue) -> bool {
+    let Ok(host) = host.to_str() else {
+        return false;
+    };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_stays_on_the_host() {
+        for good in ["127.0.0.1:9464", "127.7.0.1:0", "[::1]:9464", "unix:/run/m"] {
+            assert!(good.parse::<Endpoint>().is_ok(), "{good}");
+        }
+        for bad in [
+            "0.0.0.0:9464",
+            "[::]:9464",
+            "192.0.2.1:9464",
+            "localhost:9464",
+            "127.0.0.1",
+            "9464",
+            "unix:run/m",
+            "unix:",
+            "",
+        ] {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn endpoint_answers_to_names_of_this_host_only() {
+        let asked = |path: &str, host: &str, method: Method| {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.header(HOST, host).body(()).unwrap();
+            answer(&request, true, &Metrics::new()).status().as_u16()
+        };
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:9464", "[::1]:9464"] {
+            assert_eq!(asked(PATH, host, Method::GET), 200, "{host}");
+        }
+        for host in [
+            "example.org",
+            "example.org:9464",
+            "127.0.0.1.example.org",
+            "",
+        ] {
+            assert_eq!(asked(PATH, host, Method::GET), 403, "{host}");
+        }
+        assert_eq!(asked("/", "localhost", Method::GET), 404);
+        assert_eq!(asked(PATH, "localhost", Method::POST), 405);
+        assert_eq!(asked(PATH, "localhost", Method::HEAD), 200);
+    }
+
+    #[tokio::test]
+    async fn endpoint_on_a_unix_socket_replaces_what_a_killed_agent_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.sock");
+        let endpoint = Endpoint::Unix(path.clone());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let metrics = Arc::new(Metrics::new());
+        let serving = endpoint.clone().serve(Arc::clone(&metrics)).await.unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        // One that is in use is not touched, nor is a file.
+        let taken = endpoint.clone().serve(Arc::clone(&metrics)).await;
+        assert!(taken.unwrap_err().is_taken());
+        drop(serving);
+        assert!(!path.exists());
+        fs::write(&path, "mine").unwrap();
+        assert!(endpoint.serve(metrics).await.unwrap_err().is_taken());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+}

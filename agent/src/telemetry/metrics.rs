@@ -1,0 +1,490 @@
+//! The counters and gauges, and which event moves which.
+//!
+//! | metric | labels | counts |
+//! |---|---|---|
+//! | `capwarden_build_info` | `version` | 1 |
+//! | `capwarden_calls_total` | `tool`, `verdict` | calls decided; the audit log has the same words |
+//! | `capwarden_denials_total` | `cause`, `rule` | calls that were not let through, and what refused them |
+//! | `capwarden_call_ends_total` | `end` | how calls ended that the policy was asked about |
+//! | `capwarden_calls_cancelled_total` | | calls that the client gave up |
+//! | `capwarden_dropped_lines_total` | `from` | lines that were not let through |
+//! | `capwarden_decision_seconds` | `le` | how long the policy took, limits included |
+//! | `capwarden_sessions_opened_total` | | sessions opened |
+//! | `capwarden_sessions_ended_total` | `reason` | sessions ended |
+//! | `capwarden_sessions_live` | | sessions open now |
+//! | `capwarden_delivered_packets_total` | | packets that the guard delivered, of ended sessions |
+//! | `capwarden_delivered_bytes_total` | | bytes of them, as captured |
+//! | `capwarden_sockets_armed_total` | | capture sockets handed over |
+//! | `capwarden_sockets_refused_total` | | capture sockets, and filters on them, refused |
+//! | `capwarden_filters_attached_total` | `relation` | capture tools' own filters, compared with what was asked |
+//! | `capwarden_audit_records_total` | | lines written to the audit log |
+//! | `capwarden_audit_queue_records` | | records that wait for the disk |
+//!
+//! `cause` is `policy`, with the path of the rule in `rule`, or `hidden`, `refused` (no call that
+//! can be decided), `not-opened` (the host refused its session) or `withdrawn`, without.
+
+use std::{
+    fmt::{self, Debug, Formatter},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        info::Info,
+    },
+    registry::Registry,
+};
+
+use super::{
+    Histogram,
+    named::{Named, OTHER},
+};
+use crate::{
+    gate::{CallEnd, CallEvent, CallVerdict, GateEvent, Side},
+    session::{EndReason, Relation, SessionEvent},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    tool: String,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DenialLabels {
+    cause: &'static str,
+    rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    end: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideLabels {
+    from: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RelationLabels {
+    relation: &'static str,
+}
+
+/// The counters of one tool.
+#[derive(Clone, Debug)]
+struct ToolCounters {
+    forward: Counter,
+    end_capture: Counter,
+    capture: Counter,
+    deny: Counter,
+}
+
+impl ToolCounters {
+    fn new(calls: &Family<CallLabels, Counter>, tool: &str) -> Self {
+        let of = |verdict| {
+            calls.get_or_create_owned(&CallLabels {
+                tool: tool.to_owned(),
+                verdict,
+            })
+        };
+        Self {
+            forward: of("forward"),
+            end_capture: of("end-capture"),
+            capture: of("capture"),
+            deny: of("deny"),
+        }
+    }
+
+    const fn of(&self, verdict: &CallVerdict) -> &Counter {
+        match verdict {
+            CallVerdict::Forwarded => &self.forward,
+            CallVerdict::EndsCapture => &self.end_capture,
+            CallVerdict::Captures { .. } => &self.capture,
+            CallVerdict::Denied { .. }
+            | CallVerdict::NotOpened { .. }
+            | CallVerdict::Withdrawn { .. }
+            | CallVerdict::Hidden
+            | CallVerdict::Refused { .. } => &self.deny,
+        }
+    }
+}
+
+/// What an agent counts. All methods may be called from any thread; none waits, and what is told
+/// of a call costs tens of nanoseconds.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<CallLabels, Counter>,
+    tools: Named<ToolCounters>,
+    denials: Family<DenialLabels, Counter>,
+    rules: Named<Counter>,
+    hidden: Counter,
+    refused: Counter,
+    not_opened: Counter,
+    withdrawn: Counter,
+    ends: [Counter; CALL_ENDS.len()],
+    cancelled: Counter,
+    dropped_client: Counter,
+    dropped_server: Counter,
+    decisions: Histogram,
+    opened: Counter,
+    ended: Family<ReasonLabels, Counter>,
+    live: Gauge,
+    packets: Counter,
+    bytes: Counter,
+    armed: Counter,
+    attached: Family<RelationLabels, Counter>,
+    recorded: Counter,
+    elsewhere: Arc<Elsewhere>,
+}
+
+/// Every end of a call, with its word.
+const CALL_ENDS: [(CallEnd, &str); 7] = [
+    (CallEnd::Answered, "answered"),
+    (CallEnd::ToolFailed, "tool-failed"),
+    (CallEnd::RpcError, "rpc-error"),
+    (CallEnd::InputRequired, "input-required"),
+    (CallEnd::NotForwarded, "not-forwarded"),
+    (CallEnd::Cancelled, "cancelled"),
+    (CallEnd::Lost, "lost"),
+];
+
+/// Every end of a session, so that each is there from the start.
+const REASONS: [EndReason; 11] = [
+    EndReason::PacketCap,
+    EndReason::ByteCap,
+    EndReason::Deadline,
+    EndReason::StopCall,
+    EndReason::Closed,
+    EndReason::Unused,
+    EndReason::CallFailed,
+    EndReason::ClientClosed,
+    EndReason::ServerExit,
+    EndReason::Revoked,
+    EndReason::Violation,
+];
+
+impl Debug for Metrics {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Everything at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let calls = Family::<CallLabels, Counter>::default();
+        let denials = Family::<DenialLabels, Counter>::default();
+        let denied = |cause, rule: &str| {
+            denials.get_or_create_owned(&DenialLabels {
+                cause,
+                rule: rule.to_owned(),
+            })
+        };
+        let ends = Family::<EndLabels, Counter>::default();
+        let dropped = Family::<SideLabels, Counter>::default();
+        let dropped_from = |from| dropped.get_or_create_owned(&SideLabels { from });
+        let metrics = Self {
+            registry: Registry::with_prefix("capwarden"),
+            tools: Named::new(ToolCounters::new(&calls, OTHER)),
+            rules: Named::new(denied("policy", OTHER)),
+            hidden: denied("hidden", ""),
+            refused: denied("refused", ""),
+            not_opened: denied("not-opened", ""),
+            withdrawn: denied("withdrawn", ""),
+            ends: CALL_ENDS.map(|(_, end)| ends.get_or_create_owned(&EndLabels { end })),
+            dropped_client: dropped_from("client"),
+            dropped_server: dropped_from("server"),
+            calls,
+            denials,
+            cancelled: Counter::default(),
+            decisions: Histogram::default(),
+            opened: Counter::default(),
+            ended: Family::default(),
+            live: Gauge::default(),
+            packets: Counter::default(),
+            bytes: Counter::default(),
+            armed: Counter::default(),
+            attached: Family::default(),
+            recorded: Counter::default(),
+            elsewhere: Arc::default(),
+        };
+        for reason in REASONS {
+            let reason = reason_word(reason);
+            metrics.ended.get_or_create_owned(&ReasonLabels { reason });
+        }
+        metrics.registered(ends, dropped)
+    }
+
+    fn registered(
+        mut self,
+        ends: Family<EndLabels, Counter>,
+        dropped: Family<SideLabels, Counter>,
+    ) -> Self {
+        let registry = &mut self.registry;
+        registry.register(
+            "build",
+            "The capwarden that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let calls = self.calls.clone();
+        registry.register("calls", "Tool calls, by what was decided", calls);
+        let denials = self.denials.clone();
+        registry.register("denials", "Tool calls not let through, by cause", denials);
+        registry.register("call_ends", "How decided tool calls ended", ends);
+        let cancelled = self.cancelled.clone();
+        registry.register(
+            "calls_cancelled",
+            "Tool calls that the client gave up",
+            cancelled,
+        );
+        registry.register("dropped_lines", "Lines not let through, by sender", dropped);
+        let decisions = self.decisions.clone();
+        registry.register(
+            "decision_seconds",
+            "How long the decision on a tool call took",
+            decisions,
+        );
+        let opened = self.opened.clone();
+        registry.register("sessions_opened", "Capture sessions opened", opened);
+        let ended = self.ended.clone();
+        registry.register("sessions_ended", "Capture sessions ended, by reason", ended);
+        let live = self.live.clone();
+        registry.register("sessions_live", "Capture sessions open now", live);
+        let packets = self.packets.clone();
+        registry.register(
+            "delivered_packets",
+            "Packets that the guard delivered, in sessions that ended",
+            packets,
+        );
+        let bytes = self.bytes.clone();
+        registry.register(
+            "delivered_bytes",
+            "Bytes that the guard delivered, in sessions that ended",
+            bytes,
+        );
+        let armed = self.armed.clone();
+        registry.register("sockets_armed", "Capture sockets handed over", armed);
+        let attached = self.attached.clone();
+        registry.register(
+            "filters_attached",
+            "Capture tools' own filters, by how they compare with what was asked for",
+            attached,
+        );
+        let recorded = self.recorded.clone();
+        registry.register(
+            "audit_records",
+            "Records written to the audit log",
+            recorded,
+        );
+        registry.register_collector(Box::new(Arc::clone(&self.elsewhere)));
+        self
+    }
+
+    /// The policy names these tools: from now on each has a label of its own, as long as there is
+    /// room. To be called again when another policy takes over; nothing is forgotten.
+    pub fn name_tools(&self, tools: impl IntoIterator<Item = impl AsRef<str>>) {
+        for tool in tools {
+            let tool = tool.as_ref();
+            self.tools
+                .with_or(tool, || ToolCounters::new(&self.calls, tool), |_| ());
+        }
+    }
+
+    /// Something happened at the gate.
+    pub fn gate(&self, event: &GateEvent) {
+        match event {
+            GateEvent::Call(call) => self.call(call),
+            GateEvent::Answer(_) => {} // `ended` knows more
+            GateEvent::Cancelled { .. } => {
+                self.cancelled.inc();
+            }
+            GateEvent::Dropped { from, lines, .. } => {
+                let counter = match from {
+                    Side::Client => &self.dropped_client,
+                    Side::Server => &self.dropped_server,
+                };
+                counter.inc_by(*lines);
+            }
+        }
+    }
+
+    fn call(&self, call: &CallEvent) {
+        self.tools.with(&call.tool, |tool| {
+            tool.of(&call.verdict).inc();
+        });
+        let counter = match &call.verdict {
+            CallVerdict::Forwarded | CallVerdict::EndsCapture | CallVerdict::Captures { .. } => {
+                return;
+            }
+            CallVerdict::Denied { .. } => {
+                let rule = call.rule.as_ref().map_or("", |rule| rule.path.as_str());
+                let make = || {
+                    self.denials.get_or_create_owned(&DenialLabels {
+                        cause: "policy",
+                        rule: rule.to_owned(),
+                    })
+                };
+                self.rules.with_or(rule, make, |rule| {
+                    rule.inc();
+                });
+                return;
+            }
+            CallVerdict::Hidden => &self.hidden,
+            CallVerdict::Refused { .. } => &self.refused,
+            CallVerdict::NotOpened { .. } => &self.not_opened,
+            CallVerdict::Withdrawn { .. } => &self.withdrawn,
+        };
+        counter.inc();
+    }
+
+    /// How long decisions take.
+    #[must_use]
+    pub const fn decisions(&self) -> &Histogram {
+        &self.decisions
+    }
+
+    /// A call ended that the policy was asked about.
+    pub fn ended(&self, end: CallEnd) {
+        let of = CALL_ENDS.iter().position(|(one, _)| *one == end);
+        if let Some(counter) = of.and_then(|at| self.ends.get(at)) {
+            counter.inc();
+        }
+    }
+
+    /// Something happened to a session.
+    pub fn session(&self, event: &SessionEvent) {
+        match event {
+            SessionEvent::Opened { .. } => {
+                self.opened.inc();
+                self.live.inc();
+            }
+            SessionEvent::Armed { .. } => {
+                self.armed.inc();
+            }
+            SessionEvent::FilterAttached { relation, .. } => {
+                let relation = relation_word(relation);
+                let labels = RelationLabels { relation };
+                self.attached.get_or_create_owned(&labels).inc();
+            }
+            SessionEvent::Refused { .. } => {} // thinned out: see `refusals_are`
+            SessionEvent::Ended(end) => {
+                let reason = reason_word(end.reason);
+                let labels = ReasonLabels { reason };
+                self.ended.get_or_create_owned(&labels).inc();
+                self.live.dec();
+                self.packets.inc_by(end.packets);
+                self.bytes.inc_by(end.bytes);
+            }
+        }
+    }
+
+    /// Where sockets refused are counted: not all of them are told of.
+    pub fn refusals_are(&self, count: Arc<AtomicU64>) {
+        let _ = self.elsewhere.refusals.set(count);
+    }
+
+    /// How to find out how many records wait for the disk.
+    pub fn queue_is(&self, length: impl Fn() -> usize + Send + Sync + 'static) {
+        let _ = self.elsewhere.queue.set(Box::new(length));
+    }
+
+    /// A record was written to the audit log.
+    pub fn recorded(&self) {
+        self.recorded.inc();
+    }
+
+    /// All of it in the OpenMetrics text format, 1.0.
+    ///
+    /// # Errors
+    ///
+    /// Never, as long as text can be made longer.
+    pub fn exposition(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// What others count, read when it is asked for.
+#[derive(Default)]
+struct Elsewhere {
+    refusals: OnceLock<Arc<AtomicU64>>,
+    queue: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
+}
+
+impl Debug for Elsewhere {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Elsewhere").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Elsewhere {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let refusals = self.refusals.get();
+        let refusals = refusals.map_or(0, |count| count.load(Ordering::Relaxed));
+        let refusals = ConstCounter::new(refusals);
+        refusals.encode(encoder.encode_descriptor(
+            "sockets_refused",
+            "Capture sockets, and filters on them, refused",
+            None,
+            refusals.metric_type(),
+        )?)?;
+        let queue = self.queue.get().map_or(0, |length| length());
+        let queue = ConstGauge::new(i64::try_from(queue).unwrap_or(i64::MAX));
+        queue.encode(encoder.encode_descriptor(
+            "audit_queue_records",
+            "Records that wait to be written to the audit log",
+            None,
+            queue.metric_type(),
+        )?)
+    }
+}
+
+/// The reason in one word, as the audit log has it.
+pub(super) const fn reason_word(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::PacketCap => "packet-cap",
+        EndReason::ByteCap => "byte-cap",
+        EndReason::Deadline => "deadline",
+        EndReason::StopCall => "stop-call",
+        EndReason::Closed => "closed",
+        EndReason::Unused => "unused",
+        EndReason::CallFailed => "call-failed",
+        EndReason::ClientClosed => "client-closed",
+        EndReason::ServerExit => "server-exit",
+        EndReason::Revoked => "revoked",
+        EndReason::Violation => "violation",
+    }
+}
+
+/// How a filter compares, in one word, as the audit log has it.
+const fn relation_word(relation: &Relation) -> &'static str {
+    match relation {
+        Relation::Same => "same",
+        Relation::Narrower { .. } => "narrower",
+        Relation::Wider { .. } => "wider",
+        Relation::Different { .. } => "different",
+        Relation::Unknown { .. } => "unknown",
+    }
+}

@@ -1,0 +1,41 @@
+//! Telemetry: what operators see of an agent from outside. Nothing here decides, and nothing here
+//! is the record: the audit log is.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`Metrics`] | counts what the gate, the sessions and the record keeper tell |
+//! | [`Endpoint`] | serves them over HTTP, on loopback or a Unix socket |
+//! | [`CallSpans`], [`SessionSpans`] | follow each call and each session with a span of the log |
+//!
+//! No label carries an id, an argument's value or a name that a client chose: tools and rules are
+//! told apart only as far as the policy names them, and only so many of them.
+#![forbid(unsafe_code)]
+
+mod endpoint;
+mod histogram;
+mod metrics;
+mod named;
+mod spans;
+#[cfg(test)]
+mod tests;
+
+pub use endpoint::{Endpoint, ServeError, Serving};
+pub use histogram::Histogram;
+pub use metrics::Metrics;
+pub use spans::{CallSpans, SessionSpans};
+
+use crate::gate::CallVerdict;
+
+/// A verdict in one word, as the audit log has it.
+pub(crate) const fn verdict_word(verdict: &CallVerdict) -> &'static str {
+    match verdict {
+        CallVerdict::Forwarded => "forward",
+        CallVerdict::EndsCapture => "end-capture",
+        CallVerdict::Captures { .. } => "capture",
+        CallVerdict::Denied { .. }
+        | CallVerdict::NotOpened { .. }
+        | CallVerdict::Withdrawn { .. }
+        | CallVerdict::Hidden
+        | CallVerdict::Refused { .. } => "deny",
+    }
+}

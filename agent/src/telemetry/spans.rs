@@ -1,0 +1,144 @@
+//! A span of the log for each call, at the level `debug`, and for each session, at `info`.
+//!
+//! That a span begins and ends is told by events within it, at `debug`, so that each line of the
+//! log has all of its fields.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tracing::{Level, Span};
+
+use super::verdict_word;
+use crate::{
+    gate::{AnswerEvent, CallEvent, CallVerdict, GateEvent},
+    session::{SessionEvent, SessionId},
+};
+
+/// Calls that are followed at once. What comes beyond that is told of and not followed: a server
+/// may leave calls unanswered without end.
+const MOST: usize = 4_096;
+
+/// The calls that are followed: from the decision to the answer.
+#[derive(Debug, Default)]
+pub struct CallSpans {
+    open: Mutex<HashMap<Key, Span>>,
+}
+
+/// The connection, and the request's id as JSON.
+type Key = (u64, String);
+
+impl CallSpans {
+    /// Something happened at the gate.
+    pub fn gate(&self, event: &GateEvent) {
+        // Where nobody wants to know, this is one comparison.
+        if !tracing::enabled!(Level::DEBUG) {
+            return;
+        }
+        match event {
+            GateEvent::Call(call) => self.call(call),
+            GateEvent::Answer(answer) => self.answer(answer),
+            GateEvent::Cancelled {
+                connection,
+                id,
+                session: _,
+            } => {
+                if let Some(span) = self.open().remove(&(*connection, id.clone())) {
+                    tracing::debug!(parent: &span, "cancelled");
+                }
+            }
+            GateEvent::Dropped { .. } => {} // the gate has said so
+        }
+    }
+
+    fn call(&self, call: &CallEvent) {
+        let span = tracing::debug_span!(
+            "call",
+            id = call.id.as_deref(),
+            tool = call.tool,
+            principal = %call.caller.principal,
+            connection = call.caller.connection,
+            server = &*call.caller.server,
+            verdict = verdict_word(&call.verdict),
+            session = tracing::field::Empty,
+            rule = tracing::field::Empty,
+        );
+        if let Some(rule) = &call.rule {
+            span.record("rule", tracing::field::display(rule));
+        }
+        match &call.verdict {
+            CallVerdict::Captures { session, .. } | CallVerdict::Withdrawn { session } => {
+                span.record("session", tracing::field::display(session));
+            }
+            _ => {}
+        }
+        let why = match &call.verdict {
+            CallVerdict::Denied { reason, .. } | CallVerdict::NotOpened { reason } => Some(reason),
+            CallVerdict::Refused { why } => Some(why),
+            _ => None,
+        };
+        tracing::debug!(parent: &span, why, "decided");
+        let awaited = matches!(
+            call.verdict,
+            CallVerdict::Forwarded | CallVerdict::EndsCapture | CallVerdict::Captures { .. }
+        );
+        if let (true, Some(id)) = (awaited, &call.id) {
+            let mut open = self.open();
+            if open.len() < MOST {
+                open.insert((call.caller.connection, id.clone()), span);
+            }
+        }
+    }
+
+    fn answer(&self, answer: &AnswerEvent) {
+        let key = (answer.connection, answer.id.clone());
+        if let Some(span) = self.open().remove(&key) {
+            tracing::debug!(parent: &span, failed = answer.failed, "answered");
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Key, Span>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sessions that are followed: from the opening to the end.
+#[derive(Debug, Default)]
+pub struct SessionSpans {
+    open: HashMap<SessionId, Span>,
+}
+
+impl SessionSpans {
+    /// Something happened to a session.
+    pub fn session(&mut self, event: &SessionEvent) {
+        match event {
+            SessionEvent::Opened { session, grant } => {
+                let span = tracing::info_span!("session", %session);
+                tracing::debug!(parent: &span, granted = grant.summary(), "opened");
+                self.open.insert(*session, span);
+            }
+            SessionEvent::Armed {
+                session,
+                caller,
+                kind,
+            } => {
+                let span = self.open.get(session).cloned().unwrap_or_else(Span::none);
+                let (pid, name) = (caller.process, caller.name.as_str());
+                let socket = kind.name();
+                tracing::debug!(parent: &span, pid, name, socket, "armed a socket");
+            }
+            SessionEvent::FilterAttached { .. } | SessionEvent::Refused { .. } => {}
+            SessionEvent::Ended(end) => {
+                let span = self.open.remove(&end.session).unwrap_or_else(Span::none);
+                tracing::debug!(
+                    parent: &span,
+                    packets = end.packets,
+                    bytes = end.bytes,
+                    milliseconds = end.milliseconds,
+                    "{}", end.reason
+                );
+            }
+        }
+    }
+}
