@@ -1,14 +1,15 @@
 //! The log as a reader sees it.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::{BufReader, Write},
     path::Path,
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
+    arguments::ArgumentsDigest,
     error::AuditError,
     hash::Hash,
     line::{Entry, next_line},
@@ -17,7 +18,7 @@ use super::{
 };
 
 /// Which records to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
     /// Of this session only: `s1`.
     pub session: Option<String>,
@@ -25,6 +26,8 @@ pub struct Filter {
     pub agent: Option<String>,
     /// Of this kind only.
     pub kind: Option<String>,
+    /// Calls with exactly these arguments only.
+    pub arguments: Option<Map<String, Value>>,
     /// No more than the last so many of those.
     pub last: Option<usize>,
 }
@@ -40,8 +43,11 @@ pub enum Rendering {
     Colour,
 }
 
+/// Sessions that are named where none was found.
+const NAMED: usize = 16;
+
 /// What was shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
     /// Records that were shown.
     pub shown: u64,
@@ -49,6 +55,9 @@ pub struct Shown {
     pub unreadable: u64,
     /// The hash of the last line of the file.
     pub head: Option<Hash>,
+    /// Where a session was asked for: that session if it is there, and some that there are. Of the
+    /// agent that was asked for, if one was.
+    pub sessions: BTreeSet<String>,
 }
 
 /// Shows records in the order in which they were written.
@@ -76,6 +85,12 @@ pub fn show(
                 continue;
             }
         };
+        if let (Some(wanted), Some(session)) = (&filter.session, entry.text("session"))
+            && filter.is_agent(&entry)
+            && (wanted == session || summary.sessions.len() < NAMED)
+        {
+            summary.sessions.insert(session.to_owned());
+        }
         if !filter.admits(&entry) {
             continue;
         }
@@ -112,7 +127,15 @@ impl Filter {
         };
         is(&self.session, entry.text("session"))
             && is(&self.kind, Some(&entry.kind))
-            && (self.agent.as_deref()).is_none_or(|agent| entry.agent.starts_with(agent))
+            && self.is_agent(entry)
+            && self.arguments.as_ref().is_none_or(|arguments| {
+                ArgumentsDigest::from_json(entry.fields.get("digest"))
+                    .is_some_and(|digest| digest.matches(arguments))
+            })
+    }
+
+    fn is_agent(&self, entry: &Entry) -> bool {
+        (self.agent.as_deref()).is_none_or(|agent| entry.agent.starts_with(agent))
     }
 }
 
@@ -185,7 +208,23 @@ fn describe(entry: &Entry) -> String {
             if !changes.is_empty() {
                 text += &format!(", changed {changes}");
             }
-            text + &optional(", rule ", "rule")
+            text += &optional(", rule ", "rule");
+            if let Some(values) = entry.fields.get("values") {
+                text += &format!(", with {}", visible(&values.to_string()));
+            }
+            // Older logs do not say who called.
+            text += &optional(", by ", "principal");
+            if entry.fields.contains_key("connection") {
+                text += &format!(
+                    " (connection {} to {})",
+                    number("connection"),
+                    visible(entry.text("server").unwrap_or("?"))
+                );
+            }
+            if let Some(digest) = entry.fields.get("digest").and_then(short_digest) {
+                text += &format!(", digest {digest}");
+            }
+            text
         }
         "session-opened" => {
             format!("{}: {}", text("session"), text("summary"))
@@ -253,6 +292,11 @@ fn describe(entry: &Entry) -> String {
             fields.collect::<Vec<_>>().join(" ")
         }
     }
+}
+
+fn short_digest(digest: &Value) -> Option<String> {
+    let hash: String = digest.get("sha256")?.as_str()?.chars().take(12).collect();
+    Some(visible(&hash))
 }
 
 fn policy_file(policy: &Value) -> Option<String> {

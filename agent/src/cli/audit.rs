@@ -3,12 +3,13 @@
 mod capture;
 
 use std::{
-    io::{self, Write},
+    fs::File,
+    io::{self, Read as _, Write},
     path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::audit::{
     self, AuditError, CaptureReport, Filter, Hash, KINDS, Rendering, Report, Severity, visible,
@@ -16,10 +17,13 @@ use crate::audit::{
 
 use super::{
     exit::Exit,
-    failure::Failure,
+    failure::{Account, Failure},
     paths,
     term::{self, Paint},
 };
+
+/// More than the arguments of any call: the gate's longest line.
+const MOST_ARGUMENTS: u64 = 4 << 20;
 
 /// Read and verify the audit log
 #[derive(Debug, Args)]
@@ -55,6 +59,12 @@ struct Show {
     /// Only records of this kind
     #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
     kind: Option<String>,
+    /// Only calls with exactly these arguments
+    ///
+    /// A file with a JSON object, or - for standard input. The log has a salted digest of each
+    /// call's arguments, not the arguments: this finds out whether they were what you suspect.
+    #[arg(long, value_name = "FILE")]
+    arguments: Option<PathBuf>,
     /// Only the last N of those
     #[arg(short = 'n', long, value_name = "N")]
     last: Option<usize>,
@@ -115,6 +125,7 @@ impl Show {
             session: self.session,
             agent: self.agent,
             kind: self.kind,
+            arguments: self.arguments.as_deref().map(read_object).transpose()?,
             last: self.last,
         };
         let rendering = match (self.json, Paint::for_stdout().is_on()) {
@@ -130,6 +141,18 @@ impl Show {
                 Err(_) => Ok(()),
             }
         })?;
+        if let (Some(session), Ok(shown)) = (&filter.session, &shown)
+            && !shown.sessions.contains(session)
+        {
+            let sessions: Vec<_> = shown.sessions.iter().map(String::as_str).collect();
+            let there_are = match sessions.as_slice() {
+                [] => "it has none".to_owned(),
+                sessions => format!("it has {}", sessions.join(", ")),
+            };
+            let said = format!("the log has no session {session}; {there_are}");
+            let hint = "capwarden audit show --kind session-opened";
+            return Err(Failure::Usage(Account::new(said).hint(hint)));
+        }
         match shown {
             Ok(shown) if shown.unreadable > 0 => {
                 tracing::warn!(
@@ -144,6 +167,18 @@ impl Show {
             shown => Ok(shown.map(|_| Exit::Ok)?),
         }
     }
+}
+
+/// Reads a JSON object from a file, or standard input.
+fn read_object(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let bad = |account: Account| Failure::Usage(account.on(path.display()));
+    let mut text = String::new();
+    let read = match path.as_os_str().as_encoded_bytes() {
+        b"-" => io::stdin().take(MOST_ARGUMENTS).read_to_string(&mut text),
+        _ => File::open(path).and_then(|file| file.take(MOST_ARGUMENTS).read_to_string(&mut text)),
+    };
+    read.map_err(|error| bad(Account::new("cannot read").because(error)))?;
+    serde_json::from_str(&text).map_err(|error| bad(Account::new("no JSON object:").because(error)))
 }
 
 fn end(shown: &audit::Shown, rendering: Rendering, out: &mut dyn Write) -> io::Result<()> {
