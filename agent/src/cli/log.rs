@@ -2,6 +2,8 @@
 
 use std::{env, io};
 
+use clap::ValueEnum;
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{
@@ -11,10 +13,22 @@ use super::{
 
 /// The environment variable for the levels.
 const VARIABLE: &str = "CAPWARDEN_LOG";
+/// The environment variable for the format.
+const FORMAT_VARIABLE: &str = "CAPWARDEN_LOG_FORMAT";
 
 /// What to log, checked.
 #[derive(Clone, Debug)]
 pub(super) struct Levels(String);
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
 
 /// Reads a level, or a list of levels of single parts.
 pub(super) fn parse(text: &str) -> Result<Levels, String> {
@@ -34,23 +48,40 @@ pub(super) fn parse(text: &str) -> Result<Levels, String> {
 }
 
 /// Starts the log.
-pub(super) fn start(levels: Option<&Levels>) -> Result<(), Failure> {
+pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<(), Failure> {
     let levels = match (levels, env::var(VARIABLE)) {
         (Some(levels), _) => levels.clone(),
         (None, Ok(text)) if !text.is_empty() => parse(&text).map_err(|why| wrong(&text, &why))?,
         (None, _) => Levels("warn,capwarden=info".to_owned()),
     };
     let filter = EnvFilter::try_new(&levels.0).map_err(|why| wrong(&levels.0, &why.to_string()))?;
-    let subscriber = fmt()
+    let format = match (format, env::var(FORMAT_VARIABLE)) {
+        (Some(format), _) => format,
+        (None, Ok(text)) if !text.is_empty() => parse_format(&text)?,
+        (None, _) => Format::default(),
+    };
+    let lines = fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(Paint::for_stderr().is_on())
-        .with_target(false)
+        .with_ansi(format == Format::Text && Paint::for_stderr().is_on())
         // It would tell of a closed standard error on standard error, and panic over it.
-        .log_internal_errors(false)
-        .finish();
-    tracing::subscriber::set_global_default(subscriber)
-        .map_err(|error| Failure::Internal(Account::new("cannot start the log").because(error)))
+        .log_internal_errors(false);
+    let started = match format {
+        Format::Text => set_global_default(lines.with_target(false).finish()),
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            set_global_default(lines.finish())
+        }
+    };
+    started.map_err(|error| Failure::Internal(Account::new("cannot start the log").because(error)))
+}
+
+fn parse_format(text: &str) -> Result<Format, Failure> {
+    Format::from_str(text, false).map_err(|_| {
+        let account = Account::new(format!("{FORMAT_VARIABLE} is wrong:")).on(text);
+        let account = account.because("it is text or json");
+        Failure::Usage(account.hint(format!("{FORMAT_VARIABLE}=json")))
+    })
 }
 
 fn wrong(text: &str, why: &str) -> Failure {

@@ -54,6 +54,17 @@ struct Global {
     /// Without it, the environment variable CAPWARDEN_LOG is used, and then `info`.
     #[arg(long, value_name = "LEVEL", global = true, display_order = 100, value_parser = log::parse)]
     log: Option<log::Levels>,
+    /// How the log looks: a line of text, or a JSON object
+    ///
+    /// Without it, the environment variable CAPWARDEN_LOG_FORMAT is used, and then `text`.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        global = true,
+        display_order = 101,
+        value_enum
+    )]
+    log_format: Option<log::Format>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,7 +82,7 @@ enum Verb {
 impl Cli {
     /// Sends the log to standard error.
     pub fn start_log(&self) -> Result<(), Failure> {
-        log::start(self.global.log.as_ref())
+        log::start(self.global.log.as_ref(), self.global.log_format)
     }
 
     /// Does what was asked for.
