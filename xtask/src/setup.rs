@@ -18,12 +18,13 @@ mod toolchain;
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// The Python packages: a real MCP server that captures, a packet workshop for the tests, and a
-/// solver for a second opinion on proofs.
-const PYTHON_PACKAGES: [(&str, &str); 4] = [
+/// The Python packages: a real MCP server that captures, a packet workshop for the tests, a solver
+/// for a second opinion on proofs, and another reader of metrics.
+const PYTHON_PACKAGES: [(&str, &str); 5] = [
     ("awslabs.pcap-analyzer-mcp-server", "1.0.2"),
     // The server's own requirement admits mcp 2, which it does not start with.
     ("mcp", "1.30.0"),
+    ("prometheus-client", "0.26.0"),
     ("scapy", "2.8.0"),
     ("z3-solver", "5.4.0.0"),
 ];

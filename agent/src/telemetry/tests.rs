@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::{Map, json};
@@ -266,41 +266,4 @@ fn times_fall_into_the_bucket_that_holds_them() {
     );
     let sum = value(&metrics, "capwarden_decision_seconds_sum").unwrap();
     assert!((sum - 60.003_002_001).abs() < 1e-9, "{sum}");
-}
-
-/// `cargo test --release -p capwarden --lib telemetry -- --ignored --nocapture`
-#[test]
-#[ignore = "it measures, and holds nothing to it"]
-fn cost_of_a_call() {
-    const CALLS: u32 = 1_000_000;
-    let metrics = Metrics::new();
-    metrics.name_tools((0..30).map(|n| format!("some_tool_of_a_server_{n}")));
-    let event = GateEvent::Call(call(
-        "some_tool_of_a_server_7",
-        CallVerdict::Forwarded,
-        None,
-    ));
-    let spans = CallSpans::default();
-    let timed = |what: &str, work: &dyn Fn()| {
-        let begun = Instant::now();
-        for _ in 0..CALLS {
-            work();
-        }
-        println!("{what}: {:?} a call", begun.elapsed() / CALLS);
-    };
-    timed("metrics of a call", &|| {
-        metrics.gate(std::hint::black_box(&event))
-    });
-    timed("time of a decision and its end", &|| {
-        let begun = Instant::now();
-        metrics.decisions().observe(begun.elapsed());
-        metrics.ended(CallEnd::Answered);
-    });
-    timed("spans that nobody wants", &|| {
-        spans.gate(std::hint::black_box(&event))
-    });
-    let refused = GateEvent::Call(call("some_tool_of_a_server_7", denied(), Some("tools.x.y")));
-    timed("metrics of a denial", &|| {
-        metrics.gate(std::hint::black_box(&refused))
-    });
 }

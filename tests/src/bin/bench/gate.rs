@@ -90,34 +90,40 @@ impl Client {
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let policy = bench.file("policy.yaml");
     fs::write(&policy, POLICY)?;
-    let governed = || {
+    let governed = |options: &[&str]| {
         let mut command = bench.capwarden("run");
-        command.arg("--policy").arg(&policy).arg("--").args(SERVER);
-        Client::start(&mut command)
+        command.arg("--policy").arg(&policy).args(options);
+        Client::start(command.arg("--").args(SERVER))
     };
 
-    let idle = governed()?;
+    let idle = governed(&[])?;
     std::thread::sleep(SETTLE);
     let resident = resident(idle.server.0.id())?;
     idle.stop()?;
 
     let mut direct = Client::start(Command::new(SERVER[0]).args(&SERVER[1..]))?;
-    let mut gated = governed()?;
+    let mut gated = governed(&[])?;
+    let mut counted = governed(&["--metrics", "127.0.0.1:0"])?;
     let mut typical = (Vec::new(), Vec::new());
     let mut slow = (Vec::new(), Vec::new());
+    let mut with_metrics = Vec::new();
     let at = |times: &[f64], percent: usize| times.get(times.len() * percent / 100).copied();
     for turn in 0..=TURNS {
         let id = 10 + turn * CALLS;
         let times = (direct.calls(id)?, gated.calls(id)?);
+        let of_counted = counted.calls(id)?;
         if turn > 0 {
             typical.0.extend(at(&times.0, 50));
             typical.1.extend(at(&times.1, 50));
             slow.0.extend(at(&times.0, 99));
             slow.1.extend(at(&times.1, 99));
+            with_metrics.extend(at(&of_counted, 50));
         }
     }
     direct.stop()?;
     gated.stop()?;
+    counted.stop()?;
+    let without_metrics = typical.1.clone();
     let row = |what: &str, (plain, guarded), target| Measurement {
         what: what.to_owned(),
         unit: Unit::Time,
@@ -128,6 +134,11 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     Ok(vec![
         row("tools/call, p50 of 100", typical, Target::Extra(200e-6)),
         row("tools/call, p99 of 100", slow, Target::None),
+        row(
+            "the same behind the gate, p50, without and with metrics",
+            (without_metrics, with_metrics),
+            Target::None,
+        ),
         Measurement {
             what: "resident memory of `run`, idle".to_owned(),
             unit: Unit::Bytes,

@@ -15,6 +15,7 @@ mod measure;
 mod net;
 mod prove;
 mod sys;
+mod telemetry;
 
 use std::{
     env,
@@ -88,6 +89,7 @@ const PARTS: &[Part] = &[
     ("capture", capture::measure),
     ("arming", arming::measure),
     ("gate", gate::measure),
+    ("telemetry", telemetry::measure),
     ("prove", prove::measure),
 ];
 

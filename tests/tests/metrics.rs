@@ -1,0 +1,271 @@
+//! What operators see of `capwarden run`: metrics, as another program reads them, and the log as
+//! JSON; both against what the audit log says.
+
+use std::{collections::BTreeMap, fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use capwarden_tests::{
+    agent::{capwarden, wait_for},
+    mcp::{Client, PATIENCE},
+    stage::{Stage, number, python, text},
+};
+use serde_json::{Value, json};
+
+const HOSTILE: &str = include_str!("../scripts/hostile.py");
+const SCRAPE: &str = include_str!("../scripts/scrape.py");
+
+const POLICY: &str = "version: 1
+default: deny
+tools:
+  capture:
+    capture:
+      from: { interface: interface, filter: filter }
+      interfaces: [ lo ]
+      packets: 20
+      seconds: 30
+  stop: { ends: capture }
+  open: allow
+  noise: allow
+  echo: allow
+  exit: { deny: 'it would be the end' }
+";
+
+/// The hostile server behind capwarden with these options, ready.
+fn hostile(stage: &Stage, options: &[&str]) -> Result<Client> {
+    let script = stage.write("hostile.py", HOSTILE)?;
+    let server = [&*python("python3")?, &script];
+    let mut client = stage.run_with(options, POLICY, &server)?;
+    client
+        .shake_hands()
+        .with_context(|| stage.stderr().unwrap_or_default())?;
+    Ok(client)
+}
+
+/// What another program reads.
+struct Scraped(Value);
+
+impl Scraped {
+    fn of(stage: &Stage, endpoint: &str) -> Result<Self> {
+        let script = stage.write("scrape.py", SCRAPE)?;
+        let mut command = stage.space.command(python("python3")?);
+        let done = command.arg(script).arg(endpoint).output()?;
+        let errors = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{errors}");
+        Ok(Self(serde_json::from_slice(&done.stdout)?))
+    }
+
+    /// The value of a series: `name{label=value,…}` without the prefix.
+    fn value(&self, series: &str) -> Result<u64> {
+        let name = format!("capwarden_{series}");
+        let value = self.0.get("samples").and_then(|all| all.get(&name));
+        let value = value.and_then(Value::as_f64);
+        let value = value.with_context(|| format!("{name} in {}", self.0))?;
+        // Counts are whole, and small here.
+        Ok(format!("{value:.0}").parse()?)
+    }
+}
+
+/// Where the log says that metrics are served.
+fn endpoint(stage: &Stage) -> Result<String> {
+    wait_for("the address of the metrics", PATIENCE, || {
+        let log = stage.stderr()?;
+        let at = log.split("metrics at=").nth(1);
+        Ok(at
+            .and_then(|rest| rest.split_whitespace().next())
+            .map(str::to_owned))
+    })
+}
+
+/// Records by a field's value.
+fn by(records: &[Value], field: &str) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        *counts.entry(text(record, field).to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn metrics_are_what_the_audit_log_says() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut client = hostile(&stage, &["--metrics", "127.0.0.1:0"])?;
+    let endpoint = endpoint(&stage)?;
+    let udp = stage.space.udp()?;
+    for n in 0..5 {
+        client.call("echo", &json!({ "n": n }))?;
+    }
+    client.call("open", &json!({}))?;
+    client.call("noise", &json!({}))?;
+    client.call("secret", &json!({ "password": "hunter2" }))?;
+    client.call("exit", &json!({ "status": 1 }))?;
+    let file = stage.capture("a.pcap");
+    let wide = json!({ "interface": "eth0", "filter": "udp", "file": file });
+    ensure!(client.call("capture", &wide)?.failed());
+    let good = json!({
+        "interface": "lo", "filter": format!("udp port {}", udp.port()), "file": file,
+    });
+    client.call("capture", &good)?;
+    stage.live(&file, 1)?;
+    let during = Scraped::of(&stage, &endpoint)?;
+    assert_eq!(during.value("sessions_live")?, 1);
+    udp.send(30, 100)?;
+    let end = client.session_end("s1")?;
+    assert_eq!(text(&end, "reason"), "packet-cap");
+
+    let calls = stage.audited("call", 11)?;
+    assert_eq!(calls.len(), 11);
+    let ended = stage.end_record("s1")?;
+    let refused = stage.audited("socket-refused", 1)?;
+    let metrics = Scraped::of(&stage, &endpoint)?;
+
+    for (tool, verdict, count) in [
+        ("echo", "forward", 5),
+        ("open", "forward", 1),
+        ("noise", "forward", 1),
+        ("exit", "deny", 1),
+        ("capture", "deny", 1),
+        ("capture", "capture", 1),
+        ("(other)", "deny", 1),
+        ("stop", "end-capture", 0),
+    ] {
+        let series = format!("calls_total{{tool={tool},verdict={verdict}}}");
+        assert_eq!(metrics.value(&series)?, count, "{series}");
+    }
+    // The whole of it, by verdict: what is counted is what is recorded.
+    for (verdict, recorded) in by(&calls, "verdict") {
+        let tools = [
+            "capture", "stop", "open", "noise", "echo", "exit", "(other)",
+        ];
+        let series = |tool| format!("calls_total{{tool={tool},verdict={verdict}}}");
+        let counted = tools.map(|tool| metrics.value(&series(tool)));
+        let counted: u64 = counted.into_iter().sum::<Result<u64>>()?;
+        assert_eq!(counted, recorded, "{verdict}");
+    }
+    let denied = calls.iter().filter(|call| text(call, "verdict") == "deny");
+    for call in denied {
+        let rule = text(call, "rule").split_whitespace().nth(1).unwrap_or("");
+        let cause = if rule.is_empty() { "hidden" } else { "policy" };
+        let series = format!("denials_total{{cause={cause},rule={rule}}}");
+        assert_eq!(metrics.value(&series)?, 1, "{series}");
+    }
+    assert_eq!(metrics.value("call_ends_total{end=answered}")?, 8);
+    assert_eq!(metrics.value("call_ends_total{end=not-forwarded}")?, 2);
+    assert_eq!(metrics.value("decision_seconds_count")?, 10);
+    assert_eq!(metrics.value("decision_seconds_bucket{le=+Inf}")?, 10);
+    assert_eq!(metrics.value("sessions_opened_total")?, 1);
+    assert_eq!(metrics.value("sessions_live")?, 0);
+    assert_eq!(metrics.value("sessions_ended_total{reason=packet-cap}")?, 1);
+    for (series, field) in [("packets", "packets"), ("bytes", "bytes")] {
+        let counted = metrics.value(&format!("delivered_{series}_total"))?;
+        assert_eq!(Some(counted), number(&ended, field), "{series}");
+        assert!(counted >= 20, "{counted}");
+    }
+    let armed = metrics.value("sockets_armed_total")?;
+    assert_eq!(Some(armed), number(&ended, "sockets"));
+    let refusals = u64::try_from(refused.len())?;
+    assert_eq!(metrics.value("sockets_refused_total")?, refusals);
+    assert!(metrics.value("dropped_lines_total{from=server}")? >= 5);
+    assert_eq!(metrics.value("dropped_lines_total{from=client}")?, 0);
+    assert_eq!(metrics.value("audit_queue_records")?, 0);
+    let log = fs::read_to_string(stage.path("audit.jsonl"))?;
+    let lines = u64::try_from(log.lines().count())?;
+    assert_eq!(metrics.value("audit_records_total")?, lines);
+    let types = metrics.0.get("types").context("no types")?;
+    assert_eq!(text(types, "capwarden_decision_seconds"), "histogram");
+    assert_eq!(text(types, "capwarden_calls"), "counter");
+    assert_eq!(text(types, "capwarden_build"), "info");
+
+    // No value of an argument is anywhere, and who suspects one can check it.
+    assert!(!format!("{log}{}{}", metrics.0, stage.stderr()?).contains("hunter2"));
+    for (guess, found) in [("hunter2", 1), ("hunter3", 0)] {
+        let guess = stage.write("guess", &format!("{{\"password\": \"{guess}\"}}"))?;
+        let mut show = Command::new(capwarden()?);
+        show.args(["audit", "show", "--json", "--arguments"])
+            .arg(guess);
+        let shown = show.arg(stage.path("audit.jsonl")).output()?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert_eq!(shown.lines().count(), found, "{shown}");
+    }
+    client.close_input();
+    ensure!(client.exit()?.success());
+    stage.audit_is_closed("the client closed the connection", Some(0))
+}
+
+#[test]
+fn metrics_on_a_unix_socket_are_one_agents_own() -> Result<()> {
+    let stage = Stage::new()?;
+    let path = stage.path("metrics.sock");
+    let endpoint = format!("unix:{}", path.display());
+    let mut client = hostile(&stage, &["--metrics", &endpoint])?;
+    let metrics = Scraped::of(&stage, &endpoint)?;
+    assert_eq!(metrics.value("audit_records_total")?, 1);
+
+    let policy = stage.path("policy.yaml");
+    let mut second = stage.space.command(capwarden()?);
+    second.args(["run", "--metrics", &endpoint, "--audit"]);
+    second.arg(stage.path("second.jsonl")).arg("-p").arg(policy);
+    let second = second.args(["--", "/bin/true"]).output()?;
+    let words = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(2), "{words}");
+    ensure!(
+        words.contains(&endpoint) && words.contains("address of its own"),
+        "{words}"
+    );
+
+    client.close_input();
+    ensure!(client.exit()?.success());
+    ensure!(!path.exists(), "the socket is left behind");
+    Ok(())
+}
+
+#[test]
+fn log_as_json_follows_each_call_and_session() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut client = hostile(&stage, &["--log", "debug", "--log-format", "json"])?;
+    client.call("echo", &json!({ "password": "hunter2" }))?;
+    client.call("exit", &json!({}))?;
+    let file = stage.capture("a.pcap");
+    let capture = json!({ "interface": "lo", "filter": "udp port 9", "file": file });
+    client.call("capture", &capture)?;
+    stage.live(&file, 1)?;
+    client.call("stop", &json!({ "file": file }))?;
+    client.session_end("s1")?;
+    client.close_input();
+    ensure!(client.exit()?.success());
+
+    let log = stage.stderr()?;
+    ensure!(!log.contains("hunter2"), "{log}");
+    let lines = log.lines().map(serde_json::from_str::<Value>);
+    let lines: Vec<Value> = lines
+        .collect::<Result<_, _>>()
+        .with_context(|| log.clone())?;
+    // Words said within a span, with fields of the span.
+    let said = |span: &str, word: &str, fields: &[(&str, &str)]| {
+        let within = |line: &&Value| {
+            let Some(of) = line.get("span") else {
+                return false;
+            };
+            text(of, "name") == span
+                && text(line, "message") == word
+                && fields.iter().all(|(name, value)| text(of, name) == *value)
+        };
+        lines.iter().filter(within).count()
+    };
+    let echo = [("tool", "echo"), ("verdict", "forward")];
+    assert_eq!(said("call", "decided", &echo), 1, "{log}");
+    assert_eq!(said("call", "answered", &echo), 1, "{log}");
+    let exit = [("tool", "exit"), ("verdict", "deny")];
+    assert_eq!(said("call", "decided", &exit), 1, "{log}");
+    assert_eq!(said("call", "answered", &exit), 0, "{log}");
+    let capture = [
+        ("tool", "capture"),
+        ("session", "s1"),
+        ("server", "python3"),
+    ];
+    assert_eq!(said("call", "answered", &capture), 1, "{log}");
+    let session = [("session", "s1")];
+    assert_eq!(said("session", "opened", &session), 1, "{log}");
+    let end = "the capture was stopped by a call";
+    assert_eq!(said("session", end, &session), 1, "{log}");
+    Ok(())
+}
