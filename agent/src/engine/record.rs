@@ -105,10 +105,10 @@ impl Observer for GateObserver {
 
 impl GateObserver {
     /// Takes a call down for the disk, or says why that cannot be done.
-    fn note(&self, call: CallEvent) -> Result<(), String> {
+    fn note(&self, call: Box<CallEvent>) -> Result<(), String> {
         let bytes = size(&call);
         let entry = if bytes <= CALL {
-            Entry::Call(Box::new(call), bytes)
+            Entry::Call(call, bytes)
         } else {
             let record = call_record(&call).map_err(|error| error.to_string())?;
             Entry::LongCall(Box::new(record), CALL)

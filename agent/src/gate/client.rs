@@ -151,7 +151,7 @@ where
     ) {
         let params = CallParams::parse(envelope.params);
         let decided = |call: Option<&CallParams<'_>>, verdict, rule| {
-            self.observe(GateEvent::Call(CallEvent {
+            self.observe(GateEvent::Call(Box::new(CallEvent {
                 caller: self.gate.caller.clone(),
                 id: envelope.id.as_ref().map(|(_, text)| (*text).to_owned()),
                 tool: call.map(|call| call.name.clone()).unwrap_or_default(),
@@ -159,7 +159,7 @@ where
                 recorded: None,
                 verdict,
                 rule,
-            }));
+            })));
         };
         let refuse = |call: Option<&CallParams<'_>>, id: Option<&str>, code, why: String| {
             tracing::warn!(why, "refused a call");
@@ -367,7 +367,7 @@ where
     }
 
     fn decided(&self, id: &str, call: &Call, verdict: CallVerdict, rule: Option<RuleRef>) {
-        self.observe(GateEvent::Call(CallEvent {
+        self.observe(GateEvent::Call(Box::new(CallEvent {
             caller: self.gate.caller.clone(),
             id: Some(id.to_owned()),
             tool: call.tool.clone(),
@@ -375,7 +375,7 @@ where
             recorded: None,
             verdict,
             rule,
-        }));
+        })));
     }
 }
 

@@ -77,7 +77,7 @@ impl Observer for mpsc::UnboundedSender<GateEvent> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum GateEvent {
     /// A `tools/call` was decided.
-    Call(CallEvent),
+    Call(Box<CallEvent>),
     /// The server answered a `tools/call` that was let through.
     Answer(AnswerEvent),
     /// The client cancelled a `tools/call`.

@@ -45,7 +45,7 @@ fn denied() -> CallVerdict {
 }
 
 fn tell(metrics: &Metrics, tool: &str, verdict: CallVerdict, rule: Option<&str>) {
-    metrics.gate(&GateEvent::Call(call(tool, verdict, rule)));
+    metrics.gate(&GateEvent::Call(Box::new(call(tool, verdict, rule))));
 }
 
 /// The value of a series, as the exposition has it.

@@ -119,8 +119,8 @@ fn long_calls_do_not_wait_for_the_disk_as_they_are() {
     let (observer, mut inbox) = observer(4);
     let mut long = event(denied());
     long.arguments.insert("x".into(), json!("x".repeat(CALL)));
-    observer.observe(GateEvent::Call(long.clone()));
-    observer.observe(GateEvent::Call(event(denied())));
+    observer.observe(GateEvent::Call(Box::new(long.clone())));
+    observer.observe(GateEvent::Call(Box::new(event(denied()))));
     let Entry::LongCall(record, bytes) = inbox.try_recv().unwrap() else {
         panic!("it is too long to wait");
     };
@@ -138,7 +138,7 @@ fn long_calls_do_not_wait_for_the_disk_as_they_are() {
 fn what_waits_for_the_disk_is_bounded_in_number_and_bytes() {
     let (few, _inbox) = observer(2);
     for expected in [false, false, true] {
-        few.observe(GateEvent::Call(event(denied())));
+        few.observe(GateEvent::Call(Box::new(event(denied()))));
         assert_eq!(*few.breaks.borrow(), expected);
     }
 
@@ -148,7 +148,7 @@ fn what_waits_for_the_disk_is_bounded_in_number_and_bytes() {
         .insert("x".into(), json!("x".repeat(CALL - 1_000)));
     let mut told = 0;
     while !*heavy.breaks.borrow() {
-        heavy.observe(GateEvent::Call(call.clone()));
+        heavy.observe(GateEvent::Call(Box::new(call.clone())));
         told += 1;
     }
     assert!((1_000..1_100).contains(&told), "{told}");
