@@ -718,3 +718,66 @@ fn full_disk_fails_the_append_and_leaves_a_sound_log() {
     assert_eq!(log.append(&stopped()).unwrap().seq, report.records + 1);
     assert_eq!(asides(dir.path()).len(), 0);
 }
+
+/// A call with these arguments, of which these are recorded.
+fn called(arguments: &serde_json::Value, recorded: &serde_json::Value, filler: &str) -> Record {
+    let arguments = arguments.as_object().unwrap();
+    Record::Call(Box::new(CallRecord {
+        principal: format!("grant:laptop{filler}").into(),
+        connection: 4,
+        server: format!("pcap{filler}").into(),
+        request: format!("7{filler}").into(),
+        tool: format!("start{filler}").into(),
+        arguments: arguments.keys().map(String::as_str).collect(),
+        digest: ArgumentsDigest::of(arguments).unwrap(),
+        values: Values::from(recorded.as_object().unwrap()),
+        verdict: Decision::Deny,
+        reason: Some(format!("No.{filler}").into()),
+        rule: Some(format!("p.yaml:1:1 tools{filler}").into()),
+        changes: (0..10).map(|n| format!("{n}{filler}")).collect(),
+        session: None,
+    }))
+}
+
+#[test]
+fn call_is_shown_with_its_caller_and_found_by_its_arguments() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    let arguments = serde_json::json!({ "key": "hunter2", "port": 80 });
+    log.append(&called(&arguments, &serde_json::json!({ "port": 80 }), ""))
+        .unwrap();
+    log.append(&opened(3)).unwrap();
+    let text = shown(&path, &Filter::default(), Rendering::Plain);
+    let phrase = "start(key, port): deny, No., changed 0; 1; 2; 3; 4; 5; 6; 7; 8; 9, \
+                  rule p.yaml:1:1 tools, with {\"port\":80}, by grant:laptop (connection 4 to pcap), digest ";
+    assert!(text.contains(phrase) && !text.contains("hunter2"), "{text}");
+
+    let mut filter = Filter {
+        arguments: arguments.as_object().cloned(),
+        ..Filter::default()
+    };
+    assert_eq!(shown(&path, &filter, Rendering::Json).lines().count(), 1);
+    filter.arguments = Some(serde_json::Map::new());
+    assert_eq!(shown(&path, &filter, Rendering::Json), "");
+
+    // Who asks for a session that is not there is told of those that are.
+    let filter = Filter {
+        session: Some("s9".to_owned()),
+        ..Filter::default()
+    };
+    let found = show(&path, &filter, Rendering::Plain, &mut Vec::new()).unwrap();
+    assert!(found.shown == 0 && found.sessions.iter().eq(["s3"]));
+}
+
+#[test]
+fn call_with_the_worst_of_everything_still_fits_a_line() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    // Each of these bytes is six in the file.
+    let filler = "\u{1b}".repeat(3_000);
+    let members = (0..200).map(|n| (format!("{n}{filler}"), filler.clone().into()));
+    let arguments = serde_json::Value::Object(members.collect());
+    log.append(&called(&arguments, &arguments, &filler))
+        .unwrap();
+    assert!(verify(&path, None).unwrap().is_sound());
+}
