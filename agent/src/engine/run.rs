@@ -81,16 +81,16 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         .observer()
         .ok_or_else(|| std::io::Error::other("the record is closed"))?;
     let gate = Gate {
-        policy: Arc::new(plan.policy),
-        captures: Arc::new(sessions.clone()),
-        observer: Arc::new(observer),
-        caller: Caller {
-            principal: Principal::User(kernel::invoking_user()),
-            grant: None,
-            connection: ONLY_CONNECTION,
-            server: server_name(plan.server.first()),
-        },
+        policy: plan.policy,
+        captures: sessions.clone(),
+        observer,
         bounds: Bounds::default(),
+    };
+    let caller = Caller {
+        principal: Principal::User(kernel::invoking_user()),
+        grant: None,
+        connection: ONLY_CONNECTION,
+        server: server_name(plan.server.first()),
     };
     let streams = Streams {
         client_in: kernel::standard_input(),
@@ -100,7 +100,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     // A task of its own: however much there is to carry, the signals below are heard.
     let mut carrying = JoinSet::new();
-    carrying.spawn(pump(streams, gate, ended));
+    carrying.spawn(pump(streams, Arc::new(gate), caller, ended));
     let gone = async {
         let end = tokio::select! {
             end = carrying.join_next() => end,

@@ -232,14 +232,14 @@ impl Rig {
         let gate = Gate {
             policy: Arc::clone(&policy),
             captures: Arc::clone(&captures),
-            observer: Arc::new(observer),
-            caller: Caller {
-                principal: Principal::User(1000),
-                grant: None,
-                connection: 1,
-                server: "fake".into(),
-            },
+            observer,
             bounds,
+        };
+        let caller = Caller {
+            principal: Principal::User(1000),
+            grant: None,
+            connection: 1,
+            server: "fake".into(),
         };
         let streams = Streams {
             client_in,
@@ -254,7 +254,7 @@ impl Rig {
             captures,
             events,
             ends,
-            pump: tokio::spawn(pump(streams, gate, ended)),
+            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended)),
         }
     }
 
