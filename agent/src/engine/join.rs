@@ -1,19 +1,24 @@
 //! Where the gate meets those it asks: the rooms behind it do not know that it exists.
 
 use crate::{
-    gate::{Captures, Decide, OpenError, Opened},
+    gate::{CallEnd, Captures, Decide, OpenError, Opened},
     policy::{Call, Policy, Terms, Verdict},
+    principal::Caller,
     session::{EndReason, SessionId, Sessions},
 };
 
 impl Decide for Policy {
+    type Ticket = ();
+
     fn visible(&self, tool: &str) -> bool {
         Self::visible(self, tool)
     }
 
-    fn decide(&self, call: &Call) -> Verdict {
-        Self::decide(self, call)
+    async fn decide(&self, _: &Caller, call: &Call) -> (Verdict, ()) {
+        (Self::decide(self, call, &()).verdict, ())
     }
+
+    fn settle(&self, (): (), _: CallEnd) {}
 }
 
 impl Captures for Sessions {

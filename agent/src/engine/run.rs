@@ -1,6 +1,11 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
@@ -14,6 +19,7 @@ use crate::{
     gate::{Bounds, Gate, PumpEnd, Streams, pump},
     kernel::{self, Credentials},
     policy::Policy,
+    principal::{Caller, Principal},
     session::{Attribution, EndReason, Events},
 };
 
@@ -23,6 +29,9 @@ const ENDS: usize = 256;
 /// How long a server that has exited is still read, if a process that it left behind keeps its
 /// output open.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The number of the one connection that there is over standard input and output.
+const ONLY_CONNECTION: u64 = 1;
 
 /// What to run.
 #[derive(Debug)]
@@ -72,10 +81,16 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         .observer()
         .ok_or_else(|| std::io::Error::other("the record is closed"))?;
     let gate = Gate {
-        policy: Arc::new(plan.policy),
-        captures: Arc::new(sessions.clone()),
-        observer: Arc::new(observer),
+        policy: plan.policy,
+        captures: sessions.clone(),
+        observer,
         bounds: Bounds::default(),
+    };
+    let caller = Caller {
+        principal: Principal::User(kernel::invoking_user()),
+        grant: None,
+        connection: ONLY_CONNECTION,
+        server: server_name(plan.server.first()),
     };
     let streams = Streams {
         client_in: kernel::standard_input(),
@@ -85,7 +100,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     // A task of its own: however much there is to carry, the signals below are heard.
     let mut carrying = JoinSet::new();
-    carrying.spawn(pump(streams, gate, ended));
+    carrying.spawn(pump(streams, Arc::new(gate), caller, ended));
     let gone = async {
         let end = tokio::select! {
             end = carrying.join_next() => end,
@@ -114,4 +129,10 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)
+}
+
+/// A server without a name of its own is called by its command's file name.
+fn server_name(command: Option<&OsString>) -> Arc<str> {
+    let program = command.map(Path::new).and_then(Path::file_name);
+    Arc::from(program.unwrap_or(OsStr::new("server")).to_string_lossy())
 }

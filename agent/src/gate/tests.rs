@@ -20,6 +20,7 @@ use crate::{
         Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
         Verdict,
     },
+    principal::{Caller, Principal},
     session::{EndReason, SessionEnd, SessionId},
 };
 
@@ -37,21 +38,26 @@ fn rule() -> RuleRef {
 
 #[derive(Default)]
 struct FakePolicy {
-    failed: Mutex<Vec<String>>,
+    settled: Mutex<Vec<(String, CallEnd)>>,
     advertised: Mutex<Vec<(String, Vec<String>)>>,
 }
 
 impl Decide for FakePolicy {
+    type Ticket = String;
+
     fn visible(&self, tool: &str) -> bool {
         !tool.starts_with("hidden")
     }
 
-    fn decide(&self, call: &Call) -> Verdict {
-        match call.tool.as_str() {
+    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, String) {
+        assert_eq!(caller.principal, Principal::User(1000));
+        let verdict = match call.tool.as_str() {
             "deny" => Verdict::Deny(Denial {
                 reason: "Too \"wide\".".into(),
                 instead: Some("Ask for less.".into()),
                 rule: rule(),
+                text: None,
+                allowed: None,
             }),
             "stop" => Verdict::EndCapture,
             "start" => Verdict::Capture(Box::new(CaptureVerdict {
@@ -80,7 +86,8 @@ impl Decide for FakePolicy {
                 rule: rule(),
             })),
             _ => Verdict::Forward,
-        }
+        };
+        (verdict, call.tool.clone())
     }
 
     fn advertised(&self, tool: &str, required: &[String]) {
@@ -88,8 +95,8 @@ impl Decide for FakePolicy {
         self.advertised.lock().unwrap().push(tool);
     }
 
-    fn failed(&self, call: &Call) {
-        self.failed.lock().unwrap().push(call.tool.clone());
+    fn settle(&self, ticket: String, end: CallEnd) {
+        self.settled.lock().unwrap().push((ticket, end));
     }
 }
 
@@ -225,8 +232,14 @@ impl Rig {
         let gate = Gate {
             policy: Arc::clone(&policy),
             captures: Arc::clone(&captures),
-            observer: Arc::new(observer),
+            observer,
             bounds,
+        };
+        let caller = Caller {
+            principal: Principal::User(1000),
+            grant: None,
+            connection: 1,
+            server: "fake".into(),
         };
         let streams = Streams {
             client_in,
@@ -241,7 +254,7 @@ impl Rig {
             captures,
             events,
             ends,
-            pump: tokio::spawn(pump(streams, gate, ended)),
+            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended)),
         }
     }
 
@@ -267,6 +280,12 @@ impl Rig {
             ))
             .await;
         self.client.hear_json().await
+    }
+
+    /// How the calls ended that were settled since this was asked last.
+    fn settled(&self) -> Vec<CallEnd> {
+        let settled = std::mem::take(&mut *self.policy.settled.lock().unwrap());
+        settled.into_iter().map(|(_, end)| end).collect()
     }
 
     fn call_events(&mut self) -> Vec<CallVerdict> {
@@ -554,7 +573,7 @@ async fn capture_failed_call_ends_its_session() {
         rig.captures.log(),
         ["open s1", "replied s1", "end s1 CallFailed"]
     );
-    assert_eq!(*rig.policy.failed.lock().unwrap(), ["start"]);
+    assert_eq!(rig.settled(), [CallEnd::RpcError]);
 }
 
 #[tokio::test]
@@ -567,6 +586,7 @@ async fn capture_that_wants_input_gives_its_session_back() {
     rig.server.raw(answer.as_bytes()).await;
     assert_eq!(rig.client.hear().await, answer);
     assert_eq!(rig.captures.live(), []);
+    assert_eq!(rig.settled(), [CallEnd::InputRequired]);
 }
 
 #[tokio::test]
@@ -581,7 +601,7 @@ async fn capture_not_opened_is_denied() {
         "No such interface: eth9. (rule: p.yaml:3:7 tools.x)"
     );
     rig.server.hears_nothing().await;
-    assert_eq!(*rig.policy.failed.lock().unwrap(), ["start"]);
+    assert_eq!(rig.settled(), [CallEnd::NotForwarded]);
 }
 
 #[tokio::test]
@@ -616,6 +636,7 @@ async fn cancel_waiting_capture_is_never_forwarded() {
             session: SessionId(1)
         }]
     );
+    assert_eq!(rig.settled(), [CallEnd::Cancelled]);
     rig.still_works("5").await;
 }
 
@@ -629,9 +650,11 @@ async fn cancel_forwarded_capture_ends_its_session() {
         .await;
     rig.server.hear().await;
     assert_eq!(rig.captures.log(), ["open s1", "end s1 CallFailed"]);
+    assert_eq!(rig.settled(), []);
     let late = "{\"id\":5,\"result\":{\"content\":[]}}\n";
     rig.server.raw(late.as_bytes()).await;
     assert_eq!(rig.client.hear().await, late);
+    assert_eq!(rig.settled(), [CallEnd::Answered]);
 }
 
 #[tokio::test]
@@ -788,19 +811,62 @@ async fn server_deep_message_passes() {
 }
 
 #[tokio::test]
-async fn call_that_is_not_carried_out_is_given_back() {
+async fn call_is_settled_by_its_answer() {
     let mut rig = Rig::new();
-    for answer in [
-        r#""error":{"code":1,"message":""}"#,
-        r#""result":{"resultType":"input_required"}"#,
-        r#""result":{"content":[],"x":"input_required"}"#,
+    for (answer, end) in [
+        (r#""error":{"code":1,"message":""}"#, CallEnd::RpcError),
+        (
+            r#""result":{"resultType":"input_required"}"#,
+            CallEnd::InputRequired,
+        ),
+        (
+            r#""result":{"content":[],"x":"input_required"}"#,
+            CallEnd::Answered,
+        ),
+        (
+            r#""result":{"content":[],"isError" : true}"#,
+            CallEnd::ToolFailed,
+        ),
+        (
+            r#""result":{"content":[],"isError":false}"#,
+            CallEnd::Answered,
+        ),
+        (
+            r#""result":{"content":[{"isError":true}]}"#,
+            CallEnd::Answered,
+        ),
+        (r#""result":17"#, CallEnd::Answered),
     ] {
         rig.client.say(&call(1, "echo", "{}")).await;
         rig.server.hear().await;
         rig.server.say(&format!("{{\"id\":1,{answer}}}")).await;
         rig.client.hear().await;
+        assert_eq!(rig.settled(), [end], "{answer}");
     }
-    assert_eq!(*rig.policy.failed.lock().unwrap(), ["echo", "echo"]);
+    rig.client.say(&call(1, "deny", "{}")).await;
+    rig.client.hear().await;
+    assert_eq!(rig.settled(), [CallEnd::NotForwarded]);
+}
+
+#[tokio::test]
+async fn call_without_an_answer_is_lost() {
+    let mut rig = Rig::with(Bounds {
+        in_flight: 1,
+        ..Bounds::default()
+    });
+    rig.client.say(&call(1, "echo", "{}")).await;
+    rig.server.hear().await;
+    rig.client
+        .say(r#"{"method":"notifications/cancelled","params":{"requestId":1}}"#)
+        .await;
+    rig.server.hear().await;
+    assert_eq!(rig.settled(), [], "its answer may still come");
+    rig.client.say(&call(2, "echo", "{}")).await;
+    rig.server.hear().await;
+    assert_eq!(rig.settled(), [CallEnd::Lost]);
+    rig.server.hang_up().await;
+    timeout(SOON, &mut rig.pump).await.unwrap().unwrap();
+    assert_eq!(rig.settled(), [CallEnd::Lost]);
 }
 
 #[tokio::test]

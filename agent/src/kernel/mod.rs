@@ -60,4 +60,4 @@ pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use stdio::{Input, Output, standard_input, standard_output};
 pub use tree::{Tree, TreeError};
-pub use users::{Credentials, NoSuchUser};
+pub use users::{Credentials, NoSuchUser, invoking_user};

@@ -128,7 +128,7 @@ const SECONDS: Unit<Duration> = Unit {
 
 impl CaptureRule {
     /// The verdict on a call.
-    pub(super) fn decide(&self, call: &Map<String, Value>) -> Result<CaptureVerdict, Denial> {
+    pub(super) fn decide(&self, call: &Map<String, Value>) -> Result<CaptureVerdict, Box<Denial>> {
         let mut changes = Vec::new();
         let interfaces = self.interfaces_asked(call, &mut changes)?;
         let mut filters = Vec::new();
@@ -182,7 +182,7 @@ impl CaptureRule {
     }
 
     /// The verdict on a command line.
-    pub(super) fn decide_request(&self, request: &Request) -> Result<CaptureVerdict, Denial> {
+    pub(super) fn decide_request(&self, request: &Request) -> Result<CaptureVerdict, Box<Denial>> {
         let interfaces = if request.interfaces.is_empty() {
             self.interfaces.terms()
         } else {
@@ -250,7 +250,7 @@ impl CaptureRule {
         &self,
         call: &Map<String, Value>,
         changes: &mut Vec<Change>,
-    ) -> Result<InterfaceTerms, Denial> {
+    ) -> Result<InterfaceTerms, Box<Denial>> {
         let Some(named) = &self.from.interface else {
             return Ok(self.interfaces.terms());
         };
@@ -310,7 +310,7 @@ impl CaptureRule {
         Ok(InterfaceTerms::Matching(vec![only.clone()]))
     }
 
-    fn admit_all(&self, names: &[&str]) -> Result<InterfaceTerms, Denial> {
+    fn admit_all(&self, names: &[&str]) -> Result<InterfaceTerms, Box<Denial>> {
         let mut any = false;
         let mut patterns = Vec::new();
         for name in names {
@@ -337,7 +337,7 @@ impl CaptureRule {
         named: Option<&Named>,
         cap: Option<&Cap<T>>,
         changes: &mut Vec<Change>,
-    ) -> Result<Option<T>, Denial> {
+    ) -> Result<Option<T>, Box<Denial>> {
         let Some(named) = named else {
             return Ok(cap.map(|cap| cap.most));
         };
@@ -367,7 +367,7 @@ impl CaptureRule {
         unit: &Unit<T>,
         asked: Asked<T>,
         cap: Option<&Cap<T>>,
-    ) -> Result<(Option<T>, Option<T>), Denial> {
+    ) -> Result<(Option<T>, Option<T>), Box<Denial>> {
         let Some(cap) = cap else {
             return Ok(match asked {
                 Asked::Amount(n) => (Some(n), None),
@@ -397,19 +397,21 @@ impl CaptureRule {
         &self,
         named: &Named,
         call: &'a Map<String, Value>,
-    ) -> Result<Option<&'a Value>, Denial> {
+    ) -> Result<Option<&'a Value>, Box<Denial>> {
         named
             .argument
             .find(call)
             .map_err(|reason| self.deny(&named.rule, reason))
     }
 
-    fn deny(&self, rule: &RuleRef, reason: String) -> Denial {
-        Denial {
+    fn deny(&self, rule: &RuleRef, reason: String) -> Box<Denial> {
+        Box::new(Denial {
             reason,
             instead: Some(self.offer()),
             rule: rule.clone(),
-        }
+            text: None,
+            allowed: None,
+        })
     }
 
     /// What the rule would allow, in a sentence.

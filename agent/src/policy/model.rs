@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use super::{
-    Call, CaptureVerdict, Denial, PolicyError, Request, RuleRef, Verdict, argument::ArgumentRule,
-    capture::CaptureRule, load, source::quoted,
+    Call, CaptureVerdict, Decision, Denial, Knowledge, PolicyError, Request, RuleRef, Verdict,
+    argument::ArgumentRule, capture::CaptureRule, load, source::quoted,
 };
 
 /// A loaded policy. Nothing about it changes: the same call gets the same verdict.
@@ -64,12 +64,18 @@ impl Policy {
 
     /// What the policy says about a call.
     #[must_use]
-    pub fn decide(&self, call: &Call) -> Verdict {
+    pub fn decide(&self, call: &Call, _known: &dyn Knowledge) -> Decision {
+        self.verdict(call).into()
+    }
+
+    fn verdict(&self, call: &Call) -> Verdict {
         let Some(tool) = self.tools.get(&call.tool) else {
             return Verdict::Deny(Denial {
                 reason: format!("The tool {} is not in the policy.", quoted(&call.tool)),
                 instead: self.alternatives(),
                 rule: self.default.clone(),
+                text: None,
+                allowed: None,
             });
         };
         if let Action::Deny(why) = &tool.action {
@@ -77,6 +83,8 @@ impl Policy {
                 reason: format!("The tool {} is denied: {why}.", quoted(&call.tool)),
                 instead: None,
                 rule: tool.rule.clone(),
+                text: None,
+                allowed: None,
             });
         }
         for argument in &tool.args {
@@ -85,6 +93,8 @@ impl Policy {
                     reason,
                     instead,
                     rule,
+                    text: None,
+                    allowed: None,
                 });
             }
         }
@@ -93,7 +103,7 @@ impl Policy {
             Action::EndCapture => Verdict::EndCapture,
             Action::Capture(capture) => match capture.decide(&call.arguments) {
                 Ok(verdict) => Verdict::Capture(Box::new(verdict)),
-                Err(denial) => Verdict::Deny(denial),
+                Err(denial) => Verdict::Deny(*denial),
             },
         }
     }
@@ -103,10 +113,10 @@ impl Policy {
     /// # Errors
     ///
     /// There is no such section, or what is asked goes beyond it.
-    pub fn exec_verdict(&self, request: &Request) -> Result<CaptureVerdict, Denial> {
+    pub fn exec_verdict(&self, request: &Request) -> Result<CaptureVerdict, Box<Denial>> {
         match &self.exec {
             Some(rule) => rule.decide_request(request),
-            None => Err(Denial {
+            None => Err(Box::new(Denial {
                 reason: "The policy has no `exec` section, so no command may capture under it."
                     .to_owned(),
                 instead: Some(
@@ -114,7 +124,9 @@ impl Policy {
                         .to_owned(),
                 ),
                 rule: self.default.clone(),
-            }),
+                text: None,
+                allowed: None,
+            })),
         }
     }
 

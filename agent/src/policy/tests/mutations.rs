@@ -109,7 +109,7 @@ fn mutated_policies_do_not_panic() {
         match Policy::parse("p.yaml", &text) {
             Ok(policy) => {
                 accepted += 1;
-                let _ = policy.decide(&call("start", json!({"iface": "lo", "count": 1})));
+                let _ = ask(&policy, &call("start", json!({"iface": "lo", "count": 1})));
                 let _ = policy.exec_verdict(&Request::default());
             }
             Err(error) => {
@@ -203,8 +203,8 @@ fn mutated_calls_do_not_panic_and_never_exceed_the_caps() {
             tool: tool.to_owned(),
             arguments,
         };
-        let verdict = policy.decide(&call);
-        assert_eq!(policy.decide(&call), verdict);
+        let verdict = ask(&policy, &call);
+        assert_eq!(ask(&policy, &call), verdict);
         match verdict {
             Verdict::Capture(verdict) => {
                 captures += 1;
@@ -218,7 +218,7 @@ fn mutated_calls_do_not_panic_and_never_exceed_the_caps() {
                     tool: call.tool.clone(),
                     arguments: verdict.forwarded(&call.arguments),
                 };
-                match policy.decide(&again) {
+                match ask(&policy, &again) {
                     Verdict::Capture(second) => {
                         assert_eq!(second.changes, vec![], "{again:?}");
                         assert_eq!(second.terms, verdict.terms, "{again:?}");

@@ -54,7 +54,7 @@ fn sharkmcp() {
     ] {
         let _ = denied(&policy, "start_capture_session", bad);
     }
-    let stop = |arguments| policy.decide(&call("stop_capture_session", arguments));
+    let stop = |arguments| ask(&policy, &call("stop_capture_session", arguments));
     assert_eq!(
         stop(json!({"sessionId": "s", "displayFilter": "tcp.port == 80"})),
         Verdict::EndCapture
@@ -69,7 +69,12 @@ fn sharkmcp() {
     ] {
         let _ = denied(&policy, "stop_capture_session", bad);
     }
-    let read = |path| policy.decide(&call("analyze_pcap_file", json!({"filePath": path})));
+    let read = |path| {
+        ask(
+            &policy,
+            &call("analyze_pcap_file", json!({"filePath": path})),
+        )
+    };
     assert_eq!(read("/var/lib/capwarden/captures/a.pcap"), Verdict::Forward);
     for bad in [
         "/etc/shadow",
@@ -113,15 +118,18 @@ fn awslabs_pcap_analyzer() {
         let _ = denied(&policy, "start_packet_capture", bad);
     }
     assert_eq!(
-        policy.decide(&call(
-            "stop_packet_capture",
-            json!({"capture_id": "capture_1790000000"})
-        )),
+        ask(
+            &policy,
+            &call(
+                "stop_packet_capture",
+                json!({"capture_id": "capture_1790000000"})
+            )
+        ),
         Verdict::EndCapture
     );
     let file = json!({"pcap_file": "/var/lib/capwarden/captures/x.pcap"});
     assert_eq!(
-        policy.decide(&call("analyze_tcp_resets", file.clone())),
+        ask(&policy, &call("analyze_tcp_resets", file.clone())),
         Verdict::Forward
     );
     let _ = denied(&policy, "analyze_tcp_resets", no_arguments());
