@@ -7,12 +7,14 @@
 mod exec;
 mod house;
 mod join;
+mod judge;
 mod record;
 mod run;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
+pub use judge::{Judge, Ticket};
 pub use record::PolicySource;
 pub use run::{RunPlan, run};
 

@@ -129,7 +129,7 @@ fn fill_up(limits: &Limits, uses: &[LimitUse]) -> u64 {
         match limits.reserve(&caller(), "start", uses) {
             Ok(reservation) => limits.settle(reservation, Settle::Used),
             Err(Refused::Reached(reached)) => {
-                assert_eq!(reached.counter, "calendar");
+                assert_eq!(reached.limit.counter, "calendar");
                 return more;
             }
             Err(Refused::Unavailable(error)) => panic!("{error}"),

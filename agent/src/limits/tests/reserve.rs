@@ -103,7 +103,7 @@ fn of_several_limits_the_one_that_takes_longest_is_told() {
     let Err(Refused::Reached(reached)) = reserve(&limits, &both) else {
         panic!("it is full");
     };
-    assert_eq!(reached.window, unit(Unit::Hour));
+    assert_eq!(reached.limit.window, unit(Unit::Hour));
     assert_eq!(reached.again.unwrap().after, minutes(60));
     // One that can never be met outlasts them all.
     let huge = LimitUse {
@@ -113,7 +113,7 @@ fn of_several_limits_the_one_that_takes_longest_is_told() {
     let Err(Refused::Reached(reached)) = reserve(&limits, &[hour, huge]) else {
         panic!("it is full");
     };
-    assert_eq!((reached.amount, reached.again), (9, None));
+    assert_eq!((reached.limit.amount, reached.again), (9, None));
 }
 
 #[test]
