@@ -73,6 +73,13 @@ pub(super) struct Beginning<T> {
     rule: RuleRef,
 }
 
+impl<T> Beginning<T> {
+    /// The session that was opened.
+    pub(super) fn session(&self) -> SessionId {
+        self.capture.opened.session
+    }
+}
+
 impl Answer {
     fn to(line: String) -> Self {
         Self {

@@ -12,6 +12,7 @@ mod client;
 mod conversation;
 mod envelope;
 mod events;
+pub mod http;
 mod json;
 mod lines;
 mod pump;

@@ -144,7 +144,10 @@ impl<G: Rooms> Conversation<G> {
     }
 
     fn answer(&self, answer: &Answer<'_>, settled: Option<Request<Ticket<G>>>) -> Outgoing {
-        let Some(Request { flight, cancelled }) = settled else {
+        let Some(Request {
+            flight, cancelled, ..
+        }) = settled
+        else {
             // Nothing was asked, yet it may be a list of tools all the same.
             return self.tool_list(answer);
         };
