@@ -1,7 +1,7 @@
 //! What is decided about the messages of one client and one server, whoever carries them.
 //!
-//! A transport brings each message here and does what it is told: [`Conversation::from_client`]
-//! and [`Conversation::open`] for what a client sends, [`Conversation::from_server`] for what a
+//! A transport brings each message here and does what it is told: [`Conversation::client_message`]
+//! and [`Conversation::open`] for what a client sends, [`Conversation::server_message`] for what a
 //! server sends. Nothing here reads or writes, so nothing here waits for a peer.
 
 use std::sync::{

@@ -29,4 +29,6 @@ pub use events::*;
 pub use pump::{PumpEnd, Streams, pump};
 
 #[cfg(test)]
+mod fakes;
+#[cfg(test)]
 mod tests;

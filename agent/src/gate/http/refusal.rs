@@ -27,8 +27,8 @@ pub(super) struct Refusal {
     pub(super) code: i32,
     pub(super) why: String,
     /// The request's id as JSON, where it is known.
-    pub(super) id: Option<String>,
-    data: Option<Value>,
+    id: Option<String>,
+    data: Option<Box<Value>>,
 }
 
 impl Refusal {
@@ -54,7 +54,7 @@ impl Refusal {
     pub(super) fn unsupported(asked: &str, known: &[&str]) -> Self {
         Self {
             code: UNSUPPORTED_VERSION,
-            data: Some(json!({ "supported": known, "requested": asked })),
+            data: Some(Box::new(json!({ "supported": known, "requested": asked }))),
             ..Self::new(
                 StatusCode::BAD_REQUEST,
                 format!("the protocol version {asked:?} is not supported"),
@@ -81,7 +81,7 @@ impl Refusal {
     pub(super) fn response(&self) -> Response<Body> {
         let mut error = json!({ "code": self.code, "message": self.why });
         if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
-            error.insert("data".to_owned(), data.clone());
+            error.insert("data".to_owned(), Value::clone(data));
         }
         let id = self.id.as_deref().unwrap_or("null");
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}");

@@ -89,7 +89,7 @@ impl<G: Rooms> Drop for Waiting<G> {
 pub(super) fn json<G: Rooms>(text: &[u8], waiting: &mut Waiting<G>) -> Option<String> {
     let client = Arc::clone(&waiting.client);
     let mut pass = |message| {
-        let outgoing = client.conversation.from_server(message);
+        let outgoing = client.conversation.server_message(message);
         waiting.told(&outgoing);
         // There is no place for it in this answer.
         if let Some(notice) = outgoing.notice {
@@ -150,7 +150,7 @@ fn pass<G: Rooms>(raw: &[u8], waiting: &mut Waiting<G>, into: &mut Vec<u8>) {
     match Messages::parse(data) {
         Ok(Messages::None) => event.unchanged(into),
         Ok(Messages::One(message)) => {
-            let outgoing = conversation.from_server(message);
+            let outgoing = conversation.server_message(message);
             waiting.told(&outgoing);
             // Before the answer: who has that may stop reading.
             if let Some(notice) = &outgoing.notice {
@@ -165,7 +165,7 @@ fn pass<G: Rooms>(raw: &[u8], waiting: &mut Waiting<G>, into: &mut Vec<u8>) {
         Ok(Messages::Batch(messages)) => {
             let mut passed = Vec::with_capacity(messages.len());
             for message in messages {
-                let outgoing = conversation.from_server(message);
+                let outgoing = conversation.server_message(message);
                 waiting.told(&outgoing);
                 passed.extend(outgoing.message.map(Cow::into_owned));
             }
