@@ -9,12 +9,14 @@ mod house;
 mod join;
 mod record;
 mod run;
+mod serve;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
 pub use record::PolicySource;
-pub use run::{RunPlan, run};
+pub use run::{RunPlan, run, server_name};
+pub use serve::{ServePlan, serve};
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
 
