@@ -54,6 +54,8 @@ impl Decide for FakePolicy {
                 reason: "Too \"wide\".".into(),
                 instead: Some("Ask for less.".into()),
                 rule: rule(),
+                text: None,
+                allowed: None,
             }),
             "stop" => Verdict::EndCapture,
             "start" => Verdict::Capture(Box::new(CaptureVerdict {
@@ -80,6 +82,8 @@ impl Decide for FakePolicy {
                     .into_iter()
                     .collect(),
                 rule: rule(),
+                text: None,
+                allowed: None,
             })),
             _ => Verdict::Forward,
         };
