@@ -82,8 +82,6 @@ impl Decide for FakePolicy {
                     .into_iter()
                     .collect(),
                 rule: rule(),
-                text: None,
-                allowed: None,
             })),
             _ => Verdict::Forward,
         };

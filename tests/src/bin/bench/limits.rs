@@ -80,7 +80,10 @@ fn median(limits: &Limits, uses: &[LimitUse], how: Settle) -> Result<f64> {
         samples.push(start.elapsed().as_secs_f64());
     }
     samples.sort_by(f64::total_cmp);
-    samples.get(USES / 2).copied().ok_or_else(|| anyhow!("no samples"))
+    samples
+        .get(USES / 2)
+        .copied()
+        .ok_or_else(|| anyhow!("no samples"))
 }
 
 fn one(n: usize, window: Window) -> LimitUse {
