@@ -78,15 +78,20 @@ impl Judge {
     }
 
     /// Reserves what a call uses, if it is allowed by all the rest.
-    fn reserve(&self, caller: &Caller, call: &Call, decision: &Decision) -> Result<Ticket, Denial> {
+    fn reserve(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        decision: &Decision,
+    ) -> Result<Ticket, Box<Denial>> {
         if let Some(approval) = &decision.approval {
             let reason = "This call needs an operator's approval, and there is nobody to ask.";
-            return Err(Denial::new(reason, approval.rule.clone()));
+            return Err(Denial::new(reason, approval.rule.clone()).into());
         }
         if let Some(demand) = decision.proofs.first() {
             let argument = &demand.argument;
             let reason = format!("The capture filter in `{argument}` cannot be checked here.");
-            return Err(Denial::new(reason, demand.rule.clone()));
+            return Err(Denial::new(reason, demand.rule.clone()).into());
         }
         let Some(first) = decision.uses.first() else {
             return Ok(Ticket::default());
@@ -112,11 +117,11 @@ impl Judge {
                 mark,
                 rounds,
             }),
-            Err(Refused::Reached(reached)) => Err(denial(&reached)),
+            Err(Refused::Reached(reached)) => Err(denial(&reached).into()),
             Err(Refused::Unavailable(error)) => {
                 tracing::error!(%error, "limits cannot be checked");
                 let reason = format!("The limits of this call cannot be checked: {error}.");
-                Err(Denial::new(reason, first.rule.clone()))
+                Err(Denial::new(reason, first.rule.clone()).into())
             }
         }
     }
@@ -150,7 +155,7 @@ impl Decide for Judge {
         }
         match self.reserve(caller, call, &decision) {
             Ok(ticket) => (decision.verdict, ticket),
-            Err(denial) => (Verdict::Deny(denial), Ticket::default()),
+            Err(denial) => (Verdict::Deny(*denial), Ticket::default()),
         }
     }
 

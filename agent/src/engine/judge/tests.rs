@@ -75,7 +75,7 @@ fn used(judge: &Judge) -> u64 {
         .count("starts", Scope::Grant, HOUR)
 }
 
-fn send(judge: &Judge, call: &Call, decision: &Decision) -> Result<Ticket, Denial> {
+fn send(judge: &Judge, call: &Call, decision: &Decision) -> Result<Ticket, Box<Denial>> {
     judge.reserve(&caller(), call, decision)
 }
 
