@@ -2,7 +2,7 @@
 
 use crate::{
     gate::{Captures, Decide, OpenError, Opened},
-    policy::{Call, Policy, Terms, Verdict},
+    policy::{Call, Denial, Policy, Terms, Verdict},
     session::{EndReason, SessionId, Sessions},
 };
 
@@ -12,7 +12,18 @@ impl Decide for Policy {
     }
 
     fn decide(&self, call: &Call) -> Verdict {
-        Self::decide(self, call, &()).verdict
+        let decision = Self::decide(self, call, &());
+        let demand = decision.uses.first().map(|one| &one.rule);
+        let demand = demand.or(decision.approval.as_ref().map(|one| &one.rule));
+        let demand = demand.or(decision.proofs.first().map(|one| &one.rule));
+        match demand {
+            None => decision.verdict,
+            // Nobody counts, approves or proves yet, so nothing of it may pass for done.
+            Some(rule) => Verdict::Deny(Denial::new(
+                "The policy asks for a limit, an approval or a proof, which cannot be had yet.",
+                rule.clone(),
+            )),
+        }
     }
 }
 
