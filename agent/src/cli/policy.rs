@@ -84,6 +84,7 @@ impl Check {
                         "ending": summary.ending,
                         "denied": summary.denied,
                         "exec": summary.exec,
+                        "others_allowed": summary.others_allowed,
                         "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
                     }));
                     if !self.json {
