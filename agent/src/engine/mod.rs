@@ -7,6 +7,8 @@
 mod exec;
 mod house;
 mod join;
+mod local;
+mod pipe;
 mod record;
 mod run;
 mod serve;
@@ -14,8 +16,10 @@ mod serve;
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
+pub use local::{LocalPlan, local};
+pub use pipe::server_name;
 pub use record::PolicySource;
-pub use run::{RunPlan, run, server_name};
+pub use run::{RunPlan, run};
 pub use serve::{ServePlan, serve};
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
