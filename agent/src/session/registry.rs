@@ -71,7 +71,6 @@ pub(super) struct Shared {
 }
 
 struct Table {
-    next: u32,
     live: BTreeMap<SessionId, Live>,
     tree: Option<Tree>,
     root: Option<u32>,
@@ -137,7 +136,6 @@ impl Sessions {
             cgroup,
             events,
             table: Mutex::new(Table {
-                next: 1,
                 live: BTreeMap::new(),
                 tree,
                 root: None,
@@ -292,8 +290,7 @@ impl Shared {
         if table.live.len() >= MAX_SESSIONS {
             return Err(SessionError::TooMany);
         }
-        let session = SessionId(table.next);
-        table.next += 1;
+        let session = self.events.next_session();
         if let Some(tree) = table.tree.as_mut() {
             tree.open_window(self.server, session.0)?;
         }
