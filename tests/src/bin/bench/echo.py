@@ -2,7 +2,8 @@
 import json
 import sys
 
-TOOL = {"name": "echo", "description": "says it again", "inputSchema": {"type": "object"}}
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+TOOL = {"name": "echo", "description": "says it again", "inputSchema": SCHEMA}
 HELLO = {
     "protocolVersion": "2025-06-18",
     "capabilities": {"tools": {}},
