@@ -15,3 +15,4 @@ pub mod kernel;
 pub mod policy;
 pub mod principal;
 pub mod session;
+mod words;

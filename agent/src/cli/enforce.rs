@@ -7,7 +7,7 @@ use crate::{
     engine::{EngineError, Outcome},
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
-    policy::{Denial, Policy, PolicyFilter},
+    policy::{Denial, Policy, PolicyFilter, RuleRef},
     session::{GrantError, SessionError},
 };
 
@@ -41,6 +41,22 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
+/// A policy's filter that does not compile, and where it is written.
+#[derive(Debug, thiserror::Error)]
+#[error("{rule}: {message}")]
+pub(super) struct BadWithin {
+    pub(super) rule: RuleRef,
+    pub(super) message: String,
+}
+
+impl miette::Diagnostic for BadWithin {
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        Some(Box::new(
+            "See pcap-filter(7). Names are not looked up: write numbers.",
+        ))
+    }
+}
+
 /// Loads a policy, its capture filters checked by libpcap.
 pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
@@ -59,10 +75,13 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
                 ));
             }
             Err(error) => {
-                return Err(Failure::Policy(miette::miette!(
-                    help = "See pcap-filter(7). Names are not looked up: write numbers.",
-                    "{rule}: the filter {filter:?} in `within`: {error}"
-                )));
+                return Err(Failure::Policy(
+                    BadWithin {
+                        rule: rule.clone(),
+                        message: format!("the filter {filter:?} in `within`: {error}"),
+                    }
+                    .into(),
+                ));
             }
         }
     }
