@@ -17,3 +17,4 @@ pub mod policy;
 pub mod principal;
 pub mod session;
 pub mod store;
+mod words;

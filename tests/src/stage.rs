@@ -110,6 +110,7 @@ impl Stage {
         let mut command = self.space.command(capwarden()?);
         command.arg("run").arg("-p").arg(policy);
         command.arg("--audit").arg(self.path("audit.jsonl"));
+        command.arg("--state").arg(self.path("state"));
         command.args(options);
         if !server.is_empty() {
             command.arg("--user").arg(user().to_string());

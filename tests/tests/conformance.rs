@@ -151,6 +151,7 @@ impl Subject {
         let mut command = stage.space.command(capwarden()?);
         command.arg("run").arg("-p").arg(policy);
         command.arg("--audit").arg(stage.path("audit.jsonl"));
+        command.arg("--state").arg(stage.path("state"));
         command.arg("--user").arg(user().to_string());
         command.args(["--listen", &format!("127.0.0.1:{FRONT_PORT}")]);
         command.args(["--upstream", &url(SERVER_PORT)]);

@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    enforce,
+    enforce::{self, BadWithin},
     exit::Exit,
     failure::{Account, Failure, diagnostic},
     term::{self, Paint},
@@ -116,8 +116,16 @@ impl Check {
 }
 
 fn problem(file: &Path, report: &miette::Report) -> Value {
-    let place = report.downcast_ref::<PolicyError>();
-    let others = place.map(PolicyError::others).unwrap_or_default();
+    let fault = report.downcast_ref::<PolicyError>();
+    let filter = report.downcast_ref::<BadWithin>();
+    let message = match (fault, filter) {
+        (Some(fault), _) => fault.message().to_owned(),
+        (_, Some(filter)) => filter.message.clone(),
+        _ => report.to_string(),
+    };
+    let line = filter.map(|filter| filter.rule.line);
+    let column = filter.map(|filter| filter.rule.column);
+    let others = fault.map(PolicyError::others).unwrap_or_default();
     let others = others.iter().map(|error| {
         json!({
             "message": error.message(),
@@ -129,9 +137,9 @@ fn problem(file: &Path, report: &miette::Report) -> Value {
     json!({
         "file": file,
         "ok": false,
-        "message": place.map_or_else(|| report.to_string(), |error| error.message().to_owned()),
-        "line": place.and_then(PolicyError::line),
-        "column": place.and_then(PolicyError::column),
+        "message": message,
+        "line": fault.and_then(PolicyError::line).or(line),
+        "column": fault.and_then(PolicyError::column).or(column),
         "help": report.help().map(|help| help.to_string()),
         "others": others.collect::<Vec<_>>(),
     })

@@ -45,6 +45,13 @@ pub(super) struct Run {
     /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is allowed.
     #[arg(long, value_name = "FILE")]
     pub(super) audit: Option<PathBuf>,
+    /// Keep what is counted in this directory
+    ///
+    /// Created with mode 0700; the server's user must not be able to write to it. Whoever runs
+    /// with the same directory shares its counters. Without it: /var/lib/capwarden/state for root,
+    /// otherwise $XDG_STATE_HOME/capwarden/state.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
     /// Run the server as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
@@ -103,11 +110,12 @@ impl Run {
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
         let policy = enforce::load_policy(&self.policy)?;
         enforce::require_root()?;
+        let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = LocalPlan {
             socket,
             server: self.server,
-            credentials: enforce::credentials(self.user.as_ref())?,
-            policy,
+            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
+            credentials,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::local(plan, log)).map(enforce::exit)
@@ -117,10 +125,11 @@ impl Run {
     fn pipe(self) -> Result<Exit, Failure> {
         let policy = enforce::load_policy(&self.policy)?;
         enforce::require_root()?;
+        let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
             server: self.server,
-            credentials: enforce::credentials(self.user.as_ref())?,
-            policy,
+            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
+            credentials,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
@@ -148,6 +157,7 @@ impl Run {
         } else {
             None
         };
+        let credentials = governed.as_ref().map(|(_, credentials)| credentials);
         let plan = ServePlan {
             listen,
             front: FrontPlan {
@@ -156,8 +166,8 @@ impl Run {
                 server,
                 origins: self.allow_origin,
             },
+            judge: enforce::judge(policy, self.state.as_deref(), credentials)?,
             server: governed,
-            policy,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)

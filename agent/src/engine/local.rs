@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    EngineError, Outcome,
+    EngineError, Judge, Outcome,
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
@@ -29,7 +29,7 @@ use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened},
     kernel::{self, Credentials},
-    policy::{Policy, Terms},
+    policy::Terms,
     principal::{Caller, Principal},
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, Sessions},
 };
@@ -51,7 +51,7 @@ pub struct LocalPlan {
     /// Whose ids each server gets.
     pub credentials: Credentials,
     /// What decides the calls.
-    pub policy: Policy,
+    pub judge: Judge,
 }
 
 /// What the connections share.
@@ -59,7 +59,7 @@ struct Local {
     server: Vec<OsString>,
     name: Arc<str>,
     credentials: Credentials,
-    policy: Arc<Policy>,
+    judge: Arc<Judge>,
     events: Events,
     routes: Arc<Routes>,
 }
@@ -93,7 +93,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
     // To know, and to have recorded, what this host lacks.
     let (_, degraded) = house::sessions(Attribution::ByCall, events.clone())?;
     let (ends, ended) = mpsc::channel(ENDS);
-    let source = PolicySource::of(&plan.policy);
+    let source = PolicySource::of(&plan.judge.policy());
     let started = Started {
         command: &plan.server,
         policy: Some(&source),
@@ -113,7 +113,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
         name: server_name(plan.server.first()),
         server: plan.server,
         credentials: plan.credentials,
-        policy: Arc::new(plan.policy),
+        judge: Arc::new(plan.judge),
         events,
         routes,
     });
@@ -190,7 +190,7 @@ impl Local {
         let (governed, broker) = house::start(&sessions, &self.server, &self.credentials, true)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
-            policy: Arc::clone(&self.policy),
+            policy: Arc::clone(&self.judge),
             captures: Routed {
                 sessions: sessions.clone(),
                 routes: Arc::clone(&self.routes),

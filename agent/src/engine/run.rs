@@ -5,7 +5,7 @@ use std::{ffi::OsString, io, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::{
-    EngineError, Outcome,
+    EngineError, Judge, Outcome,
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{PolicySource, RecordKeeper, Started},
@@ -14,7 +14,6 @@ use crate::{
     audit::Log,
     gate::{Bounds, Gate},
     kernel::{self, Credentials},
-    policy::Policy,
     principal::{Caller, Principal},
     session::{Attribution, Events},
 };
@@ -33,7 +32,7 @@ pub struct RunPlan {
     /// Whose ids it gets.
     pub credentials: Credentials,
     /// What decides its calls.
-    pub policy: Policy,
+    pub judge: Judge,
 }
 
 /// Runs a server until it, or its client, has gone.
@@ -43,7 +42,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let overflow = events.overflow();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
-    let source = PolicySource::of(&plan.policy);
+    let source = PolicySource::of(&plan.judge.policy());
     let started = Started {
         command: &plan.server,
         policy: Some(&source),
@@ -63,7 +62,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         .observer()
         .ok_or_else(|| io::Error::other("the record is closed"))?;
     let gate = Gate {
-        policy: plan.policy,
+        policy: plan.judge,
         captures: sessions.clone(),
         observer,
         bounds: Bounds::default(),

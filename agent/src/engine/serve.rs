@@ -5,7 +5,7 @@ use std::{ffi::OsString, io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 use super::{
-    EngineError, Outcome,
+    EngineError, Judge, Outcome,
     house::{self, StopSignals},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
 };
@@ -16,7 +16,7 @@ use crate::{
         http::{self, FrontPlan},
     },
     kernel::{self, Broker, Credentials, Governed},
-    policy::{Policy, Terms},
+    policy::Terms,
     session::{Attribution, EndReason, Events, SessionId, Sessions},
 };
 
@@ -35,7 +35,7 @@ pub struct ServePlan {
     /// The server's command, and whose ids it gets; none if it runs already.
     pub server: Option<(Vec<OsString>, Credentials)>,
     /// What decides its calls.
-    pub policy: Policy,
+    pub judge: Judge,
 }
 
 /// Serves until the server has gone or a signal comes.
@@ -57,7 +57,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         None => (None, Vec::new()),
     };
     let (ends, ended) = mpsc::channel(ENDS);
-    let source = PolicySource::of(&plan.policy);
+    let source = PolicySource::of(&plan.judge.policy());
     let (command, user) = match &plan.server {
         Some((command, credentials)) => (command.as_slice(), credentials.user),
         None => (&[][..], kernel::invoking_user()),
@@ -93,7 +93,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut serving = JoinSet::new();
     match &governed {
         Some((sessions, _)) => {
-            let gate = gate(plan.policy, sessions.clone(), observer);
+            let gate = gate(plan.judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -104,7 +104,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 "calls are gated, nothing is enforced in the kernel: capwarden did not start the server at {}",
                 plan.front.upstream
             );
-            let gate = gate(plan.policy, Unenforced, observer);
+            let gate = gate(plan.judge, Unenforced, observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -140,12 +140,12 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
 }
 
 fn gate<C: Captures>(
-    policy: Policy,
+    judge: Judge,
     captures: C,
     observer: GateObserver,
-) -> Arc<Gate<Policy, C, GateObserver>> {
+) -> Arc<Gate<Judge, C, GateObserver>> {
     Arc::new(Gate {
-        policy,
+        policy: judge,
         captures,
         observer,
         bounds: Bounds {

@@ -52,6 +52,9 @@ impl Bench {
         let mut command = Command::new(&self.capwarden);
         command.args([verb, "--log", "error", "--audit"]);
         command.arg(self.file("audit.jsonl"));
+        if verb == "run" {
+            command.arg("--state").arg(self.file("state"));
+        }
         command
     }
 }
