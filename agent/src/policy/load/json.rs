@@ -361,7 +361,7 @@ mod tests {
                 (Err(_), Err(_)) => {}
                 // They keep the last of two equal keys.
                 (Err(error), Ok(_)) => {
-                    assert!(error.message().contains("twice"), "{text}: {error}")
+                    assert!(error.message().contains("twice"), "{text}: {error}");
                 }
                 (Ok(_), Err(error)) => panic!("{text}: {error}"),
             }
