@@ -82,6 +82,7 @@ impl Judge {
         &self,
         caller: &Caller,
         call: &Call,
+        policy: &Policy,
         decision: &Decision,
     ) -> Result<Ticket, Box<Denial>> {
         if let Some(approval) = &decision.approval {
@@ -117,7 +118,7 @@ impl Judge {
                 mark,
                 rounds,
             }),
-            Err(Refused::Reached(reached)) => Err(denial(&reached).into()),
+            Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
             Err(Refused::Unavailable(error)) => {
                 tracing::error!(%error, "limits cannot be checked");
                 let reason = format!("The limits of this call cannot be checked: {error}.");
@@ -149,11 +150,12 @@ impl Decide for Judge {
             counters: self.limits.counters(caller, &call.tool),
             judge: self,
         };
-        let decision = Policy::decide(&self.policy(), call, &known);
+        let policy = self.policy();
+        let decision = Policy::decide(&policy, call, &known);
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
         }
-        match self.reserve(caller, call, &decision) {
+        match self.reserve(caller, call, &policy, &decision) {
             Ok(ticket) => (decision.verdict, ticket),
             Err(denial) => (Verdict::Deny(*denial), Ticket::default()),
         }
@@ -184,7 +186,7 @@ impl Decide for Judge {
     }
 }
 
-fn denial(reached: &LimitReached) -> Denial {
+fn denial(reached: &LimitReached, policy: &Policy) -> Denial {
     let limit = &reached.limit;
     let mut allowed = json!({ "max": limit.max, "used": reached.used });
     if let (Some(again), Some(allowed)) = (reached.again, allowed.as_object_mut()) {
@@ -195,7 +197,7 @@ fn denial(reached: &LimitReached) -> Denial {
         reason: reached.reason(),
         instead: Some(reached.instead()),
         rule: limit.rule.clone(),
-        text: limit.on_deny.clone(),
+        text: policy.limit_text(limit),
         allowed: Some(Box::new(allowed)),
     }
 }
