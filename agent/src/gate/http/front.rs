@@ -152,13 +152,18 @@ impl<G: Rooms> Front<G> {
         if era == Era::Stateless {
             return Err(not_allowed());
         }
-        let Some(id) = headers::session(&head.headers)? else {
-            return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "the header Mcp-Session-Id is missing",
-            ));
+        let id = headers::session(&head.headers)?;
+        let client = match id {
+            Some(id) => self.clients.get(id, &principal)?,
+            // Of a server without sessions; it says itself whether it has a stream to listen to.
+            None if head.method == Method::GET => self.stateless(&principal),
+            None => {
+                return Err(Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    "the header Mcp-Session-Id is missing",
+                ));
+            }
         };
-        let client = self.clients.get(id, &principal)?;
         self.of_session(&head, id, &client).await
     }
 
@@ -166,7 +171,7 @@ impl<G: Rooms> Front<G> {
     async fn of_session(
         &self,
         head: &Parts,
-        id: &str,
+        id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
         let forwarded = headers::end_to_end(&head.headers);
@@ -175,8 +180,9 @@ impl<G: Rooms> Front<G> {
             .send(&head.method, &forwarded, &Bytes::new())
             .await?;
         let status = response.status();
-        if status == StatusCode::NOT_FOUND || (head.method == Method::DELETE && status.is_success())
-        {
+        let over = status == StatusCode::NOT_FOUND
+            || (head.method == Method::DELETE && status.is_success());
+        if let Some(id) = id.filter(|_| over) {
             self.clients.remove(id);
         }
         let listens = head.method == Method::GET && status.is_success();

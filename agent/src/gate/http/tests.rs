@@ -614,7 +614,10 @@ async fn sessions_begin_belong_and_end() {
     assert_eq!(rig.raw(&rig.request("DELETE", &one, "")).await.status, 200);
     assert_eq!(rig.post(&one, &call("echo")).await.status, 404);
     assert_eq!(rig.raw(&rig.request("DELETE", &one, "")).await.status, 404);
-    assert_eq!(rig.raw(&rig.request("GET", "", "")).await.status, 400);
+    assert_eq!(rig.raw(&rig.request("DELETE", "", "")).await.status, 400);
+    // Of a server without sessions.
+    let (_, reply) = rig.open(&rig.request("GET", "", "")).await;
+    assert_eq!(reply.status, 200);
     assert!(rig.got().iter().any(|got| got.method == "DELETE"));
 }
 
