@@ -322,10 +322,10 @@ impl<G: Rooms> Front<G> {
     /// Decides a message, and carries it to the server if it is let through.
     async fn carry(
         self: Arc<Self>,
-        post: Post<G>,
+        mut post: Post<G>,
         mut sender: oneshot::Sender<Result<Response<Body>, Refusal>>,
     ) {
-        let decided = self.decide(&post, &mut sender).await;
+        let decided = self.decide(&mut post, &mut sender).await;
         let response = match decided {
             Ok((waiting, message)) => {
                 tokio::select! {
@@ -343,15 +343,11 @@ impl<G: Rooms> Front<G> {
     /// What is forwarded of a message, or what is answered in its place.
     async fn decide(
         &self,
-        post: &Post<G>,
+        post: &mut Post<G>,
         sender: &mut oneshot::Sender<Result<Response<Body>, Refusal>>,
     ) -> Result<(Waiting<G>, Bytes), Box<Result<Response<Body>, Refusal>>> {
-        let Post {
-            client,
-            era,
-            message,
-            ..
-        } = post;
+        let (client, message) = (&Arc::clone(&post.client), &post.message.clone());
+        let era = post.era;
         let conversation = &client.conversation;
         let answered = |status, line| Err(Box::new(Ok(json_response(status, line))));
         let envelope = match Envelope::parse(message) {
@@ -363,11 +359,11 @@ impl<G: Rooms> Front<G> {
         };
         let waiting = |id: Id| {
             let text = envelope.id.as_ref().map_or("null", |(_, text)| *text);
-            Waiting::new(client, *era, Some((id, text.to_owned())))
+            Waiting::new(client, era, Some((id, text.to_owned())))
         };
         match conversation.decide(message, &envelope).await {
             FromClient::Forward(Some(id)) => Ok((waiting(id), message.clone())),
-            FromClient::Forward(None) => Ok((Waiting::new(client, *era, None), message.clone())),
+            FromClient::Forward(None) => Ok((Waiting::new(client, era, None), message.clone())),
             FromClient::Answer(answer) if answer.malformed => {
                 answered(StatusCode::BAD_REQUEST, answer.line)
             }
@@ -382,6 +378,7 @@ impl<G: Rooms> Front<G> {
                         beginning,
                     } => {
                         self.clients.opened(beginning.session(), client);
+                        headers::repeat(&mut post.headers, beginning.changes());
                         if conversation.begin(*beginning) {
                             Ok((waiting(id), text.into()))
                         } else {

@@ -742,6 +742,21 @@ async fn stateless_headers_must_say_what_the_body_says() {
 }
 
 #[tokio::test]
+async fn stateless_headers_of_arguments_follow_what_is_changed() {
+    let rig = Rig::new().await;
+    let (headers, body) = stateless("start");
+    let body = body.replace("\"n\":9", "\"n\":99999,\"if\":\"lo\"");
+    let more = "Mcp-Param-Packets: 99999\r\nMcp-Param-Interface: lo\r\nX-Number: 99999\r\n";
+    let reply = rig.post(&format!("{headers}{more}"), &body).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let [got] = rig.got().try_into().unwrap();
+    assert!(got.body.contains("\"n\":1000"), "{got:?}");
+    assert_eq!(got.headers["mcp-param-packets"], "1000");
+    assert_eq!(got.headers["mcp-param-interface"], "lo");
+    assert_eq!(got.headers["x-number"], "99999");
+}
+
+#[tokio::test]
 async fn stateless_disconnection_takes_the_call_back() {
     let rig = Rig::new().await;
     let (headers, body) = stateless("open");
