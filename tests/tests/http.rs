@@ -101,10 +101,7 @@ fn http_server_is_governed_with_its_captures() -> Result<()> {
         seen.get("ask") == Some(&json!([false, "0 roots"])),
         "{seen}"
     );
-    let granted = seen
-        .pointer("/capture/1")
-        .map(|told| text_of(told))
-        .unwrap_or_default();
+    let granted = seen.pointer("/capture/1").map(text_of).unwrap_or_default();
     ensure!(
         granted.contains("capwarden granted s1: lo, 1000 packets, 1 second"),
         "{seen}"
@@ -140,10 +137,7 @@ fn http_server_that_runs_already_is_gated_only() -> Result<()> {
     let seen = seen(&stage, &format!("http://{HERE}/mcp"))?;
     gated(&seen)?;
     ensure!(seen.get("session") == Some(&json!(false)), "{seen}");
-    let told = seen
-        .pointer("/capture/1")
-        .map(|told| text_of(told))
-        .unwrap_or_default();
+    let told = seen.pointer("/capture/1").map(text_of).unwrap_or_default();
     ensure!(
         told.contains("only for a server that capwarden started"),
         "{seen}"

@@ -93,6 +93,10 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut serving = JoinSet::new();
     match &governed {
         Some((sessions, _)) => {
+            tracing::info!(
+                "who asks the server at {} directly gets past the gate, but gets no capture",
+                plan.front.upstream
+            );
             let gate = gate(plan.judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
