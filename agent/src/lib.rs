@@ -12,6 +12,8 @@ pub mod engine;
 pub mod filter;
 pub mod gate;
 pub mod kernel;
+pub mod limits;
 pub mod policy;
 pub mod principal;
 pub mod session;
+pub mod store;

@@ -1,20 +1,10 @@
 //! Where the gate meets those it asks: the rooms behind it do not know that it exists.
 
 use crate::{
-    gate::{Captures, Decide, OpenError, Opened},
-    policy::{Call, Policy, Terms, Verdict},
+    gate::{Captures, OpenError, Opened},
+    policy::Terms,
     session::{EndReason, SessionId, Sessions},
 };
-
-impl Decide for Policy {
-    fn visible(&self, tool: &str) -> bool {
-        Self::visible(self, tool)
-    }
-
-    fn decide(&self, call: &Call) -> Verdict {
-        Self::decide(self, call)
-    }
-}
 
 impl Captures for Sessions {
     async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {

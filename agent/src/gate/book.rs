@@ -3,44 +3,54 @@
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use super::{captures::Opened, envelope::Id};
-use crate::{
-    policy::{Call, Change},
-    session::SessionId,
-};
+use crate::{policy::Change, session::SessionId};
 
 /// What is to be done with the answer to a request.
 #[derive(Debug)]
-pub(super) enum Flight {
+pub(super) enum Flight<T> {
     /// Nothing.
     Passing,
     /// The client may be sent notifications from here on.
     Initialize,
     /// Hide tools in it.
     ToolList,
-    /// A call like any other. The call is kept if it is small.
-    Call(Option<Box<Call>>),
-    /// Not forwarded yet: its session is being opened.
+    /// Not forwarded yet: it is being decided, or its session is being opened. Whoever does that
+    /// has its ticket.
     Opening,
+    /// A call like any other.
+    Call(T),
     /// A call that opened a session.
-    Capture(Box<CaptureFlight>),
+    Capture(Box<CaptureFlight<T>>),
     /// A call that ends a capture: its string arguments may say which.
-    Ending(Vec<String>, Option<Box<Call>>),
+    Ending(Vec<String>, T),
 }
 
 /// A call that opened a session.
 #[derive(Debug)]
-pub(super) struct CaptureFlight {
+pub(super) struct CaptureFlight<T> {
     pub(super) opened: Opened,
     pub(super) changes: Vec<Change>,
-    /// Kept if it is small.
-    pub(super) call: Option<Box<Call>>,
+    pub(super) ticket: T,
 }
 
-/// A request that was answered.
+impl<T> Flight<T> {
+    /// The ticket of a call that was forwarded.
+    pub(super) fn ticket(self) -> Option<T> {
+        match self {
+            Self::Passing | Self::Initialize | Self::ToolList | Self::Opening => None,
+            Self::Call(ticket) | Self::Ending(_, ticket) => Some(ticket),
+            Self::Capture(capture) => Some(capture.ticket),
+        }
+    }
+}
+
+/// A request that the client waits for, or gave up.
 #[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) flight: Flight,
+pub(super) struct Request<T> {
+    pub(super) flight: Flight<T>,
     pub(super) cancelled: bool,
+    /// It makes room for others: it was cancelled, or nobody waits for it just now.
+    spare: bool,
 }
 
 /// Why a request is not taken.
@@ -64,73 +74,68 @@ impl NoRoom {
 
 /// The requests in flight, of a bounded number.
 #[derive(Debug)]
-pub(super) struct Book {
-    flights: HashMap<Id, Settled>,
-    /// Cancelled requests, oldest first: the server need not answer them, so they make room.
-    cancelled: VecDeque<Id>,
+pub(super) struct Book<T> {
+    flights: HashMap<Id, Request<T>>,
+    /// Requests that make room, oldest first: the server need not answer those that were
+    /// cancelled, and nobody waits for the others.
+    spare: VecDeque<Id>,
     limit: usize,
     initializing: usize,
 }
 
-impl Book {
+impl<T> Book<T> {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             flights: HashMap::new(),
-            cancelled: VecDeque::new(),
+            spare: VecDeque::new(),
             limit,
             initializing: 0,
         }
     }
 
-    /// Whether a request can be taken; only [`Self::admit`] takes it.
-    pub(super) fn room(&mut self, id: &Id) -> Result<(), NoRoom> {
-        if self.flights.contains_key(id) {
+    /// Takes a request. Gives back the one that had to go for it, if one had to.
+    pub(super) fn admit(
+        &mut self,
+        id: Id,
+        flight: Flight<T>,
+    ) -> Result<Option<Request<T>>, NoRoom> {
+        if self.flights.contains_key(&id) {
             return Err(NoRoom::Taken);
         }
-        while self.flights.len() >= self.limit {
-            let Some(oldest) = self.cancelled.pop_front() else {
-                return Err(NoRoom::Full);
-            };
-            self.remove(&oldest);
+        let mut gone = None;
+        if self.flights.len() >= self.limit {
+            let oldest = self.spare.pop_front().ok_or(NoRoom::Full)?;
+            gone = self.remove(&oldest);
         }
-        Ok(())
-    }
-
-    /// Takes a request.
-    pub(super) fn admit(&mut self, id: Id, flight: Flight) -> Result<(), NoRoom> {
-        self.room(&id)?;
         self.initializing += usize::from(matches!(flight, Flight::Initialize));
         self.flights.insert(
             id,
-            Settled {
+            Request {
                 flight,
                 cancelled: false,
+                spare: false,
             },
         );
-        Ok(())
+        Ok(gone)
     }
 
-    /// A session was opened for a call that waited for it. Gives the flight back if the call was
-    /// cancelled meanwhile.
-    pub(super) fn opened(
-        &mut self,
-        id: &Id,
-        capture: Box<CaptureFlight>,
-    ) -> Result<(), Box<CaptureFlight>> {
+    /// A call that waited is forwarded now. Gives the flight back if the call was cancelled
+    /// meanwhile.
+    pub(super) fn forwarding(&mut self, id: &Id, flight: Flight<T>) -> Result<(), Flight<T>> {
         match self.flights.get_mut(id) {
-            Some(entry) if !entry.cancelled && matches!(entry.flight, Flight::Opening) => {
-                entry.flight = Flight::Capture(capture);
+            Some(request) if !request.cancelled && matches!(request.flight, Flight::Opening) => {
+                request.flight = flight;
                 Ok(())
             }
             _ => {
                 self.remove(id);
-                Err(capture)
+                Err(flight)
             }
         }
     }
 
     /// The server answered a request. A call that was not forwarded cannot have been answered.
-    pub(super) fn answered(&mut self, id: &Id) -> Option<Settled> {
+    pub(super) fn answered(&mut self, id: &Id) -> Option<Request<T>> {
         match self.flights.get(id)?.flight {
             Flight::Opening => None,
             _ => self.remove(id),
@@ -148,23 +153,44 @@ impl Book {
             return None;
         }
         let session = match &request.flight {
-            // Whoever opens the session looks here, and takes the request out.
+            // Whoever decides it, or opens its session, looks here, and takes the request out.
             Flight::Opening => return Some(None),
             Flight::Capture(capture) => Some(capture.opened.session),
             _ => None,
         };
-        self.cancelled.push_back(id.clone());
+        if !std::mem::replace(&mut request.spare, true) {
+            self.spare.push_back(id.clone());
+        }
         Some(session)
     }
 
+    /// Nobody waits for a request just now. Returns the session that it opened.
+    pub(super) fn park(&mut self, id: &Id) -> Option<SessionId> {
+        let request = self.flights.get_mut(id)?;
+        if !std::mem::replace(&mut request.spare, true) {
+            self.spare.push_back(id.clone());
+        }
+        match &request.flight {
+            Flight::Capture(capture) if !request.cancelled => Some(capture.opened.session),
+            _ => None,
+        }
+    }
+
     /// The gate answered a request itself, or could not forward it.
-    pub(super) fn remove(&mut self, id: &Id) -> Option<Settled> {
+    pub(super) fn remove(&mut self, id: &Id) -> Option<Request<T>> {
         let settled = self.flights.remove(id)?;
         self.initializing -= usize::from(matches!(settled.flight, Flight::Initialize));
-        if settled.cancelled {
-            self.cancelled.retain(|other| other != id);
+        if settled.spare {
+            self.spare.retain(|other| other != id);
         }
         Some(settled)
+    }
+
+    /// Nobody waits for anything any more.
+    pub(super) fn clear(&mut self) -> impl Iterator<Item = Request<T>> {
+        self.initializing = 0;
+        self.spare.clear();
+        std::mem::take(&mut self.flights).into_values()
     }
 
     /// An `initialize` waits for its answer.

@@ -1,27 +1,82 @@
 //! What the gate asks of the policy, and what it tells whoever keeps the record.
 
+use std::{future::Future, sync::Arc};
+
 use tokio::sync::mpsc;
 
 use crate::{
     policy::{Call, Change, RuleRef, Verdict},
+    principal::Caller,
     session::SessionId,
 };
 
 /// Decides calls. All methods may be called from any task, and must not block.
 pub trait Decide: Send + Sync + 'static {
+    /// What was reserved for a call, until it is known how it ended. One that is dropped without
+    /// [`Self::settle`] counts as used.
+    type Ticket: Send + 'static;
+
     /// Whether a client may know of the tool.
     fn visible(&self, tool: &str) -> bool;
-
-    /// What is to be done with a call.
-    fn decide(&self, call: &Call) -> Verdict;
 
     /// The server listed a tool that is visible; its schema requires these arguments.
     fn advertised(&self, _tool: &str, _required: &[String]) {}
 
-    /// A call that was let through came to nothing: the server answered it with a JSON-RPC error
-    /// or asked for input (the call will come again, as a new one), it was cancelled in time, or
-    /// its capture could not be opened. Not told of calls of more than 64 KiB.
-    fn failed(&self, _call: &Call) {}
+    /// What is to be done with a call, and what was reserved for it. Messages of the same
+    /// connection wait meanwhile.
+    fn decide(
+        &self,
+        caller: &Caller,
+        call: &Call,
+    ) -> impl Future<Output = (Verdict, Self::Ticket)> + Send;
+
+    /// How a call ended that was decided: told once for each decision, those to deny included.
+    fn settle(&self, ticket: Self::Ticket, end: CallEnd);
+}
+
+/// Shared by several.
+impl<T: Decide> Decide for Arc<T> {
+    type Ticket = T::Ticket;
+
+    fn visible(&self, tool: &str) -> bool {
+        T::visible(self, tool)
+    }
+
+    fn advertised(&self, tool: &str, required: &[String]) {
+        T::advertised(self, tool, required);
+    }
+
+    fn decide(
+        &self,
+        caller: &Caller,
+        call: &Call,
+    ) -> impl Future<Output = (Verdict, T::Ticket)> + Send {
+        T::decide(self, caller, call)
+    }
+
+    fn settle(&self, ticket: T::Ticket, end: CallEnd) {
+        T::settle(self, ticket, end);
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallEnd {
+    /// The server answered it.
+    Answered,
+    /// The server answered it with a result that says `isError`.
+    ToolFailed,
+    /// The server answered it with a JSON-RPC error.
+    RpcError,
+    /// The server asks for input first: the call will come again, as a new one.
+    InputRequired,
+    /// It was denied, or could not be forwarded.
+    NotForwarded,
+    /// The client took it back before it was forwarded.
+    Cancelled,
+    /// It was forwarded and nobody knows what became of it: the server or the client has gone, or
+    /// the client gave it up and its answer did not come.
+    Lost,
 }
 
 /// Is told of everything that the gate decides. Must not block.

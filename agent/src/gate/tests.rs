@@ -1,148 +1,25 @@
 //! The pump between a scripted client and a scripted server.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf, split},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
 
-use super::*;
+use super::{
+    fakes::{FakeCaptures, FakePolicy, SOON, rule},
+    *,
+};
 use crate::{
-    policy::{
-        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
-        Verdict,
-    },
+    principal::{Caller, Principal},
     session::{EndReason, SessionEnd, SessionId},
 };
 
-const SOON: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(50);
-
-fn rule() -> RuleRef {
-    RuleRef {
-        file: "p.yaml".into(),
-        line: 3,
-        column: 7,
-        path: "tools.x".into(),
-    }
-}
-
-#[derive(Default)]
-struct FakePolicy {
-    failed: Mutex<Vec<String>>,
-    advertised: Mutex<Vec<(String, Vec<String>)>>,
-}
-
-impl Decide for FakePolicy {
-    fn visible(&self, tool: &str) -> bool {
-        !tool.starts_with("hidden")
-    }
-
-    fn decide(&self, call: &Call) -> Verdict {
-        match call.tool.as_str() {
-            "deny" => Verdict::Deny(Denial {
-                reason: "Too \"wide\".".into(),
-                instead: Some("Ask for less.".into()),
-                rule: rule(),
-            }),
-            "stop" => Verdict::EndCapture,
-            "start" => Verdict::Capture(Box::new(CaptureVerdict {
-                terms: Terms {
-                    interfaces: InterfaceTerms::Any,
-                    filters: Vec::new(),
-                    outside: Outside::Narrow,
-                    packets: Some(1000),
-                    bytes: None,
-                    duration: None,
-                    snap_length: 96,
-                    payload: Payload::Full,
-                },
-                changes: call
-                    .arguments
-                    .get("n")
-                    .filter(|n| n.as_u64() > Some(1000))
-                    .map(|n| Change {
-                        argument: "n".into(),
-                        asked: Some(n.clone()),
-                        forwarded: json!(1000),
-                        why: "the policy allows at most 1000 packets".into(),
-                    })
-                    .into_iter()
-                    .collect(),
-                rule: rule(),
-            })),
-            _ => Verdict::Forward,
-        }
-    }
-
-    fn advertised(&self, tool: &str, required: &[String]) {
-        let tool = (tool.to_owned(), required.to_vec());
-        self.advertised.lock().unwrap().push(tool);
-    }
-
-    fn failed(&self, call: &Call) {
-        self.failed.lock().unwrap().push(call.tool.clone());
-    }
-}
-
-struct FakeCaptures {
-    /// A permit is needed, and used up, to open a session.
-    permits: Semaphore,
-    refuse: Mutex<bool>,
-    live: Mutex<Vec<SessionId>>,
-    log: Mutex<Vec<String>>,
-}
-
-impl FakeCaptures {
-    fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
-    }
-}
-
-impl Captures for FakeCaptures {
-    async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
-        self.permits.acquire().await.unwrap().forget();
-        if *self.refuse.lock().unwrap() {
-            return Err(OpenError("No such interface: eth9.".into()));
-        }
-        let mut log = self.log.lock().unwrap();
-        let opened = log.iter().filter(|line| line.starts_with("open")).count();
-        let session = SessionId(u32::try_from(opened).unwrap() + 1);
-        log.push(format!("open {session}"));
-        self.live.lock().unwrap().push(session);
-        Ok(Opened {
-            session,
-            summary: format!("any, {} packets", terms.packets.unwrap()),
-            cut: None,
-        })
-    }
-
-    fn replied(&self, session: SessionId) {
-        self.log.lock().unwrap().push(format!("replied {session}"));
-    }
-
-    fn stopping(&self, _: SessionId) {}
-
-    fn end(&self, session: SessionId, reason: EndReason) {
-        self.log
-            .lock()
-            .unwrap()
-            .push(format!("end {session} {reason:?}"));
-        self.live.lock().unwrap().retain(|live| *live != session);
-    }
-
-    fn live(&self) -> Vec<SessionId> {
-        self.live.lock().unwrap().clone()
-    }
-}
 
 /// One side of the pump, as the test plays it.
 struct Party {
@@ -214,19 +91,20 @@ impl Rig {
         let (client_in, client_out) = split(client_far);
         let (server_out, server_in) = split(server_far);
         let policy = Arc::new(FakePolicy::default());
-        let captures = Arc::new(FakeCaptures {
-            permits: Semaphore::new(100_000),
-            refuse: Mutex::new(false),
-            live: Mutex::default(),
-            log: Mutex::default(),
-        });
+        let captures = Arc::new(FakeCaptures::default());
         let (observer, events) = mpsc::unbounded_channel();
         let (ends, ended) = mpsc::channel(16);
         let gate = Gate {
             policy: Arc::clone(&policy),
             captures: Arc::clone(&captures),
-            observer: Arc::new(observer),
+            observer,
             bounds,
+        };
+        let caller = Caller {
+            principal: Principal::User(1000),
+            grant: None,
+            connection: 1,
+            server: "fake".into(),
         };
         let streams = Streams {
             client_in,
@@ -241,7 +119,7 @@ impl Rig {
             captures,
             events,
             ends,
-            pump: tokio::spawn(pump(streams, gate, ended)),
+            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended)),
         }
     }
 
@@ -267,6 +145,10 @@ impl Rig {
             ))
             .await;
         self.client.hear_json().await
+    }
+
+    fn settled(&self) -> Vec<CallEnd> {
+        self.policy.settled()
     }
 
     fn call_events(&mut self) -> Vec<CallVerdict> {
@@ -554,7 +436,7 @@ async fn capture_failed_call_ends_its_session() {
         rig.captures.log(),
         ["open s1", "replied s1", "end s1 CallFailed"]
     );
-    assert_eq!(*rig.policy.failed.lock().unwrap(), ["start"]);
+    assert_eq!(rig.settled(), [CallEnd::RpcError]);
 }
 
 #[tokio::test]
@@ -567,6 +449,7 @@ async fn capture_that_wants_input_gives_its_session_back() {
     rig.server.raw(answer.as_bytes()).await;
     assert_eq!(rig.client.hear().await, answer);
     assert_eq!(rig.captures.live(), []);
+    assert_eq!(rig.settled(), [CallEnd::InputRequired]);
 }
 
 #[tokio::test]
@@ -581,7 +464,7 @@ async fn capture_not_opened_is_denied() {
         "No such interface: eth9. (rule: p.yaml:3:7 tools.x)"
     );
     rig.server.hears_nothing().await;
-    assert_eq!(*rig.policy.failed.lock().unwrap(), ["start"]);
+    assert_eq!(rig.settled(), [CallEnd::NotForwarded]);
 }
 
 #[tokio::test]
@@ -616,6 +499,7 @@ async fn cancel_waiting_capture_is_never_forwarded() {
             session: SessionId(1)
         }]
     );
+    assert_eq!(rig.settled(), [CallEnd::Cancelled]);
     rig.still_works("5").await;
 }
 
@@ -629,9 +513,11 @@ async fn cancel_forwarded_capture_ends_its_session() {
         .await;
     rig.server.hear().await;
     assert_eq!(rig.captures.log(), ["open s1", "end s1 CallFailed"]);
+    assert_eq!(rig.settled(), []);
     let late = "{\"id\":5,\"result\":{\"content\":[]}}\n";
     rig.server.raw(late.as_bytes()).await;
     assert_eq!(rig.client.hear().await, late);
+    assert_eq!(rig.settled(), [CallEnd::Answered]);
 }
 
 #[tokio::test]
@@ -788,19 +674,62 @@ async fn server_deep_message_passes() {
 }
 
 #[tokio::test]
-async fn call_that_is_not_carried_out_is_given_back() {
+async fn call_is_settled_by_its_answer() {
     let mut rig = Rig::new();
-    for answer in [
-        r#""error":{"code":1,"message":""}"#,
-        r#""result":{"resultType":"input_required"}"#,
-        r#""result":{"content":[],"x":"input_required"}"#,
+    for (answer, end) in [
+        (r#""error":{"code":1,"message":""}"#, CallEnd::RpcError),
+        (
+            r#""result":{"resultType":"input_required"}"#,
+            CallEnd::InputRequired,
+        ),
+        (
+            r#""result":{"content":[],"x":"input_required"}"#,
+            CallEnd::Answered,
+        ),
+        (
+            r#""result":{"content":[],"isError" : true}"#,
+            CallEnd::ToolFailed,
+        ),
+        (
+            r#""result":{"content":[],"isError":false}"#,
+            CallEnd::Answered,
+        ),
+        (
+            r#""result":{"content":[{"isError":true}]}"#,
+            CallEnd::Answered,
+        ),
+        (r#""result":17"#, CallEnd::Answered),
     ] {
         rig.client.say(&call(1, "echo", "{}")).await;
         rig.server.hear().await;
         rig.server.say(&format!("{{\"id\":1,{answer}}}")).await;
         rig.client.hear().await;
+        assert_eq!(rig.settled(), [end], "{answer}");
     }
-    assert_eq!(*rig.policy.failed.lock().unwrap(), ["echo", "echo"]);
+    rig.client.say(&call(1, "deny", "{}")).await;
+    rig.client.hear().await;
+    assert_eq!(rig.settled(), [CallEnd::NotForwarded]);
+}
+
+#[tokio::test]
+async fn call_without_an_answer_is_lost() {
+    let mut rig = Rig::with(Bounds {
+        in_flight: 1,
+        ..Bounds::default()
+    });
+    rig.client.say(&call(1, "echo", "{}")).await;
+    rig.server.hear().await;
+    rig.client
+        .say(r#"{"method":"notifications/cancelled","params":{"requestId":1}}"#)
+        .await;
+    rig.server.hear().await;
+    assert_eq!(rig.settled(), [], "its answer may still come");
+    rig.client.say(&call(2, "echo", "{}")).await;
+    rig.server.hear().await;
+    assert_eq!(rig.settled(), [CallEnd::Lost]);
+    rig.server.hang_up().await;
+    timeout(SOON, &mut rig.pump).await.unwrap().unwrap();
+    assert_eq!(rig.settled(), [CallEnd::Lost]);
 }
 
 #[tokio::test]

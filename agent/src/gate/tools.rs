@@ -33,7 +33,7 @@ impl Schemas {
 }
 
 /// The answer to `tools/list` without the tools that are hidden; none if it stays as it is.
-pub(super) fn filter<P: Decide + ?Sized>(
+pub(super) fn filter<P: Decide>(
     text: &str,
     result: &str,
     policy: &P,
@@ -61,7 +61,7 @@ pub(super) fn filter<P: Decide + ?Sized>(
     splice::replace(text, array, &kept)
 }
 
-fn keeps<P: Decide + ?Sized>(element: &str, policy: &P, schemas: &mut Schemas) -> bool {
+fn keeps<P: Decide>(element: &str, policy: &P, schemas: &mut Schemas) -> bool {
     // What has no name cannot be called, and is not ours to judge; an object that cannot be looked
     // into may have one.
     let Ok(tool) = Members::parse(element) else {
@@ -99,18 +99,26 @@ fn required(tool: &Members<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Call, Verdict};
+    use crate::{
+        gate::CallEnd,
+        policy::{Call, Verdict},
+        principal::Caller,
+    };
 
     struct Nothing;
 
     impl Decide for Nothing {
+        type Ticket = ();
+
         fn visible(&self, _: &str) -> bool {
             false
         }
 
-        fn decide(&self, _: &Call) -> Verdict {
-            Verdict::Forward
+        async fn decide(&self, _: &Caller, _: &Call) -> (Verdict, ()) {
+            (Verdict::Forward, ())
         }
+
+        fn settle(&self, (): (), _: CallEnd) {}
     }
 
     fn filtered(result: &str) -> Option<String> {

@@ -38,7 +38,6 @@ impl Credentials {
     /// agent's own, unless that is root; else `nobody`.
     pub fn choose(asked: Option<&str>) -> Result<Self, NoSuchUser> {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
         let own = rustix::process::getuid().as_raw();
         let mut credentials = match asked {
             Some(asked) => match (Account::find(&passwd, |a| a.name == asked), asked.parse()) {
@@ -47,7 +46,7 @@ impl Credentials {
                 (None, Err(_)) => return Err(NoSuchUser(asked.to_owned())),
             },
             None if own != 0 => Self::numbered(&passwd, own, rustix::process::getgid().as_raw()),
-            None => match (number("SUDO_UID"), number("SUDO_GID")) {
+            None => match (variable("SUDO_UID"), variable("SUDO_GID")) {
                 (Some(user), Some(group)) if user != 0 => Self::numbered(&passwd, user, group),
                 _ => Self::numbered(&passwd, NOBODY, NOBODY),
             },
@@ -88,6 +87,19 @@ impl Credentials {
             _ => Vec::new(),
         }
     }
+}
+
+/// The user who started the agent: the one who called `sudo`, otherwise its own.
+pub fn invoking_user() -> u32 {
+    match rustix::process::getuid().as_raw() {
+        0 => variable("SUDO_UID").unwrap_or(0),
+        own => own,
+    }
+}
+
+/// A variable of the environment that is a number.
+fn variable(name: &str) -> Option<u32> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 impl Account {

@@ -1,6 +1,6 @@
 //! Limits, as a policy states them: the limits room counts, the policy says what.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::RuleRef;
 
@@ -89,3 +89,15 @@ impl Counters for () {
         0
     }
 }
+
+/// All that a decision may know beside the policy and the call.
+pub trait Knowledge: Counters {
+    /// The arguments that the tool's advertised `inputSchema` requires; none while the server has
+    /// not listed the tool, in which case a rule that asks for them denies.
+    fn required(&self, _tool: &str) -> Option<Arc<[String]>> {
+        None
+    }
+}
+
+/// Nothing is known: no call was counted, no tool listed.
+impl Knowledge for () {}

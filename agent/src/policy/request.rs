@@ -31,18 +31,14 @@ pub struct Request {
 /// # Errors
 ///
 /// The interface is no interface, or the filter cannot be one.
-pub fn unpoliced(request: &Request) -> Result<CaptureVerdict, Denial> {
+pub fn unpoliced(request: &Request) -> Result<CaptureVerdict, Box<Denial>> {
     let rule = RuleRef {
         file: Arc::from(""),
         line: 0,
         column: 0,
         path: "command line".to_owned(),
     };
-    let deny = |reason| Denial {
-        reason,
-        instead: None,
-        rule: rule.clone(),
-    };
+    let deny = |reason: String| Box::new(Denial::new(reason, rule.clone()));
     let names = &request.interfaces;
     let interfaces = if names.is_empty() || names.iter().any(|name| name == "any") {
         InterfaceTerms::Any

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{argument, units};
+use super::{LimitUse, argument, units};
 
 /// One `tools/call`, as far as a policy cares.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +15,58 @@ pub struct Call {
     pub arguments: Map<String, Value>,
 }
 
-/// What the policy says about a call.
+/// All that the policy says about a call. What is not `verdict` is what must still be found out
+/// before the call is forwarded, and is empty where the verdict is a denial.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What is to be done with the call, if all the rest holds.
+    pub verdict: Verdict,
+    /// What the call uses of which limits, in the order in which a refusal is told.
+    pub uses: Vec<LimitUse>,
+    /// Somebody must approve of the call first.
+    pub approval: Option<Approval>,
+    /// Capture filters that the call carries and that must be proved to stay within a policy's.
+    pub proofs: Vec<FilterDemand>,
+}
+
+/// A call needs an operator's approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// The rule that asks for it.
+    pub rule: RuleRef,
+    /// How long the call waits for it; then it is denied.
+    pub timeout: Duration,
+    /// Why, for who approves.
+    pub why: Option<String>,
+}
+
+/// A capture filter in an argument of a tool that opens no session: it must be proved to stay
+/// within the policy's filter, or the call is to be denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterDemand {
+    /// The argument's name, with dots that reach into objects.
+    pub argument: String,
+    /// What the call sent in it, in libpcap's language.
+    pub expression: String,
+    /// What it must stay within, in libpcap's language.
+    pub within: String,
+    /// The rule that demands it.
+    pub rule: RuleRef,
+}
+
+/// A verdict with nothing left to find out.
+impl From<Verdict> for Decision {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            uses: Vec::new(),
+            approval: None,
+            proofs: Vec::new(),
+        }
+    }
+}
+
+/// What is to be done with a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Forward the client's own bytes.
@@ -37,6 +88,26 @@ pub struct Denial {
     pub instead: Option<String>,
     /// The rule that refused.
     pub rule: RuleRef,
+    /// The exact text that the policy's dialect prescribes, to be shown in place of ours where
+    /// the dialect's own texts are selected.
+    pub text: Option<String>,
+    /// What `instead` says, for programs: an object such as `{"packets": 10000, "interfaces":
+    /// ["lo"]}` or `{"argument": "amount", "at_most": 500}`.
+    pub allowed: Option<Box<Value>>,
+}
+
+impl Denial {
+    /// A denial with nothing but a reason, one whole sentence, and the rule.
+    #[must_use]
+    pub fn new(reason: impl Into<String>, rule: RuleRef) -> Self {
+        Self {
+            reason: reason.into(),
+            instead: None,
+            rule,
+            text: None,
+            allowed: None,
+        }
+    }
 }
 
 impl fmt::Display for Denial {

@@ -12,6 +12,7 @@ use super::{
     graph::Lit,
     ranges::Ranges,
     space::Space,
+    tuples::Tuples,
 };
 
 /// What a program does: where it returns, and under which condition. The conditions exclude each
@@ -91,6 +92,9 @@ pub(super) fn run(
 /// this, so that what is compared in the end is still a word of the packet.
 const MOST_APART: usize = 16;
 
+/// An IPv6 address is so many.
+const MOST_WORDS: usize = 4;
+
 /// A, X and the memory cells.
 const SLOTS: usize = 2 + MEMORY_WORDS;
 const A: usize = 0;
@@ -110,17 +114,23 @@ fn cell(number: u8) -> usize {
 #[derive(Clone)]
 struct State {
     reached: Lit,
-    /// More about how it is reached: this word has one of these values.
-    among: Option<Box<(Word, Ranges)>>,
+    /// More about how it is reached.
+    among: Option<Box<Among>>,
     slots: [Word; SLOTS],
+}
+
+/// Words next to each other, and values of which they have some.
+#[derive(Clone)]
+struct Among {
+    words: Vec<Word>,
+    values: Tuples,
 }
 
 impl State {
     /// Makes all that is known of how it is reached one condition.
     fn settle(&mut self, space: &mut Space) {
         if let Some(among) = self.among.take() {
-            let (word, ranges) = *among;
-            let member = space.member(&word, &ranges);
+            let member = space.member(&among.words, &among.values);
             self.reached = space.graph.and(self.reached, member);
         }
     }
@@ -131,7 +141,7 @@ impl State {
         slots.all(|(slot, (one, other))| slot == X || live >> slot & 1 == 0 || one == other)
     }
 
-    /// Takes in another one that is reached alike, but for the values of one word.
+    /// Takes in another one that is reached alike, but for the values of some words.
     fn absorb(&mut self, other: &Self, live: u32) -> bool {
         let mut slots = self.slots.iter().zip(&other.slots).enumerate();
         if self.reached != other.reached
@@ -140,9 +150,9 @@ impl State {
             return false;
         }
         match (&mut self.among, &other.among) {
-            (Some(mine), Some(theirs)) if mine.0 == theirs.0 => {
-                mine.1 = mine.1.or(&theirs.1);
-                if mine.1 == Ranges::of(&mine.0) {
+            (Some(mine), Some(theirs)) if mine.words == theirs.words => {
+                mine.values.join(&theirs.values);
+                if mine.values.is_all(&mine.words) {
                     self.among = None;
                 }
                 true
@@ -237,19 +247,47 @@ impl Run<'_> {
 
     /// Goes on in two ways, as a word compares to a constant.
     fn compare(&mut self, mut state: State, a: &Word, passing: &Ranges, then: usize, not: usize) {
-        let known = match state.among.take() {
-            Some(among) if among.0 == *a => among.1,
-            other => {
-                state.among = other;
-                state.settle(self.space);
-                Ranges::of(a)
-            }
+        let mut among = match state.among.take() {
+            Some(among) => *among,
+            None => Among {
+                words: Vec::new(),
+                values: Tuples::All,
+            },
         };
-        let (holds, fails) = (known.and(passing), known.and(&passing.not()));
-        for (to, ranges) in [(then, holds), (not, fails)] {
-            if !ranges.is_empty() && state.reached != Lit::FALSE {
+        let known = among.words.iter().position(|word| word == a);
+        let at = known.unwrap_or_else(|| {
+            // A search goes on to an address's next word with one value of the one before.
+            let follows = match among.words.last() {
+                Some(last) => self.space.adjacent(last, a) && among.values.is_single(),
+                None => true,
+            };
+            if !follows || among.words.len() >= MOST_WORDS {
+                state.among = Some(Box::new(std::mem::replace(
+                    &mut among,
+                    Among {
+                        words: Vec::new(),
+                        values: Tuples::All,
+                    },
+                )));
+                state.settle(self.space);
+            }
+            among.words.push(*a);
+            among.words.len() - 1
+        });
+        let all = Ranges::of(a);
+        for (to, ranges) in [(then, all.and(passing)), (not, all.and(&passing.not()))] {
+            if ranges.is_empty() || state.reached == Lit::FALSE {
+                continue;
+            }
+            let mut among = among.clone();
+            if ranges != all {
+                among.values = among.values.restricted(at, &ranges);
+            } else if known.is_none() {
+                among.words.pop();
+            }
+            if !among.values.is_empty() {
                 let mut state = state.clone();
-                state.among = (ranges != Ranges::of(a)).then(|| Box::new((*a, ranges)));
+                state.among = (among.values != Tuples::All).then(|| Box::new(among));
                 self.reach(to, state);
             }
         }

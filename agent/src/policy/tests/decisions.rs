@@ -30,15 +30,15 @@ fn tools_are_shown_where_a_call_could_be_allowed() {
 fn simple_rules_forward_end_and_deny() {
     let policy = full();
     assert_eq!(
-        policy.decide(&call("list", json!({"x": 1}))),
+        ask(&policy, &call("list", json!({"x": 1}))),
         Verdict::Forward
     );
     assert_eq!(
-        policy.decide(&call("look", no_arguments())),
+        ask(&policy, &call("look", no_arguments())),
         Verdict::Forward
     );
     assert_eq!(
-        policy.decide(&call("stop", json!({"filter": "tcp"}))),
+        ask(&policy, &call("stop", json!({"filter": "tcp"}))),
         Verdict::EndCapture
     );
     assert_eq!(
@@ -76,7 +76,7 @@ fn arguments_are_held_to_their_predicates() {
         ("read", json!({"depth": "3"}), false),
         ("read", json!({"unlisted": {"any": "thing"}}), true),
     ] {
-        let verdict = policy.decide(&call(tool, arguments.clone()));
+        let verdict = ask(&policy, &call(tool, arguments.clone()));
         assert_eq!(
             !matches!(verdict, Verdict::Deny(_)),
             allowed,

@@ -1,6 +1,8 @@
 //! The policy room as its users meet it.
 
+mod cases;
 mod decisions;
+mod dialects;
 mod loading;
 mod mutations;
 mod shipped;
@@ -58,10 +60,15 @@ fn call(tool: &str, arguments: Value) -> Call {
     }
 }
 
+/// The verdict where nothing is known but the policy and the call.
+fn ask(policy: &Policy, call: &Call) -> Verdict {
+    policy.decide(call, &()).verdict
+}
+
 /// The denial, or a panic that shows what was allowed.
 fn denied(policy: &Policy, tool: &str, arguments: Value) -> Denial {
     let call = call(tool, arguments);
-    match policy.decide(&call) {
+    match ask(policy, &call) {
         Verdict::Deny(denial) => denial,
         other => panic!("{call:?}: {other:?}"),
     }
@@ -70,7 +77,7 @@ fn denied(policy: &Policy, tool: &str, arguments: Value) -> Denial {
 /// The capture, or a panic that shows the denial.
 fn captured(policy: &Policy, tool: &str, arguments: Value) -> CaptureVerdict {
     let call = call(tool, arguments);
-    match policy.decide(&call) {
+    match ask(policy, &call) {
         Verdict::Capture(verdict) => *verdict,
         other => panic!("{call:?}: {other:?}"),
     }
