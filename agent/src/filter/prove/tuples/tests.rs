@@ -7,7 +7,10 @@ fn pairs() -> impl Iterator<Item = (u32, u32)> {
 
 fn has(set: &Tuples, (first, second): (u32, u32)) -> bool {
     let rest = |set: &Tuples, value: u32| {
-        let case = set.cases().iter().find(|case| (case.low..=case.high).contains(&value));
+        let case = set
+            .cases()
+            .iter()
+            .find(|case| (case.low..=case.high).contains(&value));
         case.map(|case| case.rest.clone())
     };
     rest(set, first).is_some_and(|set| rest(&set, second).is_some())
@@ -54,7 +57,11 @@ fn sets_are_cut_and_joined() {
             for pair in pairs() {
                 let (in_one, in_other) = (has(one, pair), has(other, pair));
                 assert_eq!(has(&joined, pair), in_one || in_other, "{one:?} {other:?}");
-                assert_eq!(has(&without, pair), in_one && !in_other, "{one:?} {other:?}");
+                assert_eq!(
+                    has(&without, pair),
+                    in_one && !in_other,
+                    "{one:?} {other:?}"
+                );
                 assert_eq!(has(&both, pair), in_one && in_other, "{one:?} {other:?}");
             }
             let leaves = without.leaves(100).unwrap();
@@ -96,7 +103,10 @@ fn conditions_hold_for_the_values() {
     let words = [Word::free(&mut graph, 3), Word::free(&mut graph, 3)];
     for set in sets() {
         let normal = set.normal(&words);
-        let holds = [set.contain(&mut graph, &words), normal.contain(&mut graph, &words)];
+        let holds = [
+            set.contain(&mut graph, &words),
+            normal.contain(&mut graph, &words),
+        ];
         for (first, second) in pairs() {
             let mut values = vec![false; graph.len()];
             for (word, value) in words.iter().zip([first, second]) {

@@ -1,0 +1,179 @@
+//! What is asked and answered, on the entries of the table.
+
+use std::collections::BTreeMap;
+
+use super::{
+    LONGEST_ARGUMENTS, MOST_BYTES, MOST_LIVE, MOST_PENDING, Request,
+    entry::{Entry, State},
+};
+use crate::{principal::Operator, store::StoreError};
+
+/// All requests, by id.
+pub(super) type Book = BTreeMap<String, Entry>;
+
+/// What is over is kept for so many seconds, and so many of them.
+const KEPT: u64 = 86_400;
+const MOST_OVER: usize = 256;
+
+/// What becomes of a call that needs an approval.
+#[derive(Debug)]
+pub enum Asked {
+    /// It is approved, and this has used the approval up: the call may go.
+    Approved(Used),
+    /// It waits for an operator.
+    Pending {
+        /// Under this id.
+        id: String,
+        /// Until then: seconds since 1970, UTC.
+        until: u64,
+    },
+    /// An operator has refused it.
+    Denied {
+        /// The id it was refused under.
+        id: String,
+        /// Why, in the operator's words.
+        why: Option<String>,
+        /// Until when that holds.
+        until: u64,
+    },
+    /// It cannot be asked for.
+    Refused(Refused),
+}
+
+/// An approval that was used up for a call.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Used {
+    pub(super) id: String,
+    pub(super) by: Operator,
+    pub(super) approved: u64,
+    /// Without its arguments.
+    pub(super) request: Request,
+}
+
+/// Why nobody can be asked for an approval. The call must not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is too much to look at.
+    #[error(
+        "its tool and arguments have {bytes} bytes, and at most {LONGEST_ARGUMENTS} can be approved"
+    )]
+    TooLarge {
+        /// How much there is.
+        bytes: usize,
+    },
+    /// A number was not kept as it was sent.
+    #[error("a number in its arguments is too large to be kept exactly")]
+    Inexact,
+    /// The principal has asked for too many.
+    #[error("{MOST_PENDING} other calls of the same caller wait for an approval already")]
+    TooManyPending,
+    /// There are too many in all.
+    #[error("too many calls wait for an approval already")]
+    Full,
+    /// The table cannot be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The host has no randomness for an id.
+    #[error("cannot read /dev/urandom: {0}")]
+    Random(std::io::Error),
+    /// Nobody keeps the table any more.
+    #[error("the approvals are closed")]
+    Closed,
+}
+
+/// What is known of a call without changing anything: that it waits, or was refused.
+pub(super) fn look(book: &Book, request: &Request, now: u64) -> Option<Asked> {
+    let mut pending = None;
+    let mut approved = false;
+    for (id, entry) in book {
+        if entry.request.digest != request.digest || !entry.is_live(now) {
+            continue;
+        }
+        match &entry.state {
+            // Whatever else was said of the same call, a refusal stands.
+            State::Denied { why, .. } => {
+                return Some(Asked::Denied {
+                    id: id.clone(),
+                    why: why.clone(),
+                    until: entry.until,
+                });
+            }
+            State::Pending => {
+                pending = Some(Asked::Pending {
+                    id: id.clone(),
+                    until: entry.until,
+                });
+            }
+            State::Approved { .. } => approved = true,
+            State::Used { .. } => {}
+        }
+    }
+    pending.filter(|_| !approved)
+}
+
+/// Uses an approval up, or asks for one under a new id.
+pub(super) fn ask(book: &mut Book, request: Request, id: String, now: u64) -> Asked {
+    sweep(book, now);
+    if let Some(known) = look(book, &request, now) {
+        return known;
+    }
+    for (id, entry) in book.iter_mut() {
+        if entry.request.digest != request.digest || !entry.is_live(now) {
+            continue;
+        }
+        if let State::Approved { by, at } = entry.state {
+            // `until` stays: given back, it can be used no longer than before.
+            entry.state = State::Used { by, at, used: now };
+            let id = id.clone();
+            let mut request = request;
+            request.arguments = String::new();
+            return Asked::Approved(Used {
+                id,
+                by,
+                approved: at,
+                request,
+            });
+        }
+    }
+    let live = || book.values().filter(|entry| entry.is_live(now));
+    let waiting = live().filter(|entry| {
+        entry.state == State::Pending && entry.request.principal == request.principal
+    });
+    if waiting.count() >= MOST_PENDING {
+        return Asked::Refused(Refused::TooManyPending);
+    }
+    let bytes: usize = live().map(|entry| entry.request.bytes()).sum();
+    if live().count() >= MOST_LIVE || bytes.saturating_add(request.bytes()) > MOST_BYTES {
+        return Asked::Refused(Refused::Full);
+    }
+    let entry = Entry::pending(request, now);
+    let until = entry.until;
+    book.insert(id.clone(), entry);
+    Asked::Pending { id, until }
+}
+
+/// Makes an approval usable again that was used up for a call which the server never saw.
+pub(super) fn give_back(book: &mut Book, used: &Used) {
+    if let Some(entry) = book.get_mut(&used.id)
+        && let State::Used { by, at, .. } = entry.state
+    {
+        entry.state = State::Approved { by, at };
+    }
+}
+
+/// Forgets what has been over for long, and the arguments of all that is over.
+pub(super) fn sweep(book: &mut Book, now: u64) {
+    book.retain(|_, entry| entry.is_live(now) || now < entry.until.saturating_add(KEPT));
+    let mut over: Vec<(u64, String)> = Vec::new();
+    for (id, entry) in book.iter_mut() {
+        if !entry.is_live(now) {
+            entry.request.arguments = String::new();
+            over.push((entry.until, id.clone()));
+        }
+    }
+    over.sort_unstable();
+    let surplus = over.len().saturating_sub(MOST_OVER);
+    for (_, id) in over.into_iter().take(surplus) {
+        book.remove(&id);
+    }
+}
