@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    agent::{NOBODY, capwarden, venv_python, wait_for},
+    agent::{NOBODY, capwarden, from_environment, venv_python, wait_for},
     mcp::{Client, Message, PATIENCE},
     space::Space,
     tools::capinfos_count,
@@ -44,6 +44,16 @@ fn home(user: u32) -> Result<String> {
 /// A program of the Python environment.
 pub fn python(program: &str) -> Result<PathBuf> {
     Ok(venv_python()?.with_file_name(program))
+}
+
+/// Node.
+pub fn node() -> Result<PathBuf> {
+    suite("bin/node")
+}
+
+/// A part of what `cargo xtask setup` installs for the conformance suite.
+pub fn suite(part: &str) -> Result<PathBuf> {
+    Ok(from_environment("CAPWARDEN_SUITE")?.join(part))
 }
 
 /// A directory that everybody may look into.

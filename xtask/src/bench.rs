@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Print JSON, with every sample
     #[arg(long)]
     json: bool,
-    /// Only these parts: load, guard, capture, arming, gate, prove
+    /// Only these parts: load, guard, capture, arming, gate, limits, prove
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 }

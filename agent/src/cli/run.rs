@@ -1,20 +1,21 @@
-//! `capwarden run`: gate and guard in front of one stdio server.
+//! `capwarden run`: gate and guard in front of one server.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
 use crate::{
     audit::Log,
-    engine::{self, RunPlan},
+    engine::{self, RunPlan, ServePlan},
+    gate::http::{FrontPlan, UpstreamAddress},
 };
 
 use super::{
     enforce,
     exit::Exit,
-    failure::Failure,
+    failure::{Account, Failure},
     paths,
-    values::{self, User},
+    values::{self, Listen, User},
 };
 
 /// Run an MCP server behind the gate and under the guard
@@ -24,10 +25,13 @@ use super::{
 /// and forwards what is allowed. The server runs without any capability; every capture socket in
 /// its process tree is made by capwarden, with the session's limits locked onto it.
 ///
-/// Needs root to start; the server does not get it.
+/// A server that speaks streamable HTTP is put behind --listen and --upstream instead, and clients
+/// are given capwarden's address.
+///
+/// Needs root to start a server; the server does not get it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server"
+    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000"
 )]
 pub(super) struct Run {
     /// The policy that decides the calls
@@ -46,16 +50,47 @@ pub(super) struct Run {
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
     #[arg(long, value_name = "NAME|UID", value_parser = values::user)]
     pub(super) user: Option<User>,
+    /// Serve clients over HTTP at this address, under /mcp
+    ///
+    /// A loopback address. Whoever can connect to it may call what the policy allows.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::listen, requires = "upstream")]
+    pub(super) listen: Option<Listen>,
+    /// Where the server is that speaks streamable HTTP
+    ///
+    /// On this host. With a command after --, that is started and watched over. Without one, the
+    /// server runs already: its calls are gated, but nothing that it does is bounded.
+    #[arg(long, value_name = "URL", requires = "listen")]
+    pub(super) upstream: Option<UpstreamAddress>,
+    /// Let web pages of this origin speak to it
+    ///
+    /// Pages that this host serves may anyway; pages of others are refused.
+    #[arg(long, value_name = "ORIGIN", requires = "listen")]
+    pub(super) allow_origin: Vec<String>,
     /// The server's command and its arguments
     ///
     /// Looked up on PATH, and started with capwarden's environment, but for HOME, USER and LOGNAME,
     /// which are the user's.
-    #[arg(last = true, required = true, value_name = "SERVER")]
+    #[arg(
+        last = true,
+        required_unless_present = "upstream",
+        value_name = "SERVER"
+    )]
     pub(super) server: Vec<OsString>,
 }
 
 impl Run {
     pub(super) fn run(self) -> Result<Exit, Failure> {
+        match (&self.listen, &self.upstream) {
+            (Some(listen), Some(upstream)) => {
+                let (listen, upstream) = (*listen, upstream.clone());
+                self.serve(listen, upstream)
+            }
+            _ => self.pipe(),
+        }
+    }
+
+    /// In front of a stdio server.
+    fn pipe(self) -> Result<Exit, Failure> {
         let policy = enforce::load_policy(&self.policy)?;
         enforce::require_root()?;
         let plan = RunPlan {
@@ -65,5 +100,42 @@ impl Run {
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
+    }
+
+    /// In front of an HTTP server.
+    fn serve(self, listen: Listen, upstream: UpstreamAddress) -> Result<Exit, Failure> {
+        let policy = enforce::load_policy(&self.policy)?;
+        let starting = !self.server.is_empty();
+        let server: Arc<str> = match self.server.first() {
+            Some(_) => engine::server_name(self.server.first()),
+            None => upstream.to_string().into(),
+        };
+        if self.user.is_some() && !starting {
+            return Err(Failure::Usage(
+                Account::new(
+                    "--user says whom the server runs as, which capwarden does not start here",
+                )
+                .hint("leave --user out, or give the server's command after --"),
+            ));
+        }
+        let governed = if starting {
+            enforce::require_root()?;
+            Some((self.server, enforce::credentials(self.user.as_ref())?))
+        } else {
+            None
+        };
+        let plan = ServePlan {
+            listen: listen.0,
+            front: FrontPlan {
+                upstream,
+                starting,
+                server,
+                origins: self.allow_origin,
+            },
+            server: governed,
+            policy,
+        };
+        let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+        enforce::block_on(engine::serve(plan, log)).map(enforce::exit)
     }
 }

@@ -1,6 +1,6 @@
 //! Values on the command line.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::policy::Payload;
 
@@ -16,6 +16,21 @@ pub enum User {
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
+
+/// A loopback address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listen(pub(super) SocketAddr);
+
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "it is an address and a port: 127.0.0.1:8808".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(Listen(address))
+    } else {
+        Err("others could listen and call there: that needs TLS and grants, which are not there yet; take 127.0.0.1 or [::1]".to_owned())
+    }
+}
 
 pub(super) fn user(text: &str) -> Result<User, String> {
     if text.is_empty() {

@@ -7,14 +7,18 @@
 mod exec;
 mod house;
 mod join;
+mod judge;
 mod record;
 mod run;
+mod serve;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
+pub use judge::{Judge, Ticket};
 pub use record::PolicySource;
-pub use run::{RunPlan, run};
+pub use run::{RunPlan, run, server_name};
+pub use serve::{ServePlan, serve};
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
 

@@ -132,7 +132,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
 }
 
 /// A server without a name of its own is called by its command's file name.
-fn server_name(command: Option<&OsString>) -> Arc<str> {
+pub fn server_name(command: Option<&OsString>) -> Arc<str> {
     let program = command.map(Path::new).and_then(Path::file_name);
     Arc::from(program.unwrap_or(OsStr::new("server")).to_string_lossy())
 }

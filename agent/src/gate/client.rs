@@ -73,6 +73,13 @@ pub(super) struct Beginning<T> {
     rule: RuleRef,
 }
 
+impl<T> Beginning<T> {
+    /// The session that was opened.
+    pub(super) fn session(&self) -> SessionId {
+        self.capture.opened.session
+    }
+}
+
 impl Answer {
     fn to(line: String) -> Self {
         Self {
@@ -91,7 +98,7 @@ impl Answer {
 
 impl<G: Rooms> Conversation<G> {
     /// What is to be done with a message of the client.
-    pub(super) async fn from_client(&self, message: &[u8]) -> FromClient<Ticket<G>> {
+    pub(super) async fn client_message(&self, message: &[u8]) -> FromClient<Ticket<G>> {
         match Envelope::parse(message) {
             Ok(envelope) => self.decide(message, &envelope).await,
             Err(refused) => FromClient::Answer(self.unreadable(message, &refused)),
@@ -113,7 +120,7 @@ impl<G: Rooms> Conversation<G> {
         Answer::malformed(reply::error(None, -32600, &why))
     }
 
-    /// The same as [`Self::from_client`], of a message that was read already.
+    /// The same as [`Self::client_message`], of a message that was read already.
     pub(super) async fn decide(
         &self,
         message: &[u8],

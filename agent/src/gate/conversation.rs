@@ -1,7 +1,7 @@
 //! What is decided about the messages of one client and one server, whoever carries them.
 //!
-//! A transport brings each message here and does what it is told: [`Conversation::from_client`]
-//! and [`Conversation::open`] for what a client sends, [`Conversation::from_server`] for what a
+//! A transport brings each message here and does what it is told: [`Conversation::client_message`]
+//! and [`Conversation::open`] for what a client sends, [`Conversation::server_message`] for what a
 //! server sends. Nothing here reads or writes, so nothing here waits for a peer.
 
 use std::sync::{
@@ -98,6 +98,13 @@ pub(super) struct Memory {
     drops: AtomicU64,
 }
 
+impl Memory {
+    /// A session has ended.
+    pub(super) fn forget(&self, end: &SessionEnd) {
+        lock(&self.notes).forget(end.session);
+    }
+}
+
 /// One client's dealings with one server.
 pub(super) struct Conversation<G: Rooms> {
     pub(super) gate: Arc<G>,
@@ -140,7 +147,7 @@ impl<G: Rooms> Conversation<G> {
 
     /// A session has ended.
     pub(super) fn ended(&self, end: &SessionEnd) {
-        self.notes().forget(end.session);
+        self.memory.forget(end);
     }
 
     /// The client gave a request up; `text` is its id as JSON.
@@ -167,6 +174,32 @@ impl<G: Rooms> Conversation<G> {
                 self.gate.captures().end(session, EndReason::ServerExit);
             }
             self.settle(request.flight, CallEnd::NotForwarded);
+        }
+    }
+
+    /// A request that was forwarded will not be answered, and ended like this.
+    pub(super) fn forsake(&self, id: &Id, end: CallEnd) {
+        let request = self.book().remove(id);
+        let Some(request) = request else { return };
+        if let Flight::Capture(capture) = &request.flight
+            && !request.cancelled
+        {
+            let session = capture.opened.session;
+            match end {
+                // It may have begun, so it goes on; if nobody comes, it ends.
+                CallEnd::Lost => self.gate.captures().replied(session),
+                _ => self.gate.captures().end(session, EndReason::CallFailed),
+            }
+        }
+        self.settle(request.flight, end);
+    }
+
+    /// The client does not wait for a request's answer now, but may ask for it again. Others that
+    /// need its room get it.
+    pub(super) fn park(&self, id: &Id) {
+        let session = self.book().park(id);
+        if let Some(session) = session {
+            self.gate.captures().replied(session);
         }
     }
 

@@ -12,6 +12,7 @@ mod client;
 mod conversation;
 mod envelope;
 mod events;
+pub mod http;
 mod json;
 mod lines;
 mod pump;
@@ -27,5 +28,7 @@ pub use conversation::{Gate, Rooms};
 pub use events::*;
 pub use pump::{PumpEnd, Streams, pump};
 
+#[cfg(test)]
+mod fakes;
 #[cfg(test)]
 mod tests;

@@ -182,7 +182,7 @@ where
         if line.trim_ascii().is_empty() {
             return;
         }
-        match self.conversation.from_client(line).await {
+        match self.conversation.client_message(line).await {
             FromClient::Forward(request) => {
                 if !self.pass(line).await
                     && let Some(request) = request
@@ -244,7 +244,7 @@ where
     }
 
     async fn server_message(&self, message: &str) {
-        let outgoing = self.conversation.from_server(message);
+        let outgoing = self.conversation.server_message(message);
         if let Some(message) = outgoing.message {
             self.tell(message.as_bytes()).await;
         }

@@ -106,7 +106,7 @@ impl<G: Rooms> Conversation<G> {
     }
 
     /// What is to be done with one message of the server.
-    pub(super) fn from_server<'a>(&self, text: &'a str) -> FromServer<'a> {
+    pub(super) fn server_message<'a>(&self, text: &'a str) -> FromServer<'a> {
         let Ok(members) = Members::parse(text) else {
             self.noise(text.as_bytes(), "the line is not a JSON object");
             return FromServer::default();
@@ -144,7 +144,10 @@ impl<G: Rooms> Conversation<G> {
     }
 
     fn answer(&self, answer: &Answer<'_>, settled: Option<Request<Ticket<G>>>) -> Outgoing {
-        let Some(Request { flight, cancelled }) = settled else {
+        let Some(Request {
+            flight, cancelled, ..
+        }) = settled
+        else {
             // Nothing was asked, yet it may be a list of tools all the same.
             return self.tool_list(answer);
         };

@@ -55,13 +55,25 @@ pub(super) struct Fitting<P> {
     pub(super) charges: Vec<Charge>,
 }
 
-/// Charges all uses to the counters as they are now, or none.
+/// Charges all uses to the counters as they are now, or none; those of `instead_of` are given back
+/// first.
 pub(super) fn fit<'a, B: Book>(
     book: &mut B,
     uses: &[(Key, &'a LimitUse)],
+    instead_of: &[Charge],
     reading: Reading,
 ) -> Result<Fitting<B::Place>, Denied<'a>> {
     let mut entries: Vec<(Key, B::Place, Record)> = Vec::with_capacity(uses.len());
+    for old in instead_of {
+        let known = entries.iter_mut().find(|(key, ..)| *key == old.key);
+        if let Some((.., record)) = known {
+            record.refund(old.stamp, old.amount);
+        } else if let (place, Some(mut record)) = book.read(&old.key)? {
+            record.advance(reading);
+            record.refund(old.stamp, old.amount);
+            entries.push((old.key, place, record));
+        }
+    }
     let mut charges = Vec::with_capacity(uses.len());
     let mut worst: Option<(&LimitUse, Full)> = None;
     for (key, one) in uses {

@@ -62,6 +62,14 @@ pub struct Reservation {
     in_store: Vec<Charge>,
 }
 
+impl Reservation {
+    /// Whether nothing was reserved, because nothing limits the call.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.in_memory.is_empty() && self.in_store.is_empty()
+    }
+}
+
 /// What became of a call, as far as its limits care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
@@ -156,6 +164,22 @@ impl Limits {
         if uses.is_empty() {
             return Ok(Reservation::default());
         }
+        self.replace(&Reservation::default(), caller, tool, uses)
+    }
+
+    /// Reserves for a call that was charged before and comes again: what was charged is given back
+    /// to where it was charged, and the call is charged now, in one step.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reserve`](Self::reserve). Then the earlier charge stays.
+    pub fn replace(
+        &self,
+        earlier: &Reservation,
+        caller: &Caller,
+        tool: &str,
+        uses: &[LimitUse],
+    ) -> Result<Reservation, Refused> {
         let (mut in_memory, mut in_store) = (Vec::new(), Vec::with_capacity(uses.len()));
         for one in uses {
             let key = self.key(caller, tool, &one.counter, one.scope, one.window);
@@ -167,9 +191,12 @@ impl Limits {
         }
         // Locks are always taken in this order. Time is read under them, so that it passes for a
         // counter in the order in which it is used.
-        let mut memory = (!in_memory.is_empty()).then(|| self.memory());
+        let needs = |new: &[_], old: &[_]| !new.is_empty() || !old.is_empty();
+        let mut memory = needs(&in_memory, &earlier.in_memory).then(|| self.memory());
         let mut store = match &self.store {
-            Some(store) if !in_store.is_empty() => Some(store.lock().map_err(unavailable)?),
+            Some(store) if needs(&in_store, &earlier.in_store) => {
+                Some(store.lock().map_err(unavailable)?)
+            }
             _ => None,
         };
         let reading = self.clock.read();
@@ -181,11 +208,13 @@ impl Limits {
         };
         let mut reservation = Reservation::default();
         let fits_memory = match &mut memory {
-            Some(memory) => Some(fit(&mut **memory, &in_memory, reading).map_err(refused)?),
+            Some(memory) => {
+                Some(fit(&mut **memory, &in_memory, &earlier.in_memory, reading).map_err(refused)?)
+            }
             None => None,
         };
         if let Some(store) = &mut store {
-            let fitting = fit(store, &in_store, reading).map_err(refused)?;
+            let fitting = fit(store, &in_store, &earlier.in_store, reading).map_err(refused)?;
             write_down(store, &fitting, reading).map_err(unavailable)?;
             reservation.in_store = fitting.charges;
         }

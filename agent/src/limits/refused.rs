@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::{clock::Reading, record::Full};
 use crate::{
-    policy::{LimitUse, RuleRef, Scope, Unit, Window},
+    policy::{LimitUse, Scope, Unit, Window},
     store::StoreError,
 };
 
@@ -36,24 +36,12 @@ pub enum LimitsError {
 /// A limit that is reached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LimitReached {
-    /// The counter.
-    pub counter: String,
-    /// Among whom it is shared.
-    pub scope: Scope,
-    /// Over which time it counts.
-    pub window: Window,
-    /// How much is admitted in one window.
-    pub max: u64,
-    /// How much of that is used.
+    /// The limit, and what the call would use of it.
+    pub limit: LimitUse,
+    /// How much of it is used.
     pub used: u64,
-    /// How much the call would use.
-    pub amount: u64,
     /// When the same call would be admitted, if nobody else comes first; none if it never will.
     pub again: Option<Again>,
-    /// The rule that limits.
-    pub rule: RuleRef,
-    /// What the policy says in place of our own words.
-    pub on_deny: Option<String>,
 }
 
 /// When a call would be admitted.
@@ -70,12 +58,8 @@ impl LimitReached {
         let now = i64::try_from(reading.wall).ok();
         let now = now.and_then(|now| Timestamp::from_microsecond(now).ok());
         Self {
-            counter: one.counter.clone(),
-            scope: one.scope,
-            window: one.window,
-            max: one.max,
+            limit: one.clone(),
             used: full.used,
-            amount: one.amount,
             again: full.wait.and_then(|after| {
                 let at = now?.checked_add(SignedDuration::try_from(after).ok()?);
                 Some(Again {
@@ -83,26 +67,24 @@ impl LimitReached {
                     after,
                 })
             }),
-            rule: one.rule.clone(),
-            on_deny: one.on_deny.clone(),
         }
     }
 
     /// One sentence: what was refused, and why.
     #[must_use]
     pub fn reason(&self) -> String {
-        if let Some(text) = &self.on_deny {
+        if let Some(text) = &self.limit.on_deny {
             return text.clone();
         }
-        let (max, window) = (self.max, over(self.window));
-        let whose = whose(self.scope);
-        if self.amount > max {
-            let amount = self.amount;
+        let (max, window) = (self.limit.max, over(self.limit.window));
+        let whose = whose(self.limit.scope);
+        if self.limit.amount > max {
+            let amount = self.limit.amount;
             return format!(
                 "This call would use {amount}, and at most {max} {window} is allowed {whose}."
             );
         }
-        let used = match (self.used, self.amount) {
+        let used = match (self.used, self.limit.amount) {
             (used, 1) => format!("{used} of {max} are used"),
             (used, amount) => format!("{used} of {max} are used, and this call would use {amount}"),
         };
@@ -114,8 +96,8 @@ impl LimitReached {
     pub fn instead(&self) -> String {
         match self.again {
             Some(again) => format!("Try again at {}, in {}.", clock(again), left(again.after)),
-            None if self.amount > self.max => {
-                format!("Ask for at most {}.", self.max)
+            None if self.limit.amount > self.limit.max => {
+                format!("Ask for at most {}.", self.limit.max)
             }
             None => "It will not be allowed in the time that can be told.".to_owned(),
         }

@@ -41,22 +41,28 @@
 
 mod argument;
 mod capture;
+mod condition;
+mod decide;
+mod dialect;
 mod error;
 mod interface;
 mod limit;
 mod load;
 mod model;
+mod network;
+mod operator;
+mod predicate;
 mod request;
 mod source;
 mod units;
+mod usage;
 mod verdict;
-mod yaml;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::PolicyError;
 pub use limit::*;
-pub use model::{Policy, PolicyFilter, Summary};
+pub use model::{Dialect, Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};
 pub use verdict::*;

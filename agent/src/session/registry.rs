@@ -16,15 +16,15 @@ use super::{
     EndReason, Events, Grant, GrantError, SessionEvent, SessionId,
     compare::{self, Comparer},
     lifecycle::{Lifecycle, Signal},
-    own_filter::{self, Attached, Spent},
+    own_filter::{self, Attached, Place, Spent},
 };
 use capwarden_abi::State;
 
 use crate::{
-    filter::{Compiler, Program},
+    filter::{Compiler, Insn, Program},
     kernel::{
-        self, Admit, ArmedSocket, BootTime, Caller, Cgroup, Errno, FilterCall, Guard, GuardError,
-        Interface, Refusal, Rejection, Slot, SocketCall, Tree, arm, has_ended,
+        self, Admit, ArmedSocket, BootTime, Caller, Cgroup, Errno, Guard, GuardError, Interface,
+        Refusal, Rejection, SocketCall, Tree, arm, has_ended,
     },
     policy::{InterfaceTerms, Terms},
 };
@@ -37,6 +37,9 @@ const MAX_REFUSALS: u32 = 1_000;
 const MAX_SESSIONS: usize = 64;
 /// How long a capture waits for the one before it to get its process.
 const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the lock says that is on the socket of a session that is not known any more.
+const SESSION_FORGOTTEN: Rejection = Rejection::Kernel(Errno::PERM);
 
 /// How a process is found to belong to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +94,7 @@ struct Live {
 /// An armed socket.
 struct Socket {
     inode: u64,
-    /// Not locked together with the table: it takes the verifier's time to fill it.
-    slot: Arc<Mutex<Slot>>,
+    place: Arc<Place>,
 }
 
 /// Why a session could not be opened.
@@ -359,12 +361,12 @@ impl Shared {
     /// The slot of an armed socket. Also of a session that has just ended: nothing is delivered any
     /// more, but its tools are given the time to end in good order, and libpcap takes an error here
     /// for a reason to write no file.
-    fn slot(&self, inode: u64) -> Option<(SessionId, Arc<Mutex<Slot>>)> {
+    fn place(&self, inode: u64) -> Option<(SessionId, Arc<Place>)> {
         let table = self.table();
         let mut live = table.live.iter();
         live.find_map(|(session, live)| {
             let socket = live.sockets.iter().find(|socket| socket.inode == inode)?;
-            Some((*session, Arc::clone(&socket.slot)))
+            Some((*session, Arc::clone(&socket.place)))
         })
     }
 
@@ -384,30 +386,32 @@ impl Shared {
         )))
     }
 
+    /// Loads an own filter, in the verifier's time, and puts it in its place.
     fn attach(
         &self,
         caller: &Caller,
         session: SessionId,
-        slot: &Mutex<Slot>,
+        place: &Place,
         program: Program,
-    ) -> Result<(), Rejection> {
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        waits: &dyn Fn() -> bool,
+    ) -> Result<(), Errno> {
         let started = Instant::now();
-        let installed = own_filter::install(&mut slot, &program);
-        let kind = slot.kind();
-        drop(slot);
-        let mut table = self.table();
-        if let Some(live) = table.live.get_mut(&session) {
-            live.spent.worked(started.elapsed());
-            if installed.is_ok() && !program.accepts_nothing() {
-                let _ = live.attached.send(Attached {
-                    caller: caller.clone(),
-                    kind,
-                    program,
-                });
-            }
+        let loaded = own_filter::load(place.slot(), &program);
+        let took = started.elapsed();
+        if let Some(live) = self.table().live.get_mut(&session) {
+            live.spent.worked(took);
         }
-        installed.map_err(Rejection::Kernel)
+        place.put(&loaded?, waits)?;
+        if !program.accepts_nothing()
+            && let Some(live) = self.table().live.get(&session)
+        {
+            let _ = live.attached.send(Attached {
+                caller: caller.clone(),
+                kind: place.slot().kind(),
+                program,
+            });
+        }
+        Ok(())
     }
 
     pub(super) fn remove(&self, session: SessionId) {
@@ -483,37 +487,36 @@ impl Admit for Sessions {
             .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
         live.sockets.push(Socket {
             inode: socket.inode(),
-            slot: Arc::new(Mutex::new(slot)),
+            place: Arc::new(Place::new(slot)),
         });
         Ok(socket)
     }
 
-    fn is_armed(&self, inode: u64) -> bool {
-        self.0.slot(inode).is_some()
+    fn armed_for(&self, inode: u64) -> Option<u32> {
+        self.0.place(inode).map(|(session, _)| session.0)
     }
 
-    fn filter(&self, caller: &Caller, inode: u64, call: FilterCall) -> Result<(), Rejection> {
-        // Its session has just ended: the lock that is on the socket says the same.
-        let found = self.0.slot(inode).ok_or(Rejection::Kernel(Errno::PERM));
-        let (session, slot) = found?;
-        match call {
-            // Never refused: there is no more to take off than was put on.
-            FilterCall::Detach => {
-                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                let started = Instant::now();
-                let cleared = slot.clear().map_err(Rejection::Kernel);
-                drop(slot);
-                if let Some(live) = self.0.table().live.get_mut(&session) {
-                    live.spent.worked(started.elapsed());
-                }
-                cleared
-            }
-            FilterCall::Attach(insns) => {
-                self.0.may_attach(session)?;
-                let program = own_filter::check(insns).map_err(Rejection::Kernel)?;
-                self.0.attach(caller, session, &slot, program)
-            }
+    // Never refused: there is no more to take off than was put on.
+    fn detach(&self, inode: u64) -> Result<(), Rejection> {
+        let (_, place) = self.0.place(inode).ok_or(SESSION_FORGOTTEN)?;
+        place.clear().map_err(Rejection::Kernel)
+    }
+
+    fn attach(
+        &self,
+        caller: &Caller,
+        inode: u64,
+        filter: Vec<Insn>,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<(), Rejection> {
+        if !waits() {
+            return Err(Rejection::Kernel(Errno::INTR));
         }
+        let (session, place) = self.0.place(inode).ok_or(SESSION_FORGOTTEN)?;
+        self.0.may_attach(session)?;
+        let program = own_filter::check(filter).map_err(Rejection::Kernel)?;
+        let attached = self.0.attach(caller, session, &place, program, waits);
+        attached.map_err(Rejection::Kernel)
     }
 
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal> {

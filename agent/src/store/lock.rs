@@ -1,6 +1,12 @@
 //! A lock among processes, which is waited for a bounded time.
 
-use std::{fs::File, io, path::Path, thread, time::Duration};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs::{FlockOperation, flock},
@@ -8,10 +14,6 @@ use rustix::{
 };
 
 use super::StoreError;
-
-/// How long another process may hold a lock. One that holds it works for microseconds, unless it
-/// was stopped.
-const PATIENCE: Duration = Duration::from_millis(250);
 
 /// So often it is tried again at once, and then after a nap each.
 const HASTY: u32 = 64;
@@ -22,16 +24,21 @@ const NAP: Duration = Duration::from_micros(50);
 pub(super) struct Lock<'a>(&'a File);
 
 impl<'a> Lock<'a> {
-    /// Blocks the thread for at most a quarter of a second.
-    pub(super) fn take(file: &'a File, path: &Path) -> Result<Self, StoreError> {
-        let start = std::time::Instant::now();
+    /// Blocks the thread for at most about as long as `patience`. `path` is what is locked, for
+    /// the error.
+    pub(super) fn take(
+        file: &'a File,
+        path: &Path,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
+        let start = Instant::now();
         let mut tries = 0;
         loop {
             match flock(file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self(file)),
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) if tries < HASTY => thread::yield_now(),
-                Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => thread::sleep(NAP),
+                Err(Errno::WOULDBLOCK) if start.elapsed() < patience => thread::sleep(NAP),
                 Err(Errno::WOULDBLOCK) => return Err(StoreError::Busy(path.to_owned())),
                 Err(errno) => {
                     return Err(StoreError::File {

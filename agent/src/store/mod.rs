@@ -8,7 +8,8 @@
 //!   file per table, replaced as a whole.
 //!
 //! Several processes may use one directory at once. Locks are `flock`s, which the kernel drops when
-//! a process dies, however it dies.
+//! a process dies, however it dies; a process that was stopped while it holds one makes the others
+//! refuse, after a quarter of a second for slots and five seconds for tables.
 //!
 //! # What lasts
 //!

@@ -18,6 +18,7 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{StateDirectory, StoreError, lock::Lock, sync::Syncer};
@@ -28,6 +29,9 @@ pub const SLOT_CAPACITY: usize = SLOT - SLOT_HEAD;
 const MAGIC: &[u8; 32] = b"capwarden slots 1\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n";
 /// What stays the same of `MAGIC` in every version.
 const MAGIC_KIND: usize = 16;
+/// How long another process may hold the lock: it works for microseconds, unless it was stopped.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 const HEADER: usize = 4096;
 const SLOT: usize = 1024;
 const SLOT_HEAD: usize = 32;
@@ -162,7 +166,7 @@ impl Slots {
     pub fn lock(&self) -> Result<Held<'_>, StoreError> {
         // Nothing is left half changed by a panic elsewhere: what was seen is only a hint.
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = Lock::take(&self.file, &self.path)?;
+        let lock = Lock::take(&self.file, &self.path, PATIENCE)?;
         if let Some(why) = self.syncer.failure() {
             let (path, why) = (self.path.clone(), why.to_owned());
             return Err(StoreError::NotSynced { path, why });

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,6 +18,9 @@ use super::{StateDirectory, StoreError, lock::Lock};
 
 /// A table of at most this many bytes.
 const MOST_BYTES: u64 = 8 << 20;
+
+/// How long others may take with their changes: each waits for the disk.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Entries of one type under names. May be used from any thread and by several processes; every
 /// look is at the file, and every change is on the disk when it returns: milliseconds, so not for
@@ -179,7 +183,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         change: impl FnOnce(&mut BTreeMap<String, T>) -> R,
     ) -> Result<R, StoreError> {
         let _threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let _lock = Lock::take(&self.lock, &self.path)?;
+        let _lock = Lock::take(&self.lock, &self.path, PATIENCE)?;
         let mut entries = self.entries()?;
         let result = change(&mut entries);
         let mut line = serde_json::to_vec(&entries)

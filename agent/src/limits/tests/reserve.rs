@@ -1,5 +1,7 @@
 //! Reserving, giving back, sharing, lasting.
 
+use std::slice::from_ref;
+
 use super::*;
 use crate::{limits::LimitsError, policy::Counters as _};
 
@@ -103,7 +105,7 @@ fn of_several_limits_the_one_that_takes_longest_is_told() {
     let Err(Refused::Reached(reached)) = reserve(&limits, &both) else {
         panic!("it is full");
     };
-    assert_eq!(reached.window, unit(Unit::Hour));
+    assert_eq!(reached.limit.window, unit(Unit::Hour));
     assert_eq!(reached.again.unwrap().after, minutes(60));
     // One that can never be met outlasts them all.
     let huge = LimitUse {
@@ -113,7 +115,7 @@ fn of_several_limits_the_one_that_takes_longest_is_told() {
     let Err(Refused::Reached(reached)) = reserve(&limits, &[hour, huge]) else {
         panic!("it is full");
     };
-    assert_eq!((reached.amount, reached.again), (9, None));
+    assert_eq!((reached.limit.amount, reached.again), (9, None));
 }
 
 #[test]
@@ -239,7 +241,7 @@ fn names_cannot_be_made_to_run_together() {
     };
     for (server, tool) in [("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc")] {
         assert!(
-            limits.reserve(&of(server), tool, &[one.clone()]).is_ok(),
+            limits.reserve(&of(server), tool, from_ref(&one)).is_ok(),
             "{server} {tool}"
         );
     }
@@ -248,7 +250,7 @@ fn names_cannot_be_made_to_run_together() {
         counter: long,
         ..one
     };
-    assert!(limits.reserve(&caller(), "start", &[long.clone()]).is_ok());
+    assert!(limits.reserve(&caller(), "start", from_ref(&long)).is_ok());
     assert!(limits.reserve(&caller(), "start", &[long]).is_err());
 }
 
@@ -279,7 +281,7 @@ fn refunds_follow_the_rule() {
                         scope,
                         ..limit(1, window)
                     };
-                    let reservation = reserve(&limits, &[one.clone()]).unwrap();
+                    let reservation = reserve(&limits, from_ref(&one)).unwrap();
                     assert!(!admitted(&limits, &one), "it counts from the start");
                     limits.settle(reservation, end);
                     assert_eq!(
@@ -297,7 +299,7 @@ fn refunds_follow_the_rule() {
 fn what_is_not_settled_is_used() {
     let house = House::new();
     let one = limit(1, PER_MINUTE);
-    drop(reserve(&house.limits(), &[one.clone()]).unwrap());
+    drop(reserve(&house.limits(), from_ref(&one)).unwrap());
     assert!(!admitted(&house.limits(), &one));
 }
 
@@ -306,7 +308,7 @@ fn refund_goes_to_the_window_that_was_charged() {
     let house = House::new();
     let limits = house.limits();
     let two = limit(2, PER_MINUTE);
-    let late = reserve(&limits, &[two.clone()]).unwrap();
+    let late = reserve(&limits, from_ref(&two)).unwrap();
     house.clock.pass(MINUTE);
     assert_eq!(burst(&limits, &two), 2);
     limits.settle(late, Settle::RpcError);

@@ -1,5 +1,6 @@
 //! The policy room as its users meet it.
 
+mod cases;
 mod decisions;
 mod loading;
 mod mutations;

@@ -1,6 +1,6 @@
 //! Tables.
 
-use std::{fs, thread};
+use std::{collections::BTreeMap, fs, thread};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,7 @@ fn damage_is_refused() {
         .unwrap();
     let whole = fs::read(&path).unwrap();
     let refused = |what: &str| {
-        let error = table.change(|pins| pins.clear()).unwrap_err();
+        let error = table.change(BTreeMap::clear).unwrap_err();
         assert!(
             matches!(error, StoreError::Damaged { .. }),
             "{what}: {error}"

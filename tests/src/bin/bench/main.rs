@@ -10,6 +10,7 @@ mod arming;
 mod capture;
 mod gate;
 mod guard;
+mod limits;
 mod load;
 mod measure;
 mod net;
@@ -88,6 +89,7 @@ const PARTS: &[Part] = &[
     ("capture", capture::measure),
     ("arming", arming::measure),
     ("gate", gate::measure),
+    ("limits", limits::measure),
     ("prove", prove::measure),
 ];
 

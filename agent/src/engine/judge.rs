@@ -1,0 +1,224 @@
+//! Decides calls for the gate: by the policy, then by the limits that it names.
+//!
+//! # Calls that come again
+//!
+//! A server may answer a call by asking for input; then the client sends the call again, as a new
+//! one. It is one call to its limits: charged when it is first sent, and with each time it comes
+//! again the charge moves to that time, so that it counts when the tool may act. Once input was
+//! asked for, nothing is given back whatever becomes of the call, since the server has worked on
+//! it; and after [`MOST_ROUNDS`] times it is charged anew. So a call is never charged twice, and
+//! there is no way to have a server work for nothing by sending the same call again and again.
+
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde_json::json;
+
+use self::waiting::Waiting;
+use crate::{
+    gate::{CallEnd, Decide},
+    limits::{LimitReached, Limits, Refused, Reservation, Settle},
+    policy::{Call, Counters, Decision, Denial, Knowledge, Policy, Scope, Verdict, Window},
+    principal::Caller,
+};
+
+/// How often a call may come again, with the input that was asked for, on one charge.
+const MOST_ROUNDS: u8 = 8;
+
+/// Of how many tools it is remembered which arguments they require.
+const MOST_TOOLS: usize = 4_096;
+
+/// Decides the calls to one governed server.
+#[derive(Debug)]
+pub struct Judge {
+    policy: RwLock<Arc<Policy>>,
+    limits: Arc<Limits>,
+    /// What the server's tools require, by their names.
+    required: RwLock<HashMap<String, Arc<[String]>>>,
+    waiting: Waiting,
+}
+
+/// What a call has reserved.
+#[derive(Debug, Default)]
+pub struct Ticket {
+    reservation: Reservation,
+    /// By which the call is known if it comes again.
+    mark: u64,
+    /// How often it has come again.
+    rounds: u8,
+}
+
+impl Judge {
+    /// Decides by this policy, and counts there.
+    #[must_use]
+    pub fn new(policy: Policy, limits: Arc<Limits>) -> Self {
+        Self {
+            policy: RwLock::new(Arc::new(policy)),
+            limits,
+            required: RwLock::default(),
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// Decides by another policy from now on. What was counted stays.
+    pub fn replace_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// The policy that decides now.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reserves what a call uses, if it is allowed by all the rest.
+    fn reserve(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        decision: &Decision,
+    ) -> Result<Ticket, Box<Denial>> {
+        if let Some(approval) = &decision.approval {
+            let reason = "This call needs an operator's approval, and there is nobody to ask.";
+            return Err(Denial::new(reason, approval.rule.clone()).into());
+        }
+        if let Some(demand) = decision.proofs.first() {
+            let argument = &demand.argument;
+            let reason = format!("The capture filter in `{argument}` cannot be checked here.");
+            return Err(Denial::new(reason, demand.rule.clone()).into());
+        }
+        let Some(first) = decision.uses.first() else {
+            return Ok(Ticket::default());
+        };
+        let mark = self.waiting.mark(caller, call);
+        let (tool, uses) = (call.tool.as_str(), &decision.uses);
+        let (reserved, rounds) = match self.waiting.take(mark) {
+            None => (self.limits.reserve(caller, tool, uses), 0),
+            Some(earlier) => {
+                let rounds = earlier.rounds + 1;
+                let reserved = self
+                    .limits
+                    .replace(&earlier.reservation, caller, tool, uses);
+                if reserved.is_err() {
+                    self.waiting.keep(earlier);
+                }
+                (reserved, rounds)
+            }
+        };
+        match reserved {
+            Ok(reservation) => Ok(Ticket {
+                reservation,
+                mark,
+                rounds,
+            }),
+            Err(Refused::Reached(reached)) => Err(denial(&reached).into()),
+            Err(Refused::Unavailable(error)) => {
+                tracing::error!(%error, "limits cannot be checked");
+                let reason = format!("The limits of this call cannot be checked: {error}.");
+                Err(Denial::new(reason, first.rule.clone()).into())
+            }
+        }
+    }
+}
+
+impl Decide for Judge {
+    type Ticket = Ticket;
+
+    fn visible(&self, tool: &str) -> bool {
+        Policy::visible(&self.policy(), tool)
+    }
+
+    fn advertised(&self, tool: &str, required: &[String]) {
+        let mut known = self
+            .required
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MOST_TOOLS || known.contains_key(tool) {
+            known.insert(tool.to_owned(), required.into());
+        }
+    }
+
+    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
+        let known = Known {
+            counters: self.limits.counters(caller, &call.tool),
+            judge: self,
+        };
+        let decision = Policy::decide(&self.policy(), call, &known);
+        if matches!(decision.verdict, Verdict::Deny(_)) {
+            return (decision.verdict, Ticket::default());
+        }
+        match self.reserve(caller, call, &decision) {
+            Ok(ticket) => (decision.verdict, ticket),
+            Err(denial) => (Verdict::Deny(*denial), Ticket::default()),
+        }
+    }
+
+    fn settle(&self, ticket: Ticket, end: CallEnd) {
+        if ticket.reservation.is_empty() {
+            return;
+        }
+        let has_come_again = ticket.rounds > 0;
+        match end {
+            CallEnd::InputRequired if ticket.rounds < MOST_ROUNDS => self.waiting.keep(ticket),
+            CallEnd::NotForwarded | CallEnd::Cancelled if has_come_again => {
+                // It may still come once more.
+                let rounds = ticket.rounds - 1;
+                self.waiting.keep(Ticket { rounds, ..ticket });
+            }
+            _ if has_come_again => self.limits.settle(ticket.reservation, Settle::Used),
+            CallEnd::NotForwarded | CallEnd::Cancelled => {
+                self.limits.settle(ticket.reservation, Settle::NotMade);
+            }
+            CallEnd::ToolFailed => self.limits.settle(ticket.reservation, Settle::ToolFailed),
+            CallEnd::RpcError => self.limits.settle(ticket.reservation, Settle::RpcError),
+            CallEnd::InputRequired | CallEnd::Answered | CallEnd::Lost => {
+                self.limits.settle(ticket.reservation, Settle::Used);
+            }
+        }
+    }
+}
+
+fn denial(reached: &LimitReached) -> Denial {
+    let limit = &reached.limit;
+    let mut allowed = json!({ "max": limit.max, "used": reached.used });
+    if let (Some(again), Some(allowed)) = (reached.again, allowed.as_object_mut()) {
+        let seconds = again.after.as_secs() + u64::from(again.after.subsec_nanos() > 0);
+        allowed.insert("after_seconds".to_owned(), seconds.into());
+    }
+    Denial {
+        reason: reached.reason(),
+        instead: Some(reached.instead()),
+        rule: limit.rule.clone(),
+        text: limit.on_deny.clone(),
+        allowed: Some(Box::new(allowed)),
+    }
+}
+
+/// What a decision may know.
+struct Known<'a, C> {
+    counters: C,
+    judge: &'a Judge,
+}
+
+impl<C: Counters> Counters for Known<'_, C> {
+    fn count(&self, counter: &str, scope: Scope, window: Window) -> u64 {
+        self.counters.count(counter, scope, window)
+    }
+}
+
+impl<C: Counters> Knowledge for Known<'_, C> {
+    fn required(&self, tool: &str) -> Option<Arc<[String]>> {
+        let known = self
+            .judge
+            .required
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(tool).cloned()
+    }
+}
