@@ -105,6 +105,7 @@ impl Stage {
         let mut command = self.space.command(capwarden()?);
         command.arg("run").arg("-p").arg(policy);
         command.arg("--audit").arg(self.path("audit.jsonl"));
+        command.arg("--state").arg(self.path("state"));
         command.arg("--user").arg(user().to_string());
         command.arg("--").args(server);
         self.dress(&mut command);

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::{principal::Operator, store::StoreError};
 
+/// How often an approval is given back: nobody has a server ask for input without end on one.
+const MOST_GIVEN_BACK: u8 = 8;
+
 /// All requests, by id.
 pub(super) type Book = BTreeMap<String, Entry>;
 
@@ -152,13 +155,18 @@ pub(super) fn ask(book: &mut Book, request: Request, id: String, now: u64) -> As
     Asked::Pending { id, until }
 }
 
-/// Makes an approval usable again that was used up for a call which the server never saw.
-pub(super) fn give_back(book: &mut Book, used: &Used) {
+/// Makes an approval usable again that was used up for a call with which the server did nothing.
+/// Returns whether that was done.
+pub(super) fn give_back(book: &mut Book, used: &Used) -> bool {
     if let Some(entry) = book.get_mut(&used.id)
         && let State::Used { by, at, .. } = entry.state
+        && entry.given_back < MOST_GIVEN_BACK
     {
         entry.state = State::Approved { by, at };
+        entry.given_back += 1;
+        return true;
     }
+    false
 }
 
 /// Forgets what has been over for long, and the arguments of all that is over.

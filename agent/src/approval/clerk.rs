@@ -196,7 +196,8 @@ impl Work {
             return;
         };
         match approvals.give_back(used) {
-            Ok(()) => {
+            Ok(false) => {}
+            Ok(true) => {
                 (self.tell)(Event::new(&used.id, &used.request, What::GivenBack));
                 let told = Told::Approved(used.approved);
                 self.watched

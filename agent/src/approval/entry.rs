@@ -17,6 +17,9 @@ pub struct Entry {
     pub requested: u64,
     /// Until when the state below holds; then it is over.
     pub until: u64,
+    /// How often its approval was given back.
+    #[serde(default)]
+    pub(super) given_back: u8,
     /// What the operator said.
     #[serde(flatten)]
     pub(super) state: State,
@@ -83,6 +86,7 @@ impl Entry {
         Self {
             until: now.saturating_add(request.timeout),
             requested: now,
+            given_back: 0,
             state: State::Pending,
             request,
         }

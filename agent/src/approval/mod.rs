@@ -19,7 +19,7 @@
 //! | the call | its approval |
 //! |---|---|
 //! | was taken back by the client before it was forwarded | is given back |
-//! | is to come again with input that the server asks for | is given back: the same call comes again as a new one |
+//! | is to come again with input that the server asks for | is given back, eight times at most: the same call comes again as a new one |
 //! | could not be forwarded, or its session could not be opened | stays used: part of it may have been written |
 //! | was forwarded, whatever came of it | stays used |
 //!

@@ -105,12 +105,13 @@ impl Approvals {
         })?)
     }
 
-    /// Makes an approval usable again whose call the server never saw.
+    /// Makes an approval usable again with whose call the server did nothing, eight times at most.
+    /// Returns whether that was done.
     ///
     /// # Errors
     ///
     /// The store fails: then it stays used.
-    pub fn give_back(&self, used: &Used) -> Result<(), StoreError> {
+    pub fn give_back(&self, used: &Used) -> Result<bool, StoreError> {
         self.table.change(|book| book::give_back(book, used))
     }
 

@@ -15,6 +15,7 @@ use super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    state::State,
     values::{self, Listen, User},
 };
 
@@ -45,6 +46,8 @@ pub(super) struct Run {
     /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is allowed.
     #[arg(long, value_name = "FILE")]
     pub(super) audit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) state: State,
     /// Run the server as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
@@ -97,6 +100,7 @@ impl Run {
             server: self.server,
             credentials: enforce::credentials(self.user.as_ref())?,
             policy,
+            state: self.state.path()?,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
@@ -134,6 +138,7 @@ impl Run {
             },
             server: governed,
             policy,
+            state: self.state.path()?,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)

@@ -4,6 +4,7 @@
 //! are attributed to sessions; launching, guarding, recording and cleaning up are the same.
 #![forbid(unsafe_code)]
 
+mod approve;
 mod exec;
 mod house;
 mod join;
@@ -20,7 +21,10 @@ pub use record::PolicySource;
 pub use run::{RunPlan, run, server_name};
 pub use serve::{ServePlan, serve};
 
-use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
+use crate::{
+    audit::AuditError, kernel::LaunchError, limits::LimitsError, session::SessionError,
+    store::StoreError,
+};
 
 /// Why the engine gave up.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,12 @@ pub enum EngineError {
     /// What happens can no longer be recorded; so nothing more may happen.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// What is to be remembered cannot be.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The limits of calls cannot be counted.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// The system failed.
     #[error("{0}")]
     System(#[from] io::Error),

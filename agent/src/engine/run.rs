@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -42,11 +42,14 @@ pub struct RunPlan {
     pub credentials: Credentials,
     /// What decides its calls.
     pub policy: Policy,
+    /// The directory of what is remembered.
+    pub state: PathBuf,
 }
 
 /// Runs a server until it, or its client, has gone.
 pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::new()?;
+    let memory = house::Memory::open(&plan.state, plan.credentials.user)?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
@@ -81,7 +84,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         .observer()
         .ok_or_else(|| std::io::Error::other("the record is closed"))?;
     let gate = Gate {
-        policy: plan.policy,
+        policy: memory.judge(plan.policy, &record),
         captures: sessions.clone(),
         observer,
         bounds: Bounds::default(),

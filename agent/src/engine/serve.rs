@@ -1,11 +1,11 @@
 //! `run --listen` with `--upstream`: gate and guard in front of one HTTP server.
 
-use std::{ffi::OsString, io, net::SocketAddr, sync::Arc};
+use std::{ffi::OsString, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 use super::{
-    EngineError, Outcome,
+    EngineError, Judge, Outcome,
     house::{self, StopSignals},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
 };
@@ -25,6 +25,9 @@ const ENDS: usize = 256;
 /// Requests in flight of one MCP session: thousands of sessions share the memory.
 const IN_FLIGHT: usize = 64;
 
+/// No user has this number: the server was started by somebody else, as whoever that is.
+const NOBODY_HERE: u32 = u32::MAX;
+
 /// What to serve.
 #[derive(Debug)]
 pub struct ServePlan {
@@ -36,11 +39,18 @@ pub struct ServePlan {
     pub server: Option<(Vec<OsString>, Credentials)>,
     /// What decides its calls.
     pub policy: Policy,
+    /// The directory of what is remembered.
+    pub state: PathBuf,
 }
 
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::new()?;
+    let governed_user = plan
+        .server
+        .as_ref()
+        .map(|(_, credentials)| credentials.user);
+    let memory = house::Memory::open(&plan.state, governed_user.unwrap_or(NOBODY_HERE))?;
     let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
         io::Error::new(
             error.kind(),
@@ -89,11 +99,12 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
+    let judge = memory.judge(plan.policy, &record);
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
         Some((sessions, _)) => {
-            let gate = gate(plan.policy, sessions.clone(), observer);
+            let gate = gate(judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -104,7 +115,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 "calls are gated, nothing is enforced in the kernel: capwarden did not start the server at {}",
                 plan.front.upstream
             );
-            let gate = gate(plan.policy, Unenforced, observer);
+            let gate = gate(judge, Unenforced, observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -140,10 +151,10 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
 }
 
 fn gate<C: Captures>(
-    policy: Policy,
+    policy: Judge,
     captures: C,
     observer: GateObserver,
-) -> Arc<Gate<Policy, C, GateObserver>> {
+) -> Arc<Gate<Judge, C, GateObserver>> {
     Arc::new(Gate {
         policy,
         captures,

@@ -74,6 +74,21 @@ fn given_back_approval_goes_once_more_and_no_longer() {
 }
 
 #[test]
+fn approval_is_not_given_back_without_end() {
+    let home = Home::new();
+    let approvals = home.approvals();
+    let id = pending(approvals.ask(numbered(1)));
+    approvals.approve(&id, BY).unwrap();
+    for _ in 0..8 {
+        let used = approved(approvals.ask(numbered(1)));
+        assert!(approvals.give_back(&used).unwrap());
+    }
+    let used = approved(approvals.ask(numbered(1)));
+    assert!(!approvals.give_back(&used).unwrap());
+    assert_ne!(pending(approvals.ask(numbered(1))), id);
+}
+
+#[test]
 fn denial_is_told_until_it_is_over() {
     let home = Home::new();
     let approvals = home.approvals();
@@ -201,7 +216,7 @@ fn all_together_have_so_many_requests_and_bytes() {
             .table_for_tests()
             .change(|book| {
                 (0..).position(|n| {
-                    let asked = book::ask(book, ask(n), format!("ID{n}"), now);
+                    let asked = book::ask(book, ask(n), format!("K{n}"), now);
                     !matches!(asked, Asked::Pending { .. })
                 })
             })
@@ -212,7 +227,7 @@ fn all_together_have_so_many_requests_and_bytes() {
             approvals.ask(ask(made)),
             Asked::Refused(Refused::Full)
         ));
-        approvals.approve("ID0", BY).unwrap();
+        approvals.approve("K0", BY).unwrap();
         approved(approvals.ask(ask(0)));
     }
 }
@@ -227,7 +242,7 @@ fn what_is_over_is_bounded() {
         .change(|book| {
             for n in 0..1_000 {
                 let n_now = now + u64::try_from(n).unwrap() * (TIMEOUT + 1) / 10;
-                let asked = book::ask(book, numbered(n), format!("ID{n}"), n_now);
+                let asked = book::ask(book, numbered(n), format!("K{n}"), n_now);
                 assert!(matches!(asked, Asked::Pending { .. }), "{n}: {asked:?}");
             }
             book.len()
