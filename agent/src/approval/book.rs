@@ -84,75 +84,81 @@ pub enum Refused {
     Closed,
 }
 
-/// What is known of a call without changing anything: that it waits, or was refused.
-pub(super) fn look(book: &Book, request: &Request, now: u64) -> Option<Asked> {
-    let mut pending = None;
-    let mut approved = false;
-    for (id, entry) in book {
-        if entry.request.digest != request.digest || !entry.is_live(now) {
+/// What there is for a call.
+pub(super) enum Found {
+    /// This is its answer, and nothing is changed.
+    Answer(Asked),
+    /// An approval under this id, to be used up.
+    Approval(String),
+    /// Nothing yet, and there is room to ask.
+    Nothing,
+}
+
+/// Looks for what was said about a call.
+pub(super) fn look(book: &Book, request: &Request, now: u64) -> Found {
+    let (mut pending, mut approval) = (None, None);
+    let (mut live, mut bytes, mut waiting) = (0, request.bytes(), 0);
+    for (id, entry) in book.iter().filter(|(_, entry)| entry.is_live(now)) {
+        live += 1;
+        bytes += entry.request.bytes();
+        let is_pending = entry.state == State::Pending;
+        if is_pending && entry.request.principal == request.principal {
+            waiting += 1;
+        }
+        if entry.request.digest != request.digest {
             continue;
         }
+        let (id, until) = (id.clone(), entry.until);
         match &entry.state {
             // Whatever else was said of the same call, a refusal stands.
             State::Denied { why, .. } => {
-                return Some(Asked::Denied {
-                    id: id.clone(),
-                    why: why.clone(),
-                    until: entry.until,
-                });
+                let why = why.clone();
+                return Found::Answer(Asked::Denied { id, why, until });
             }
-            State::Pending => {
-                pending = Some(Asked::Pending {
-                    id: id.clone(),
-                    until: entry.until,
-                });
-            }
-            State::Approved { .. } => approved = true,
+            State::Pending => pending = Some(Asked::Pending { id, until }),
+            State::Approved { .. } => approval = Some(id),
             State::Used { .. } => {}
         }
     }
-    pending.filter(|_| !approved)
+    match (approval, pending) {
+        (Some(id), _) => Found::Approval(id),
+        (None, Some(pending)) => Found::Answer(pending),
+        (None, None) if waiting >= MOST_PENDING => {
+            Found::Answer(Asked::Refused(Refused::TooManyPending))
+        }
+        (None, None) if live >= MOST_LIVE || bytes > MOST_BYTES => {
+            Found::Answer(Asked::Refused(Refused::Full))
+        }
+        (None, None) => Found::Nothing,
+    }
 }
 
 /// Uses an approval up, or asks for one under a new id.
-pub(super) fn ask(book: &mut Book, request: Request, id: String, now: u64) -> Asked {
+pub(super) fn ask(book: &mut Book, mut request: Request, new: String, now: u64) -> Asked {
     sweep(book, now);
-    if let Some(known) = look(book, &request, now) {
-        return known;
-    }
-    for (id, entry) in book.iter_mut() {
-        if entry.request.digest != request.digest || !entry.is_live(now) {
-            continue;
+    match look(book, &request, now) {
+        Found::Answer(answer) => return answer,
+        Found::Nothing => {}
+        Found::Approval(id) => {
+            if let Some(entry) = book.get_mut(&id)
+                && let State::Approved { by, at } = entry.state
+            {
+                // `until` stays: given back, it can be used no longer than before.
+                entry.state = State::Used { by, at, used: now };
+                request.arguments = String::new();
+                return Asked::Approved(Used {
+                    id,
+                    by,
+                    approved: at,
+                    request,
+                });
+            }
         }
-        if let State::Approved { by, at } = entry.state {
-            // `until` stays: given back, it can be used no longer than before.
-            entry.state = State::Used { by, at, used: now };
-            let id = id.clone();
-            let mut request = request;
-            request.arguments = String::new();
-            return Asked::Approved(Used {
-                id,
-                by,
-                approved: at,
-                request,
-            });
-        }
-    }
-    let live = || book.values().filter(|entry| entry.is_live(now));
-    let waiting = live().filter(|entry| {
-        entry.state == State::Pending && entry.request.principal == request.principal
-    });
-    if waiting.count() >= MOST_PENDING {
-        return Asked::Refused(Refused::TooManyPending);
-    }
-    let bytes: usize = live().map(|entry| entry.request.bytes()).sum();
-    if live().count() >= MOST_LIVE || bytes.saturating_add(request.bytes()) > MOST_BYTES {
-        return Asked::Refused(Refused::Full);
     }
     let entry = Entry::pending(request, now);
     let until = entry.until;
-    book.insert(id.clone(), entry);
-    Asked::Pending { id, until }
+    book.insert(new.clone(), entry);
+    Asked::Pending { id: new, until }
 }
 
 /// Makes an approval usable again that was used up for a call with which the server did nothing.

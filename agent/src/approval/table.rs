@@ -4,7 +4,7 @@ use std::{fmt, time::SystemTime};
 
 use super::{
     Asked, Entry, Request, Standing, Used,
-    book::{self, Book, Refused},
+    book::{self, Book, Found, Refused},
     entry::State,
     request::{new_id, shown_id},
 };
@@ -93,8 +93,8 @@ impl Approvals {
     fn try_to_ask(&self, request: Request) -> Result<Asked, Refused> {
         let now = self.now();
         // Who asks again and again must not make the disk work.
-        if let Some(known) = book::look(&self.table.entries()?, &request, now) {
-            return Ok(known);
+        if let Found::Answer(answer) = book::look(&self.table.entries()?, &request, now) {
+            return Ok(answer);
         }
         let mut id = new_id().map_err(Refused::Random)?;
         Ok(self.table.change(|book| {
