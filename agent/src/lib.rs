@@ -18,3 +18,4 @@ pub mod policy;
 pub mod principal;
 pub mod session;
 pub mod store;
+mod words;

@@ -436,7 +436,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     let (status, out, err) = verify(&[]);
     assert_eq!(status, 0, "{out}{err}");
     assert!(
-        out.contains("within its grant; 2 packets in 1 files, 1 fewer than"),
+        out.contains("within its grant; 2 packets in 1 file, 1 fewer than"),
         "{out}"
     );
     assert!(out.contains("only pcapng files have them"), "{out}");
@@ -500,7 +500,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     fs::write(&one, &whole[..whole.len() - 1]).unwrap();
     let (status, out, _) = verify(&[]);
     assert_eq!(status, 1, "{out}");
-    assert!(out.contains("broken after 1 packets"), "{out}");
+    assert!(out.contains("broken after 1 packet:"), "{out}");
     fs::write(&one, &whole).unwrap();
 
     let output = capwarden(&[

@@ -101,13 +101,21 @@ impl Stage {
 
     /// `capwarden run` with this policy in front of a server, before the first word.
     pub fn run(&self, policy: &str, server: &[&Path]) -> Result<Client> {
+        self.run_with(policy, &[], server)
+    }
+
+    /// The same with more options. Without a server, none is started.
+    pub fn run_with(&self, policy: &str, options: &[&str], server: &[&Path]) -> Result<Client> {
         let policy = self.write("policy.yaml", policy)?;
         let mut command = self.space.command(capwarden()?);
         command.arg("run").arg("-p").arg(policy);
         command.arg("--audit").arg(self.path("audit.jsonl"));
         command.arg("--state").arg(self.path("state"));
-        command.arg("--user").arg(user().to_string());
-        command.arg("--").args(server);
+        command.args(options);
+        if !server.is_empty() {
+            command.arg("--user").arg(user().to_string());
+            command.arg("--").args(server);
+        }
         self.dress(&mut command);
         Client::start(&mut command, &self.path("stderr"))
     }

@@ -68,6 +68,11 @@ pub(crate) fn venv() -> Result<PathBuf> {
     Ok(public()?.join("venv"))
 }
 
+/// Other gateways, which the bench measures beside capwarden.
+pub(crate) fn peers() -> PathBuf {
+    tools().join("peers")
+}
+
 /// The MCP conformance suite: a Python environment with Node in it.
 pub(crate) fn suite() -> Result<PathBuf> {
     Ok(public()?.join("suite"))

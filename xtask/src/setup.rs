@@ -232,6 +232,31 @@ fn build_linker(progress: &term::Progress) -> Result<()> {
     }
 }
 
+/// Other gateways that the bench measures beside capwarden, each in an environment of its own.
+const PEERS: [(&str, &[(&str, &str)]); 3] = [
+    ("agentx", &[("agentx-mcp", "0.2.5")]),
+    (
+        "mcp-gateway",
+        // It does not say that it needs a version of mcp before 2.
+        &[("mcp-gateway", "1.2.1"), ("mcp", "1.30.0")],
+    ),
+    ("fastmcp", &[("fastmcp", "4.1.2")]),
+];
+
+/// Installs the [`PEERS`], for the bench alone, into one directory. Those that cannot be installed
+/// are not measured.
+pub(crate) fn peers(directory: &Path) {
+    for (name, packages) in PEERS {
+        let install = |progress: &term::Progress| -> Result<()> {
+            fs::create_dir_all(directory)?;
+            environment(progress, &directory.join(name), packages)
+        };
+        if let Err(error) = term::step(&format!("{name}, to compare with"), install) {
+            term::failure(&error);
+        }
+    }
+}
+
 /// A Python environment with these packages.
 fn environment(progress: &term::Progress, venv: &Path, packages: &[(&str, &str)]) -> Result<()> {
     let interpreter = venv.join("bin/python3");

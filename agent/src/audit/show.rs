@@ -15,6 +15,7 @@ use super::{
     text::visible,
     verify::snapshot,
 };
+use crate::words::counted;
 
 /// Which records to show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -247,12 +248,12 @@ fn describe(entry: &Entry) -> String {
         "session-ended" => {
             let milliseconds = number("milliseconds");
             format!(
-                "{}: {}, {} packets, {} bytes, {} sockets, {}.{:03} s",
+                "{}: {}, {}, {}, {}, {}.{:03} s",
                 text("session"),
                 text("reason"),
-                number("packets"),
-                number("bytes"),
-                number("sockets"),
+                counted(number("packets"), "packet"),
+                counted(number("bytes"), "byte"),
+                counted(number("sockets"), "socket"),
                 milliseconds / 1000,
                 milliseconds % 1000
             )

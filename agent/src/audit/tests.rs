@@ -523,7 +523,7 @@ fn show_filters_and_renders() {
         "degraded: no BPF LSM",
         "s1: lo, \"tcp port 80\", 100 packets, 2.5 s",
         "s1: raw socket for dumpcap (pid 12, thread 13)",
-        "s1: packet-cap, 100 packets, 4200 bytes, 1 sockets, 1.234 s",
+        "s1: packet-cap, 100 packets, 4200 bytes, 1 socket, 1.234 s",
         "the server exited, status 0",
     ] {
         assert!(all.contains(phrase), "{phrase} in\n{all}");

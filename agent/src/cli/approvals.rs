@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn what_a_model_sends_cannot_write_the_list() {
         let home = tempfile::tempdir().unwrap();
-        let directory = StateDirectory::open(&home.path().join("state"), 65_534).unwrap();
+        let directory = StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap();
         let table = Table::open(&directory).unwrap();
         let arguments = json!({
             "path": "/tmp/\u{430}\u{1b}[2J\u{202e}gpj\u{2028}\n\u{9b}31m\u{e0041}",

@@ -1,12 +1,12 @@
 //! `capwarden run`: gate and guard in front of one server.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
 use crate::{
     audit::Log,
-    engine::{self, RunPlan, ServePlan},
+    engine::{self, LocalPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
 };
 
@@ -15,7 +15,6 @@ use super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
-    state::State,
     values::{self, Listen, User},
 };
 
@@ -46,17 +45,25 @@ pub(super) struct Run {
     /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is allowed.
     #[arg(long, value_name = "FILE")]
     pub(super) audit: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) state: State,
+    /// Keep what is counted, and the approvals, in this directory
+    ///
+    /// Created with mode 0700; the server's user must not be able to write to it. Whoever runs
+    /// with the same directory shares its counters. Without it: /var/lib/capwarden/state for root,
+    /// otherwise $XDG_STATE_HOME/capwarden/state.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
     /// Run the server as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
     #[arg(long, value_name = "NAME|UID", value_parser = values::user)]
     pub(super) user: Option<User>,
-    /// Serve clients over HTTP at this address, under /mcp
+    /// Serve clients at this address
     ///
-    /// A loopback address. Whoever can connect to it may call what the policy allows.
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::listen, requires = "upstream")]
+    /// A loopback address, for HTTP under /mcp, in front of a server that speaks it: see
+    /// --upstream. Or unix: and a path, for one message a line: each client gets a server of its
+    /// own, and the socket is the user's who called sudo. Whoever can connect may call what the
+    /// policy allows.
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH", value_parser = values::listen)]
     pub(super) listen: Option<Listen>,
     /// Where the server is that speaks streamable HTTP
     ///
@@ -67,7 +74,7 @@ pub(super) struct Run {
     /// Let web pages of this origin speak to it
     ///
     /// Pages that this host serves may anyway; pages of others are refused.
-    #[arg(long, value_name = "ORIGIN", requires = "listen")]
+    #[arg(long, value_name = "ORIGIN", requires = "upstream")]
     pub(super) allow_origin: Vec<String>,
     /// The server's command and its arguments
     ///
@@ -83,31 +90,53 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        match (&self.listen, &self.upstream) {
-            (Some(listen), Some(upstream)) => {
-                let (listen, upstream) = (*listen, upstream.clone());
-                self.serve(listen, upstream)
-            }
-            _ => self.pipe(),
+        let usage = |what, hint| Err(Failure::Usage(Account::new(what).hint(hint)));
+        match (self.listen.clone(), self.upstream.clone()) {
+            (None, _) => self.pipe(),
+            (Some(Listen::Http(listen)), Some(upstream)) => self.serve(listen, upstream),
+            (Some(Listen::Unix(socket)), None) => self.local(socket),
+            (Some(Listen::Http(_)), None) => usage(
+                "a server on pipes is not served over HTTP yet",
+                "say with --upstream where the server speaks HTTP, or listen on unix:PATH",
+            ),
+            (Some(Listen::Unix(_)), Some(_)) => usage(
+                "a server over HTTP is not served on a Unix socket",
+                "listen on 127.0.0.1 and a port",
+            ),
         }
+    }
+
+    /// Clients on a Unix socket, each with a stdio server.
+    fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
+        let policy = enforce::load_policy(&self.policy)?;
+        enforce::require_root()?;
+        let credentials = enforce::credentials(self.user.as_ref())?;
+        let plan = LocalPlan {
+            socket,
+            server: self.server,
+            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
+            credentials,
+        };
+        let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+        enforce::block_on(engine::local(plan, log)).map(enforce::exit)
     }
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
         let policy = enforce::load_policy(&self.policy)?;
         enforce::require_root()?;
+        let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
             server: self.server,
-            credentials: enforce::credentials(self.user.as_ref())?,
-            policy,
-            state: self.state.path()?,
+            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
+            credentials,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
     }
 
     /// In front of an HTTP server.
-    fn serve(self, listen: Listen, upstream: UpstreamAddress) -> Result<Exit, Failure> {
+    fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
         let policy = enforce::load_policy(&self.policy)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
@@ -128,17 +157,17 @@ impl Run {
         } else {
             None
         };
+        let credentials = governed.as_ref().map(|(_, credentials)| credentials);
         let plan = ServePlan {
-            listen: listen.0,
+            listen,
             front: FrontPlan {
                 upstream,
                 starting,
                 server,
                 origins: self.allow_origin,
             },
+            judge: enforce::judge(policy, self.state.as_deref(), credentials)?,
             server: governed,
-            policy,
-            state: self.state.path()?,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)

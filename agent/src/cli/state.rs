@@ -12,22 +12,18 @@ use crate::{
 
 use super::failure::{Account, Failure};
 
-/// A verb does not govern anybody: no user has this number.
-const NOBODY: u32 = u32::MAX;
-
 #[derive(Debug, Args)]
 pub(super) struct State {
-    /// Remember limits, approvals and grants in this directory
+    /// The directory that `capwarden run` keeps its state in
     ///
-    /// Only root and the agent's own user may be able to change it. Without it:
-    /// /var/lib/capwarden/state for root, otherwise $XDG_STATE_HOME/capwarden/state.
+    /// Without it: /var/lib/capwarden/state for root, otherwise $XDG_STATE_HOME/capwarden/state.
     #[arg(long = "state", value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
 impl State {
     /// Where it is, or is to be.
-    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
+    fn path(&self) -> Result<PathBuf, Failure> {
         match &self.directory {
             Some(path) => Ok(path.clone()),
             None => Ok(StateDirectory::usual_place()?),
@@ -36,7 +32,7 @@ impl State {
 
     /// The directory, which is made if it is not there.
     pub(super) fn open(&self) -> Result<StateDirectory, Failure> {
-        Ok(StateDirectory::open(&self.path()?, NOBODY)?)
+        Ok(StateDirectory::open(&self.path()?, None)?)
     }
 }
 

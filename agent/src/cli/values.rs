@@ -1,6 +1,6 @@
 //! Values on the command line.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::policy::Payload;
 
@@ -17,16 +17,32 @@ pub enum User {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
-/// A loopback address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Listen(pub(super) SocketAddr);
+/// Where clients come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// A loopback address.
+    Http(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
 
 pub(super) fn listen(text: &str) -> Result<Listen, String> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "it is an address and a port: 127.0.0.1:8808".to_owned())?;
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.starts_with('/') {
+            Ok(Listen::Unix(path.into()))
+        } else {
+            Err(
+                "the path of a socket is written from the root: unix:/run/capwarden.sock"
+                    .to_owned(),
+            )
+        };
+    }
+    let address: SocketAddr = text.parse().map_err(|_| {
+        "it is an address and a port, or a path: 127.0.0.1:8808, unix:/run/capwarden.sock"
+            .to_owned()
+    })?;
     if address.ip().is_loopback() {
-        Ok(Listen(address))
+        Ok(Listen::Http(address))
     } else {
         Err("others could listen and call there: that needs TLS and grants, which are not there yet; take 127.0.0.1 or [::1]".to_owned())
     }
@@ -114,6 +130,25 @@ mod tests {
             "1KiBx",
         ] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listeners() {
+        let http = |text: &str| Listen::Http(text.parse().unwrap());
+        for good in ["127.0.0.1:8808", "[::1]:1", "127.1.2.3:0"] {
+            assert_eq!(listen(good), Ok(http(good)));
+        }
+        assert_eq!(listen("unix:/run/x"), Ok(Listen::Unix("/run/x".into())));
+        for (bad, why) in [
+            ("0.0.0.0:8808", "TLS and grants"),
+            ("10.0.0.1:80", "TLS and grants"),
+            ("[::]:80", "TLS and grants"),
+            ("localhost:80", "an address"),
+            ("127.0.0.1", "an address"),
+            ("unix:x", "from the root"),
+        ] {
+            assert!(listen(bad).unwrap_err().contains(why), "{bad}");
         }
     }
 

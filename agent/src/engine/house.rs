@@ -1,6 +1,6 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{ffi::OsString, io, path::Path, sync::Arc, time::Duration};
+use std::{ffi::OsString, io, time::Duration};
 
 use tokio::{
     process::Child,
@@ -9,15 +9,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Degraded, EngineError, Judge, Outcome, record::RecordKeeper};
+use super::{Degraded, EngineError, Outcome};
 use crate::{
-    approval::{Approvals, Clerk},
     filter::Compiler,
     kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
-    limits::Limits,
-    policy::Policy,
     session::{Attribution, EndReason, Events, Sessions},
-    store::StateDirectory,
 };
 
 /// How long a server may take to leave once its input is closed.
@@ -47,28 +43,6 @@ pub(super) fn sessions(
     let compiler = Compiler::new(std::env::current_exe()?);
     let sessions = Sessions::new(attribution, compiler, cgroup, tree, events);
     Ok((sessions, degraded))
-}
-
-/// What `run` remembers, shared with all other runs on the host.
-pub(super) struct Memory {
-    directory: StateDirectory,
-    limits: Arc<Limits>,
-}
-
-impl Memory {
-    /// Opens it. `governed` is the user that the server runs as.
-    pub(super) fn open(path: &Path, governed: u32) -> Result<Self, EngineError> {
-        let directory = StateDirectory::open(path, governed)?;
-        let limits = Arc::new(Limits::open(&directory)?);
-        Ok(Self { directory, limits })
-    }
-
-    /// Who decides the calls to one server.
-    pub(super) fn judge(self, policy: Policy, record: &RecordKeeper) -> Judge {
-        let directory = self.directory;
-        let clerk = Clerk::start(move || Approvals::open(&directory), record.approvals());
-        Judge::new(policy, self.limits).with_approvals(clerk)
-    }
 }
 
 /// Starts the server or command. Dropping the broker ends its supply of capture sockets.

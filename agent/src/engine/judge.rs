@@ -33,13 +33,14 @@ use serde_json::json;
 use self::waiting::Waiting;
 use super::approve;
 use crate::{
-    approval::{Clerk, Used},
+    approval::{Approvals, Clerk, Event, Used},
     gate::{CallEnd, Decide},
     limits::{LimitReached, Limits, Refused, Reservation, Settle},
     policy::{
         Call, Counters, Decision, Denial, Knowledge, Policy, RuleRef, Scope, Verdict, Window,
     },
     principal::{Caller, Grants},
+    store::StateDirectory,
 };
 
 /// How often a call may come again, with the input that was asked for, on one charge.
@@ -56,6 +57,8 @@ pub struct Judge {
     /// What the server's tools require, by their names.
     required: RwLock<HashMap<String, Arc<[String]>>>,
     waiting: Waiting,
+    /// Where approvals are kept, and who asks for them there.
+    state: Option<StateDirectory>,
     approvals: Option<Clerk>,
     grants: Option<Arc<Grants>>,
 }
@@ -81,18 +84,29 @@ impl Judge {
             limits,
             required: RwLock::default(),
             waiting: Waiting::default(),
+            state: None,
             approvals: None,
             grants: None,
         }
     }
 
-    /// Asks there for the approvals that the policy wants. Without it, calls that need one are denied.
+    /// Keeps the approvals there that the policy wants. Without it, calls that need one are denied.
     #[must_use]
-    pub fn with_approvals(self, clerk: Clerk) -> Self {
+    pub fn with_state(self, directory: StateDirectory) -> Self {
         Self {
-            approvals: Some(clerk),
+            state: Some(directory),
             ..self
         }
+    }
+
+    /// Asks for approvals from now on, and tells of what becomes of them.
+    #[must_use]
+    pub(super) fn telling(self, tell: impl FnMut(Event) + Send + 'static) -> Self {
+        let approvals = self.state.clone().map(|directory| {
+            // The table is opened for the first call that needs it: most policies ask for none.
+            Clerk::start(move || Approvals::open(&directory), tell)
+        });
+        Self { approvals, ..self }
     }
 
     /// Holds calls that come with a grant to what that says now.
@@ -151,6 +165,7 @@ impl Judge {
         &self,
         caller: &Caller,
         call: &Call,
+        policy: &Policy,
         decision: &Decision,
     ) -> Result<Ticket, Box<Denial>> {
         if let Some(demand) = decision.proofs.first() {
@@ -183,7 +198,7 @@ impl Judge {
                 rounds,
                 approved: None,
             }),
-            Err(Refused::Reached(reached)) => Err(denial(&reached).into()),
+            Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
             Err(Refused::Unavailable(error)) => {
                 tracing::error!(%error, "limits cannot be checked");
                 let reason = format!("The limits of this call cannot be checked: {error}.");
@@ -223,7 +238,7 @@ impl Decide for Judge {
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
         }
-        let mut ticket = match self.reserve(caller, call, &decision) {
+        let mut ticket = match self.reserve(caller, call, &policy, &decision) {
             Ok(ticket) => ticket,
             Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
         };
@@ -268,7 +283,7 @@ impl Decide for Judge {
     }
 }
 
-fn denial(reached: &LimitReached) -> Denial {
+fn denial(reached: &LimitReached, policy: &Policy) -> Denial {
     let limit = &reached.limit;
     let mut allowed = json!({ "max": limit.max, "used": reached.used });
     if let (Some(again), Some(allowed)) = (reached.again, allowed.as_object_mut()) {
@@ -279,7 +294,7 @@ fn denial(reached: &LimitReached) -> Denial {
         reason: reached.reason(),
         instead: Some(reached.instead()),
         rule: limit.rule.clone(),
-        text: limit.on_deny.clone(),
+        text: policy.limit_text(limit),
         allowed: Some(Box::new(allowed)),
     }
 }

@@ -9,6 +9,8 @@ mod exec;
 mod house;
 mod join;
 mod judge;
+mod local;
+mod pipe;
 mod record;
 mod run;
 mod serve;
@@ -17,14 +19,13 @@ use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
 pub use judge::{Judge, Ticket};
+pub use local::{LocalPlan, local};
+pub use pipe::server_name;
 pub use record::PolicySource;
-pub use run::{RunPlan, run, server_name};
+pub use run::{RunPlan, run};
 pub use serve::{ServePlan, serve};
 
-use crate::{
-    audit::AuditError, kernel::LaunchError, limits::LimitsError, session::SessionError,
-    store::StoreError,
-};
+use crate::{audit::AuditError, kernel::LaunchError, session::SessionError};
 
 /// Why the engine gave up.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +39,6 @@ pub enum EngineError {
     /// What happens can no longer be recorded; so nothing more may happen.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// What is to be remembered cannot be.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The limits of calls cannot be counted.
-    #[error(transparent)]
-    Limits(#[from] LimitsError),
     /// The system failed.
     #[error("{0}")]
     System(#[from] io::Error),

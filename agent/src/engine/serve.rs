@@ -1,6 +1,6 @@
 //! `run --listen` with `--upstream`: gate and guard in front of one HTTP server.
 
-use std::{ffi::OsString, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, io, net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
@@ -16,7 +16,7 @@ use crate::{
         http::{self, FrontPlan},
     },
     kernel::{self, Broker, Credentials, Governed},
-    policy::{Policy, Terms},
+    policy::Terms,
     session::{Attribution, EndReason, Events, SessionId, Sessions},
 };
 
@@ -24,9 +24,6 @@ use crate::{
 const ENDS: usize = 256;
 /// Requests in flight of one MCP session: thousands of sessions share the memory.
 const IN_FLIGHT: usize = 64;
-
-/// No user has this number: the server was started by somebody else, as whoever that is.
-const NOBODY_HERE: u32 = u32::MAX;
 
 /// What to serve.
 #[derive(Debug)]
@@ -38,19 +35,12 @@ pub struct ServePlan {
     /// The server's command, and whose ids it gets; none if it runs already.
     pub server: Option<(Vec<OsString>, Credentials)>,
     /// What decides its calls.
-    pub policy: Policy,
-    /// The directory of what is remembered.
-    pub state: PathBuf,
+    pub judge: Judge,
 }
 
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::new()?;
-    let governed_user = plan
-        .server
-        .as_ref()
-        .map(|(_, credentials)| credentials.user);
-    let memory = house::Memory::open(&plan.state, governed_user.unwrap_or(NOBODY_HERE))?;
     let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
         io::Error::new(
             error.kind(),
@@ -67,7 +57,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         None => (None, Vec::new()),
     };
     let (ends, ended) = mpsc::channel(ENDS);
-    let source = PolicySource::of(&plan.policy);
+    let source = PolicySource::of(&plan.judge.policy());
     let (command, user) = match &plan.server {
         Some((command, credentials)) => (command.as_slice(), credentials.user),
         None => (&[][..], kernel::invoking_user()),
@@ -99,11 +89,15 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
-    let judge = memory.judge(plan.policy, &record);
+    let judge = plan.judge.telling(record.approvals());
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
         Some((sessions, _)) => {
+            tracing::info!(
+                "who asks the server at {} directly gets past the gate, but gets no capture",
+                plan.front.upstream
+            );
             let gate = gate(judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
@@ -151,12 +145,12 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
 }
 
 fn gate<C: Captures>(
-    policy: Judge,
+    judge: Judge,
     captures: C,
     observer: GateObserver,
 ) -> Arc<Gate<Judge, C, GateObserver>> {
     Arc::new(Gate {
-        policy,
+        policy: judge,
         captures,
         observer,
         bounds: Bounds {

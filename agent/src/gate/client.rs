@@ -11,7 +11,7 @@ use super::{
     splice, stops,
 };
 use crate::{
-    policy::{Call, CaptureVerdict, Denial, Pending, RuleRef, Verdict},
+    policy::{Call, CaptureVerdict, Change, Denial, Pending, RuleRef, Verdict},
     session::{EndReason, SessionId},
 };
 
@@ -77,6 +77,11 @@ impl<T> Beginning<T> {
     /// The session that was opened.
     pub(super) fn session(&self) -> SessionId {
         self.capture.opened.session
+    }
+
+    /// What was changed in the call.
+    pub(super) fn changes(&self) -> &[Change] {
+        &self.capture.changes
     }
 }
 

@@ -383,5 +383,4 @@ fn identify(call: &Notification) -> Option<Caller> {
 }
 
 #[cfg(test)]
-#[path = "broker/tests.rs"]
 mod tests;

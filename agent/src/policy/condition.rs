@@ -117,15 +117,8 @@ impl Clause {
             | (Demand::DenyIf, Operator::Exists(false)) => format!("Call again with `{name}`."),
             (Demand::Require, Operator::Exists(false))
             | (Demand::DenyIf, Operator::Exists(true)) => format!("Call again without `{name}`."),
-            (Demand::Require, operator) => {
-                format!("Call again with a `{name}` that is {}.", operator.words())
-            }
-            (Demand::DenyIf, operator) => {
-                format!(
-                    "Call again with a `{name}` that is not {}.",
-                    operator.words()
-                )
-            }
+            (Demand::Require, operator) => format!("Send {} as `{name}`.", operator.words()),
+            (Demand::DenyIf, operator) => format!("Send {} as `{name}`.", operator.opposite()),
         })
     }
 
@@ -190,10 +183,9 @@ impl Condition {
                 },
                 Err(reason) => reason,
             },
-            Subject::Counter { counter, .. } => format!(
-                "The counter `{counter}` is not {} any more.",
-                self.operator.words()
-            ),
+            Subject::Counter { counter, .. } => {
+                format!("The counter `{counter}` is {}.", self.operator.opposite())
+            }
         }
     }
 

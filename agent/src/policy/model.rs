@@ -13,7 +13,7 @@ use super::{
 
 /// A loaded policy. Nothing about it changes: the same call, with the same knowledge, gets the
 /// same decision.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(super) file: Arc<str>,
     pub(super) digest: String,
@@ -227,16 +227,17 @@ impl Policy {
     /// What the policy comes to.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let count =
-            |is: fn(&Action) -> bool| self.tools.values().filter(|rule| is(&rule.action)).count();
+        let shown = || self.tools.iter().filter(|(name, _)| self.visible(name));
+        let count = |is: fn(&Action) -> bool| shown().filter(|(_, rule)| is(&rule.action)).count();
         Summary {
             file: Arc::clone(&self.file),
             digest: self.digest.clone(),
             allowed: count(|action| matches!(action, Action::Allow)),
             capturing: count(|action| matches!(action, Action::Capture(_))),
             ending: count(|action| matches!(action, Action::EndCapture)),
-            denied: count(|action| matches!(action, Action::Deny(_))),
+            denied: self.tools.len() - shown().count(),
             exec: self.exec.is_some(),
+            others_allowed: self.default.allow,
         }
     }
 }
@@ -269,6 +270,8 @@ pub struct Summary {
     pub denied: usize,
     /// Whether `capwarden exec` may use the policy.
     pub exec: bool,
+    /// Whether tools that the policy does not name are allowed, as other dialects may have it.
+    pub others_allowed: bool,
 }
 
 /// `policy.yaml: 12 tools allowed, 1 capturing, 1 ending captures, 3 denied; no exec section`.
@@ -291,6 +294,10 @@ impl fmt::Display for Summary {
             f,
             "{file}: {allowed} tools allowed, {capturing} capturing, {ending} ending captures, \
              {denied} denied; {exec}"
-        )
+        )?;
+        if self.others_allowed {
+            f.write_str("; tools that it does not name are allowed")?;
+        }
+        Ok(())
     }
 }

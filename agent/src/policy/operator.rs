@@ -141,28 +141,40 @@ impl Operator {
         }
     }
 
-    /// What a value that satisfies this is, to go after `is`: `at most 5`.
+    /// What a value that satisfies this is, to go after `is` or `send`: `at most 5`.
     pub(super) fn words(&self) -> String {
-        let list = |list: &[Value]| {
-            let words: Vec<String> = list.iter().map(plain).collect();
-            units::either(&words, "or")
-        };
         match self {
             Self::Exists(true) => "sent".to_owned(),
             Self::Exists(false) => "not sent".to_owned(),
             Self::Equal(value) => plain(value),
-            Self::Unequal(value) => format!("other than {}", plain(value)),
-            Self::OneOf(values) => format!("one of {}", list(values)),
-            Self::NoneOf(values) => format!("none of {}", list(values)),
+            Self::Unequal(value) => format!("something other than {}", plain(value)),
+            Self::OneOf(values) => format!("one of {}", either(values)),
+            Self::NoneOf(values) => format!("something other than {}", either(values)),
             Self::Less(bound) => format!("less than {bound}"),
             Self::AtMost(bound) => format!("at most {bound}"),
             Self::More(bound) => format!("more than {bound}"),
             Self::AtLeast(bound) => format!("at least {bound}"),
-            Self::Matches(pattern) => format!(
-                "matched by {}",
-                pattern.written.replace(char::is_control, " ")
-            ),
+            Self::Matches(pattern) => format!("something that {} matches", pattern.plain()),
             Self::Contains(part) => format!("something that contains {}", plain(part)),
+        }
+    }
+
+    /// What a value that does not satisfy this is.
+    pub(super) fn opposite(&self) -> String {
+        match self {
+            Self::Exists(wanted) => Self::Exists(!wanted).words(),
+            Self::Equal(value) => Self::Unequal(value.clone()).words(),
+            Self::Unequal(value) => plain(value),
+            Self::OneOf(values) => format!("something other than {}", either(values)),
+            Self::NoneOf(values) => format!("one of {}", either(values)),
+            Self::Less(bound) => format!("at least {bound}"),
+            Self::AtMost(bound) => format!("more than {bound}"),
+            Self::More(bound) => format!("at most {bound}"),
+            Self::AtLeast(bound) => format!("less than {bound}"),
+            Self::Matches(pattern) => {
+                format!("something that {} does not match", pattern.plain())
+            }
+            Self::Contains(part) => format!("something that does not contain {}", plain(part)),
         }
     }
 
@@ -190,8 +202,15 @@ impl Operator {
             Some(value) if self.compare(Some(value), Equality::ByType) == Truth::Open => {
                 format!("is {}, which cannot be compared", kind(value))
             }
-            Some(_) => format!("is not {}", self.words()),
+            Some(_) => format!("is {}", self.opposite()),
         }
+    }
+}
+
+impl Pattern {
+    /// As written, on one line.
+    fn plain(&self) -> String {
+        self.written.replace(char::is_control, " ")
     }
 }
 
@@ -262,6 +281,11 @@ fn scalar_text(value: &Value) -> Option<String> {
         }),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
+}
+
+fn either(values: &[Value]) -> String {
+    let words: Vec<String> = values.iter().map(plain).collect();
+    units::either(&words, "or")
 }
 
 /// A value as a sentence may carry it: JSON, cut where it is long.

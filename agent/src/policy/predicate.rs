@@ -144,7 +144,7 @@ impl Predicate {
                 let (key, data) = operator.data();
                 Some(Refusal::new(
                     format!("The argument `{name}` {}.", operator.refusal(Some(value))),
-                    format!("Send a `{name}` that is {}.", operator.words()),
+                    format!("Send {} as `{name}`.", operator.words()),
                     key,
                     data,
                 ))

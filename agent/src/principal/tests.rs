@@ -32,7 +32,7 @@ impl Home {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         Self {
-            directory: StateDirectory::open(&home.path().join("state"), 65_534).unwrap(),
+            directory: StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap(),
             now: Arc::new(AtomicU64::new(1_000_000)),
             _home: home,
         }

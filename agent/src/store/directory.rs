@@ -39,13 +39,13 @@ impl StateDirectory {
     }
 
     /// Opens the directory, or makes it with mode 0700. `governed` is the user that governed servers run
-    /// as: one who could change the state could forget what was counted.
+    /// as, if any is started: one who could change the state could forget what was counted.
     ///
     /// # Errors
     ///
     /// It cannot be made, or somebody other than the agent's own user and root may change it or a
     /// directory above it.
-    pub fn open(path: &Path, governed: u32) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, governed: Option<u32>) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Directory {
             path: path.to_owned(),
             source,
@@ -86,12 +86,12 @@ impl StateDirectory {
 }
 
 /// What is wrong with a directory of the path, `own` and `governed` being user ids.
-fn fault(metadata: &Metadata, is_last: bool, own: u32, governed: u32) -> Option<String> {
+fn fault(metadata: &Metadata, is_last: bool, own: u32, governed: Option<u32>) -> Option<String> {
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if owner != 0 && owner != own {
         return Some(format!("belongs to user {owner}"));
     }
-    if owner != 0 && owner == governed {
+    if owner != 0 && Some(owner) == governed {
         return Some(format!("belongs to user {owner}, as whom servers are run"));
     }
     if is_last && mode & 0o077 != 0 {

@@ -78,7 +78,7 @@ fn operations() -> u64 {
 }
 
 fn open(home: &Path) -> Limits {
-    let directory = StateDirectory::open(&home.join("state"), 65_534).unwrap();
+    let directory = StateDirectory::open(&home.join("state"), Some(65_534)).unwrap();
     Limits::open_with(&directory, StandingClock).unwrap()
 }
 

@@ -47,7 +47,8 @@ fn race(directory: &StateDirectory) -> Vec<usize> {
 #[test]
 #[ignore = "another test's other processes"]
 fn child() {
-    let directory = StateDirectory::open(env::var_os(PLACE).unwrap().as_ref(), 65_534).unwrap();
+    let directory =
+        StateDirectory::open(env::var_os(PLACE).unwrap().as_ref(), Some(65_534)).unwrap();
     println!("won {:?}", race(&directory));
 }
 

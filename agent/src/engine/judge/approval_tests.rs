@@ -36,11 +36,9 @@ struct Court {
 impl Court {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let directory = StateDirectory::open(&home.path().join("state"), 65_534).unwrap();
-        let place = directory.clone();
-        let clerk = Clerk::start(move || Approvals::open(&place), |_| {});
+        let directory = StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap();
         Self {
-            judge: judge().with_approvals(clerk),
+            judge: judge().with_state(directory.clone()).telling(|_| {}),
             operator: Approvals::open(&directory).unwrap(),
             directory,
             _home: home,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
+    limits::{Clock, Reading},
     policy::{LimitUse, Refund, RuleRef, Unit},
     principal::Principal,
 };
@@ -15,7 +16,25 @@ const HOUR: Window = Window::Sliding(Duration::from_secs(3_600));
 
 fn judge() -> Judge {
     let policy = Policy::parse("policy.yaml", "version: 1\ntools: { start: allow }\n").unwrap();
-    Judge::new(policy, Arc::new(Limits::in_memory().unwrap()))
+    judge_of(policy)
+}
+
+/// 2026-11-21 14:02:23 UTC, for ever.
+struct StandingClock;
+
+impl Clock for StandingClock {
+    fn read(&self) -> Reading {
+        Reading {
+            wall: 1_795_269_743_000_000,
+            since_boot: 1,
+            boot: 1,
+        }
+    }
+}
+
+fn judge_of(policy: Policy) -> Judge {
+    let limits = Limits::in_memory_with(StandingClock).unwrap();
+    Judge::new(policy, Arc::new(limits))
 }
 
 fn caller() -> Caller {
@@ -76,7 +95,7 @@ fn used(judge: &Judge) -> u64 {
 }
 
 fn send(judge: &Judge, call: &Call, decision: &Decision) -> Result<Ticket, Box<Denial>> {
-    judge.reserve(&caller(), call, decision)
+    judge.reserve(&caller(), call, &judge.policy(), decision)
 }
 
 #[test]
@@ -113,10 +132,7 @@ fn limit_that_is_reached_denies_and_says_when() {
         "The limit of 1 in any 1 h for this grant is reached: 1 of 1 are used."
     );
     let instead = denial.instead.unwrap();
-    assert!(
-        instead.starts_with("Try again at ") && instead.ends_with(", in 1 h."),
-        "{instead}"
-    );
+    assert_eq!(instead, "Try again at 15:02:23 UTC, in 1 h.");
     assert_eq!(denial.rule.path, "tools.start.limits[0]");
     assert_eq!(
         *denial.allowed.unwrap(),
@@ -184,7 +200,9 @@ fn only_the_caller_itself_comes_again() {
         let ticket = send(&judge, &plain(), &decision).unwrap();
         judge.settle(ticket, CallEnd::InputRequired);
         assert!(
-            judge.reserve(&other, &plain(), &decision).is_err(),
+            judge
+                .reserve(&other, &plain(), &judge.policy(), &decision)
+                .is_err(),
             "{other:?}"
         );
         assert!(send(&judge, &plain(), &decision).is_ok());
@@ -297,4 +315,54 @@ fn tools_that_were_listed_are_known() {
         known.count("starts", Scope::Grant, Window::Calendar(Unit::Day)),
         0
     );
+}
+
+/// The policies that are published for these servers, as they are.
+#[tokio::test]
+async fn eleventh_call_in_a_minute_is_refused_by_the_published_policies() {
+    let policies = [
+        (
+            "shark.json",
+            r#"{"version":"1","default":"deny","tools":{"start_capture_session":{"limits":[{"counter":"start_capture_session_rate","window":"minute","max":10,"scope":"grant"}]}}}"#,
+            "start_capture_session",
+            "Try again at 14:03:00 UTC, in 37 s.",
+        ),
+        (
+            "kali.json",
+            r#"{"version":"1","default":"deny","tools":{"proxy_start":{"limits":[{"counter":"proxy_start_rate","window":"minute","max":10,"scope":"grant"}]}}}"#,
+            "proxy_start",
+            "Try again at 14:03:00 UTC, in 37 s.",
+        ),
+        (
+            "looking-glass.yaml",
+            "tools: {session_start: {rules: [{action: allow, rate_limit: {max: 10, window: 60}, validate: {required_args: true}}]}}",
+            "session_start",
+            "Try again at 14:03:23 UTC, in 1 min.",
+        ),
+    ];
+    for (file, text, tool, instead) in policies {
+        let judge = judge_of(Policy::parse(file, text).unwrap());
+        let one = Call {
+            tool: tool.to_owned(),
+            ..plain()
+        };
+        judge.advertised(tool, &["interface".to_owned()]);
+        for n in 1..=10 {
+            let (verdict, ticket) = Decide::decide(&judge, &caller(), &one).await;
+            assert_eq!(verdict, Verdict::Forward, "{file}, call {n}");
+            judge.settle(ticket, CallEnd::Answered);
+        }
+        let (verdict, _) = Decide::decide(&judge, &caller(), &one).await;
+        let Verdict::Deny(denial) = verdict else {
+            panic!("{file}: the eleventh call is let through");
+        };
+        assert_eq!(denial.instead.as_deref(), Some(instead), "{file}");
+        let other = Call {
+            tool: "stop".to_owned(),
+            ..plain()
+        };
+        let (verdict, _) = Decide::decide(&judge, &caller(), &other).await;
+        let closed = !judge.visible("stop") && matches!(verdict, Verdict::Deny(_));
+        assert!(closed, "{file}: a tool that is not named");
+    }
 }

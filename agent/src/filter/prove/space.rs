@@ -108,6 +108,8 @@ pub(super) struct Space {
     settled: (usize, usize),
     /// What holds for every packet.
     conditions: Vec<Lit>,
+    /// What a program is told when it asks for the length, if that is not the number of bytes.
+    stated_length: Option<Word>,
     /// While it is looked through, every read is one of this packet, which is made of the other.
     view: Option<View>,
 }
@@ -146,6 +148,7 @@ impl Space {
             relations: Vec::new(),
             settled: (0, 0),
             conditions: Vec::new(),
+            stated_length: None,
             view: None,
         }
     }
@@ -160,6 +163,19 @@ impl Space {
         self.length = length;
         self.meta.protocol = protocol;
         result
+    }
+
+    /// Does something as if the packet said that it has another length, with the bytes that it has.
+    pub(super) fn stating<T>(&mut self, length: Word, look: impl FnOnce(&mut Self) -> T) -> T {
+        self.stated_length = Some(length);
+        let result = look(self);
+        self.stated_length = None;
+        result
+    }
+
+    /// What a program is told of the length.
+    pub(super) fn stated_length(&self) -> Word {
+        self.stated_length.unwrap_or(self.length)
     }
 
     pub(super) fn bytes(&self) -> &[(u32, Byte)] {

@@ -371,5 +371,4 @@ fn insert(cases: &mut Vec<Case>, new: &Case) {
 }
 
 #[cfg(test)]
-#[path = "tuples/tests.rs"]
 mod tests;

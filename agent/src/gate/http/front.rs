@@ -152,13 +152,18 @@ impl<G: Rooms> Front<G> {
         if era == Era::Stateless {
             return Err(not_allowed());
         }
-        let Some(id) = headers::session(&head.headers)? else {
-            return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "the header Mcp-Session-Id is missing",
-            ));
+        let id = headers::session(&head.headers)?;
+        let client = match id {
+            Some(id) => self.clients.get(id, &principal)?,
+            // Of a server without sessions; it says itself whether it has a stream to listen to.
+            None if head.method == Method::GET => self.stateless(&principal),
+            None => {
+                return Err(Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    "the header Mcp-Session-Id is missing",
+                ));
+            }
         };
-        let client = self.clients.get(id, &principal)?;
         self.of_session(&head, id, &client).await
     }
 
@@ -166,7 +171,7 @@ impl<G: Rooms> Front<G> {
     async fn of_session(
         &self,
         head: &Parts,
-        id: &str,
+        id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
         let forwarded = headers::end_to_end(&head.headers);
@@ -175,8 +180,9 @@ impl<G: Rooms> Front<G> {
             .send(&head.method, &forwarded, &Bytes::new())
             .await?;
         let status = response.status();
-        if status == StatusCode::NOT_FOUND || (head.method == Method::DELETE && status.is_success())
-        {
+        let over = status == StatusCode::NOT_FOUND
+            || (head.method == Method::DELETE && status.is_success());
+        if let Some(id) = id.filter(|_| over) {
             self.clients.remove(id);
         }
         let listens = head.method == Method::GET && status.is_success();
@@ -316,10 +322,10 @@ impl<G: Rooms> Front<G> {
     /// Decides a message, and carries it to the server if it is let through.
     async fn carry(
         self: Arc<Self>,
-        post: Post<G>,
+        mut post: Post<G>,
         mut sender: oneshot::Sender<Result<Response<Body>, Refusal>>,
     ) {
-        let decided = self.decide(&post, &mut sender).await;
+        let decided = self.decide(&mut post, &mut sender).await;
         let response = match decided {
             Ok((waiting, message)) => {
                 tokio::select! {
@@ -337,15 +343,11 @@ impl<G: Rooms> Front<G> {
     /// What is forwarded of a message, or what is answered in its place.
     async fn decide(
         &self,
-        post: &Post<G>,
+        post: &mut Post<G>,
         sender: &mut oneshot::Sender<Result<Response<Body>, Refusal>>,
     ) -> Result<(Waiting<G>, Bytes), Box<Result<Response<Body>, Refusal>>> {
-        let Post {
-            client,
-            era,
-            message,
-            ..
-        } = post;
+        let (client, message) = (&Arc::clone(&post.client), &post.message.clone());
+        let era = post.era;
         let conversation = &client.conversation;
         let answered = |status, line| Err(Box::new(Ok(json_response(status, line))));
         let envelope = match Envelope::parse(message) {
@@ -357,11 +359,11 @@ impl<G: Rooms> Front<G> {
         };
         let waiting = |id: Id| {
             let text = envelope.id.as_ref().map_or("null", |(_, text)| *text);
-            Waiting::new(client, *era, Some((id, text.to_owned())))
+            Waiting::new(client, era, Some((id, text.to_owned())))
         };
         match conversation.decide(message, &envelope).await {
             FromClient::Forward(Some(id)) => Ok((waiting(id), message.clone())),
-            FromClient::Forward(None) => Ok((Waiting::new(client, *era, None), message.clone())),
+            FromClient::Forward(None) => Ok((Waiting::new(client, era, None), message.clone())),
             FromClient::Answer(answer) if answer.malformed => {
                 answered(StatusCode::BAD_REQUEST, answer.line)
             }
@@ -376,6 +378,7 @@ impl<G: Rooms> Front<G> {
                         beginning,
                     } => {
                         self.clients.opened(beginning.session(), client);
+                        headers::repeat(&mut post.headers, beginning.changes());
                         if conversation.begin(*beginning) {
                             Ok((waiting(id), text.into()))
                         } else {

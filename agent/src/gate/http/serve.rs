@@ -81,6 +81,10 @@ fn hosts(here: SocketAddr) -> Vec<String> {
         if !hosts.contains(&host) {
             hosts.push(host);
         }
+        // The port that nobody writes.
+        if port == 80 {
+            hosts.push(name.to_owned());
+        }
     }
     hosts
 }

@@ -614,7 +614,10 @@ async fn sessions_begin_belong_and_end() {
     assert_eq!(rig.raw(&rig.request("DELETE", &one, "")).await.status, 200);
     assert_eq!(rig.post(&one, &call("echo")).await.status, 404);
     assert_eq!(rig.raw(&rig.request("DELETE", &one, "")).await.status, 404);
-    assert_eq!(rig.raw(&rig.request("GET", "", "")).await.status, 400);
+    assert_eq!(rig.raw(&rig.request("DELETE", "", "")).await.status, 400);
+    // Of a server without sessions.
+    let (_, reply) = rig.open(&rig.request("GET", "", "")).await;
+    assert_eq!(reply.status, 200);
     assert!(rig.got().iter().any(|got| got.method == "DELETE"));
 }
 
@@ -736,6 +739,21 @@ async fn stateless_headers_must_say_what_the_body_says() {
         rig.post(&headers, &body).await.json()["result"]["resultType"],
         "complete"
     );
+}
+
+#[tokio::test]
+async fn stateless_headers_of_arguments_follow_what_is_changed() {
+    let rig = Rig::new().await;
+    let (headers, body) = stateless("start");
+    let body = body.replace("\"n\":9", "\"n\":99999,\"if\":\"lo\"");
+    let more = "Mcp-Param-Packets: 99999\r\nMcp-Param-Interface: lo\r\nX-Number: 99999\r\n";
+    let reply = rig.post(&format!("{headers}{more}"), &body).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let [got] = rig.got().try_into().unwrap();
+    assert!(got.body.contains("\"n\":1000"), "{got:?}");
+    assert_eq!(got.headers["mcp-param-packets"], "1000");
+    assert_eq!(got.headers["mcp-param-interface"], "lo");
+    assert_eq!(got.headers["x-number"], "99999");
 }
 
 #[tokio::test]

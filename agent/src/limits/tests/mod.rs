@@ -115,7 +115,8 @@ impl House {
 
     /// As another process would open them.
     fn limits(&self) -> Limits {
-        let directory = StateDirectory::open(&self.home.path().join("state"), 65_534).unwrap();
+        let directory =
+            StateDirectory::open(&self.home.path().join("state"), Some(65_534)).unwrap();
         Limits::open_with(&directory, self.clock.clone()).unwrap()
     }
 }

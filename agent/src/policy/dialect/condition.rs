@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use crate::policy::{
     argument::Argument,
     condition::{Condition, Subject},
-    load::{Field, Gather, Loaded, Node, Tree, bound, pattern, scalar, values},
-    operator::{Equality, Operator},
+    load::{Field, Gather, Loaded, Node, Tree, bound, compile, scalar, values},
+    operator::{Equality, Operator, Pattern},
 };
 
 /// Keys of a condition.
@@ -92,7 +92,14 @@ fn operator(field: &Field<'_>, op: &str) -> Loaded<Operator> {
         "lte" => Operator::AtMost(bound(field)?),
         "gt" => Operator::More(bound(field)?),
         "gte" => Operator::AtLeast(bound(field)?),
-        "regex" => Operator::Matches(pattern(field, false, REGEX)?),
+        "regex" => {
+            let written = field.text("a regular expression", REGEX)?;
+            let regex = super::re2::rewrite(written).map_err(|why| field.fault(why, REGEX))?;
+            Operator::Matches(Pattern {
+                written: written.to_owned(),
+                regex: compile(field, &regex, REGEX)?,
+            })
+        }
         "contains" => Operator::Contains(scalar(field, field.node)?),
         _ => match field.node.tree {
             Tree::Bool(wanted) => Operator::Exists(wanted),

@@ -8,6 +8,7 @@ mod catalogue;
 mod condition;
 mod intercept;
 mod policylayer;
+mod re2;
 mod rules;
 
 pub(super) use self::{catalogue::catalogue, intercept::intercept, policylayer::policylayer};

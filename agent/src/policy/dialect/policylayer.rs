@@ -45,7 +45,7 @@ const LIMIT: &[&str] = &["counter", "window", "max", "scope", "on_deny"];
 
 /// Reads a policy.
 pub(in crate::policy) fn policylayer(source: &Source, root: &Node) -> Loaded<Policy> {
-    if super::child(root, "version").is_none() && super::child(root, "tools").is_none() {
+    if POLICY.iter().all(|key| super::child(root, key).is_none()) {
         return Err(source.fault(
             root.place,
             "this is a part of a PolicyLayer policy, and says nothing of other tools",

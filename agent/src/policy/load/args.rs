@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use regex::RegexBuilder;
+use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::{
@@ -180,32 +180,32 @@ fn in_cidr(field: &Field<'_>) -> Loaded<Predicate> {
 }
 
 /// A regular expression, which is to match from end to end or anywhere.
-pub(in crate::policy) fn pattern(field: &Field<'_>, whole: bool, help: &str) -> Loaded<Pattern> {
+fn pattern(field: &Field<'_>, whole: bool, help: &str) -> Loaded<Pattern> {
     let written = field.text("a regular expression", help)?;
-    let compile = |regex: &str| RegexBuilder::new(regex).size_limit(MAX_REGEX).build();
     // First as it was written, for the error's words and so that it cannot reach out of the group.
-    let regex = compile(written).and_then(|regex| {
-        if whole {
-            compile(&format!(r"\A(?:{written})\z"))
+    let regex = compile(field, written, help)?;
+    Ok(Pattern {
+        written: written.to_owned(),
+        regex: if whole {
+            compile(field, &format!(r"\A(?:{written})\z"), help)?
         } else {
-            Ok(regex)
-        }
-    });
-    match regex {
-        Ok(regex) => Ok(Pattern {
-            written: written.to_owned(),
-            regex,
-        }),
-        Err(error) => {
-            let error = error.to_string();
-            let why = error
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .trim_start_matches("error: ");
-            Err(field.fault(&format!("is not a regular expression: {why}"), help))
-        }
-    }
+            regex
+        },
+    })
+}
+
+/// Compiles a regular expression, bounded in size.
+pub(in crate::policy) fn compile(field: &Field<'_>, regex: &str, help: &str) -> Loaded<Regex> {
+    let regex = RegexBuilder::new(regex).size_limit(MAX_REGEX).build();
+    regex.map_err(|error| {
+        let error = error.to_string();
+        let why = error
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("error: ");
+        field.fault(&format!("is not a regular expression: {why}"), help)
+    })
 }
 
 /// A number to compare with, from -2^53 to 2^53.

@@ -258,3 +258,135 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source {
+            file: Arc::from("p.json"),
+            text: Arc::from(text),
+        }
+    }
+
+    /// The tree as serde_json would have it.
+    fn value(tree: &Tree) -> Value {
+        match tree {
+            Tree::Null => Value::Null,
+            Tree::Bool(yes) => Value::from(*yes),
+            Tree::Integer(n) => serde_json::from_str(&n.to_string()).unwrap(),
+            Tree::Float(n) => Value::from(*n),
+            Tree::Text(text) => Value::from(text.as_str()),
+            Tree::List(items) => items.iter().map(|item| value(&item.tree)).collect(),
+            Tree::Map(entries) => {
+                let entries = entries.iter();
+                let map: Map<String, Value> = entries
+                    .map(|entry| (entry.key.clone(), value(&entry.value.tree)))
+                    .collect();
+                Value::Object(map)
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_what_serde_json_reads() {
+        const PIECES: &[&str] = &[
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"a\"",
+            "\"b\"",
+            "\"\\n\"",
+            "\"\\u00e9\"",
+            "\"\\ud83d\\ude00\"",
+            "\"\\ud83d\"",
+            "\"é\"",
+            "\"\"",
+            "0",
+            "-1",
+            "1.5",
+            "1e3",
+            "01",
+            "1e999",
+            "+1",
+            ".5",
+            "1.",
+            "18446744073709551616",
+            "true",
+            "false",
+            "null",
+            "nul",
+            " ",
+            "\n",
+            "\t",
+            "\u{a0}",
+            "#",
+            "'x'",
+            "{\"a\":1}",
+            "[1,2]",
+            "\"\\/\"",
+            "\"\\x\"",
+            "\"\t\"",
+        ];
+        let mut state = 0x15_u64;
+        let mut next = |n: usize| {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let bits = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+            usize::try_from(bits).unwrap() % n
+        };
+        let mut read_both = 0;
+        for _ in 0..60_000 {
+            let inner: String = (0..next(6)).map(|_| PIECES[next(PIECES.len())]).collect();
+            let text = match next(3) {
+                0 => inner,
+                1 => format!("[{inner}]"),
+                _ => format!("{{\"k\":{inner}}}"),
+            };
+            let theirs = serde_json::from_str::<Value>(&text);
+            match (read(&source(&text)), theirs) {
+                (Ok(ours), Ok(theirs)) => {
+                    read_both += 1;
+                    assert_eq!(value(&ours.tree), theirs, "{text}");
+                }
+                (Err(_), Err(_)) => {}
+                // They keep the last of two equal keys.
+                (Err(error), Ok(_)) => {
+                    assert!(error.message().contains("twice"), "{text}: {error}");
+                }
+                (Ok(_), Err(error)) => panic!("{text}: {error}"),
+            }
+        }
+        assert!(read_both > 3_000, "{read_both}");
+    }
+
+    #[test]
+    fn places_count_characters() {
+        let text = "\u{feff}{\n  \"é\\u00e9\": [\t\"ü\", 12 ],\r\n\"b\": {}}";
+        let Tree::Map(entries) = read(&source(text)).unwrap().tree else {
+            panic!("not a map");
+        };
+        let places: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.place.line, entry.place.column))
+            .collect();
+        assert_eq!(places, [(2, 3), (3, 1)]);
+        let Tree::List(items) = &entries[0].value.tree else {
+            panic!("not a list");
+        };
+        let places: Vec<_> = items
+            .iter()
+            .map(|item| (item.place.line, item.place.column))
+            .collect();
+        assert_eq!(places, [(2, 16), (2, 21)]);
+    }
+}

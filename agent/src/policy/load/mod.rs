@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) use self::{
     approve::{TIMEOUT, timeout},
-    args::{bound, pattern, scalar, values},
+    args::{bound, compile, scalar, values},
     gather::Gather,
     limits::{counter, once_each, unit},
     section::{Field, Section},

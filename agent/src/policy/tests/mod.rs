@@ -2,6 +2,7 @@
 
 mod cases;
 mod decisions;
+mod dialects;
 mod loading;
 mod mutations;
 mod shipped;

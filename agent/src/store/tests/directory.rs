@@ -14,7 +14,7 @@ fn directory_is_made_for_the_owner_alone() {
     let mode = fs::metadata(directory.path()).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o700);
     assert_eq!(
-        StateDirectory::open(directory.path(), NOBODY).unwrap(),
+        StateDirectory::open(directory.path(), Some(NOBODY)).unwrap(),
         directory
     );
 }
@@ -22,7 +22,7 @@ fn directory_is_made_for_the_owner_alone() {
 #[test]
 fn directories_that_others_can_change_are_refused() {
     let (home, directory) = directory();
-    let refused = |what: &str| match StateDirectory::open(directory.path(), NOBODY) {
+    let refused = |what: &str| match StateDirectory::open(directory.path(), Some(NOBODY)) {
         Err(StoreError::Exposed { why, .. }) => assert!(why.contains(what), "{why}"),
         other => panic!("{other:?}"),
     };
@@ -34,7 +34,7 @@ fn directories_that_others_can_change_are_refused() {
     refused("may be changed by others (mode 0770)");
     // As /tmp is: nobody can rename what belongs to somebody else.
     mode(home.path(), 0o1777);
-    StateDirectory::open(directory.path(), NOBODY).unwrap();
+    StateDirectory::open(directory.path(), Some(NOBODY)).unwrap();
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn directory_of_the_governed_user_is_refused() {
     if own == 0 {
         for path in [home.path(), directory.path()] {
             std::os::unix::fs::chown(path, Some(NOBODY), None).unwrap();
-            let error = StateDirectory::open(directory.path(), NOBODY).unwrap_err();
+            let error = StateDirectory::open(directory.path(), Some(NOBODY)).unwrap_err();
             assert!(
                 error.to_string().contains("belongs to user 65534"),
                 "{error}"
@@ -52,7 +52,7 @@ fn directory_of_the_governed_user_is_refused() {
             std::os::unix::fs::chown(path, Some(0), None).unwrap();
         }
     } else {
-        let error = StateDirectory::open(directory.path(), own).unwrap_err();
+        let error = StateDirectory::open(directory.path(), Some(own)).unwrap_err();
         assert!(
             error.to_string().contains("as whom servers are run"),
             "{error}"
@@ -65,6 +65,6 @@ fn symbolic_links_are_followed_before_anything_is_looked_at() {
     let (home, directory) = directory();
     let link = home.path().join("link");
     symlink(directory.path(), &link).unwrap();
-    let through = StateDirectory::open(&link, NOBODY).unwrap();
+    let through = StateDirectory::open(&link, Some(NOBODY)).unwrap();
     assert_eq!(through.path(), directory.path());
 }

@@ -15,7 +15,7 @@ const NOBODY: u32 = 65_534;
 
 fn directory() -> (TempDir, StateDirectory) {
     let home = tempfile::tempdir().unwrap();
-    let directory = StateDirectory::open(&home.path().join("state"), NOBODY).unwrap();
+    let directory = StateDirectory::open(&home.path().join("state"), Some(NOBODY)).unwrap();
     (home, directory)
 }
 

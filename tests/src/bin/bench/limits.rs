@@ -28,7 +28,7 @@ const MOST: f64 = 5e-6;
 
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let memory = Limits::in_memory()?;
-    let store = Limits::open(&StateDirectory::open(&bench.file("state"), 65_534)?)?;
+    let store = Limits::open(&StateDirectory::open(&bench.file("state"), Some(65_534))?)?;
     let hour = Duration::from_secs(3_600);
     let kinds = [
         ("calendar", Window::Calendar(Unit::Hour), Settle::Used),
