@@ -5,6 +5,7 @@
 //! [`audit`] closes it. The [`engine`] puts
 //! the rooms together.
 
+pub mod approval;
 pub mod audit;
 pub mod capture_file;
 pub mod cli;

@@ -130,6 +130,9 @@ fn render(entry: &Entry, colour: bool) -> String {
         "agent-started" | "agent-stopped" | "policy-reloaded" => "1",
         "session-opened" | "socket-armed" => "32",
         "session-ended" => "36",
+        "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
+        "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
+        "approval" => "33",
         "socket-refused" => "31",
         "call" if entry.text("verdict") == Some("deny") => "31",
         "filter-attached" if entry.text("relation") == Some("same") => "32",
@@ -186,6 +189,20 @@ fn describe(entry: &Entry) -> String {
             if !changes.is_empty() {
                 text += &format!(", changed {changes}");
             }
+            text + &optional(", rule ", "rule")
+        }
+        "approval" => {
+            let mut text = format!(
+                "{} {}: {} of {} at {}",
+                text("id"),
+                text("became"),
+                text("tool"),
+                text("principal"),
+                text("server")
+            );
+            text += &optional(", by ", "by");
+            text += &optional(" at ", "at");
+            text += &optional(", because ", "why");
             text + &optional(", rule ", "rule")
         }
         "session-opened" => {

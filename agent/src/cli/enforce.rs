@@ -138,13 +138,14 @@ pub(super) fn judge(
     state: Option<&Path>,
     governed: Option<&Credentials>,
 ) -> Result<Judge, Failure> {
-    let limits = || -> Result<Limits, LimitsError> {
+    let open = || -> Result<(Limits, StateDirectory), LimitsError> {
         let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
         let user = governed.map(|credentials| credentials.user);
-        Limits::open(&StateDirectory::open(&place, user)?)
+        let directory = StateDirectory::open(&place, user)?;
+        Ok((Limits::open(&directory)?, directory))
     };
-    match limits() {
-        Ok(limits) => Ok(Judge::new(policy, Arc::new(limits))),
+    match open() {
+        Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits)).with_state(directory)),
         Err(error) => Err(Failure::Internal(
             Account::new("cannot count calls").because(error),
         )),

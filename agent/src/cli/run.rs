@@ -45,7 +45,7 @@ pub(super) struct Run {
     /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is allowed.
     #[arg(long, value_name = "FILE")]
     pub(super) audit: Option<PathBuf>,
-    /// Keep what is counted in this directory
+    /// Keep what is counted, and the approvals, in this directory
     ///
     /// Created with mode 0700; the server's user must not be able to write to it. Whoever runs
     /// with the same directory shares its counters. Without it: /var/lib/capwarden/state for root,

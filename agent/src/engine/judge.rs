@@ -8,7 +8,17 @@
 //! asked for, nothing is given back whatever becomes of the call, since the server has worked on
 //! it; and after [`MOST_ROUNDS`] times it is charged anew. So a call is never charged twice, and
 //! there is no way to have a server work for nothing by sending the same call again and again.
+//!
+//! # The order
+//!
+//! The policy first, then the limits, then, of a call that needs one, the approval: it is used up only for
+//! a call that may go. Where it is missing, the limits get back what was reserved.
+//!
+//! A call that came with a grant has that looked at anew, so that a grant which is taken back ends what
+//! it let in; and a capture gets no more than its grant allows.
 
+#[cfg(test)]
+mod approval_tests;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -21,11 +31,16 @@ use std::{
 use serde_json::json;
 
 use self::waiting::Waiting;
+use super::approve;
 use crate::{
+    approval::{Approvals, Clerk, Event, Used},
     gate::{CallEnd, Decide},
     limits::{LimitReached, Limits, Refused, Reservation, Settle},
-    policy::{Call, Counters, Decision, Denial, Knowledge, Policy, Scope, Verdict, Window},
-    principal::Caller,
+    policy::{
+        Call, Counters, Decision, Denial, Knowledge, Policy, RuleRef, Scope, Verdict, Window,
+    },
+    principal::{Caller, Grants},
+    store::StateDirectory,
 };
 
 /// How often a call may come again, with the input that was asked for, on one charge.
@@ -42,6 +57,10 @@ pub struct Judge {
     /// What the server's tools require, by their names.
     required: RwLock<HashMap<String, Arc<[String]>>>,
     waiting: Waiting,
+    /// Where approvals are kept, and who asks for them there.
+    state: Option<StateDirectory>,
+    approvals: Option<Clerk>,
+    grants: Option<Arc<Grants>>,
 }
 
 /// What a call has reserved.
@@ -52,6 +71,8 @@ pub struct Ticket {
     mark: u64,
     /// How often it has come again.
     rounds: u8,
+    /// The approval that it has used up.
+    approved: Option<Used>,
 }
 
 impl Judge {
@@ -63,6 +84,37 @@ impl Judge {
             limits,
             required: RwLock::default(),
             waiting: Waiting::default(),
+            state: None,
+            approvals: None,
+            grants: None,
+        }
+    }
+
+    /// Keeps the approvals there that the policy wants. Without it, calls that need one are denied.
+    #[must_use]
+    pub fn with_state(self, directory: StateDirectory) -> Self {
+        Self {
+            state: Some(directory),
+            ..self
+        }
+    }
+
+    /// Asks for approvals from now on, and tells of what becomes of them.
+    #[must_use]
+    pub(super) fn telling(self, tell: impl FnMut(Event) + Send + 'static) -> Self {
+        let approvals = self.state.clone().map(|directory| {
+            // The table is opened for the first call that needs it: most policies ask for none.
+            Clerk::start(move || Approvals::open(&directory), tell)
+        });
+        Self { approvals, ..self }
+    }
+
+    /// Holds calls that come with a grant to what that says now.
+    #[must_use]
+    pub fn with_grants(self, grants: Arc<Grants>) -> Self {
+        Self {
+            grants: Some(grants),
+            ..self
         }
     }
 
@@ -77,6 +129,37 @@ impl Judge {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// A call that came with a grant: it must still be good, and its ceiling is the capture's.
+    fn hold_to_grant(
+        &self,
+        caller: &Caller,
+        policy: &Policy,
+        verdict: &mut Verdict,
+    ) -> Result<(), Box<Denial>> {
+        let (Some(grants), Some(grant)) = (&self.grants, &caller.grant) else {
+            return Ok(());
+        };
+        match grants.recheck(grant, &caller.server) {
+            Ok(bearer) => {
+                if let Verdict::Capture(capture) = verdict {
+                    bearer.ceiling.narrow(&mut capture.terms);
+                }
+                Ok(())
+            }
+            Err(rejected) => {
+                tracing::warn!(why = %rejected, "refused a call");
+                let rule = RuleRef {
+                    file: Arc::clone(policy.file()),
+                    line: 0,
+                    column: 0,
+                    path: "grants".to_owned(),
+                };
+                let reason = "The grant that this connection was let in with is no longer good.";
+                Err(Denial::new(reason, rule).into())
+            }
+        }
+    }
+
     /// Reserves what a call uses, if it is allowed by all the rest.
     fn reserve(
         &self,
@@ -85,10 +168,6 @@ impl Judge {
         policy: &Policy,
         decision: &Decision,
     ) -> Result<Ticket, Box<Denial>> {
-        if let Some(approval) = &decision.approval {
-            let reason = "This call needs an operator's approval, and there is nobody to ask.";
-            return Err(Denial::new(reason, approval.rule.clone()).into());
-        }
         if let Some(demand) = decision.proofs.first() {
             let argument = &demand.argument;
             let reason = format!("The capture filter in `{argument}` cannot be checked here.");
@@ -117,6 +196,7 @@ impl Judge {
                 reservation,
                 mark,
                 rounds,
+                approved: None,
             }),
             Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
             Err(Refused::Unavailable(error)) => {
@@ -151,17 +231,34 @@ impl Decide for Judge {
             judge: self,
         };
         let policy = self.policy();
-        let decision = Policy::decide(&policy, call, &known);
+        let mut decision = Policy::decide(&policy, call, &known);
+        if let Err(denial) = self.hold_to_grant(caller, &policy, &mut decision.verdict) {
+            return (Verdict::Deny(*denial), Ticket::default());
+        }
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
         }
-        match self.reserve(caller, call, &policy, &decision) {
-            Ok(ticket) => (decision.verdict, ticket),
-            Err(denial) => (Verdict::Deny(*denial), Ticket::default()),
+        let mut ticket = match self.reserve(caller, call, &policy, &decision) {
+            Ok(ticket) => ticket,
+            Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
+        };
+        if let Some(approval) = &decision.approval {
+            let clerk = self.approvals.as_ref();
+            // The ticket is settled for the verdict that comes in place of an approval.
+            match approve::ask(clerk, caller, call, approval, &decision.verdict).await {
+                Ok(used) => ticket.approved = Some(used),
+                Err(verdict) => return (verdict, ticket),
+            }
         }
+        (decision.verdict, ticket)
     }
 
-    fn settle(&self, ticket: Ticket, end: CallEnd) {
+    fn settle(&self, mut ticket: Ticket, end: CallEnd) {
+        if let (Some(clerk), Some(used)) = (&self.approvals, ticket.approved.take())
+            && matches!(end, CallEnd::Cancelled | CallEnd::InputRequired)
+        {
+            clerk.give_back(used);
+        }
         if ticket.reservation.is_empty() {
             return;
         }

@@ -113,7 +113,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
         name: server_name(plan.server.first()),
         server: plan.server,
         credentials: plan.credentials,
-        judge: Arc::new(plan.judge),
+        judge: Arc::new(plan.judge.telling(record.approvals())),
         events,
         routes,
     });

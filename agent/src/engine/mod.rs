@@ -4,6 +4,7 @@
 //! are attributed to sessions; launching, guarding, recording and cleaning up are the same.
 #![forbid(unsafe_code)]
 
+mod approve;
 mod exec;
 mod house;
 mod join;

@@ -11,16 +11,18 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    approval::{self, What},
     audit::{
-        AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash, Log,
-        PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
+        AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
+        FilterAttached, Hash, Log, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
+        Text, TextList,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
     session::{SessionEnd, SessionEvent},
 };
 
-use super::Degraded;
+use super::{Degraded, approve};
 
 /// Entries that may wait for the disk.
 const QUEUE: usize = 4_096;
@@ -48,6 +50,7 @@ impl PolicySource {
 
 enum Entry {
     Call(CallEvent),
+    Approval(approval::Event),
     Session(SessionEvent),
 }
 
@@ -141,6 +144,19 @@ impl RecordKeeper {
         Some(GateObserver { entries, breaks })
     }
 
+    /// The line of whoever asks for approvals.
+    pub(super) fn approvals(&self) -> impl FnMut(approval::Event) + Send + use<> {
+        let breaks = self.breaks.clone();
+        let entries = self.entries.clone();
+        move |event| {
+            let entries = entries.as_ref();
+            if entries.is_none_or(|entries| entries.try_send(Entry::Approval(event)).is_err()) {
+                tracing::error!("the record cannot keep up");
+                breaks.send_replace(true);
+            }
+        }
+    }
+
     /// Returns when something that happened is not, or cannot be, written down.
     pub(super) async fn broken(&self) {
         let mut breaks = self.breaks.subscribe();
@@ -211,6 +227,7 @@ impl Started<'_> {
 fn record(entry: Entry) -> Record {
     match entry {
         Entry::Call(call) => Record::Call(Box::new(call_record(&call))),
+        Entry::Approval(event) => Record::Approval(Box::new(approval_record(event))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
@@ -257,7 +274,30 @@ fn record(entry: Entry) -> Record {
     }
 }
 
+fn approval_record(event: approval::Event) -> ApprovalRecord {
+    let (became, by, why) = match event.what {
+        What::Requested => ("requested", None, None),
+        What::Approved(by, at) => ("approved", Some((by, at)), None),
+        What::Denied(by, at, why) => ("denied", Some((by, at)), why),
+        What::Used(by, at) => ("used", Some((by, at)), None),
+        What::GivenBack => ("given-back", None, None),
+        What::Expired => ("expired", None, None),
+    };
+    ApprovalRecord {
+        id: Text::new(approval::shown_id(&event.id)),
+        became: became.into(),
+        principal: Text::new(event.principal),
+        server: Text::new(event.server),
+        tool: Text::new(event.tool),
+        rule: Text::new(event.rule),
+        by: by.map(|(by, _)| Text::new(by.to_string())),
+        at: by.map(|(_, at)| Text::new(approve::time(at))),
+        why: why.map(Text::new),
+    }
+}
+
 fn call_record(call: &CallEvent) -> CallRecord {
+    let waiting;
     let (verdict, reason, session) = match &call.verdict {
         CallVerdict::Forwarded => (Decision::Forward, None, None),
         CallVerdict::EndsCapture => (Decision::EndCapture, None, None),
@@ -269,6 +309,10 @@ fn call_record(call: &CallEvent) -> CallRecord {
         ),
         CallVerdict::Denied { reason, .. } | CallVerdict::NotOpened { reason } => {
             (Decision::Deny, Some(reason.as_str()), None)
+        }
+        CallVerdict::Pending { id } => {
+            waiting = format!("waits for the approval {id}");
+            (Decision::Pending, Some(waiting.as_str()), None)
         }
         CallVerdict::Hidden => (Decision::Deny, Some("the tool is hidden"), None),
         CallVerdict::Refused { why } => (Decision::Deny, Some(why.as_str()), None),

@@ -62,7 +62,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         .observer()
         .ok_or_else(|| io::Error::other("the record is closed"))?;
     let gate = Gate {
-        policy: plan.judge,
+        policy: plan.judge.telling(record.approvals()),
         captures: sessions.clone(),
         observer,
         bounds: Bounds::default(),

@@ -92,6 +92,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
+    let judge = plan.judge.telling(record.approvals());
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
@@ -100,7 +101,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 "who asks the server at {} directly gets past the gate, but gets no capture",
                 plan.front.upstream
             );
-            let gate = gate(plan.judge, sessions.clone(), observer);
+            let gate = gate(judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -111,7 +112,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 "calls are gated, nothing is enforced in the kernel: capwarden did not start the server at {}",
                 plan.front.upstream
             );
-            let gate = gate(plan.judge, Unenforced, observer);
+            let gate = gate(judge, Unenforced, observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await

@@ -11,7 +11,7 @@ use super::{
     splice, stops,
 };
 use crate::{
-    policy::{Call, CaptureVerdict, Change, Denial, RuleRef, Verdict},
+    policy::{Call, CaptureVerdict, Change, Denial, Pending, RuleRef, Verdict},
     session::{EndReason, SessionId},
 };
 
@@ -255,6 +255,14 @@ impl<G: Rooms> Conversation<G> {
         let (verdict, ticket) = self.gate.policy().decide(&self.caller, &call).await;
         let flight = match verdict {
             Verdict::Deny(denial) => return self.deny(id, id_text, &call, denial, ticket, shape),
+            Verdict::Pending(pending) => {
+                self.gate.policy().settle(ticket, CallEnd::NotForwarded);
+                self.book().remove(id);
+                let line = reply::pending(id_text, &pending, shape);
+                let Pending { id, rule, .. } = *pending;
+                self.decided(id_text, &call, CallVerdict::Pending { id }, Some(rule));
+                return FromClient::Answer(Answer::to(line));
+            }
             Verdict::Capture(verdict) => {
                 let edited = str::from_utf8(message)
                     .ok()

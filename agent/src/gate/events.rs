@@ -169,6 +169,11 @@ pub enum CallVerdict {
         /// What would be allowed.
         instead: Option<String>,
     },
+    /// To be sent again once it is approved.
+    Pending {
+        /// By which it is approved.
+        id: String,
+    },
     /// Allowed by the policy, but its session could not be opened.
     NotOpened {
         /// Why.

@@ -47,4 +47,4 @@ pub use directory::StateDirectory;
 pub use error::StoreError;
 pub use slots::{Found, Held, Key, SLOT_CAPACITY, Slots};
 pub use sync::SYNC_EVERY;
-pub use table::Table;
+pub use table::{Seen, Table};

@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read as _, Write as _},
     marker::PhantomData,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -37,6 +37,39 @@ pub struct Table<T> {
     /// A `flock` does not keep the threads of one process apart.
     threads: Mutex<()>,
     entry: PhantomData<fn() -> T>,
+}
+
+/// Which version of a table was seen last: none to begin with.
+#[derive(Debug, Default)]
+pub struct Seen(Option<Version>);
+
+/// A version of a table's file.
+#[derive(Debug)]
+struct Version {
+    stamp: Option<Stamp>,
+    /// Kept open, so that no other file gets its number.
+    _file: Option<File>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    number: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            number: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 impl<T: Serialize + DeserializeOwned> Table<T> {
@@ -75,12 +108,57 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     ///
     /// The file cannot be read, or is damaged.
     pub fn entries(&self) -> Result<BTreeMap<String, T>, StoreError> {
-        let mut bytes = Vec::new();
-        match File::open(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            opened => opened.and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)),
+        self.read(self.file()?.as_ref())
+    }
+
+    /// All entries, if they have changed since they were `seen`. If they have not, it costs a
+    /// microsecond.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is damaged. Then it is looked at anew the next time.
+    pub fn news(&self, seen: &mut Seen) -> Result<Option<BTreeMap<String, T>>, StoreError> {
+        let there = match fs::metadata(&self.path) {
+            Ok(metadata) => Some(Stamp::of(&metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => {
+                seen.0 = None;
+                return Err(self.failed("look at", source));
+            }
+        };
+        if seen.0.as_ref().is_some_and(|seen| seen.stamp == there) {
+            return Ok(None);
         }
-        .map_err(|source| self.failed("read", source))?;
+        seen.0 = None;
+        // What is read may be newer than what was looked at: it is the file that tells.
+        let file = self.file()?;
+        let stamp = file.as_ref().map(File::metadata).transpose();
+        let stamp = stamp.map_err(|source| self.failed("look at", source))?;
+        let entries = self.read(file.as_ref())?;
+        seen.0 = Some(Version {
+            stamp: stamp.as_ref().map(Stamp::of),
+            _file: file,
+        });
+        Ok(Some(entries))
+    }
+
+    /// The file, if there is one.
+    fn file(&self) -> Result<Option<File>, StoreError> {
+        match File::open(&self.path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.failed("read", source)),
+        }
+    }
+
+    fn read(&self, file: Option<&File>) -> Result<BTreeMap<String, T>, StoreError> {
+        let Some(file) = file else {
+            return Ok(BTreeMap::new());
+        };
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| self.failed("read", source))?;
         let damaged = |why: &str| StoreError::Damaged {
             path: self.path.clone(),
             why: why.to_owned(),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     limits::{Clock, Reading},
-    policy::{Approval, LimitUse, Refund, RuleRef, Unit},
+    policy::{LimitUse, Refund, RuleRef, Unit},
     principal::Principal,
 };
 
@@ -280,20 +280,6 @@ fn calls_without_limits_reserve_nothing() {
     let ticket = send(&judge, &plain(), &Verdict::Forward.into()).unwrap();
     assert!(ticket.reservation.is_empty());
     judge.settle(ticket, CallEnd::InputRequired);
-}
-
-#[test]
-fn what_nobody_can_find_out_is_denied() {
-    let judge = judge();
-    let mut decision = limited(1, Refund::Never);
-    decision.approval = Some(Approval {
-        rule: rule("tools.start.approve"),
-        timeout: Duration::from_secs(60),
-        why: None,
-    });
-    let denial = send(&judge, &plain(), &decision).unwrap_err();
-    assert_eq!(denial.rule.path, "tools.start.approve");
-    assert_eq!(used(&judge), 0);
 }
 
 #[tokio::test]

@@ -131,6 +131,7 @@ fn judge(policy: &Policy, case: &Value, prefix: &str) -> Vec<String> {
     match &decision.verdict {
         Verdict::Forward => {}
         Verdict::EndCapture => verdict = "ends",
+        Verdict::Pending(_) => unreachable!("a policy asks for approvals, and nobody for it"),
         Verdict::Capture(capture) => captures = json!(capture.terms.to_string()),
         Verdict::Deny(denial) => {
             verdict = "denied";

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, thread};
 use serde::{Deserialize, Serialize};
 
 use super::{directory, flip};
-use crate::store::{StoreError, Table};
+use crate::store::{Seen, StoreError, Table};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Pin {
@@ -105,4 +105,33 @@ fn table_that_grows_too_long_is_left_as_it_was() {
         .unwrap_err();
     assert!(error.to_string().contains("8 MiB"), "{error}");
     assert_eq!(table.entries().unwrap().len(), 1);
+}
+
+#[test]
+fn change_is_seen_once() {
+    let (_home, directory) = directory();
+    let table = Table::<Pin>::open(&directory, "pins").unwrap();
+    let other = Table::<Pin>::open(&directory, "pins").unwrap();
+    let mut seen = Seen::default();
+    assert!(table.news(&mut seen).unwrap().unwrap().is_empty());
+    assert!(table.news(&mut seen).unwrap().is_none());
+    // The same length each time, and quicker than a file system's clock may tick.
+    for number in 0..100 {
+        other
+            .change(|pins| pins.insert("a".to_owned(), pin(100 + number)))
+            .unwrap();
+        assert_eq!(
+            table.news(&mut seen).unwrap().unwrap()["a"],
+            pin(100 + number)
+        );
+        assert!(table.news(&mut seen).unwrap().is_none());
+    }
+    let path = directory.path().join("pins.json");
+    flip(&path, 3);
+    assert!(table.news(&mut seen).is_err());
+    assert!(table.news(&mut seen).is_err());
+    flip(&path, 3);
+    assert_eq!(table.news(&mut seen).unwrap().unwrap()["a"], pin(199));
+    fs::remove_file(&path).unwrap();
+    assert!(table.news(&mut seen).unwrap().unwrap().is_empty());
 }
