@@ -5,6 +5,7 @@
 //! [`audit`] closes it. The [`engine`] puts
 //! the rooms together.
 
+pub mod approval;
 pub mod audit;
 pub mod capture_file;
 pub mod cli;
@@ -12,7 +13,11 @@ pub mod engine;
 pub mod filter;
 pub mod gate;
 pub mod kernel;
+pub mod limits;
 pub mod policy;
 pub mod principal;
 pub mod session;
+mod spelling;
+pub mod store;
 pub mod telemetry;
+mod words;

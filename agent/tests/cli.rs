@@ -52,12 +52,19 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 11] = [
+    let verbs: [&[&str]; 18] = [
         &[],
         &["run"],
         &["exec"],
         &["policy"],
         &["policy", "check"],
+        &["approvals"],
+        &["approve"],
+        &["deny"],
+        &["grant"],
+        &["grant", "create"],
+        &["grant", "list"],
+        &["grant", "revoke"],
         &["audit"],
         &["audit", "show"],
         &["audit", "verify"],
@@ -109,10 +116,13 @@ fn manual_has_a_page_for_every_command() {
     assert_eq!(
         pages,
         [
+            "capwarden-approvals.8",
+            "capwarden-approve.8",
             "capwarden-audit-show.8",
             "capwarden-audit-verify.8",
             "capwarden-audit.8",
             "capwarden-completions.8",
+            "capwarden-deny.8",
             "capwarden-doctor.8",
             "capwarden-exec.8",
             "capwarden-filter-check.8",
@@ -121,6 +131,10 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-filter-pcap.8",
             "capwarden-filter-prove.8",
             "capwarden-filter.8",
+            "capwarden-grant-create.8",
+            "capwarden-grant-list.8",
+            "capwarden-grant-revoke.8",
+            "capwarden-grant.8",
             "capwarden-man.8",
             "capwarden-policy-check.8",
             "capwarden-policy.8",
@@ -133,7 +147,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 17));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 24));
 }
 
 #[test]
@@ -422,7 +436,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     let (status, out, err) = verify(&[]);
     assert_eq!(status, 0, "{out}{err}");
     assert!(
-        out.contains("within its grant; 2 packets in 1 files, 1 fewer than"),
+        out.contains("within its grant; 2 packets in 1 file, 1 fewer than"),
         "{out}"
     );
     assert!(out.contains("only pcapng files have them"), "{out}");
@@ -486,7 +500,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     fs::write(&one, &whole[..whole.len() - 1]).unwrap();
     let (status, out, _) = verify(&[]);
     assert_eq!(status, 1, "{out}");
-    assert!(out.contains("broken after 1 packets"), "{out}");
+    assert!(out.contains("broken after 1 packet:"), "{out}");
     fs::write(&one, &whole).unwrap();
 
     let output = capwarden(&[

@@ -45,7 +45,8 @@ pub fn venv_python() -> Result<PathBuf> {
     Ok(from_environment("CAPWARDEN_VENV")?.join("bin/python"))
 }
 
-fn from_environment(name: &str) -> Result<PathBuf> {
+/// A place that `cargo xtask test` names.
+pub fn from_environment(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os(name).with_context(|| {
         format!("{name} is not set: run the end-to-end tests with `cargo xtask test --only e2e`")
     })?;

@@ -1,9 +1,12 @@
 //! Shared helpers of the end-to-end tests.
 
 pub mod agent;
+pub mod dice;
 pub mod mcp;
 pub mod netns;
+pub mod readers;
 pub mod space;
+pub mod spellings;
 pub mod stage;
 pub mod tools;
 pub mod traffic;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    agent::{NOBODY, capwarden, venv_python, wait_for},
+    agent::{NOBODY, capwarden, from_environment, venv_python, wait_for},
     mcp::{Client, Message, PATIENCE},
     space::Space,
     tools::capinfos_count,
@@ -44,6 +44,16 @@ fn home(user: u32) -> Result<String> {
 /// A program of the Python environment.
 pub fn python(program: &str) -> Result<PathBuf> {
     Ok(venv_python()?.with_file_name(program))
+}
+
+/// Node.
+pub fn node() -> Result<PathBuf> {
+    suite("bin/node")
+}
+
+/// A part of what `cargo xtask setup` installs for the conformance suite.
+pub fn suite(part: &str) -> Result<PathBuf> {
+    Ok(from_environment("CAPWARDEN_SUITE")?.join(part))
 }
 
 /// A directory that everybody may look into.
@@ -91,17 +101,21 @@ impl Stage {
 
     /// `capwarden run` with this policy in front of a server, before the first word.
     pub fn run(&self, policy: &str, server: &[&Path]) -> Result<Client> {
-        self.run_with(&[], policy, server)
+        self.run_with(policy, &[], server)
     }
 
-    /// The same with more options.
-    pub fn run_with(&self, options: &[&str], policy: &str, server: &[&Path]) -> Result<Client> {
+    /// The same with more options. Without a server, none is started.
+    pub fn run_with(&self, policy: &str, options: &[&str], server: &[&Path]) -> Result<Client> {
         let policy = self.write("policy.yaml", policy)?;
         let mut command = self.space.command(capwarden()?);
         command.arg("run").arg("-p").arg(policy);
         command.arg("--audit").arg(self.path("audit.jsonl"));
-        command.arg("--user").arg(user().to_string());
-        command.args(options).arg("--").args(server);
+        command.arg("--state").arg(self.path("state"));
+        command.args(options);
+        if !server.is_empty() {
+            command.arg("--user").arg(user().to_string());
+            command.arg("--").args(server);
+        }
         self.dress(&mut command);
         Client::start(&mut command, &self.path("stderr"))
     }

@@ -59,7 +59,8 @@ impl Place {
     /// `capwarden run` with this policy, audit log and server.
     fn run(&self, policy: &str, audit: &str, server: &str) -> Result<Ended> {
         self.capwarden(&[
-            "run", "-p", policy, "--audit", audit, "--user", "65534", "--", server,
+            "run", "-p", policy, "--audit", audit, "--state", "state", "--user", "65534", "--",
+            server,
         ])
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
+    dice::Dice,
     mcp::{Client, PATIENCE},
     stage::{Stage, memory, python, text},
 };
@@ -34,26 +35,6 @@ const QUIET: u64 = 64 * 1024;
 /// The longest lines that are read, in KiB: of a client, and of a server.
 const CLIENT_LINE: u64 = 4 * 1024;
 const SERVER_LINE: u64 = 64 * 1024;
-
-/// Numbers that look random, the same ones for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap_or(0) % sides.max(1)
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.roll(256)).unwrap_or(0)
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        from.get(self.roll(from.len()))
-    }
-}
 
 /// What a client might send.
 fn seeds(id: usize) -> Vec<String> {
@@ -156,7 +137,7 @@ fn fuzz_lines_from_both_sides_leave_a_working_gate() -> Result<()> {
     let script = stage.write("echo.py", ECHO)?;
     let seed = std::path::Path::new("7");
     let mut client = stage.run(POLICY, &[&python("python3")?, &script, seed])?;
-    let mut dice = Dice(0x5eed_0000_0000_0001);
+    let mut dice = Dice::new(0x5eed_0000_0000_0001);
     for batch in 0..LINES / BATCH {
         for number in 0..BATCH {
             let line = line(&mut dice, batch * BATCH + number);

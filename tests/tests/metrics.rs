@@ -34,7 +34,7 @@ tools:
 fn hostile(stage: &Stage, options: &[&str]) -> Result<Client> {
     let script = stage.write("hostile.py", HOSTILE)?;
     let server = [&*python("python3")?, &script];
-    let mut client = stage.run_with(options, POLICY, &server)?;
+    let mut client = stage.run_with(POLICY, options, &server)?;
     client
         .shake_hands()
         .with_context(|| stage.stderr().unwrap_or_default())?;

@@ -131,6 +131,11 @@ fn capture(file: &Path, port: u16, more: &Value) -> Value {
 
 /// The one child of capwarden: the server.
 fn server_of(client: &Client) -> Result<Pid> {
+    // A filter may just be compiled, by a child of its own.
+    wait_for("an only child", PATIENCE, || Ok(only_child(client).ok()))
+}
+
+fn only_child(client: &Client) -> Result<Pid> {
     let mut children: Vec<i32> = Vec::new();
     for task in fs::read_dir(format!("/proc/{}/task", client.pid()))? {
         let line = fs::read_to_string(task?.path().join("children")).unwrap_or_default();

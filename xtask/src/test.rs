@@ -185,6 +185,7 @@ fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
     build_capwarden()?;
     let binaries = build_tests()?;
     let venv = fs::canonicalize(house::venv()?)?;
+    let suite = fs::canonicalize(house::suite()?)?;
     let tests = house::root().join("tests");
     for binary in binaries {
         let name = binary
@@ -201,6 +202,7 @@ fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
         let variables = [
             ("CAPWARDEN_BIN", house::capwarden().into()),
             ("CAPWARDEN_VENV", venv.clone().into()),
+            ("CAPWARDEN_SUITE", suite.clone().into()),
             ("CARGO_MANIFEST_DIR", tests.clone().into()),
             (SKIPS, notes.clone().into()),
             ("PATH", std::env::var_os("PATH").unwrap_or_default()),

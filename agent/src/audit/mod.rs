@@ -60,8 +60,8 @@
 //!
 //! A line that was cut short (power loss, full disk) is found by the next writer. It is not thrown
 //! away: a line that lacks only its `\n` is completed; any other fragment is copied to
-//! `<file>.torn-<time>`, and a `torn-tail` record says so with its hash. `session-ended`,
-//! `socket-refused`, `agent-stopped` and `torn-tail` are on the disk when [`Log::append`] returns.
+//! `<file>.torn-<time>`, and a `torn-tail` record says so with its hash. `approval`,
+//! `session-ended`, `socket-refused`, `agent-stopped` and `torn-tail` are on the disk when [`Log::append`] returns.
 
 #![forbid(unsafe_code)]
 
@@ -87,10 +87,10 @@ pub use error::AuditError;
 pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
-    AgentStarted, AgentStopped, CallRecord, Decision, FilterAttached, FilterRecord,
+    AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, FilterAttached, FilterRecord,
     InterfaceRecord, KINDS, Origin, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
     TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};
-pub use text::{Text, TextList, visible};
+pub use text::{Text, TextList, visible, visible_json};
 pub use verify::{Anchor, Defect, OpenSession, Problem, Report, Severity, verify};

@@ -25,6 +25,8 @@ pub enum Record {
     AgentStarted(AgentStarted),
     /// A call was decided.
     Call(Box<CallRecord>),
+    /// Something became of a request for an approval.
+    Approval(Box<ApprovalRecord>),
     /// A session was opened.
     SessionOpened(Box<SessionOpened>),
     /// A capture socket was armed and handed over.
@@ -44,9 +46,10 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 11] = [
     "agent-started",
     "call",
+    "approval",
     "session-opened",
     "socket-armed",
     "filter-attached",
@@ -62,7 +65,8 @@ impl Record {
     pub(super) fn must_last(&self) -> bool {
         matches!(
             self,
-            Self::SessionEnded(_)
+            Self::Approval(_)
+                | Self::SessionEnded(_)
                 | Self::SocketRefused(_)
                 | Self::AgentStopped(_)
                 | Self::TornTail(_)
@@ -144,6 +148,35 @@ pub enum Decision {
     Capture,
     /// Not forwarded.
     Deny,
+    /// Not forwarded before it is approved.
+    Pending,
+}
+
+/// Something became of a request for an approval. Written by the agent that made the request, or
+/// that forwards the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ApprovalRecord {
+    /// The request's id: `K7QM-2F9X`.
+    pub id: Text,
+    /// What became of it: `requested`, `approved`, `denied`, `used`, `given-back`, `expired`.
+    pub became: Text,
+    /// Who calls.
+    pub principal: Text,
+    /// The governed server, by name.
+    pub server: Text,
+    /// The tool.
+    pub tool: Text,
+    /// The rule that asks for the approval.
+    pub rule: Text,
+    /// Who approved or denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Text>,
+    /// When that was, UTC, to the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Text>,
+    /// Why it was denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Text>,
 }
 
 /// A session was opened: what it may see.

@@ -16,6 +16,7 @@ use super::{
     text::visible,
     verify::snapshot,
 };
+use crate::words::counted;
 
 /// Which records to show.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -152,6 +153,9 @@ fn render(entry: &Entry, colour: bool) -> String {
         "agent-started" | "agent-stopped" | "policy-reloaded" => "1",
         "session-opened" | "socket-armed" => "32",
         "session-ended" => "36",
+        "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
+        "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
+        "approval" => "33",
         "socket-refused" => "31",
         "call" if entry.text("verdict") == Some("deny") => "31",
         "filter-attached" if entry.text("relation") == Some("same") => "32",
@@ -226,6 +230,20 @@ fn describe(entry: &Entry) -> String {
             }
             text
         }
+        "approval" => {
+            let mut text = format!(
+                "{} {}: {} of {} at {}",
+                text("id"),
+                text("became"),
+                text("tool"),
+                text("principal"),
+                text("server")
+            );
+            text += &optional(", by ", "by");
+            text += &optional(" at ", "at");
+            text += &optional(", because ", "why");
+            text + &optional(", rule ", "rule")
+        }
         "session-opened" => {
             format!("{}: {}", text("session"), text("summary"))
         }
@@ -269,12 +287,12 @@ fn describe(entry: &Entry) -> String {
         "session-ended" => {
             let milliseconds = number("milliseconds");
             format!(
-                "{}: {}, {} packets, {} bytes, {} sockets, {}.{:03} s",
+                "{}: {}, {}, {}, {}, {}.{:03} s",
                 text("session"),
                 text("reason"),
-                number("packets"),
-                number("bytes"),
-                number("sockets"),
+                counted(number("packets"), "packet"),
+                counted(number("bytes"), "byte"),
+                counted(number("sockets"), "socket"),
                 milliseconds / 1000,
                 milliseconds % 1000
             )

@@ -523,7 +523,7 @@ fn show_filters_and_renders() {
         "degraded: no BPF LSM",
         "s1: lo, \"tcp port 80\", 100 packets, 2.5 s",
         "s1: raw socket for dumpcap (pid 12, thread 13)",
-        "s1: packet-cap, 100 packets, 4200 bytes, 1 sockets, 1.234 s",
+        "s1: packet-cap, 100 packets, 4200 bytes, 1 socket, 1.234 s",
         "the server exited, status 0",
     ] {
         assert!(all.contains(phrase), "{phrase} in\n{all}");
@@ -605,6 +605,17 @@ fn kinds_are_all_of_them() {
             rule: None,
             changes: TextList::default(),
             session: None,
+        })),
+        Record::Approval(Box::new(ApprovalRecord {
+            id: "K7QM-2F9X".into(),
+            became: "requested".into(),
+            principal: "uid:1000".into(),
+            server: "pcap".into(),
+            tool: "t".into(),
+            rule: "p:1:1 tools.t".into(),
+            by: None,
+            at: None,
+            why: None,
         })),
         opened(1),
         armed(""),

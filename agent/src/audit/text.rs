@@ -94,7 +94,7 @@ pub fn visible(text: &str) -> String {
 
 /// The same for a line of JSON, in JSON's own notation. Such characters can only stand inside of
 /// strings there, so that the value stays what it is.
-pub(super) fn visible_json(json: &str) -> String {
+pub fn visible_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for c in json.chars() {
         if is_hidden(c) {

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use crate::filter::{LinkType, Packet};
+use crate::{
+    filter::{LinkType, Packet},
+    words::counted,
+};
 
 /// A capture file that cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +21,7 @@ pub enum CaptureFileError {
         message: String,
     },
     /// It is broken somewhere.
-    #[error("the capture file {} is broken after {read} packets: {message}", .path.display())]
+    #[error("the capture file {} is broken after {}: {message}", .path.display(), counted(*.read, "packet"))]
     Broken {
         /// The file.
         path: PathBuf,
@@ -208,7 +211,7 @@ pub(crate) mod tests {
             assert_eq!(error.is_none(), whole, "{cut}: {error:?}");
             if let Some(error) = error {
                 assert!(
-                    error.contains(&format!("broken after {read} packets: ")),
+                    error.contains(&format!("broken after {}: ", counted(read, "packet"))),
                     "{error}"
                 );
                 assert!(error.contains("truncated"), "{error}");

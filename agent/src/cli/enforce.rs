@@ -1,14 +1,16 @@
 //! What `run` and `exec` share: the checks before anything is started, and the translation of
 //! what went wrong.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
-    engine::{EngineError, Outcome},
+    engine::{EngineError, Judge, Outcome},
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
-    policy::{Denial, Policy, PolicyFilter},
+    limits::{Limits, LimitsError},
+    policy::{Denial, Policy, PolicyFilter, RuleRef},
     session::{GrantError, SessionError},
+    store::StateDirectory,
 };
 
 use super::{
@@ -41,6 +43,22 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
+/// A policy's filter that does not compile, and where it is written.
+#[derive(Debug, thiserror::Error)]
+#[error("{rule}: {message}")]
+pub(super) struct BadWithin {
+    pub(super) rule: RuleRef,
+    pub(super) message: String,
+}
+
+impl miette::Diagnostic for BadWithin {
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        Some(Box::new(
+            "See pcap-filter(7). Names are not looked up: write numbers.",
+        ))
+    }
+}
+
 /// Loads a policy, its capture filters checked by libpcap.
 pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
@@ -59,10 +77,13 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
                 ));
             }
             Err(error) => {
-                return Err(Failure::Policy(miette::miette!(
-                    help = "See pcap-filter(7). Names are not looked up: write numbers.",
-                    "{rule}: the filter {filter:?} in `within`: {error}"
-                )));
+                return Err(Failure::Policy(
+                    BadWithin {
+                        rule: rule.clone(),
+                        message: format!("the filter {filter:?} in `within`: {error}"),
+                    }
+                    .into(),
+                ));
             }
         }
     }
@@ -109,6 +130,26 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
         );
     }
     Ok(credentials)
+}
+
+/// Who decides, with the counters of this state directory, or of the usual one.
+pub(super) fn judge(
+    policy: Policy,
+    state: Option<&Path>,
+    governed: Option<&Credentials>,
+) -> Result<Judge, Failure> {
+    let open = || -> Result<(Limits, StateDirectory), LimitsError> {
+        let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
+        let user = governed.map(|credentials| credentials.user);
+        let directory = StateDirectory::open(&place, user)?;
+        Ok((Limits::open(&directory)?, directory))
+    };
+    match open() {
+        Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits)).with_state(directory)),
+        Err(error) => Err(Failure::Internal(
+            Account::new("cannot count calls").because(error),
+        )),
+    }
 }
 
 /// Runs the engine on a runtime of its own. One thread: a message is read, decided and written

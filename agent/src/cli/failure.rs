@@ -15,6 +15,8 @@ pub enum Failure {
     Usage(Account),
     /// The policy is wrong; the report points at the place.
     Policy(miette::Report),
+    /// What was named is not there, or no longer.
+    NotThere(Account),
     /// Root is needed.
     NeedsRoot(Account),
     /// The kernel lacks a layer that is required.
@@ -102,6 +104,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Policy(_) => Exit::Policy,
+            Self::NotThere(_) => Exit::Unsound,
             Self::NeedsRoot(_) => Exit::NeedsRoot,
             Self::Kernel(_) => Exit::Kernel,
             Self::NotStarted(_) => Exit::NotStarted,
@@ -114,6 +117,7 @@ impl Failure {
         match self {
             Self::Policy(report) => diagnostic(report.as_ref(), paint),
             Self::Usage(account)
+            | Self::NotThere(account)
             | Self::NeedsRoot(account)
             | Self::Kernel(account)
             | Self::NotStarted(account)

@@ -6,19 +6,24 @@
 
 #![forbid(unsafe_code)]
 
+mod approvals;
+mod approve;
 mod audit;
 mod completions;
+mod deny;
 mod doctor;
 mod enforce;
 mod exec;
 mod exit;
 mod failure;
 mod filter;
+mod grant;
 mod log;
 mod man;
 mod paths;
 mod policy;
 mod run;
+mod state;
 mod term;
 mod values;
 
@@ -73,6 +78,10 @@ enum Verb {
     Exec(exec::Exec),
     Policy(policy::Policy),
     Filter(filter::Filter),
+    Approvals(approvals::Approvals),
+    Approve(approve::Approve),
+    Deny(deny::Deny),
+    Grant(grant::Grant),
     Audit(audit::Audit),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
@@ -92,6 +101,10 @@ impl Cli {
             Verb::Exec(exec) => exec.run(),
             Verb::Policy(policy) => policy.run(),
             Verb::Filter(filter) => filter.run(),
+            Verb::Approvals(approvals) => approvals.run(),
+            Verb::Approve(approve) => approve.run(),
+            Verb::Deny(deny) => deny.run(),
+            Verb::Grant(grant) => grant.run(),
             Verb::Audit(audit) => audit.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    enforce,
+    enforce::{self, BadWithin},
     exit::Exit,
     failure::{Account, Failure, diagnostic},
     term::{self, Paint},
@@ -40,7 +40,7 @@ enum Verb {
 /// Check policy files, and point at what is wrong
 ///
 /// Reads each file as `run` would: syntax, names, values, patterns and capture filters. Prints
-/// the first problem of each file, and where it is. The exit status is 1 if there is one.
+/// the problems of each file (20 at most), and where they are. The exit status is 1 if there is one.
 ///
 /// Then looks at each `within`: one that matches nothing is a problem, too. Ways in which refused
 /// packets get through it are warnings, which leave the exit status alone; `filter lint` shows the
@@ -84,6 +84,7 @@ impl Check {
                         "ending": summary.ending,
                         "denied": summary.denied,
                         "exec": summary.exec,
+                        "others_allowed": summary.others_allowed,
                         "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
                     }));
                     if !self.json {
@@ -115,14 +116,32 @@ impl Check {
 }
 
 fn problem(file: &Path, report: &miette::Report) -> Value {
-    let place = report.downcast_ref::<PolicyError>();
+    let fault = report.downcast_ref::<PolicyError>();
+    let filter = report.downcast_ref::<BadWithin>();
+    let message = match (fault, filter) {
+        (Some(fault), _) => fault.message().to_owned(),
+        (_, Some(filter)) => filter.message.clone(),
+        _ => report.to_string(),
+    };
+    let line = filter.map(|filter| filter.rule.line);
+    let column = filter.map(|filter| filter.rule.column);
+    let others = fault.map(PolicyError::others).unwrap_or_default();
+    let others = others.iter().map(|error| {
+        json!({
+            "message": error.message(),
+            "line": error.line(),
+            "column": error.column(),
+            "help": error.help_text(),
+        })
+    });
     json!({
         "file": file,
         "ok": false,
-        "message": place.map_or_else(|| report.to_string(), |error| error.message().to_owned()),
-        "line": place.and_then(PolicyError::line),
-        "column": place.and_then(PolicyError::column),
+        "message": message,
+        "line": fault.and_then(PolicyError::line).or(line),
+        "column": fault.and_then(PolicyError::column).or(column),
         "help": report.help().map(|help| help.to_string()),
+        "others": others.collect::<Vec<_>>(),
     })
 }
 

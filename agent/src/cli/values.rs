@@ -1,6 +1,6 @@
 //! Values on the command line.
 
-use std::time::Duration;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::policy::Payload;
 
@@ -16,6 +16,37 @@ pub enum User {
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
+
+/// Where clients come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// A loopback address.
+    Http(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.starts_with('/') {
+            Ok(Listen::Unix(path.into()))
+        } else {
+            Err(
+                "the path of a socket is written from the root: unix:/run/capwarden.sock"
+                    .to_owned(),
+            )
+        };
+    }
+    let address: SocketAddr = text.parse().map_err(|_| {
+        "it is an address and a port, or a path: 127.0.0.1:8808, unix:/run/capwarden.sock"
+            .to_owned()
+    })?;
+    if address.ip().is_loopback() {
+        Ok(Listen::Http(address))
+    } else {
+        Err("others could listen and call there: that needs TLS and grants, which are not there yet; take 127.0.0.1 or [::1]".to_owned())
+    }
+}
 
 pub(super) fn user(text: &str) -> Result<User, String> {
     if text.is_empty() {
@@ -99,6 +130,25 @@ mod tests {
             "1KiBx",
         ] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listeners() {
+        let http = |text: &str| Listen::Http(text.parse().unwrap());
+        for good in ["127.0.0.1:8808", "[::1]:1", "127.1.2.3:0"] {
+            assert_eq!(listen(good), Ok(http(good)));
+        }
+        assert_eq!(listen("unix:/run/x"), Ok(Listen::Unix("/run/x".into())));
+        for (bad, why) in [
+            ("0.0.0.0:8808", "TLS and grants"),
+            ("10.0.0.1:80", "TLS and grants"),
+            ("[::]:80", "TLS and grants"),
+            ("localhost:80", "an address"),
+            ("127.0.0.1", "an address"),
+            ("unix:x", "from the root"),
+        ] {
+            assert!(listen(bad).unwrap_err().contains(why), "{bad}");
         }
     }
 

@@ -1,25 +1,10 @@
 //! Where the gate meets those it asks: the rooms behind it do not know that it exists.
 
 use crate::{
-    gate::{CallEnd, Captures, Decide, OpenError, Opened},
-    policy::{Call, Policy, Terms, Verdict},
-    principal::Caller,
+    gate::{Captures, OpenError, Opened},
+    policy::Terms,
     session::{EndReason, SessionId, Sessions},
 };
-
-impl Decide for Policy {
-    type Ticket = ();
-
-    fn visible(&self, tool: &str) -> bool {
-        Self::visible(self, tool)
-    }
-
-    async fn decide(&self, _: &Caller, call: &Call) -> (Verdict, ()) {
-        (Self::decide(self, call, &()).verdict, ())
-    }
-
-    fn settle(&self, (): (), _: CallEnd) {}
-}
 
 impl Captures for Sessions {
     async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {

@@ -4,18 +4,27 @@
 //! are attributed to sessions; launching, guarding, recording and cleaning up are the same.
 #![forbid(unsafe_code)]
 
+mod approve;
 mod exec;
 mod house;
 mod join;
+mod judge;
+mod local;
+mod pipe;
 mod record;
 mod run;
+mod serve;
 mod timed;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
+pub use judge::{Judge, Ticket};
+pub use local::{LocalPlan, local};
+pub use pipe::server_name;
 pub use record::PolicySource;
 pub use run::{RunPlan, run};
+pub use serve::{ServePlan, serve};
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError, telemetry::ServeError};
 

@@ -15,10 +15,11 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    approval::{self, What},
     audit::{
-        AgentStarted, AgentStopped, ArgumentsDigest, AuditError, CallRecord, Decision,
-        FilterAttached, Hash, Log, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
-        Text, TextList, Values,
+        AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
+        Decision, FilterAttached, Hash, Log, PolicyFile, Record, SessionOpened, SocketArmed,
+        SocketRefused, Text, TextList, Values,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
@@ -26,7 +27,7 @@ use crate::{
     telemetry::{CallSpans, Metrics, SessionSpans},
 };
 
-use super::Degraded;
+use super::{Degraded, approve};
 
 /// Entries that may wait for the disk.
 const QUEUE: usize = 4_096;
@@ -62,6 +63,7 @@ enum Entry {
     Call(Box<CallEvent>, usize),
     /// A long one, with the bytes that it counts for.
     LongCall(Box<CallRecord>, usize),
+    Approval(approval::Event),
     Session(SessionEvent),
 }
 
@@ -198,7 +200,7 @@ impl RecordKeeper {
                 };
                 let bytes = match &entry {
                     Entry::Call(_, bytes) | Entry::LongCall(_, bytes) => *bytes,
-                    Entry::Session(_) => 0,
+                    Entry::Session(_) | Entry::Approval(_) => 0,
                 };
                 let written = record(entry).and_then(|record| writer.append(&record));
                 waits.fetch_sub(bytes, Ordering::Relaxed);
@@ -239,6 +241,23 @@ impl RecordKeeper {
             metrics: self.metrics.clone(),
             spans: CallSpans::default(),
         })
+    }
+
+    /// The line of whoever asks for approvals.
+    pub(super) fn approvals(&self) -> impl FnMut(approval::Event) + Send + use<> {
+        let breaks = self.breaks.clone();
+        let entries = self.entries.clone();
+        let metrics = self.metrics.clone();
+        move |event| {
+            if let Some(metrics) = &metrics {
+                metrics.approval(&event);
+            }
+            let entries = entries.as_ref();
+            if entries.is_none_or(|entries| entries.try_send(Entry::Approval(event)).is_err()) {
+                tracing::error!("the record cannot keep up");
+                breaks.send_replace(true);
+            }
+        }
     }
 
     /// Returns when something that happened is not, or cannot be, written down.
@@ -312,6 +331,7 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
     Ok(match entry {
         Entry::Call(call, _) => Record::Call(Box::new(call_record(&call)?)),
         Entry::LongCall(record, _) => Record::Call(record),
+        Entry::Approval(event) => Record::Approval(Box::new(approval_record(event))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
@@ -358,7 +378,28 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
     })
 }
 
+fn approval_record(event: approval::Event) -> ApprovalRecord {
+    let became = event.what.word();
+    let (by, why) = match event.what {
+        What::Approved(by, at) | What::Used(by, at) => (Some((by, at)), None),
+        What::Denied(by, at, why) => (Some((by, at)), why),
+        What::Requested | What::GivenBack | What::Expired => (None, None),
+    };
+    ApprovalRecord {
+        id: Text::new(approval::shown_id(&event.id)),
+        became: became.into(),
+        principal: Text::new(event.principal),
+        server: Text::new(event.server),
+        tool: Text::new(event.tool),
+        rule: Text::new(event.rule),
+        by: by.map(|(by, _)| Text::new(by.to_string())),
+        at: by.map(|(_, at)| Text::new(approve::time(at))),
+        why: why.map(Text::new),
+    }
+}
+
 fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
+    let waiting;
     let (verdict, reason, session) = match &call.verdict {
         CallVerdict::Forwarded => (Decision::Forward, None, None),
         CallVerdict::EndsCapture => (Decision::EndCapture, None, None),
@@ -370,6 +411,10 @@ fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
         ),
         CallVerdict::Denied { reason, .. } | CallVerdict::NotOpened { reason } => {
             (Decision::Deny, Some(reason.as_str()), None)
+        }
+        CallVerdict::Pending { id } => {
+            waiting = format!("waits for the approval {id}");
+            (Decision::Pending, Some(waiting.as_str()), None)
         }
         CallVerdict::Hidden => (Decision::Deny, Some("the tool is hidden"), None),
         CallVerdict::Refused { why } => (Decision::Deny, Some(why.as_str()), None),

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
+use super::Judge;
 use crate::{
     gate::{CallEnd, Decide},
-    policy::{Call, Verdict},
+    policy::{Call, Denial, Verdict},
     principal::Caller,
     telemetry::Metrics,
 };
@@ -12,8 +13,18 @@ use crate::{
 /// Decides as another does. Without metrics, nothing is added to that.
 #[derive(Debug)]
 pub(super) struct Timed<D> {
-    pub(super) inner: D,
-    pub(super) metrics: Option<Arc<Metrics>>,
+    inner: D,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Timed<Judge> {
+    /// The tools of the judge's policy are told apart in the metrics.
+    pub(super) fn new(inner: Judge, metrics: Option<Arc<Metrics>>) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.name_tools(inner.policy().tool_names());
+        }
+        Self { inner, metrics }
+    }
 }
 
 impl<D: Decide> Decide for Timed<D> {
@@ -34,6 +45,9 @@ impl<D: Decide> Decide for Timed<D> {
         let begun = Instant::now();
         let decided = self.inner.decide(caller, call).await;
         metrics.decisions().observe(begun.elapsed());
+        if let Verdict::Deny(Denial { limit: true, .. }) = &decided.0 {
+            metrics.limit_reached();
+        }
         decided
     }
 

@@ -49,6 +49,8 @@ impl<T> Flight<T> {
 pub(super) struct Request<T> {
     pub(super) flight: Flight<T>,
     pub(super) cancelled: bool,
+    /// It makes room for others: it was cancelled, or nobody waits for it just now.
+    spare: bool,
 }
 
 /// Why a request is not taken.
@@ -74,8 +76,9 @@ impl NoRoom {
 #[derive(Debug)]
 pub(super) struct Book<T> {
     flights: HashMap<Id, Request<T>>,
-    /// Cancelled requests, oldest first: the server need not answer them, so they make room.
-    cancelled: VecDeque<Id>,
+    /// Requests that make room, oldest first: the server need not answer those that were
+    /// cancelled, and nobody waits for the others.
+    spare: VecDeque<Id>,
     limit: usize,
     initializing: usize,
 }
@@ -84,7 +87,7 @@ impl<T> Book<T> {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             flights: HashMap::new(),
-            cancelled: VecDeque::new(),
+            spare: VecDeque::new(),
             limit,
             initializing: 0,
         }
@@ -101,7 +104,7 @@ impl<T> Book<T> {
         }
         let mut gone = None;
         if self.flights.len() >= self.limit {
-            let oldest = self.cancelled.pop_front().ok_or(NoRoom::Full)?;
+            let oldest = self.spare.pop_front().ok_or(NoRoom::Full)?;
             gone = self.remove(&oldest);
         }
         self.initializing += usize::from(matches!(flight, Flight::Initialize));
@@ -110,6 +113,7 @@ impl<T> Book<T> {
             Request {
                 flight,
                 cancelled: false,
+                spare: false,
             },
         );
         Ok(gone)
@@ -154,16 +158,30 @@ impl<T> Book<T> {
             Flight::Capture(capture) => Some(capture.opened.session),
             _ => None,
         };
-        self.cancelled.push_back(id.clone());
+        if !std::mem::replace(&mut request.spare, true) {
+            self.spare.push_back(id.clone());
+        }
         Some(session)
+    }
+
+    /// Nobody waits for a request just now. Returns the session that it opened.
+    pub(super) fn park(&mut self, id: &Id) -> Option<SessionId> {
+        let request = self.flights.get_mut(id)?;
+        if !std::mem::replace(&mut request.spare, true) {
+            self.spare.push_back(id.clone());
+        }
+        match &request.flight {
+            Flight::Capture(capture) if !request.cancelled => Some(capture.opened.session),
+            _ => None,
+        }
     }
 
     /// The gate answered a request itself, or could not forward it.
     pub(super) fn remove(&mut self, id: &Id) -> Option<Request<T>> {
         let settled = self.flights.remove(id)?;
         self.initializing -= usize::from(matches!(settled.flight, Flight::Initialize));
-        if settled.cancelled {
-            self.cancelled.retain(|other| other != id);
+        if settled.spare {
+            self.spare.retain(|other| other != id);
         }
         Some(settled)
     }
@@ -171,7 +189,7 @@ impl<T> Book<T> {
     /// Nobody waits for anything any more.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Request<T>> {
         self.initializing = 0;
-        self.cancelled.clear();
+        self.spare.clear();
         std::mem::take(&mut self.flights).into_values()
     }
 

@@ -1,7 +1,7 @@
 //! What the gate asks of the sessions room: a trait, so that the pump can be tested without a
 //! kernel.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use crate::{
     policy::Terms,
@@ -43,4 +43,27 @@ pub trait Captures: Send + Sync + 'static {
 
     /// The sessions that have not ended, oldest first.
     fn live(&self) -> Vec<SessionId>;
+}
+
+/// Shared by several.
+impl<T: Captures> Captures for Arc<T> {
+    fn open(&self, terms: Terms) -> impl Future<Output = Result<Opened, OpenError>> + Send {
+        T::open(self, terms)
+    }
+
+    fn replied(&self, session: SessionId) {
+        T::replied(self, session);
+    }
+
+    fn stopping(&self, session: SessionId) {
+        T::stopping(self, session);
+    }
+
+    fn end(&self, session: SessionId, reason: EndReason) {
+        T::end(self, session, reason);
+    }
+
+    fn live(&self) -> Vec<SessionId> {
+        T::live(self)
+    }
 }

@@ -1,28 +1,45 @@
 //! From the client to the server.
 
-use std::sync::Arc;
-
-use tokio::{io::AsyncWrite, sync::mpsc};
-
 use super::{
-    book::{CaptureFlight, Flight, NoRoom},
+    book::{CaptureFlight, Flight},
     captures::Captures,
-    envelope::{CallParams, Envelope, Fault, Id},
-    events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Observer, Side},
+    conversation::{Conversation, Rooms, Ticket, length},
+    envelope::{CallParams, Envelope, Fault, Id, Refused},
+    events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Side},
     json::Members,
-    pump::Shared,
     reply::{self, DenialShape},
     splice, stops,
 };
 use crate::{
-    policy::{Call, CaptureVerdict, Denial, RuleRef, Verdict},
-    session::EndReason,
+    policy::{Call, CaptureVerdict, Change, Denial, Pending, RuleRef, Verdict},
+    session::{EndReason, SessionId},
 };
 
+/// What becomes of a client's message.
+pub(super) enum FromClient<T> {
+    /// It is forwarded as it is. A request is in flight from now on: if it cannot be forwarded,
+    /// [`Conversation::undelivered`] is to be told.
+    Forward(Option<Id>),
+    /// This is the answer, and nothing is forwarded.
+    Answer(Answer),
+    /// Nothing is forwarded, and there is nobody to answer.
+    Drop(String),
+    /// A session is to be opened first: [`Conversation::open`].
+    Open(Box<Start<T>>),
+}
+
+/// The gate's own answer to a request.
+pub(super) struct Answer {
+    /// A line.
+    pub(super) line: String,
+    /// The message is not one that MCP allows, so that it could not even be decided.
+    pub(super) malformed: bool,
+}
+
 /// A call that the policy allows to capture, on its way to a session.
-struct Start<T> {
-    /// The line, with the changes made.
-    line: String,
+pub(super) struct Start<T> {
+    /// The message, with the changes made.
+    text: String,
     id: Id,
     id_text: String,
     call: Call,
@@ -31,41 +48,104 @@ struct Start<T> {
     shape: DenialShape,
 }
 
-impl<P, C, O, CO, SI> Shared<P, C, O, CO, SI>
-where
-    P: Decide,
-    C: Captures,
-    O: Observer + ?Sized,
-    CO: AsyncWrite + Unpin + Send + 'static,
-    SI: AsyncWrite + Unpin + Send + 'static,
-{
-    pub(super) async fn client_line(self: &Arc<Self>, line: &[u8], waiting: &mpsc::Sender<()>) {
-        if line.trim_ascii().is_empty() {
-            return;
+/// What became of a call that waited for its session.
+pub(super) enum AfterOpen<T> {
+    /// To be forwarded when its turn comes.
+    Ready {
+        /// The request.
+        id: Id,
+        /// What is forwarded.
+        text: String,
+        /// [`Conversation::begin`] is to be asked at that moment, or [`Conversation::give_back`]
+        /// to be told that the moment cannot come.
+        beginning: Box<Beginning<T>>,
+    },
+    /// There is no session. The answer; none to a call that was cancelled.
+    Refused(Option<Answer>),
+}
+
+/// A call with its session, about to be forwarded.
+pub(super) struct Beginning<T> {
+    id: Id,
+    id_text: String,
+    call: Call,
+    capture: CaptureFlight<T>,
+    rule: RuleRef,
+}
+
+impl<T> Beginning<T> {
+    /// The session that was opened.
+    pub(super) fn session(&self) -> SessionId {
+        self.capture.opened.session
+    }
+
+    /// What was changed in the call.
+    pub(super) fn changes(&self) -> &[Change] {
+        &self.capture.changes
+    }
+}
+
+impl Answer {
+    fn to(line: String) -> Self {
+        Self {
+            line,
+            malformed: false,
         }
-        let envelope = match Envelope::parse(line) {
-            Ok(envelope) => envelope,
-            Err(refused) => {
-                let why = refused.fault.to_string();
-                self.dropped(Side::Client, length(line), &why, line);
-                let code = refused.fault.code();
-                self.tell(reply::error(refused.id, code, &why).as_bytes())
-                    .await;
-                return;
-            }
-        };
+    }
+
+    fn malformed(line: String) -> Self {
+        Self {
+            line,
+            malformed: true,
+        }
+    }
+}
+
+impl<G: Rooms> Conversation<G> {
+    /// What is to be done with a message of the client.
+    pub(super) async fn client_message(&self, message: &[u8]) -> FromClient<Ticket<G>> {
+        match Envelope::parse(message) {
+            Ok(envelope) => self.decide(message, &envelope).await,
+            Err(refused) => FromClient::Answer(self.unreadable(message, &refused)),
+        }
+    }
+
+    /// A message of the client that cannot be read, or in more than one way.
+    pub(super) fn unreadable(&self, message: &[u8], refused: &Refused<'_>) -> Answer {
+        let why = refused.fault.to_string();
+        self.dropped(Side::Client, length(message), &why, message);
+        Answer::malformed(reply::error(refused.id, refused.fault.code(), &why))
+    }
+
+    /// A message of the client that is longer than is read.
+    pub(super) fn too_long(&self, bytes: u64) -> Answer {
+        let limit = self.gate.bounds().client_line;
+        let why = format!("the line is too long: {bytes} bytes, at most {limit} are read");
+        self.dropped(Side::Client, bytes, &why, b"");
+        Answer::malformed(reply::error(None, -32600, &why))
+    }
+
+    /// The same as [`Self::client_message`], of a message that was read already.
+    pub(super) async fn decide(
+        &self,
+        message: &[u8],
+        envelope: &Envelope<'_>,
+    ) -> FromClient<Ticket<G>> {
         match envelope.method.as_deref() {
-            None => {
-                // An answer to a request of the server.
-                self.pass(line).await;
-            }
-            Some("tools/call") => self.call(line, &envelope, waiting).await,
-            Some(method) => self.other(line, method, &envelope).await,
+            // An answer to a request of the server.
+            None => FromClient::Forward(None),
+            Some("tools/call") => self.call(message, envelope).await,
+            Some(method) => self.other(message, method, envelope),
         }
     }
 
     /// Anything but a call: forwarded as it is.
-    async fn other(&self, line: &[u8], method: &str, envelope: &Envelope<'_>) {
+    fn other(
+        &self,
+        message: &[u8],
+        method: &str,
+        envelope: &Envelope<'_>,
+    ) -> FromClient<Ticket<G>> {
         let flight = match method {
             "initialize" => Flight::Initialize,
             "tools/list" => Flight::ToolList,
@@ -75,49 +155,28 @@ where
             // Its answer could not be told from any other, and would be let through whole.
             Some((Id::Null, text)) if matches!(flight, Flight::ToolList) => {
                 let why = Fault::BadId.to_string();
-                self.dropped(Side::Client, length(line), &why, line);
-                self.tell(reply::error(Some(text), -32600, &why).as_bytes())
-                    .await;
+                self.dropped(Side::Client, length(message), &why, message);
+                FromClient::Answer(Answer::malformed(reply::error(Some(text), -32600, &why)))
             }
             None | Some((Id::Null, _)) => {
                 if method == "notifications/cancelled" {
                     self.cancelled(envelope.params);
                 }
-                self.pass(line).await;
+                FromClient::Forward(None)
             }
             Some((id, text)) => {
                 let speaks = !matches!(method, "initialize" | "ping");
                 if let Err(full) = self.admit(id, flight) {
                     let why = full.to_string();
-                    self.dropped(Side::Client, length(line), &why, line);
-                    self.tell(reply::error(Some(text), full.code(), &why).as_bytes())
-                        .await;
-                    return;
+                    self.dropped(Side::Client, length(message), &why, message);
+                    let line = reply::error(Some(text), full.code(), &why);
+                    return FromClient::Answer(Answer::to(line));
                 }
                 if speaks {
                     self.speaks();
                 }
-                if !self.pass(line).await {
-                    self.book().remove(id);
-                }
+                FromClient::Forward(Some(id.clone()))
             }
-        }
-    }
-
-    /// Takes a request into the book.
-    fn admit(&self, id: &Id, flight: Flight<P::Ticket>) -> Result<(), NoRoom> {
-        let gone = self.book().admit(id.clone(), flight)?;
-        if let Some(gone) = gone {
-            self.settle(gone.flight, CallEnd::Lost);
-        }
-        Ok(())
-    }
-
-    /// The client sent a request that is not its first of a handshake: it can take notifications
-    /// unless it still waits for the handshake's answer.
-    fn speaks(&self) {
-        if !*self.ready.borrow() && !self.book().initializing() {
-            self.ready.send_replace(true);
         }
     }
 
@@ -128,75 +187,62 @@ where
         else {
             return;
         };
-        let Some(id) = Id::parse(text) else { return };
-        let cancelled = self.book().cancel(&id);
-        if let Some(session) = cancelled {
-            if let Some(session) = session {
-                // The client ignores the answer now, so nobody will know the capture's name.
-                self.gate.captures.end(session, EndReason::CallFailed);
-            }
-            self.observe(GateEvent::Cancelled {
-                connection: self.gate.caller.connection,
-                id: text.to_owned(),
-                session,
-            });
+        if let Some(id) = Id::parse(text) {
+            self.cancel(&id, text);
         }
     }
 
-    async fn call(
-        self: &Arc<Self>,
-        line: &[u8],
-        envelope: &Envelope<'_>,
-        waiting: &mpsc::Sender<()>,
-    ) {
+    async fn call(&self, message: &[u8], envelope: &Envelope<'_>) -> FromClient<Ticket<G>> {
         let params = CallParams::parse(envelope.params);
-        let decided = |call: Option<&CallParams<'_>>, verdict, rule| {
+        let observed = |call: Option<CallParams<'_>>, verdict| {
+            let call = call.map(|call| (call.name, call.arguments));
+            let (tool, arguments) = call.unwrap_or_default();
             self.observe(GateEvent::Call(Box::new(CallEvent {
-                caller: self.gate.caller.clone(),
+                caller: self.caller.clone(),
                 id: envelope.id.as_ref().map(|(_, text)| (*text).to_owned()),
-                tool: call.map(|call| call.name.clone()).unwrap_or_default(),
-                arguments: call.map(|call| call.arguments.clone()).unwrap_or_default(),
+                tool,
+                arguments,
                 recorded: None,
                 verdict,
-                rule,
+                rule: None,
             })));
         };
-        let refuse = |call: Option<&CallParams<'_>>, id: Option<&str>, code, why: String| {
+        let refuse = |call: Option<CallParams<'_>>, id: Option<&str>, code, why: String| {
             tracing::warn!(why, "refused a call");
-            let answer = reply::error(id, code, &why);
-            decided(call, CallVerdict::Refused { why }, None);
-            answer
+            let line = reply::error(id, code, &why);
+            observed(call, CallVerdict::Refused { why });
+            line
         };
 
         let Some((id, id_text)) = &envelope.id else {
             // Nobody would see what became of it.
             let why = "a call without an id is not carried out".to_owned();
             tracing::warn!(why, "dropped a call");
-            decided(params.as_ref().ok(), CallVerdict::Refused { why }, None);
-            return;
+            let refused = CallVerdict::Refused { why: why.clone() };
+            observed(params.ok(), refused);
+            return FromClient::Drop(why);
         };
         if *id == Id::Null {
             let why = Fault::BadId.to_string();
-            let answer = refuse(params.as_ref().ok(), None, -32600, why);
-            return self.tell(answer.as_bytes()).await;
+            let line = refuse(params.ok(), None, -32600, why);
+            return FromClient::Answer(Answer::malformed(line));
         }
         let mut params = match params {
             Ok(params) => params,
             Err(fault) => {
-                let answer = refuse(None, Some(id_text), fault.code(), fault.to_string());
-                return self.tell(answer.as_bytes()).await;
+                let line = refuse(None, Some(id_text), fault.code(), fault.to_string());
+                return FromClient::Answer(Answer::malformed(line));
             }
         };
-        if !self.gate.policy.visible(&params.name) {
-            decided(Some(&params), CallVerdict::Hidden, None);
+        if !self.gate.policy().visible(&params.name) {
             let why = format!("Unknown tool: {}", params.name);
-            let answer = reply::error(Some(id_text), -32602, &why);
-            return self.tell(answer.as_bytes()).await;
+            observed(Some(params), CallVerdict::Hidden);
+            return FromClient::Answer(Answer::to(reply::error(Some(id_text), -32602, &why)));
         }
         // Before the policy is asked, since asking may use up a limit.
         if let Err(full) = self.admit(id, Flight::Opening) {
-            let answer = refuse(Some(&params), Some(id_text), full.code(), full.to_string());
-            return self.tell(answer.as_bytes()).await;
+            let line = refuse(Some(params), Some(id_text), full.code(), full.to_string());
+            return FromClient::Answer(Answer::to(line));
         }
         self.speaks();
 
@@ -208,82 +254,86 @@ where
             tool: params.name.clone(),
             arguments: std::mem::take(&mut params.arguments),
         };
-        let (verdict, ticket) = self.gate.policy.decide(&self.gate.caller, &call).await;
+        let (verdict, ticket) = self.gate.policy().decide(&self.caller, &call).await;
         let flight = match verdict {
-            Verdict::Deny(denial) => {
-                self.gate.policy.settle(ticket, CallEnd::NotForwarded);
+            Verdict::Deny(denial) => return self.deny(id, id_text, call, denial, ticket, shape),
+            Verdict::Pending(pending) => {
+                self.gate.policy().settle(ticket, CallEnd::NotForwarded);
                 self.book().remove(id);
-                let answer = reply::denial(id_text, &denial, shape);
-                self.decided(id_text, &call, denied(&denial), Some(denial.rule));
-                return self.tell(answer.as_bytes()).await;
+                let line = reply::pending(id_text, &pending, shape);
+                let Pending { id, rule, .. } = *pending;
+                self.decided(id_text, call, CallVerdict::Pending { id }, Some(rule));
+                return FromClient::Answer(Answer::to(line));
             }
             Verdict::Capture(verdict) => {
-                let edited = str::from_utf8(line)
+                let edited = str::from_utf8(message)
                     .ok()
                     .and_then(|text| splice::change_arguments(text, &params, &verdict.changes));
-                let Some(line) = edited else {
-                    let denial = Denial {
-                        reason: "The policy's changes could not be written into the call."
-                            .to_owned(),
-                        instead: None,
-                        rule: verdict.rule,
-                        text: None,
-                        allowed: None,
-                    };
-                    let answer = reply::denial(id_text, &denial, shape);
-                    self.gate.policy.settle(ticket, CallEnd::NotForwarded);
-                    self.book().remove(id);
-                    self.decided(id_text, &call, denied(&denial), Some(denial.rule));
-                    return self.tell(answer.as_bytes()).await;
+                let Some(text) = edited else {
+                    let reason = "The policy's changes could not be written into the call.";
+                    let denial = Denial::new(reason, verdict.rule);
+                    return self.deny(id, id_text, call, denial, ticket, shape);
                 };
-                let start = Start {
-                    line,
+                return FromClient::Open(Box::new(Start {
+                    text,
                     id: id.clone(),
                     id_text: (*id_text).to_owned(),
                     call,
                     verdict: *verdict,
                     ticket,
                     shape,
-                };
-                let (shared, waiting) = (Arc::clone(self), waiting.clone());
-                tokio::spawn(async move {
-                    shared.start(start).await;
-                    drop(waiting);
-                });
-                return;
+                }));
             }
-            Verdict::Forward => {
-                self.decided(id_text, &call, CallVerdict::Forwarded, None);
-                Flight::Call(ticket)
-            }
-            Verdict::EndCapture => {
-                self.decided(id_text, &call, CallVerdict::EndsCapture, None);
-                let names = stops::strings(&call.arguments);
-                if let [session] = self.meant(&names, true).as_slice() {
-                    self.gate.captures.stopping(*session);
-                }
-                Flight::Ending(names, ticket)
-            }
+            Verdict::Forward => Flight::Call(ticket),
+            Verdict::EndCapture => Flight::Ending(stops::strings(&call.arguments), ticket),
         };
-        // Cannot fail: it could be cancelled by a message only, and this is the task that reads them.
-        let _ = self.book().forwarding(id, flight);
-        if !self.pass(line).await {
-            self.not_forwarded(id);
+        let stops = match &flight {
+            Flight::Ending(names, _) => Some(self.meant(names, true)),
+            _ => None,
+        };
+        let refused = self.book().forwarding(id, flight).err();
+        if let Some(flight) = refused {
+            self.settle(flight, CallEnd::Cancelled);
+            return FromClient::Drop("the call was cancelled".to_owned());
         }
+        match stops {
+            None => self.decided(id_text, call, CallVerdict::Forwarded, None),
+            Some(stops) => {
+                self.decided(id_text, call, CallVerdict::EndsCapture, None);
+                if let [session] = stops.as_slice() {
+                    self.gate.captures().stopping(*session);
+                }
+            }
+        }
+        FromClient::Forward(Some(id.clone()))
     }
 
-    /// The server does not read any more.
-    fn not_forwarded(&self, id: &Id) {
-        let request = self.book().remove(id);
-        if let Some(request) = request {
-            self.settle(request.flight, CallEnd::NotForwarded);
-        }
+    /// Denies a call that is in the book.
+    fn deny(
+        &self,
+        id: &Id,
+        id_text: &str,
+        call: Call,
+        denial: Denial,
+        ticket: Ticket<G>,
+        shape: DenialShape,
+    ) -> FromClient<Ticket<G>> {
+        self.gate.policy().settle(ticket, CallEnd::NotForwarded);
+        self.book().remove(id);
+        let line = reply::denial(id_text, &denial, shape);
+        let denied = CallVerdict::Denied {
+            reason: denial.reason,
+            instead: denial.instead,
+        };
+        self.decided(id_text, call, denied, Some(denial.rule));
+        FromClient::Answer(Answer::to(line))
     }
 
-    /// Opens the session of a call, then forwards the call.
-    async fn start(&self, start: Start<P::Ticket>) {
+    /// Opens the session of a call. Takes as long as that takes; meanwhile the call can be
+    /// cancelled. Must be run to its end.
+    pub(super) async fn open(&self, start: Start<Ticket<G>>) -> AfterOpen<Ticket<G>> {
         let Start {
-            line,
+            text,
             id,
             id_text,
             call,
@@ -296,96 +346,110 @@ where
             changes,
             rule,
         } = verdict;
-        let opened = match self.gate.captures.open(terms).await {
-            Ok(opened) => opened,
+        match self.gate.captures().open(terms).await {
+            Ok(opened) => AfterOpen::Ready {
+                id: id.clone(),
+                text,
+                beginning: Box::new(Beginning {
+                    id,
+                    id_text,
+                    call,
+                    capture: CaptureFlight {
+                        opened,
+                        changes,
+                        ticket,
+                    },
+                    rule,
+                }),
+            },
             Err(error) => {
-                let cancelled = self.book().remove(&id).is_some_and(|call| call.cancelled);
+                let cancelled = self.book().remove(&id).is_none_or(|call| call.cancelled);
                 let end = if cancelled {
                     CallEnd::Cancelled
                 } else {
                     CallEnd::NotForwarded
                 };
-                self.gate.policy.settle(ticket, end);
+                self.gate.policy().settle(ticket, end);
                 let reason = error.to_string();
-                let denial = Denial {
-                    reason: reason.clone(),
-                    instead: None,
-                    rule: rule.clone(),
-                    text: None,
-                    allowed: None,
-                };
-                self.decided(
-                    &id_text,
-                    &call,
-                    CallVerdict::NotOpened { reason },
-                    Some(rule),
-                );
+                let denial = Denial::new(reason.clone(), rule);
                 // A request that was cancelled is not answered.
-                if !cancelled {
-                    self.tell(reply::denial(&id_text, &denial, shape).as_bytes())
-                        .await;
-                }
-                return;
-            }
-        };
-        let session = opened.session;
-        let granted = CallVerdict::Captures {
-            session,
-            granted: opened.summary.clone(),
-            changes: changes.clone(),
-        };
-        let flight = Flight::Capture(Box::new(CaptureFlight {
-            opened,
-            changes,
-            ticket,
-        }));
-        let wanted = || {
-            let refused = self.book().forwarding(&id, flight).err();
-            match refused {
-                Some(flight) => {
-                    self.settle(flight, CallEnd::Cancelled);
-                    false
-                }
-                None => {
-                    self.decided(&id_text, &call, granted, Some(rule.clone()));
-                    true
-                }
-            }
-        };
-        match self.pass_if(line.as_bytes(), wanted).await {
-            Some(true) => {}
-            Some(false) => {
-                self.gate.captures.end(session, EndReason::CallFailed);
-                let withdrawn = CallVerdict::Withdrawn { session };
-                self.decided(&id_text, &call, withdrawn, Some(rule));
-            }
-            None => {
-                self.not_forwarded(&id);
-                self.gate.captures.end(session, EndReason::ServerExit);
+                let answer =
+                    (!cancelled).then(|| Answer::to(reply::denial(&id_text, &denial, shape)));
+                let not_opened = CallVerdict::NotOpened { reason };
+                self.decided(&id_text, call, not_opened, Some(denial.rule));
+                AfterOpen::Refused(answer)
             }
         }
     }
 
-    fn decided(&self, id: &str, call: &Call, verdict: CallVerdict, rule: Option<RuleRef>) {
+    /// The turn of a call has come that waited for its session. Whether it is to be forwarded: if
+    /// it was cancelled meanwhile, its session has ended.
+    pub(super) fn begin(&self, beginning: Beginning<Ticket<G>>) -> bool {
+        let Beginning {
+            id,
+            id_text,
+            call,
+            capture,
+            rule,
+        } = beginning;
+        let session = capture.opened.session;
+        let granted = CallVerdict::Captures {
+            session,
+            granted: capture.opened.summary.clone(),
+            changes: capture.changes.clone(),
+        };
+        let refused = {
+            let flight = Flight::Capture(Box::new(capture));
+            self.book().forwarding(&id, flight).err()
+        };
+        match refused {
+            None => {
+                self.decided(&id_text, call, granted, Some(rule));
+                true
+            }
+            Some(flight) => {
+                self.gate.captures().end(session, EndReason::CallFailed);
+                self.settle(flight, CallEnd::Cancelled);
+                let withdrawn = CallVerdict::Withdrawn { session };
+                self.decided(&id_text, call, withdrawn, Some(rule));
+                false
+            }
+        }
+    }
+
+    /// The server has gone before the turn of a call came that waited for its session.
+    pub(super) fn give_back(&self, beginning: Beginning<Ticket<G>>) {
+        let Beginning { id, capture, .. } = beginning;
+        self.book().remove(&id);
+        let CaptureFlight { opened, ticket, .. } = capture;
+        self.gate
+            .captures()
+            .end(opened.session, EndReason::ServerExit);
+        self.gate.policy().settle(ticket, CallEnd::NotForwarded);
+    }
+
+    /// The live sessions that a stop call with these names means; `guess` at the only one there is
+    /// if no name is known, not even as that of a session which has ended.
+    pub(super) fn meant(&self, names: &[String], guess: bool) -> Vec<SessionId> {
+        let live = self.gate.captures().live();
+        let notes = self.notes();
+        let named = notes.named(names, &live);
+        match live.as_slice() {
+            [only] if named.is_empty() && guess && !notes.named_ended(names, &live) => vec![*only],
+            _ => named,
+        }
+    }
+
+    /// Tells what became of a call, which is moved: its arguments may be long.
+    fn decided(&self, id: &str, call: Call, verdict: CallVerdict, rule: Option<RuleRef>) {
         self.observe(GateEvent::Call(Box::new(CallEvent {
-            caller: self.gate.caller.clone(),
+            caller: self.caller.clone(),
             id: Some(id.to_owned()),
-            tool: call.tool.clone(),
-            arguments: call.arguments.clone(),
+            tool: call.tool,
+            arguments: call.arguments,
             recorded: None,
             verdict,
             rule,
         })));
     }
-}
-
-fn denied(denial: &Denial) -> CallVerdict {
-    CallVerdict::Denied {
-        reason: denial.reason.clone(),
-        instead: denial.instead.clone(),
-    }
-}
-
-fn length(line: &[u8]) -> u64 {
-    u64::try_from(line.len()).unwrap_or(u64::MAX)
 }

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use serde_json::{Map, Number, Value};
 
 use super::json::{self, Members};
+use crate::spelling::{fold, folds};
 
-/// How deep values may nest; serde_json's own bound.
-const DEPTH: usize = 128;
+/// How deep a message may nest: as deep as serde_json reads one.
+const DEPTH: usize = 127;
 
 /// How long an id may be: it is kept until it is answered.
 const ID: usize = 4096;
@@ -87,8 +88,8 @@ impl Id {
         if text.len() > ID {
             return None;
         }
-        // A whole number is already in its one spelling.
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A whole number that a double has is already in its one spelling.
+        if (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Some(Self::Number(text.to_owned()));
         }
         if text.starts_with('"') {
@@ -98,11 +99,10 @@ impl Id {
             return Some(Self::Null);
         }
         let number: Number = serde_json::from_str(text).ok()?;
-        Some(Self::Number(match number.as_i64() {
-            Some(whole) => whole.to_string(),
-            // `1.0` and `1e0` are 1 to a server that reads numbers as doubles.
-            None => number.as_f64()?.to_string(),
-        }))
+        // A server that reads numbers as doubles answers `1.0` and `1e0` with 1, `-0` with 0 and
+        // 9007199254740993 with 9007199254740992. Adding zero takes its sign away.
+        let double = number.as_f64()? + 0.0;
+        Some(Self::Number(double.to_string()))
     }
 }
 
@@ -261,22 +261,6 @@ fn folded_twins(arguments: &Map<String, Value>) -> Option<(&str, &str)> {
     None
 }
 
-/// Whether a parser that ignores case, or ends strings at a NUL, reads `key` as `name`.
-fn folds(key: &str, name: &str) -> bool {
-    let key = key.split('\0').next().unwrap_or_default();
-    // A folded letter is up to three bytes long, so lengths say little.
-    key.chars().map(fold).eq(name.chars().map(fold))
-}
-
-/// Unicode's simple folding, as far as it ends in ASCII: Go's encoding/json folds like this.
-fn fold(letter: char) -> char {
-    match letter {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        _ => letter.to_ascii_lowercase(),
-    }
-}
-
 /// Depth, and carriage returns, which are white space to JSON and a line's end to Python and Node.
 fn scan(line: &[u8]) -> Result<(), Fault> {
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
@@ -330,9 +314,27 @@ mod tests {
         for same in ["5", "5.0", "5e0", "0.5e1"] {
             assert_eq!(Id::parse(same), Some(Id::Number("5".into())), "{same}");
         }
+        for (one, other) in [
+            ("-0", "0"),
+            ("-7", "-7.0"),
+            ("9007199254740993", "9007199254740992"),
+            ("-9007199254740993", "-9007199254740992"),
+            ("100000000000000000000000", "1e23"),
+            ("0.12742843956276229477723", "0.12742843956276229"),
+        ] {
+            assert_eq!(Id::parse(one), Id::parse(other), "{one}");
+        }
         assert_ne!(Id::parse("5"), Id::parse("\"5\""));
         assert_eq!(Id::parse("null"), Some(Id::Null));
-        for wrong in ["{}", "[]", "true", "", &"9".repeat(ID + 1)] {
+        for wrong in [
+            "{}",
+            "[]",
+            "true",
+            "",
+            "1e400",
+            &"9".repeat(400),
+            &"9".repeat(ID + 1),
+        ] {
             assert_eq!(Id::parse(wrong), None, "{wrong}");
         }
     }
@@ -392,8 +394,9 @@ mod tests {
     #[test]
     fn envelope_depth_is_bounded() {
         let deep = |n| format!("{{\"params\":{}{}}}", "[".repeat(n), "]".repeat(n));
-        assert!(Envelope::parse(deep(127).as_bytes()).is_ok());
-        assert_eq!(fault(&deep(128)), Fault::TooDeep);
+        assert!(Envelope::parse(deep(126).as_bytes()).is_ok());
+        assert!(serde_json::from_str::<Value>(&deep(126)).is_ok());
+        assert_eq!(fault(&deep(127)), Fault::TooDeep);
         let text = format!("{{\"params\":\"{}\"}}", "[".repeat(1000));
         assert!(Envelope::parse(text.as_bytes()).is_ok());
     }

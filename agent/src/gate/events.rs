@@ -1,6 +1,6 @@
 //! What the gate asks of the policy, and what it tells whoever keeps the record.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -33,6 +33,31 @@ pub trait Decide: Send + Sync + 'static {
 
     /// How a call ended that was decided: told once for each decision, those to deny included.
     fn settle(&self, ticket: Self::Ticket, end: CallEnd);
+}
+
+/// Shared by several.
+impl<T: Decide> Decide for Arc<T> {
+    type Ticket = T::Ticket;
+
+    fn visible(&self, tool: &str) -> bool {
+        T::visible(self, tool)
+    }
+
+    fn advertised(&self, tool: &str, required: &[String]) {
+        T::advertised(self, tool, required);
+    }
+
+    fn decide(
+        &self,
+        caller: &Caller,
+        call: &Call,
+    ) -> impl Future<Output = (Verdict, T::Ticket)> + Send {
+        T::decide(self, caller, call)
+    }
+
+    fn settle(&self, ticket: T::Ticket, end: CallEnd) {
+        T::settle(self, ticket, end);
+    }
 }
 
 /// How a call ended.
@@ -152,6 +177,11 @@ pub enum CallVerdict {
         reason: String,
         /// What would be allowed.
         instead: Option<String>,
+    },
+    /// To be sent again once it is approved.
+    Pending {
+        /// By which it is approved.
+        id: String,
     },
     /// Allowed by the policy, but its session could not be opened.
     NotOpened {

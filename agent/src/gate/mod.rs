@@ -6,10 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod book;
+mod bounds;
 mod captures;
 mod client;
+mod conversation;
 mod envelope;
 mod events;
+pub mod http;
 mod json;
 mod lines;
 mod pump;
@@ -19,9 +22,13 @@ mod splice;
 mod stops;
 mod tools;
 
+pub use bounds::{Bounds, CLIENT_LINE, DRAIN, IN_FLIGHT, SERVER_LINE};
 pub use captures::*;
+pub use conversation::{Gate, Rooms};
 pub use events::*;
-pub use pump::{Bounds, CLIENT_LINE, DRAIN, Gate, IN_FLIGHT, PumpEnd, SERVER_LINE, Streams, pump};
+pub use pump::{PumpEnd, Streams, pump};
 
+#[cfg(test)]
+mod fakes;
 #[cfg(test)]
 mod tests;

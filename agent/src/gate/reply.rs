@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::captures::Opened;
 use crate::{
-    policy::{Change, Denial},
+    policy::{Change, Denial, Pending, RuleRef},
     session::{EndReason, SessionEnd},
 };
 
@@ -31,27 +31,48 @@ pub(super) struct DenialShape {
 
 /// The result of a call that is denied.
 pub(super) fn denial(id: &str, denial: &Denial, shape: DenialShape) -> String {
-    let rule = &denial.rule;
     let mut verdict = json!({
         "verdict": "deny",
         "reason": denial.reason,
-        "rule": {
-            "file": &*rule.file,
-            "line": rule.line,
-            "column": rule.column,
-            "path": rule.path,
-        },
+        "rule": place(&denial.rule),
     });
     if let (Some(instead), Some(verdict)) = (&denial.instead, verdict.as_object_mut()) {
         verdict.insert("instead".to_owned(), Value::from(instead.as_str()));
     }
+    refusal(id, &denial.to_string(), &verdict, shape)
+}
+
+/// The result of a call that waits for an approval.
+pub(super) fn pending(id: &str, pending: &Pending, shape: DenialShape) -> String {
+    let verdict = json!({
+        "verdict": "pending",
+        "id": pending.id,
+        "expires": pending.expires,
+        "reason": pending.reason,
+        "rule": place(&pending.rule),
+        "instead": pending.instead,
+    });
+    refusal(id, &pending.to_string(), &verdict, shape)
+}
+
+fn place(rule: &RuleRef) -> Value {
+    json!({
+        "file": &*rule.file,
+        "line": rule.line,
+        "column": rule.column,
+        "path": rule.path,
+    })
+}
+
+/// The result of a call that is not forwarded.
+fn refusal(id: &str, text: &str, verdict: &Value, shape: DenialShape) -> String {
     let structured = if shape.output_schema {
         "_meta"
     } else {
         "structuredContent"
     };
     let mut result = json!({
-        "content": [{ "type": "text", "text": denial.to_string() }],
+        "content": [{ "type": "text", "text": text }],
         "isError": true,
         structured: { "capwarden": verdict },
     });

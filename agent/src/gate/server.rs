@@ -1,14 +1,14 @@
 //! From the server to the client.
 
-use tokio::io::AsyncWrite;
+use std::borrow::Cow;
 
 use super::{
     book::{CaptureFlight, Flight, Request},
     captures::Captures,
+    conversation::{Conversation, Rooms, Ticket, length},
     envelope::Id,
-    events::{AnswerEvent, CallEnd, Decide, GateEvent, Observer, Side},
+    events::{AnswerEvent, CallEnd, Decide, GateEvent, Side},
     json::{self, Members},
-    pump::{Shared, noted_text},
     reply, splice, tools,
 };
 use crate::session::{EndReason, SessionId};
@@ -17,6 +17,21 @@ use crate::session::{EndReason, SessionId};
 const INPUT_REQUIRED: &str = "input_required";
 /// The key of a result that tells of a tool's failure.
 const IS_ERROR: &str = "isError";
+/// How much of a start call's answer is kept to match a stop call with.
+const NOTED_TEXT: usize = 64 * 1024;
+
+/// What goes to the client for one message of the server.
+#[derive(Debug, Default)]
+pub(super) struct FromServer<'a> {
+    /// The message, changed or as it is; none if it is not let through.
+    pub(super) message: Option<Cow<'a, str>>,
+    /// After it.
+    pub(super) notice: Option<String>,
+    /// The request that it answers.
+    pub(super) answers: Option<Id>,
+    /// [`Conversation::shook_hands`] is to be told once the client has got it.
+    pub(super) handshake: bool,
+}
 
 /// A message of the server that answers something.
 struct Answer<'a> {
@@ -24,6 +39,15 @@ struct Answer<'a> {
     id: &'a str,
     result: Option<&'a str>,
     failed: bool,
+}
+
+/// What is put in place of, and after, an answer.
+#[derive(Default)]
+struct Outgoing {
+    /// In place of the server's own text.
+    edited: Option<String>,
+    /// After it.
+    notice: Option<String>,
 }
 
 impl Answer<'_> {
@@ -44,94 +68,86 @@ impl Answer<'_> {
     }
 }
 
-/// What goes to the client.
-#[derive(Default)]
-struct Outgoing {
-    /// In place of the server's own text.
-    edited: Option<String>,
-    /// After it.
-    notice: Option<String>,
+/// The messages in what a server sent at once: one, or those of a batch, of the one revision that
+/// had them. They go on one by one, so that no answer escapes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Messages<'a> {
+    /// Nothing but white space.
+    None,
+    /// An object.
+    One(&'a str),
+    /// The elements of an array.
+    Batch(Vec<&'a str>),
 }
 
-impl<P, C, O, CO, SI> Shared<P, C, O, CO, SI>
-where
-    P: Decide,
-    C: Captures,
-    O: Observer + ?Sized,
-    CO: AsyncWrite + Unpin + Send + 'static,
-    SI: AsyncWrite + Unpin + Send + 'static,
-{
-    pub(super) async fn server_line(&self, line: &[u8]) {
-        let trimmed = line.trim_ascii();
-        let text = match str::from_utf8(line) {
-            _ if trimmed.is_empty() => return,
+impl<'a> Messages<'a> {
+    /// Why there are none to be read, if that is so.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
+        let first = bytes.trim_ascii().first();
+        let text = match str::from_utf8(bytes) {
+            _ if first.is_none() => return Ok(Self::None),
             Ok(text) => text,
-            Err(_) => return self.noise(line, "the line is not valid UTF-8"),
+            Err(_) => return Err("the line is not valid UTF-8"),
         };
-        match trimmed.first() {
-            Some(b'{') => self.message(text).await,
-            // A batch, of the one revision that had them: its messages go on one by one, so that
-            // no answer escapes.
-            Some(b'[') => match json::elements(text) {
-                Some(messages) => {
-                    for message in messages {
-                        // A batch of junk must not keep the client from being heard.
-                        tokio::task::yield_now().await;
-                        self.message(message).await;
-                    }
-                }
-                None => self.noise(line, "the line is not JSON"),
-            },
-            _ => self.noise(line, "the line is not JSON"),
+        match first {
+            Some(b'{') => Ok(Self::One(text)),
+            Some(b'[') => json::elements(text)
+                .map(Self::Batch)
+                .ok_or("the line is not JSON"),
+            _ => Err("the line is not JSON"),
         }
     }
+}
 
-    fn noise(&self, line: &[u8], why: &str) {
-        let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
-        self.dropped(Side::Server, length, why, line);
+impl<G: Rooms> Conversation<G> {
+    /// Records what the server sent that is no message.
+    pub(super) fn noise(&self, bytes: &[u8], why: &str) {
+        self.dropped(Side::Server, length(bytes), why, bytes);
     }
 
-    async fn message(&self, text: &str) {
+    /// What is to be done with one message of the server.
+    pub(super) fn server_message<'a>(&self, text: &'a str) -> FromServer<'a> {
         let Ok(members) = Members::parse(text) else {
-            return self.noise(text.as_bytes(), "the line is not a JSON object");
+            self.noise(text.as_bytes(), "the line is not a JSON object");
+            return FromServer::default();
         };
         if members.repeated().is_some() {
-            return self.noise(text.as_bytes(), "a key of the message stands twice");
+            self.noise(text.as_bytes(), "a key of the message stands twice");
+            return FromServer::default();
         }
         let (result, error) = (members.get("result"), members.get("error"));
         if result.is_none() && error.is_none() {
-            return self.tell(text.as_bytes()).await;
+            return FromServer {
+                message: Some(Cow::Borrowed(text)),
+                ..FromServer::default()
+            };
         }
-        let id = members.get("id").unwrap_or("null");
-        let settled = Id::parse(id).and_then(|id| self.book().answered(&id));
+        let id_text = members.get("id").unwrap_or("null");
+        let id = Id::parse(id_text);
+        let settled = id.as_ref().and_then(|id| self.book().answered(id));
         let answer = Answer {
             text,
-            id,
+            id: id_text,
             result,
             failed: error.is_some(),
         };
-        let handshake = matches!(
-            settled,
-            Some(Request {
-                flight: Flight::Initialize,
-                ..
-            })
-        );
+        let handshake = settled
+            .as_ref()
+            .is_some_and(|request| matches!(request.flight, Flight::Initialize));
         let outgoing = self.answer(&answer, settled);
-        match outgoing.edited {
-            Some(edited) => self.tell(edited.as_bytes()).await,
-            None => self.tell(text.as_bytes()).await,
-        }
-        if handshake {
-            self.ready.send_replace(true);
-        }
-        if let Some(notice) = outgoing.notice {
-            self.tell(notice.as_bytes()).await;
+        FromServer {
+            message: Some(outgoing.edited.map_or(Cow::Borrowed(text), Cow::Owned)),
+            notice: outgoing.notice,
+            answers: id,
+            handshake,
         }
     }
 
-    fn answer(&self, answer: &Answer<'_>, settled: Option<Request<P::Ticket>>) -> Outgoing {
-        let Some(Request { flight, cancelled }) = settled else {
+    fn answer(&self, answer: &Answer<'_>, settled: Option<Request<Ticket<G>>>) -> Outgoing {
+        let Some(Request {
+            flight, cancelled, ..
+        }) = settled
+        else {
             // Nothing was asked, yet it may be a list of tools all the same.
             return self.tool_list(answer);
         };
@@ -139,18 +155,18 @@ where
             Flight::Passing | Flight::Initialize | Flight::Opening => Outgoing::default(),
             Flight::ToolList => self.tool_list(answer),
             Flight::Call(ticket) => {
-                self.gate.policy.settle(ticket, answer.end());
+                self.gate.policy().settle(ticket, answer.end());
                 self.answered(answer, None, Vec::new());
                 Outgoing::default()
             }
             // Its session ended when the call was cancelled.
             Flight::Capture(capture) if cancelled => {
-                self.gate.policy.settle(capture.ticket, answer.end());
+                self.gate.policy().settle(capture.ticket, answer.end());
                 Outgoing::default()
             }
             Flight::Capture(capture) => self.capture_answer(answer, *capture),
             Flight::Ending(names, ticket) => {
-                self.gate.policy.settle(ticket, answer.end());
+                self.gate.policy().settle(ticket, answer.end());
                 let ended = self.stop_answer(answer, &names);
                 self.answered(answer, None, ended);
                 Outgoing::default()
@@ -160,7 +176,7 @@ where
 
     fn answered(&self, answer: &Answer<'_>, opened: Option<SessionId>, ended: Vec<SessionId>) {
         self.observe(GateEvent::Answer(AnswerEvent {
-            connection: self.gate.caller.connection,
+            connection: self.caller.connection,
             id: answer.id.to_owned(),
             failed: answer.failed,
             opened,
@@ -170,7 +186,7 @@ where
 
     fn tool_list(&self, answer: &Answer<'_>) -> Outgoing {
         let edited = answer.result.and_then(|result| {
-            tools::filter(answer.text, result, &*self.gate.policy, &mut self.schemas())
+            tools::filter(answer.text, result, self.gate.policy(), &mut self.schemas())
         });
         Outgoing {
             edited,
@@ -179,11 +195,11 @@ where
     }
 
     /// The answer to a call that opened a session.
-    fn capture_answer(&self, answer: &Answer<'_>, capture: CaptureFlight<P::Ticket>) -> Outgoing {
+    fn capture_answer(&self, answer: &Answer<'_>, capture: CaptureFlight<Ticket<G>>) -> Outgoing {
         let session = capture.opened.session;
-        let captures = &self.gate.captures;
+        let captures = self.gate.captures();
         captures.replied(session);
-        self.gate.policy.settle(capture.ticket, answer.end());
+        self.gate.policy().settle(capture.ticket, answer.end());
         let result = answer
             .result
             .filter(|_| !answer.failed)
@@ -197,7 +213,7 @@ where
         };
         let live = captures.live();
         self.notes()
-            .keep(session, spoken(&result), noted_text(), &live);
+            .keep(session, spoken(&result), NOTED_TEXT, &live);
         self.answered(answer, Some(session), Vec::new());
 
         let granted = reply::granted(&capture.opened, &capture.changes);
@@ -231,21 +247,9 @@ where
             return Vec::new();
         }
         for session in &meant {
-            self.gate.captures.end(*session, EndReason::StopCall);
+            self.gate.captures().end(*session, EndReason::StopCall);
         }
         meant
-    }
-
-    /// The live sessions that a stop call with these names means; `guess` at the only one there is
-    /// if no name is known, not even as that of a session which has ended.
-    pub(super) fn meant(&self, names: &[String], guess: bool) -> Vec<SessionId> {
-        let live = self.gate.captures.live();
-        let notes = self.notes();
-        let named = notes.named(names, &live);
-        match live.as_slice() {
-            [only] if named.is_empty() && guess && !notes.named_ended(names, &live) => vec![*only],
-            _ => named,
-        }
     }
 }
 
@@ -276,7 +280,7 @@ fn spoken(result: &Members<'_>) -> String {
             spoken.push_str(&text);
             spoken.push('\n');
         }
-        if spoken.len() >= noted_text() {
+        if spoken.len() >= NOTED_TEXT {
             return spoken;
         }
     }

@@ -1,155 +1,25 @@
 //! The pump between a scripted client and a scripted server.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf, split},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
 
-use super::*;
+use super::{
+    fakes::{FakeCaptures, FakePolicy, SOON, rule},
+    *,
+};
 use crate::{
-    policy::{
-        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
-        Verdict,
-    },
     principal::{Caller, Principal},
     session::{EndReason, SessionEnd, SessionId},
 };
 
-const SOON: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(50);
-
-fn rule() -> RuleRef {
-    RuleRef {
-        file: "p.yaml".into(),
-        line: 3,
-        column: 7,
-        path: "tools.x".into(),
-    }
-}
-
-#[derive(Default)]
-struct FakePolicy {
-    settled: Mutex<Vec<(String, CallEnd)>>,
-    advertised: Mutex<Vec<(String, Vec<String>)>>,
-}
-
-impl Decide for FakePolicy {
-    type Ticket = String;
-
-    fn visible(&self, tool: &str) -> bool {
-        !tool.starts_with("hidden")
-    }
-
-    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, String) {
-        assert_eq!(caller.principal, Principal::User(1000));
-        let verdict = match call.tool.as_str() {
-            "deny" => Verdict::Deny(Denial {
-                reason: "Too \"wide\".".into(),
-                instead: Some("Ask for less.".into()),
-                rule: rule(),
-                text: None,
-                allowed: None,
-            }),
-            "stop" => Verdict::EndCapture,
-            "start" => Verdict::Capture(Box::new(CaptureVerdict {
-                terms: Terms {
-                    interfaces: InterfaceTerms::Any,
-                    filters: Vec::new(),
-                    outside: Outside::Narrow,
-                    packets: Some(1000),
-                    bytes: None,
-                    duration: None,
-                    snap_length: 96,
-                    payload: Payload::Full,
-                },
-                changes: call
-                    .arguments
-                    .get("n")
-                    .filter(|n| n.as_u64() > Some(1000))
-                    .map(|n| Change {
-                        argument: "n".into(),
-                        asked: Some(n.clone()),
-                        forwarded: json!(1000),
-                        why: "the policy allows at most 1000 packets".into(),
-                    })
-                    .into_iter()
-                    .collect(),
-                rule: rule(),
-            })),
-            _ => Verdict::Forward,
-        };
-        (verdict, call.tool.clone())
-    }
-
-    fn advertised(&self, tool: &str, required: &[String]) {
-        let tool = (tool.to_owned(), required.to_vec());
-        self.advertised.lock().unwrap().push(tool);
-    }
-
-    fn settle(&self, ticket: String, end: CallEnd) {
-        self.settled.lock().unwrap().push((ticket, end));
-    }
-}
-
-struct FakeCaptures {
-    /// A permit is needed, and used up, to open a session.
-    permits: Semaphore,
-    refuse: Mutex<bool>,
-    live: Mutex<Vec<SessionId>>,
-    log: Mutex<Vec<String>>,
-}
-
-impl FakeCaptures {
-    fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
-    }
-}
-
-impl Captures for FakeCaptures {
-    async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
-        self.permits.acquire().await.unwrap().forget();
-        if *self.refuse.lock().unwrap() {
-            return Err(OpenError("No such interface: eth9.".into()));
-        }
-        let mut log = self.log.lock().unwrap();
-        let opened = log.iter().filter(|line| line.starts_with("open")).count();
-        let session = SessionId(u32::try_from(opened).unwrap() + 1);
-        log.push(format!("open {session}"));
-        self.live.lock().unwrap().push(session);
-        Ok(Opened {
-            session,
-            summary: format!("any, {} packets", terms.packets.unwrap()),
-            cut: None,
-        })
-    }
-
-    fn replied(&self, session: SessionId) {
-        self.log.lock().unwrap().push(format!("replied {session}"));
-    }
-
-    fn stopping(&self, _: SessionId) {}
-
-    fn end(&self, session: SessionId, reason: EndReason) {
-        self.log
-            .lock()
-            .unwrap()
-            .push(format!("end {session} {reason:?}"));
-        self.live.lock().unwrap().retain(|live| *live != session);
-    }
-
-    fn live(&self) -> Vec<SessionId> {
-        self.live.lock().unwrap().clone()
-    }
-}
 
 /// One side of the pump, as the test plays it.
 struct Party {
@@ -221,25 +91,20 @@ impl Rig {
         let (client_in, client_out) = split(client_far);
         let (server_out, server_in) = split(server_far);
         let policy = Arc::new(FakePolicy::default());
-        let captures = Arc::new(FakeCaptures {
-            permits: Semaphore::new(100_000),
-            refuse: Mutex::new(false),
-            live: Mutex::default(),
-            log: Mutex::default(),
-        });
+        let captures = Arc::new(FakeCaptures::default());
         let (observer, events) = mpsc::unbounded_channel();
         let (ends, ended) = mpsc::channel(16);
         let gate = Gate {
             policy: Arc::clone(&policy),
             captures: Arc::clone(&captures),
-            observer: Arc::new(observer),
-            caller: Caller {
-                principal: Principal::User(1000),
-                grant: None,
-                connection: 1,
-                server: "fake".into(),
-            },
+            observer,
             bounds,
+        };
+        let caller = Caller {
+            principal: Principal::User(1000),
+            grant: None,
+            connection: 1,
+            server: "fake".into(),
         };
         let streams = Streams {
             client_in,
@@ -254,7 +119,7 @@ impl Rig {
             captures,
             events,
             ends,
-            pump: tokio::spawn(pump(streams, gate, ended)),
+            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended)),
         }
     }
 
@@ -282,10 +147,8 @@ impl Rig {
         self.client.hear_json().await
     }
 
-    /// How the calls ended that were settled since this was asked last.
     fn settled(&self) -> Vec<CallEnd> {
-        let settled = std::mem::take(&mut *self.policy.settled.lock().unwrap());
-        settled.into_iter().map(|(_, end)| end).collect()
+        self.policy.settled()
     }
 
     fn call_events(&mut self) -> Vec<CallVerdict> {

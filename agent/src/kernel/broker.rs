@@ -4,15 +4,20 @@
 //! - no `socket` call is ever continued: what the broker does not understand is refused (`bind` and
 //!   `setsockopt` are, with the reasons written there);
 //! - the loop only receives, decides and answers; nothing in it waits for anything (a process's
-//!   own filter goes through the verifier, for a millisecond or so; how often, is bounded);
+//!   own filter goes through the verifier, which may take seconds: that is done [`aside`], and the
+//!   process waits);
 //! - what `/proc` says about a caller counts only while its call still waits, so that is asked
 //!   again after the last read;
 //! - a caller in another network namespace is refused: the agent's sockets are born in its own.
+//!
+//! [`aside`]: super::aside
 
 use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::{FileExt, MetadataExt},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread,
 };
 
@@ -22,11 +27,13 @@ use rustix::{
 };
 
 use super::{
+    aside::{Aside, Full},
     notify::{Listener, Notification},
     own_filter::{self, FilterCall},
     process::Process,
     socket::{ArmedSocket, SocketCall},
 };
+use crate::filter::Insn;
 
 /// Who called `socket(AF_PACKET)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,16 +64,27 @@ pub enum Rejection {
     Refused(Refusal),
 }
 
-/// Decides who gets a capture socket. Called on the broker's thread: must not wait.
-pub trait Admit: Send + 'static {
+/// Decides who gets a capture socket. Called on the broker's thread, where it must not wait, but
+/// for [`attach`](Self::attach).
+pub trait Admit: Send + Sync + 'static {
     /// Makes the socket of the caller's session, or says why not.
     fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
     /// Whether the caller may bind a capture socket to an interface (0: to all).
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal>;
-    /// Whether this socket was armed for a session that is not yet forgotten.
-    fn is_armed(&self, inode: u64) -> bool;
-    /// Puts the caller's own filter on an armed socket, or takes it off.
-    fn filter(&self, caller: &Caller, inode: u64, call: FilterCall) -> Result<(), Rejection>;
+    /// The session that this socket was armed for, if that is not yet forgotten.
+    fn armed_for(&self, inode: u64) -> Option<u32>;
+    /// Takes the caller's own filter off an armed socket.
+    fn detach(&self, inode: u64) -> Result<(), Rejection>;
+    /// Puts the caller's own filter on an armed socket. Called on a thread where it may take long,
+    /// for one caller of a session at a time. `waits` tells whether the caller's call still waits:
+    /// one that was interrupted may have been followed by another, which must not be undone.
+    fn attach(
+        &self,
+        caller: &Caller,
+        inode: u64,
+        filter: Vec<Insn>,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<(), Rejection>;
     /// The caller has the socket.
     fn armed(&self, caller: Caller, call: SocketCall, inode: u64);
     /// The caller was refused.
@@ -85,11 +103,13 @@ impl Broker {
     pub fn start(listener: Listener, admit: impl Admit) -> std::io::Result<Self> {
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let namespace = fs::metadata("/proc/self/ns/net")?.ino();
+        let aside = Aside::start()?;
+        let (listener, admit) = (Arc::new(listener), Arc::new(admit));
         let thread = thread::Builder::new()
             .name("broker".into())
             .spawn(move || {
                 while wait(&listener, &stopped) {
-                    answer_one(&listener, &admit, namespace);
+                    answer_one(&listener, &admit, namespace, &aside);
                 }
             })?;
         Ok(Self {
@@ -137,7 +157,7 @@ fn wait(listener: &Listener, stopped: &OwnedFd) -> bool {
     }
 }
 
-fn answer_one(listener: &Listener, admit: &impl Admit, namespace: u64) {
+fn answer_one(listener: &Arc<Listener>, admit: &Arc<impl Admit>, namespace: u64, aside: &Aside) {
     let call = match listener.receive() {
         Ok(call) => call,
         // The caller died, or the kernel woke us for nothing.
@@ -149,9 +169,9 @@ fn answer_one(listener: &Listener, admit: &impl Admit, namespace: u64) {
     };
     let caller = identify(&call);
     match libc::c_long::from(call.number) {
-        libc::SYS_socket => answer_socket(listener, admit, namespace, &call, caller),
-        libc::SYS_bind => answer_bind(listener, admit, &call, caller),
-        libc::SYS_setsockopt => answer_filter(listener, admit, &call, caller),
+        libc::SYS_socket => answer_socket(listener, &**admit, namespace, &call, caller),
+        libc::SYS_bind => answer_bind(listener, &**admit, &call, caller),
+        libc::SYS_setsockopt => answer_filter(listener, admit, call, caller, aside),
         _ => {
             let _ = listener.fail(&call, Errno::PERM);
         }
@@ -219,22 +239,71 @@ fn answer_bind(
 /// number means by then: the filter of a capture socket is locked, and the kernel says EPERM.
 /// What is put into a slot was read once, and can only take packets from the socket that the
 /// number meant when we looked.
+///
+/// Putting one on is done aside. It may be over when the caller is gone, or was interrupted by a signal;
+/// then nothing is put anywhere, for the number may mean another socket by then, or the
+/// caller may have put on another filter.
 fn answer_filter(
+    listener: &Arc<Listener>,
+    admit: &Arc<impl Admit>,
+    call: Notification,
+    caller: Option<Caller>,
+    aside: &Aside,
+) {
+    let armed = own_filter::socket_inode(&call)
+        .and_then(|inode| Some((inode, admit.armed_for(inode)?)))
+        .zip(caller);
+    let Some(((inode, session), caller)) = armed else {
+        let _ = listener.go_on(&call);
+        return;
+    };
+    let wanted = own_filter::read(&call);
+    if !listener.is_waiting(&call) {
+        return; // it was another process that we read from
+    }
+    let filter = match wanted {
+        Ok(FilterCall::Attach(filter)) => filter,
+        Ok(FilterCall::Detach) => {
+            return answer_done(listener, &**admit, &call, caller, admit.detach(inode));
+        }
+        Err(errno) => {
+            let _ = listener.fail(&call, errno);
+            return;
+        }
+    };
+    let job = {
+        let (listener, admit, caller) = (Arc::clone(listener), Arc::clone(admit), caller.clone());
+        move || {
+            let waits = || listener.is_waiting(&call);
+            // Whatever happens, the caller must not be left waiting.
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                admit.attach(&caller, inode, filter, &waits)
+            }));
+            let done = done.unwrap_or(Err(Rejection::Kernel(Errno::PERM)));
+            answer_done(&listener, &*admit, &call, caller, done);
+        }
+    };
+    if let Err(Full) = aside.push(session, job) {
+        // As where the kernel has no room for one more filter.
+        let refusal = Refusal {
+            errno: Errno::NOMEM,
+            reason: format!(
+                "too many capture filters wait for the kernel to check them; session {session} \
+                 may attach this one when they are done"
+            ),
+        };
+        let refused = Err(Rejection::Refused(refusal));
+        answer_done(listener, &**admit, &call, caller, refused);
+    }
+}
+
+fn answer_done(
     listener: &Listener,
     admit: &impl Admit,
     call: &Notification,
-    caller: Option<Caller>,
+    caller: Caller,
+    done: Result<(), Rejection>,
 ) {
-    let inode = own_filter::socket_inode(call).filter(|inode| admit.is_armed(*inode));
-    let (Some(inode), Some(caller)) = (inode, caller) else {
-        let _ = listener.go_on(call);
-        return;
-    };
-    let wanted = own_filter::read(call).map_err(Rejection::Kernel);
-    if !listener.is_waiting(call) {
-        return; // it was another process that we read from
-    }
-    let done = wanted.and_then(|wanted| admit.filter(&caller, inode, wanted));
     match done {
         Ok(()) => {
             let _ = listener.succeed(call);
@@ -312,3 +381,6 @@ fn identify(call: &Notification) -> Option<Caller> {
         name: String::from_utf8_lossy(&name).trim_end().to_owned(), // it can be any bytes
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,6 +224,10 @@ impl Instances {
     }
 }
 
+/// A filter that the verifier has passed, for one slot.
+#[derive(Debug)]
+pub struct LoadedFilter(OwnedFd);
+
 /// Where one socket's own filter goes.
 #[derive(Debug)]
 pub struct Slot {
@@ -238,26 +242,34 @@ impl Slot {
         self.kind
     }
 
-    /// From now on the socket is delivered what passes `filter` and the grant. `filter` is a
-    /// part (see [`translate`](crate::filter::translate_own)); it takes the place of the one before. None:
-    /// nothing is delivered. Takes as long as the verifier does.
+    /// Loads a filter for this slot, and leaves the slot as it is. `filter` is a part (see
+    /// [`translate_own`](crate::filter::translate_own)); none: nothing is to be delivered. Takes as
+    /// long as the verifier does.
     ///
     /// # Errors
-    /// What the verifier or the kernel said; the slot is as it was.
-    pub fn install(&mut self, filter: Option<&[EbpfInsn]>) -> Result<(), LoadError> {
+    /// What the verifier or the kernel said.
+    pub fn load(&self, filter: Option<&[EbpfInsn]>) -> Result<LoadedFilter, LoadError> {
         let code = match (filter, self.instances.chain(self.kind)) {
             (Some(filter), Some(chain)) => [filter, &*chain.behind_own].concat(),
             _ => DROP.to_vec(),
         };
-        let program = bpf::load_socket_filter(&code, &self.instances.licence)?;
-        Ok(bpf::set_program(self.array.as_fd(), program.as_fd())?)
+        bpf::load_socket_filter(&code, &self.instances.licence).map(LoadedFilter)
+    }
+
+    /// From now on the socket is delivered what passes the filter, which was loaded for this slot,
+    /// and the grant. It takes the place of the one before.
+    ///
+    /// # Errors
+    /// What the kernel said; the slot is as it was.
+    pub fn put(&self, filter: &LoadedFilter) -> Result<(), Errno> {
+        bpf::set_program(self.array.as_fd(), filter.0.as_fd())
     }
 
     /// From now on the grant alone counts.
     ///
     /// # Errors
     /// `ENOENT` if there is no filter.
-    pub fn clear(&mut self) -> Result<(), Errno> {
+    pub fn clear(&self) -> Result<(), Errno> {
         bpf::clear_program(self.array.as_fd())
     }
 }
@@ -276,4 +288,4 @@ const fn insn(code: u8, dst: u8, src: u8, imm: i32) -> EbpfInsn {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `launch` | starts a governed process: confined before its first instruction |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
-//! | `own_filter` | reading the filter that it attaches itself |
+//! | `own_filter`, `aside` | reading the filter that it attaches itself; threads that wait for the verifier |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `guard`, `link` | the session's program and maps |
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
@@ -20,6 +20,7 @@
     reason = "the only room with unsafe code; each block says why it is sound"
 )]
 
+mod aside;
 mod bpf;
 mod broker;
 mod btf;
@@ -32,6 +33,7 @@ mod launch;
 mod link;
 mod notify;
 mod own_filter;
+mod peer;
 mod probe;
 mod process;
 mod readable;
@@ -47,12 +49,12 @@ pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
-pub use instance::{Instances, Slot};
+pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, launch};
 pub use link::LinkError;
 pub use notify::Listener;
-pub use own_filter::FilterCall;
+pub use peer::tcp_owner;
 pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
 pub use readable::{Owner, Readable};

@@ -24,7 +24,7 @@ const INSTRUCTION: usize = 8;
 
 /// What a process wants to be done about the filter of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FilterCall {
+pub(super) enum FilterCall {
     /// Put this one on: as it was read, at most [`KERNEL_INSTRUCTIONS`] and at least one.
     Attach(Vec<Insn>),
     /// Take it off.

@@ -25,7 +25,7 @@ pub(super) const MAX_SNAP: u32 = 262_144;
 const MAX_INTERFACES: usize = 64;
 
 /// A `capture:` or `exec:` section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct CaptureRule {
     pub(super) rule: RuleRef,
     pub(super) from: Arguments,
@@ -41,14 +41,14 @@ pub(super) struct CaptureRule {
 }
 
 /// The filter that a capture stays within, and where it is written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Within {
     pub(super) expression: String,
     pub(super) rule: RuleRef,
 }
 
 /// Which arguments of the call say what is asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Arguments {
     pub(super) interface: Option<Named>,
     pub(super) filter: Option<Named>,
@@ -58,14 +58,14 @@ pub(super) struct Arguments {
 }
 
 /// An argument that a policy names, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Named {
     pub(super) argument: Argument,
     pub(super) rule: RuleRef,
 }
 
 /// The interfaces of a rule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Interfaces {
     /// `any` is listed.
     pub(super) any: bool,
@@ -74,7 +74,7 @@ pub(super) struct Interfaces {
 }
 
 /// The most that may be had of something.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cap<T> {
     pub(super) most: T,
     pub(super) rule: RuleRef,
@@ -410,8 +410,27 @@ impl CaptureRule {
             instead: Some(self.offer()),
             rule: rule.clone(),
             text: None,
-            allowed: None,
+            allowed: Some(Box::new(self.allowed())),
+            limit: false,
         })
+    }
+
+    /// What the rule would allow, for programs.
+    fn allowed(&self) -> Value {
+        let mut allowed = Map::new();
+        let mut put = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                allowed.insert(key.to_owned(), value);
+            }
+        };
+        put("interfaces", Some(self.interfaces.names().into()));
+        let within = self.within.as_ref();
+        put("within", within.map(|it| it.expression.as_str().into()));
+        put("packets", self.packets.as_ref().map(|cap| cap.most.into()));
+        put("bytes", self.bytes.as_ref().map(|cap| cap.most.into()));
+        let seconds = self.seconds.as_ref();
+        put("seconds", seconds.map(|cap| (SECONDS.json)(cap.most)));
+        Value::Object(allowed)
     }
 
     /// What the rule would allow, in a sentence.
@@ -421,16 +440,7 @@ impl CaptureRule {
         caps.extend(self.bytes.as_ref().map(|cap| units::bytes(cap.most)));
         caps.extend(self.seconds.as_ref().map(|cap| units::seconds(cap.most)));
         let caps = units::either(&caps, "and");
-        let mut interfaces: Vec<String> = self
-            .interfaces
-            .patterns
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        if self.interfaces.any {
-            interfaces.push("any".to_owned());
-        }
-        let interfaces = units::either(&interfaces, "or");
+        let interfaces = self.interfaces.words();
         match &self.within {
             Some(within) => {
                 let within = &within.expression;
@@ -442,6 +452,20 @@ impl CaptureRule {
 }
 
 impl Interfaces {
+    /// What may be named, as it is written.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.patterns.iter().map(ToString::to_string).collect();
+        if self.any {
+            names.push("any".to_owned());
+        }
+        names
+    }
+
+    /// The same in words: `lo or veth*`.
+    pub(super) fn words(&self) -> String {
+        units::either(&self.names(), "or")
+    }
+
     /// Where nothing is asked: all that the policy lists.
     fn terms(&self) -> InterfaceTerms {
         if self.any {
@@ -460,7 +484,7 @@ impl Interfaces {
     }
 
     /// The interface that a name stands for (none for `any`), or why it is not to be captured on.
-    fn admit(&self, name: &str) -> Result<Option<InterfacePattern>, String> {
+    pub(super) fn admit(&self, name: &str) -> Result<Option<InterfacePattern>, String> {
         if name == "any" && self.any {
             return Ok(None);
         }

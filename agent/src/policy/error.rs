@@ -5,13 +5,17 @@ use std::{fmt, sync::Arc};
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode, SourceSpan};
 use serde_saphyr::Error as YamlError;
 
-use super::{RuleRef, yaml::Place};
+use super::{RuleRef, load::Place};
+
+/// Things that are told of one file at most.
+const MOST: usize = 20;
 
 /// A policy file that cannot be used: what is wrong, where, and what was expected there.
 ///
 /// `Display` gives one line, `policy.yaml:12:7: unknown key …`; as a [`Diagnostic`] it carries the
-/// source, the place and the help for a full report.
-pub struct PolicyError(Box<Fault>);
+/// source, the place and the help for a full report. Where more is wrong, this is the first thing
+/// in the file, and [`PolicyError::others`] has the rest.
+pub struct PolicyError(Box<Fault>, Vec<PolicyError>);
 
 struct Fault {
     message: String,
@@ -22,6 +26,36 @@ struct Fault {
 }
 
 impl PolicyError {
+    /// What else is wrong, by where it stands: at most 19 things, which have no others.
+    #[must_use]
+    pub fn others(&self) -> &[Self] {
+        &self.1
+    }
+
+    /// Takes up what else is wrong.
+    pub(super) fn join(&mut self, mut other: Self) {
+        self.1.append(&mut other.1);
+        self.1.push(other);
+        self.1.sort_by_key(Self::order);
+        let mine = self.order();
+        if let Some(earliest) = self.1.first_mut()
+            && earliest.order() < mine
+        {
+            std::mem::swap(&mut self.0, &mut earliest.0);
+            self.1.sort_by_key(Self::order);
+        }
+        self.1.truncate(MOST - 1);
+    }
+
+    fn order(&self) -> (u64, u64) {
+        (self.line().unwrap_or(0), self.column().unwrap_or(0))
+    }
+
+    /// Nothing was made of the file, though nothing was found wrong with it.
+    pub(super) fn incomplete() -> Self {
+        Source::unreadable("policy", "cannot be made sense of".to_owned(), None)
+    }
+
     /// The file, as it was named.
     #[must_use]
     pub fn file(&self) -> &str {
@@ -66,10 +100,10 @@ impl fmt::Display for PolicyError {
 impl fmt::Debug for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
-        self.0
-            .help
-            .iter()
-            .try_for_each(|help| write!(f, " (help: {help})"))
+        if let Some(help) = &self.0.help {
+            write!(f, " (help: {help})")?;
+        }
+        self.1.iter().try_for_each(|other| write!(f, "\n{other:?}"))
     }
 }
 
@@ -84,6 +118,15 @@ impl Diagnostic for PolicyError {
     fn source_code(&self) -> Option<&dyn SourceCode> {
         self.0.place?;
         Some(&self.0.source)
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        if self.1.is_empty() {
+            return None;
+        }
+        Some(Box::new(
+            self.1.iter().map(|other| -> &dyn Diagnostic { other }),
+        ))
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -110,24 +153,36 @@ impl Source {
         label: impl Into<String>,
         help: Option<String>,
     ) -> PolicyError {
-        PolicyError(Box::new(Fault {
+        let fault = Fault {
             message: message.into(),
             label: label.into(),
             help,
             place: Some(self.sound(place)),
             source: NamedSource::new(&self.file, Arc::clone(&self.text)).with_language("yaml"),
-        }))
+        };
+        PolicyError(Box::new(fault), Vec::new())
     }
 
     /// A fault of the file as a whole.
     pub(super) fn unreadable(file: &str, message: String, help: Option<String>) -> PolicyError {
-        PolicyError(Box::new(Fault {
+        let fault = Fault {
             message,
             label: String::new(),
             help,
             place: None,
             source: NamedSource::new(file, Arc::from("")),
-        }))
+        };
+        PolicyError(Box::new(fault), Vec::new())
+    }
+
+    /// A key stands twice in one map.
+    pub(super) fn twice(&self, place: Place, key: Option<&str>) -> PolicyError {
+        let message = match key {
+            Some(key) => format!("`{}` is written twice", key.escape_debug()),
+            None => "a key is written twice".to_owned(),
+        };
+        let help = "Keep one of them: which one would count is a guess.";
+        self.fault(place, message, "here", Some(help.to_owned()))
     }
 
     /// What the YAML parser found, in a policy writer's words.
@@ -138,13 +193,9 @@ impl Source {
             other => other,
         };
         let (message, help) = match error {
-            YamlError::DuplicateMappingKey { key, .. } => (
-                match key {
-                    Some(key) => format!("`{}` is written twice", key.escape_debug()),
-                    None => "a key is written twice".to_owned(),
-                },
-                Some("Keep one of them: which one would count is a guess.".to_owned()),
-            ),
+            YamlError::DuplicateMappingKey { key, .. } => {
+                return self.twice(place, key.as_deref());
+            }
             YamlError::MergeKeyNotAllowed { .. } => (
                 "`<<` merges are not accepted".to_owned(),
                 Some("Write the keys out, so that each rule stands where it applies.".to_owned()),

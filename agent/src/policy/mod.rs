@@ -1,22 +1,32 @@
 //! What a policy file says, and what it says about a call.
 //!
-//! Nothing here looks at the host: a [`Policy`] is read once, and [`Policy::decide`] is a function
-//! of the policy and the call alone. It decides on what is *asked*; the kernel holds what is
-//! *done*, whatever was asked.
+//! Nothing here looks at the host or at a clock: a [`Policy`] is read once, and [`Policy::decide`]
+//! is a function of the policy, the call, and what is known of counters and of tools' schemas
+//! ([`Knowledge`]). It decides on what is *asked*; the kernel holds what is *done*, whatever was
+//! asked. What a policy cannot find out by itself is in the [`Decision`]: limits to reserve,
+//! approvals to ask for, capture filters to prove.
 //!
 //! # The language
 //!
 //! ```yaml
 //! version: 1
 //! default: deny                 # the only default there is: what is not named is denied
+//! hide: [ reset_all ]           # denied, and not shown, whatever else is said of it; "*" is all
+//! all_tools:                    # asked of every call that is let through, after its own tool's
+//!   limits: [ { max: 1000, window: day } ]
 //! tools:
 //!   list_interfaces: allow      # or {}: forwarded as it is
 //!   manage_config: { deny: "saved configurations replace checked arguments" }
 //!   stop_capture: { args: { keylog: { absent: true } }, ends: capture }
+//!   restart_probe: { approve: operator }    # or { by: operator, timeout: 10 min, why: "…" }
 //!   start_capture:
 //!     args:                     # further demands on arguments; those not named are free
 //!       format: { one_of: [ text, json ] }
 //!       file: { under: /var/lib/captures, pattern: '[\w/.-]+' }
+//!     required_by_schema: true  # what the tool's own schema requires is there and not null
+//!     limits:
+//!       - { max: 10, window: minute }
+//!       - { max: 500, window: 90 s, kind: bucket, scope: server, amount_from: count }
 //!     capture:
 //!       from: { interface: iface, filter: bpf, packets: count, seconds: timeout }
 //!       interfaces: [ lo, "veth*" ]         # names, globs, any
@@ -33,30 +43,68 @@
 //!   packets: 1000
 //! ```
 //!
-//! Predicates on arguments: `absent: true` (not even null) or `false` (must be sent), `pattern` (a
-//! regular expression that the whole string must match), `equals`, `one_of`, `at_most` (a number
-//! from 0), `under` (an absolute path without `..`, or a list of them). All but `absent` hold for
-//! an argument that is not sent. Dots in an argument's name reach into objects.
+//! ## Predicates on arguments
+//!
+//! | predicate | an argument must be |
+//! |---|---|
+//! | `absent: true`, `absent: false` | not sent, not even as null; sent, and not null |
+//! | `equals`, `one_of`, `not_equals`, `none_of` | one of these scalars, or none of them; 1 is 1.0, and `"1"` is neither one of `[1]` nor none of it |
+//! | `at_most` | a number from 0 to this |
+//! | `less_than`, `no_more_than`, `more_than`, `at_least` | a number that compares so |
+//! | `pattern`, `matches` | a string that a regular expression matches as a whole, or anywhere |
+//! | `contains` | a string with this in it, or a list with this item |
+//! | `under` | an absolute path without `..` in this directory, or a list of them; read as text, so links in the directory may lead out of it |
+//! | `in_cidr` | an address or a network within one of these networks, or a list of them |
+//! | `interface` | one of these interfaces, as `interfaces` of a capture lists them |
+//! | `capture_filter: { within: … }` | a capture filter that is proved to stay within this one |
+//!
+//! All but `absent` and `capture_filter` hold for an argument that is not sent: they say what may
+//! be sent, not that it must. (No capture filter matches every packet.) Dots in an argument's name
+//! reach into objects.
+//!
+//! ## Limits
+//!
+//! | key | |
+//! |---|---|
+//! | `max` | how much is let through in one window |
+//! | `window` | `minute`, `hour`, `day`, or a time such as `90 s`, `5 min`, `2 h` |
+//! | `kind` | `calendar` (from one full minute, hour or day of UTC to the next; if absent, for those), `sliding` (the time before now; if absent, for other times) or `bucket` (`max` tokens that come back over the window) |
+//! | `scope` | among whom it is shared: `grant` (if absent), `principal`, `connection`, `server`, `tool` or `global` |
+//! | `counter` | its name; if absent, `tool/window`. The same name, scope and window is the same counter; a call that uses it by several limits is counted once, and the smallest `max` holds |
+//! | `amount`, `amount_from` | how much one call uses: a number (1 if absent), or what an argument says, which must then be a whole number |
+//! | `refund` | when a use is given back: `rpc_error` (if absent: the server answered with a JSON-RPC error), `failure` (or with a result that says so) or `never` |
+//!
+//! # The dialects of others
+//!
+//! PolicyLayer's JSON, Intercept's YAML and its catalogue's load as they are, told by their shape
+//! ([`Dialect`]): the heads of the modules in `dialect/` say how each is read. What is unknown is
+//! refused in all of them, each with its place, up to 20 things of a file at once.
 #![forbid(unsafe_code)]
 
 mod argument;
 mod capture;
+mod condition;
+mod decide;
+mod dialect;
 mod error;
 mod interface;
 mod limit;
 mod load;
 mod model;
+mod network;
+mod operator;
+mod predicate;
 mod request;
 mod source;
 mod units;
+mod usage;
 mod verdict;
-mod yaml;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::PolicyError;
 pub use limit::*;
-pub use model::{Policy, PolicyFilter, Summary};
+pub use model::{Dialect, Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};
 pub use verdict::*;

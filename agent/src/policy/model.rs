@@ -1,38 +1,116 @@
-//! A policy, and what it says about calls.
+//! A policy: what all four dialects come to.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Call, CaptureVerdict, Decision, Denial, Knowledge, PolicyError, Request, RuleRef, Verdict,
-    argument::ArgumentRule, capture::CaptureRule, load, source::quoted,
+    CaptureVerdict, Denial, PolicyError, Request, RuleRef,
+    capture::CaptureRule,
+    condition::{Clause, Condition},
+    load,
+    predicate::{ArgumentRule, Predicate},
+    usage::LimitRule,
 };
 
-/// A loaded policy. Nothing about it changes: the same call gets the same verdict.
-#[derive(Clone, Debug)]
+/// A loaded policy. Nothing about it changes: the same call, with the same knowledge, gets the
+/// same decision.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(super) file: Arc<str>,
     pub(super) digest: String,
-    /// Where the policy says what holds for all that it does not name.
-    pub(super) default: RuleRef,
+    pub(super) dialect: Dialect,
+    pub(super) default: Unnamed,
+    pub(super) hide: Hide,
     pub(super) tools: BTreeMap<String, ToolRule>,
+    /// What is asked of the calls of all tools, after what is asked of the tool's own.
+    pub(super) all_tools: Rules,
     pub(super) exec: Option<CaptureRule>,
 }
 
+/// In whose language a policy file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// Our own YAML.
+    Capwarden,
+    /// PolicyLayer's `policy.json`.
+    PolicyLayer,
+    /// The YAML of Intercept's catalogue of ready policies, which Intercept itself does not read.
+    Catalogue,
+    /// Intercept's YAML, versions 1.1 to 1.4, without spend limits.
+    Intercept,
+}
+
+/// What holds for tools that the policy does not name, and where it says so.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unnamed {
+    pub(super) allow: bool,
+    pub(super) rule: RuleRef,
+}
+
+/// Tools that are hidden and denied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Hide {
+    pub(super) all: Option<RuleRef>,
+    pub(super) tools: BTreeMap<String, RuleRef>,
+}
+
 /// The rule for one tool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct ToolRule {
     pub(super) rule: RuleRef,
-    pub(super) args: Vec<ArgumentRule>,
+    pub(super) rules: Rules,
     pub(super) action: Action,
 }
 
-/// What a rule does with a call that passes its `args`.
-#[derive(Clone, Debug)]
+/// What a rule does with a call that passes all that is asked of it.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
     Allow,
     Deny(String),
     EndCapture,
     Capture(Box<CaptureRule>),
+}
+
+/// What is asked of a call, in the order in which it is asked; limits come after all the rest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Rules(pub(super) Vec<Step>);
+
+/// One thing that is asked of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    /// Our own `args`.
+    Argument(ArgumentRule),
+    /// A dialect's conditions.
+    Clause(Clause),
+    /// The arguments that the tool's advertised schema requires are there.
+    RequiredBySchema(RuleRef),
+    Approve(ApprovalRule),
+    Limit(LimitRule),
+}
+
+/// An approval that is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ApprovalRule {
+    /// It is asked for where all of these hold.
+    pub(super) conditions: Vec<Condition>,
+    pub(super) timeout: Duration,
+    pub(super) why: Option<String>,
+    pub(super) rule: RuleRef,
+}
+
+impl Hide {
+    /// The rule that hides the tool.
+    pub(super) fn find(&self, tool: &str) -> Option<&RuleRef> {
+        self.tools.get(tool).or(self.all.as_ref())
+    }
+}
+
+impl Rules {
+    /// Whether no call passes, whatever its arguments.
+    pub(super) fn are_closed(&self) -> bool {
+        self.0
+            .iter()
+            .any(|step| matches!(step, Step::Clause(clause) if clause.is_closed()))
+    }
 }
 
 impl Policy {
@@ -57,9 +135,13 @@ impl Policy {
     /// Whether a client should see the tool: whether any call of it could be allowed.
     #[must_use]
     pub fn visible(&self, tool: &str) -> bool {
-        self.tools
-            .get(tool)
-            .is_some_and(|rule| !matches!(rule.action, Action::Deny(_)))
+        if self.hide.find(tool).is_some() || self.all_tools.are_closed() {
+            return false;
+        }
+        match self.tools.get(tool) {
+            None => self.default.allow,
+            Some(rule) => !matches!(rule.action, Action::Deny(_)) && !rule.rules.are_closed(),
+        }
     }
 
     /// The tools that the policy names, denied ones included.
@@ -67,50 +149,18 @@ impl Policy {
         self.tools.keys().map(String::as_str)
     }
 
-    /// What the policy says about a call.
+    /// The dialect that the file is written in.
     #[must_use]
-    pub fn decide(&self, call: &Call, _known: &dyn Knowledge) -> Decision {
-        self.verdict(call).into()
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
-    fn verdict(&self, call: &Call) -> Verdict {
-        let Some(tool) = self.tools.get(&call.tool) else {
-            return Verdict::Deny(Denial {
-                reason: format!("The tool {} is not in the policy.", quoted(&call.tool)),
-                instead: self.alternatives(),
-                rule: self.default.clone(),
-                text: None,
-                allowed: None,
-            });
-        };
-        if let Action::Deny(why) = &tool.action {
-            return Verdict::Deny(Denial {
-                reason: format!("The tool {} is denied: {why}.", quoted(&call.tool)),
-                instead: None,
-                rule: tool.rule.clone(),
-                text: None,
-                allowed: None,
-            });
-        }
-        for argument in &tool.args {
-            if let Some((rule, reason, instead)) = argument.refuse(&call.arguments) {
-                return Verdict::Deny(Denial {
-                    reason,
-                    instead,
-                    rule,
-                    text: None,
-                    allowed: None,
-                });
-            }
-        }
-        match &tool.action {
-            Action::Allow | Action::Deny(_) => Verdict::Forward,
-            Action::EndCapture => Verdict::EndCapture,
-            Action::Capture(capture) => match capture.decide(&call.arguments) {
-                Ok(verdict) => Verdict::Capture(Box::new(verdict)),
-                Err(denial) => Verdict::Deny(*denial),
-            },
-        }
+    /// Whether any rule limits calls, so that counters are needed at all.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
+        let mut steps = steps.chain(&self.all_tools.0);
+        steps.any(|step| matches!(step, Step::Limit(_)))
     }
 
     /// What the `exec:` section grants to a command.
@@ -128,9 +178,10 @@ impl Policy {
                     "Add `exec:` with `interfaces` and a cap to it, or leave out --policy."
                         .to_owned(),
                 ),
-                rule: self.default.clone(),
+                rule: self.default.rule.clone(),
                 text: None,
                 allowed: None,
+                limit: false,
             })),
         }
     }
@@ -138,19 +189,33 @@ impl Policy {
     /// The policy's own capture filters, each with the place where it is written: for libpcap and
     /// the prover to check.
     pub fn filters(&self) -> impl Iterator<Item = PolicyFilter<'_>> {
+        let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
+        let arguments = steps.chain(&self.all_tools.0).flat_map(|step| match step {
+            Step::Argument(argument) => argument.checks.as_slice(),
+            _ => &[],
+        });
+        let arguments = arguments.filter_map(|check| match &check.predicate {
+            Predicate::Filter(within) => Some(PolicyFilter {
+                expression: &within.expression,
+                rule: &within.rule,
+                on_any: false,
+            }),
+            _ => None,
+        });
         let captures = self.tools.values().filter_map(|tool| match &tool.action {
             Action::Capture(capture) => Some(&**capture),
             Action::Allow | Action::Deny(_) | Action::EndCapture => None,
         });
         let captures = captures.chain(&self.exec);
-        captures.filter_map(|capture| {
+        let captures = captures.filter_map(|capture| {
             let within = capture.within.as_ref()?;
             Some(PolicyFilter {
                 expression: &within.expression,
                 rule: &within.rule,
                 on_any: capture.interfaces.any,
             })
-        })
+        });
+        captures.chain(arguments)
     }
 
     /// SHA-256 of the file's bytes, in 64 lower-case hexadecimal digits.
@@ -168,33 +233,17 @@ impl Policy {
     /// What the policy comes to.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let count =
-            |is: fn(&Action) -> bool| self.tools.values().filter(|rule| is(&rule.action)).count();
+        let shown = || self.tools.iter().filter(|(name, _)| self.visible(name));
+        let count = |is: fn(&Action) -> bool| shown().filter(|(_, rule)| is(&rule.action)).count();
         Summary {
             file: Arc::clone(&self.file),
             digest: self.digest.clone(),
             allowed: count(|action| matches!(action, Action::Allow)),
             capturing: count(|action| matches!(action, Action::Capture(_))),
             ending: count(|action| matches!(action, Action::EndCapture)),
-            denied: count(|action| matches!(action, Action::Deny(_))),
+            denied: self.tools.len() - shown().count(),
             exec: self.exec.is_some(),
-        }
-    }
-
-    fn alternatives(&self) -> Option<String> {
-        const SHOWN: usize = 8;
-        let mut names: Vec<String> = self
-            .tools
-            .keys()
-            .filter(|name| self.visible(name))
-            .map(|name| quoted(name))
-            .collect();
-        let all = names.len();
-        names.truncate(SHOWN);
-        match (all, all - names.len()) {
-            (0, _) => None,
-            (_, 0) => Some(format!("Use {}.", super::units::either(&names, "or"))),
-            (_, more) => Some(format!("Use {} or one of {more} others.", names.join(", "))),
+            others_allowed: self.default.allow,
         }
     }
 }
@@ -227,6 +276,8 @@ pub struct Summary {
     pub denied: usize,
     /// Whether `capwarden exec` may use the policy.
     pub exec: bool,
+    /// Whether tools that the policy does not name are allowed, as other dialects may have it.
+    pub others_allowed: bool,
 }
 
 /// `policy.yaml: 12 tools allowed, 1 capturing, 1 ending captures, 3 denied; no exec section`.
@@ -249,6 +300,10 @@ impl fmt::Display for Summary {
             f,
             "{file}: {allowed} tools allowed, {capturing} capturing, {ending} ending captures, \
              {denied} denied; {exec}"
-        )
+        )?;
+        if self.others_allowed {
+            f.write_str("; tools that it does not name are allowed")?;
+        }
+        Ok(())
     }
 }

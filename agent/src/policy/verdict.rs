@@ -77,6 +77,37 @@ pub enum Verdict {
     Capture(Box<CaptureVerdict>),
     /// Do not forward.
     Deny(Denial),
+    /// Do not forward before somebody has approved of it, who was asked. No policy says this by
+    /// itself: it is what becomes of a [`Decision::approval`].
+    Pending(Box<Pending>),
+}
+
+/// A call that waits for somebody's approval. It is not held: it is to be sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// What it is approved by: `K7QM-2F9X`.
+    pub id: String,
+    /// Until when it waits, as RFC 3339 has it, in UTC.
+    pub expires: String,
+    /// One sentence: what it waits for.
+    pub reason: String,
+    /// One sentence: what the model can do.
+    pub instead: String,
+    /// The rule that asks for the approval.
+    pub rule: RuleRef,
+}
+
+/// As it is told to the model.
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            reason,
+            instead,
+            rule,
+            ..
+        } = self;
+        write!(f, "{reason} {instead} (rule: {rule})")
+    }
 }
 
 /// A refusal that a model can act on and an operator can trace.
@@ -94,6 +125,8 @@ pub struct Denial {
     /// What `instead` says, for programs: an object such as `{"packets": 10000, "interfaces":
     /// ["lo"]}` or `{"argument": "amount", "at_most": 500}`.
     pub allowed: Option<Box<Value>>,
+    /// A limit was reached: the same call may be allowed later.
+    pub limit: bool,
 }
 
 impl Denial {
@@ -106,6 +139,7 @@ impl Denial {
             rule,
             text: None,
             allowed: None,
+            limit: false,
         }
     }
 }

@@ -1,7 +1,24 @@
 //! Who calls: established by the transport, never by what a client says of itself.
+//!
+//! Over a pipe or a Unix socket it is the user whom the kernel names. Over HTTP it is whoever bears
+//! a [`Grant`]: the operator makes it, its [`Token`] is shown once, and only a digest of that is
+//! kept ([`Grants`]).
 #![forbid(unsafe_code)]
 
+pub(crate) mod code;
+mod grant;
+mod operator;
+#[cfg(test)]
+mod tests;
+mod token;
+
 use std::{fmt, sync::Arc};
+
+pub use grant::{
+    Bearer, Ceiling, Grant, GrantError, Grants, MOST_GRANTS, NewGrant, Rejected, Standing,
+};
+pub use operator::Operator;
+pub use token::Token;
 
 /// Whom a call is attributed to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

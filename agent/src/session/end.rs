@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::words::counted;
+
 /// A session's number within one agent, written `s1`, `s2`, … for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u32);
@@ -95,7 +97,9 @@ impl fmt::Display for SessionEnd {
         } = self;
         write!(
             f,
-            "session {session} ended: {reason} ({packets} packets, {bytes} bytes)"
+            "session {session} ended: {reason} ({}, {})",
+            counted(*packets, "packet"),
+            counted(*bytes, "byte")
         )
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -66,6 +66,8 @@ pub enum SessionEvent {
 pub struct Events {
     sender: mpsc::Sender<SessionEvent>,
     refusals: Arc<AtomicU64>,
+    /// The last session's number: whose events go to one reader have different ones.
+    numbers: Arc<AtomicU32>,
     overflow: watch::Sender<bool>,
 }
 
@@ -75,12 +77,18 @@ const REFUSALS_FIRST: u64 = 100;
 const REFUSALS_THEN: u64 = 1_000;
 
 impl Events {
+    /// The id of one more session.
+    pub(super) fn next_session(&self) -> SessionId {
+        SessionId(self.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+
     /// A channel for events.
     pub fn channel() -> (Self, mpsc::Receiver<SessionEvent>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let events = Self {
             sender,
             refusals: Arc::default(),
+            numbers: Arc::default(),
             overflow: watch::Sender::new(false),
         };
         (events, receiver)

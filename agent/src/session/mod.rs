@@ -2,6 +2,7 @@
 //! loaded guard, and the processes that a call starts are held to it until one of its ends.
 #![forbid(unsafe_code)]
 
+mod admit;
 mod compare;
 mod end;
 mod event;

@@ -1,17 +1,20 @@
 //! The filter that a process attaches to its capture socket itself: whether it is one, how many
 //! of them there may be, and putting it in front of the grant.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     filter::{Insn, Program, ProgramError, translate_own},
-    kernel::{Caller, Errno, Slot, SocketKind},
+    kernel::{Caller, Errno, LoadedFilter, Slot, SocketKind},
 };
 
 /// Own filters that one session may attach in all: libpcap attaches two for each socket.
 const MAX_ATTACHED: u32 = 256;
 /// How long the agent may work on them in all: for a millisecond each, unless they are made to
-/// take long. Others of the server wait for their sockets meanwhile.
+/// take long. Others that want to attach one may have to wait meanwhile.
 const MAX_WORK: Duration = Duration::from_secs(5);
 /// One that takes the verifier this long is made to, and is the session's last. The verifier itself
 /// gives up after a million steps, which are some seconds.
@@ -86,8 +89,8 @@ pub(super) fn check(mut insns: Vec<Insn>) -> Result<Program, Errno> {
     }
 }
 
-/// Puts the filter into a slot.
-pub(super) fn install(slot: &mut Slot, program: &Program) -> Result<(), Errno> {
+/// Loads the filter for a slot, which is as it was. Takes as long as the verifier does.
+pub(super) fn load(slot: &Slot, program: &Program) -> Result<LoadedFilter, Errno> {
     let code = if program.accepts_nothing() {
         // libpcap attaches `ret #0` first, then reads away what was queued before.
         None
@@ -98,10 +101,50 @@ pub(super) fn install(slot: &mut Slot, program: &Program) -> Result<(), Errno> {
             FILTER_YOURSELF
         })?)
     };
-    slot.install(code.as_deref()).map_err(|error| {
+    slot.load(code.as_deref()).map_err(|error| {
         tracing::debug!(%error, "the kernel refuses a process's own filter");
         FILTER_YOURSELF
     })
+}
+
+/// The slot of a socket, changed by one caller at a time.
+#[derive(Debug)]
+pub(super) struct Place {
+    slot: Slot,
+    changing: Mutex<()>,
+}
+
+impl Place {
+    pub(super) fn new(slot: Slot) -> Self {
+        Self {
+            slot,
+            changing: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Puts a loaded filter there if its caller still waits. Whatever else the caller may do comes
+    /// after that, and so it does here.
+    pub(super) fn put(
+        &self,
+        filter: &LoadedFilter,
+        waits: impl FnOnce() -> bool,
+    ) -> Result<(), Errno> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waits() {
+            return Err(Errno::INTR);
+        }
+        self.slot.put(filter)
+    }
+
+    /// Takes off what is there.
+    pub(super) fn clear(&self) -> Result<(), Errno> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.slot.clear()
+    }
 }
 
 #[cfg(test)]

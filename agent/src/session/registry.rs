@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -16,23 +16,16 @@ use super::{
     EndReason, Events, Grant, GrantError, SessionEvent, SessionId,
     compare::{self, Comparer},
     lifecycle::{Lifecycle, Signal},
-    own_filter::{self, Attached, Spent},
+    own_filter::{Attached, Place, Spent},
 };
 use capwarden_abi::State;
 
 use crate::{
-    filter::{Compiler, Program},
-    kernel::{
-        self, Admit, ArmedSocket, BootTime, Caller, Cgroup, Errno, FilterCall, Guard, GuardError,
-        Interface, Refusal, Rejection, Slot, SocketCall, Tree, arm, has_ended,
-    },
-    policy::{InterfaceTerms, Terms},
+    filter::Compiler,
+    kernel::{self, Cgroup, Guard, GuardError, Interface, Tree},
+    policy::Terms,
 };
 
-/// Capture sockets that one session may open in all.
-const MAX_SOCKETS: usize = 64;
-/// Refusals after which a session's processes are taken for hostile.
-const MAX_REFUSALS: u32 = 1_000;
 /// Sessions that may live at once.
 const MAX_SESSIONS: usize = 64;
 /// How long a capture waits for the one before it to get its process.
@@ -52,47 +45,45 @@ pub enum Attribution {
 pub struct Sessions(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
-    server: u32,
-    attribution: Attribution,
-    compiler: Compiler,
-    cgroup: Option<Cgroup>,
+    pub(super) server: u32,
+    pub(super) attribution: Attribution,
+    pub(super) compiler: Compiler,
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) events: Events,
-    table: Mutex<Table>,
+    pub(super) table: Mutex<Table>,
     /// Held by the capture that is being started: until it has got its process, no other may.
-    starting: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    pub(super) starting: Arc<Semaphore>,
+    pub(super) waiting: AtomicUsize,
     /// Tells the holder of `starting` that somebody waits.
     pub(super) pressed: Notify,
     /// Told whenever a session has ended.
-    quiet: Notify,
+    pub(super) quiet: Notify,
 }
 
-struct Table {
-    next: u32,
-    live: BTreeMap<SessionId, Live>,
-    tree: Option<Tree>,
-    root: Option<u32>,
-    closed: bool,
+pub(super) struct Table {
+    pub(super) live: BTreeMap<SessionId, Live>,
+    pub(super) tree: Option<Tree>,
+    pub(super) root: Option<u32>,
+    pub(super) closed: bool,
 }
 
-struct Live {
-    grant: Arc<Grant>,
-    guard: Guard,
+pub(super) struct Live {
+    pub(super) grant: Arc<Grant>,
+    pub(super) guard: Guard,
     /// It has ended; its processes are being seen off.
-    revoked: bool,
-    sockets: Vec<Socket>,
-    refusals: u32,
-    spent: Spent,
-    signals: mpsc::UnboundedSender<Signal>,
+    pub(super) revoked: bool,
+    pub(super) sockets: Vec<Socket>,
+    pub(super) refusals: u32,
+    pub(super) spent: Spent,
+    pub(super) signals: mpsc::UnboundedSender<Signal>,
     /// To whoever compares own filters; when it goes, the last one has been told of.
-    attached: mpsc::UnboundedSender<Attached>,
+    pub(super) attached: mpsc::UnboundedSender<Attached>,
 }
 
 /// An armed socket.
-struct Socket {
-    inode: u64,
-    /// Not locked together with the table: it takes the verifier's time to fill it.
-    slot: Arc<Mutex<Slot>>,
+pub(super) struct Socket {
+    pub(super) inode: u64,
+    pub(super) place: Arc<Place>,
 }
 
 /// Why a session could not be opened.
@@ -135,7 +126,6 @@ impl Sessions {
             cgroup,
             events,
             table: Mutex::new(Table {
-                next: 1,
                 live: BTreeMap::new(),
                 tree,
                 root: None,
@@ -270,7 +260,7 @@ impl Sessions {
 }
 
 impl Shared {
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         // A poisoned table is still a table: every change to it is complete at each await and
         // each panic point, and refusing to end sessions would be worse.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -290,8 +280,7 @@ impl Shared {
         if table.live.len() >= MAX_SESSIONS {
             return Err(SessionError::TooMany);
         }
-        let session = SessionId(table.next);
-        table.next += 1;
+        let session = self.events.next_session();
         if let Some(tree) = table.tree.as_mut() {
             tree.open_window(self.server, session.0)?;
         }
@@ -356,60 +345,6 @@ impl Shared {
             .unwrap_or_default()
     }
 
-    /// The slot of an armed socket. Also of a session that has just ended: nothing is delivered any
-    /// more, but its tools are given the time to end in good order, and libpcap takes an error here
-    /// for a reason to write no file.
-    fn slot(&self, inode: u64) -> Option<(SessionId, Arc<Mutex<Slot>>)> {
-        let table = self.table();
-        let mut live = table.live.iter();
-        live.find_map(|(session, live)| {
-            let socket = live.sockets.iter().find(|socket| socket.inode == inode)?;
-            Some((*session, Arc::clone(&socket.slot)))
-        })
-    }
-
-    /// Whether a session may attach one more filter of its own; it is counted then.
-    fn may_attach(&self, session: SessionId) -> Result<(), Rejection> {
-        let mut table = self.table();
-        let live = table.live.get_mut(&session);
-        if live.is_some_and(|live| live.spent.one_more()) {
-            return Ok(());
-        }
-        Err(Rejection::Refused(Self::refuse(
-            own_filter::FILTER_YOURSELF,
-            format!(
-                "session {session} has attached too many capture filters, or ones that \
-                 take the kernel long to check; its sockets keep those they have"
-            ),
-        )))
-    }
-
-    fn attach(
-        &self,
-        caller: &Caller,
-        session: SessionId,
-        slot: &Mutex<Slot>,
-        program: Program,
-    ) -> Result<(), Rejection> {
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = Instant::now();
-        let installed = own_filter::install(&mut slot, &program);
-        let kind = slot.kind();
-        drop(slot);
-        let mut table = self.table();
-        if let Some(live) = table.live.get_mut(&session) {
-            live.spent.worked(started.elapsed());
-            if installed.is_ok() && !program.accepts_nothing() {
-                let _ = live.attached.send(Attached {
-                    caller: caller.clone(),
-                    kind,
-                    program,
-                });
-            }
-        }
-        installed.map_err(Rejection::Kernel)
-    }
-
     pub(super) fn remove(&self, session: SessionId) {
         self.table().live.remove(&session);
         self.quiet.notify_waiters();
@@ -423,145 +358,5 @@ impl Shared {
                 let _ = live.signals.send(Signal::End(EndReason::Revoked));
             }
         }
-    }
-
-    fn refuse(errno: Errno, reason: impl Into<String>) -> Refusal {
-        Refusal {
-            errno,
-            reason: reason.into(),
-        }
-    }
-
-    /// The session that a process belongs to.
-    fn attribute(&self, table: &Table, caller: &Caller) -> Result<SessionId, Refusal> {
-        let only = || {
-            let mut sessions = table.live.keys();
-            match (sessions.next(), sessions.next()) {
-                (Some(session), None) => Ok(*session),
-                (None, _) => Err("no capture session is open"),
-                (Some(_), Some(_)) => Err("it cannot be told which session it belongs to"),
-            }
-        };
-        let found = match (self.attribution, &table.tree) {
-            (Attribution::WholeTree, _) | (Attribution::ByCall, None) => only(),
-            (Attribution::ByCall, Some(tree)) => match tree.tag(caller.process) {
-                Some(tag) if tag.server == self.server && tag.session != 0 => {
-                    Ok(SessionId(tag.session))
-                }
-                Some(_) => Err("no capture call was open when it was started"),
-                None => Err("it does not descend from the server"),
-            },
-        };
-        match found {
-            Ok(session) if table.live.contains_key(&session) => Ok(session),
-            Ok(_) => Err(Self::refuse(Errno::PERM, "its session has ended")),
-            Err(why) => Err(Self::refuse(Errno::PERM, why)),
-        }
-    }
-}
-
-impl Admit for Sessions {
-    fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal> {
-        let mut table = self.0.table();
-        let session = self.0.attribute(&table, caller)?;
-        let live = table
-            .live
-            .get_mut(&session)
-            .ok_or_else(|| Shared::refuse(Errno::PERM, "its session has ended"))?;
-        if live.sockets.len() >= MAX_SOCKETS {
-            return Err(Shared::refuse(
-                Errno::MFILE,
-                format!("session {session} has opened {MAX_SOCKETS} sockets already"),
-            ));
-        }
-        let late = live.grant.deadline.is_some_and(BootTime::has_passed);
-        let ended = live.guard.state().map_or(true, |state| has_ended(&state));
-        if live.revoked || late || ended {
-            return Err(Shared::refuse(Errno::PERM, "its session has ended"));
-        }
-        let (socket, slot) = arm(&live.guard, call)
-            .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
-        live.sockets.push(Socket {
-            inode: socket.inode(),
-            slot: Arc::new(Mutex::new(slot)),
-        });
-        Ok(socket)
-    }
-
-    fn is_armed(&self, inode: u64) -> bool {
-        self.0.slot(inode).is_some()
-    }
-
-    fn filter(&self, caller: &Caller, inode: u64, call: FilterCall) -> Result<(), Rejection> {
-        // Its session has just ended: the lock that is on the socket says the same.
-        let found = self.0.slot(inode).ok_or(Rejection::Kernel(Errno::PERM));
-        let (session, slot) = found?;
-        match call {
-            // Never refused: there is no more to take off than was put on.
-            FilterCall::Detach => {
-                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                let started = Instant::now();
-                let cleared = slot.clear().map_err(Rejection::Kernel);
-                drop(slot);
-                if let Some(live) = self.0.table().live.get_mut(&session) {
-                    live.spent.worked(started.elapsed());
-                }
-                cleared
-            }
-            FilterCall::Attach(insns) => {
-                self.0.may_attach(session)?;
-                let program = own_filter::check(insns).map_err(Rejection::Kernel)?;
-                self.0.attach(caller, session, &slot, program)
-            }
-        }
-    }
-
-    fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal> {
-        let table = self.0.table();
-        let Ok(session) = self.0.attribute(&table, caller) else {
-            return Ok(()); // it has no capture socket that it could bind
-        };
-        let granted = index == 0
-            || table.live.get(&session).is_none_or(|live| {
-                live.guard.covers(index) || live.grant.terms.interfaces == InterfaceTerms::Any
-            });
-        if granted {
-            return Ok(());
-        }
-        Err(Shared::refuse(
-            Errno::PERM,
-            format!("session {session} was not granted the interface with index {index}"),
-        ))
-    }
-
-    fn armed(&self, caller: Caller, call: SocketCall, _inode: u64) {
-        let table = self.0.table();
-        let Ok(session) = self.0.attribute(&table, &caller) else {
-            return; // ended between two lines: the guard is revoked already
-        };
-        if let Some(live) = table.live.get(&session) {
-            let _ = live.signals.send(Signal::Armed(caller.process));
-        }
-        drop(table);
-        self.0.events.send(SessionEvent::Armed {
-            session,
-            caller,
-            kind: call.kind,
-        });
-    }
-
-    fn refused(&self, caller: Option<Caller>, refusal: Refusal) {
-        if let Some(caller) = &caller {
-            let mut table = self.0.table();
-            if let Ok(session) = self.0.attribute(&table, caller)
-                && let Some(live) = table.live.get_mut(&session)
-            {
-                live.refusals += 1;
-                if live.refusals == MAX_REFUSALS {
-                    let _ = live.signals.send(Signal::End(EndReason::Violation));
-                }
-            }
-        }
-        self.0.events.refused(caller, refusal);
     }
 }

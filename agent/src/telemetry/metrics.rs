@@ -5,10 +5,12 @@
 //! | `capwarden_build_info` | `version` | 1 |
 //! | `capwarden_calls_total` | `tool`, `verdict` | calls decided; the audit log has the same words |
 //! | `capwarden_denials_total` | `cause`, `rule` | calls that were not let through, and what refused them |
+//! | `capwarden_limits_reached_total` | | denials because a limit was reached; `capwarden_denials_total` has its rule |
+//! | `capwarden_approvals_total` | `became` | what became of requests for approvals; the audit log has the same words |
 //! | `capwarden_call_ends_total` | `end` | how calls ended that the policy was asked about |
 //! | `capwarden_calls_cancelled_total` | | calls that the client gave up |
 //! | `capwarden_dropped_lines_total` | `from` | lines that were not let through |
-//! | `capwarden_decision_seconds` | `le` | how long the policy took, limits included |
+//! | `capwarden_decision_seconds` | `le` | how long a decision took, limits and approvals included |
 //! | `capwarden_sessions_opened_total` | | sessions opened |
 //! | `capwarden_sessions_ended_total` | `reason` | sessions ended |
 //! | `capwarden_sessions_live` | | sessions open now |
@@ -48,6 +50,7 @@ use super::{
     named::{Named, OTHER},
 };
 use crate::{
+    approval,
     gate::{CallEnd, CallEvent, CallVerdict, GateEvent, Side},
     session::{EndReason, Relation, SessionEvent},
 };
@@ -62,6 +65,11 @@ struct CallLabels {
 struct DenialLabels {
     cause: &'static str,
     rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApprovalLabels {
+    became: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,6 +98,7 @@ struct ToolCounters {
     forward: Counter,
     end_capture: Counter,
     capture: Counter,
+    pending: Counter,
     deny: Counter,
 }
 
@@ -105,6 +114,7 @@ impl ToolCounters {
             forward: of("forward"),
             end_capture: of("end-capture"),
             capture: of("capture"),
+            pending: of("pending"),
             deny: of("deny"),
         }
     }
@@ -114,6 +124,7 @@ impl ToolCounters {
             CallVerdict::Forwarded => &self.forward,
             CallVerdict::EndsCapture => &self.end_capture,
             CallVerdict::Captures { .. } => &self.capture,
+            CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }
             | CallVerdict::NotOpened { .. }
             | CallVerdict::Withdrawn { .. }
@@ -135,6 +146,8 @@ pub struct Metrics {
     refused: Counter,
     not_opened: Counter,
     withdrawn: Counter,
+    limits_reached: Counter,
+    approvals: Family<ApprovalLabels, Counter>,
     ends: [Counter; CALL_ENDS.len()],
     cancelled: Counter,
     dropped_client: Counter,
@@ -217,6 +230,8 @@ impl Metrics {
             dropped_server: dropped_from("server"),
             calls,
             denials,
+            limits_reached: Counter::default(),
+            approvals: Family::default(),
             cancelled: Counter::default(),
             decisions: Histogram::default(),
             opened: Counter::default(),
@@ -251,6 +266,18 @@ impl Metrics {
         registry.register("calls", "Tool calls, by what was decided", calls);
         let denials = self.denials.clone();
         registry.register("denials", "Tool calls not let through, by cause", denials);
+        let reached = self.limits_reached.clone();
+        registry.register(
+            "limits_reached",
+            "Tool calls denied because a limit was reached",
+            reached,
+        );
+        let approvals = self.approvals.clone();
+        registry.register(
+            "approvals",
+            "What became of requests for approvals",
+            approvals,
+        );
         registry.register("call_ends", "How decided tool calls ended", ends);
         let cancelled = self.cancelled.clone();
         registry.register(
@@ -334,9 +361,10 @@ impl Metrics {
             tool.of(&call.verdict).inc();
         });
         let counter = match &call.verdict {
-            CallVerdict::Forwarded | CallVerdict::EndsCapture | CallVerdict::Captures { .. } => {
-                return;
-            }
+            CallVerdict::Forwarded
+            | CallVerdict::EndsCapture
+            | CallVerdict::Captures { .. }
+            | CallVerdict::Pending { .. } => return,
             CallVerdict::Denied { .. } => {
                 let rule = call.rule.as_ref().map_or("", |rule| rule.path.as_str());
                 let make = || {
@@ -356,6 +384,18 @@ impl Metrics {
             CallVerdict::Withdrawn { .. } => &self.withdrawn,
         };
         counter.inc();
+    }
+
+    /// A call was denied because a limit was reached.
+    pub fn limit_reached(&self) {
+        self.limits_reached.inc();
+    }
+
+    /// Something became of a request for an approval.
+    pub fn approval(&self, event: &approval::Event) {
+        let became = event.what.word();
+        let labels = ApprovalLabels { became };
+        self.approvals.get_or_create_owned(&labels).inc();
     }
 
     /// How long decisions take.

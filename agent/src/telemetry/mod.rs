@@ -32,6 +32,7 @@ pub(crate) const fn verdict_word(verdict: &CallVerdict) -> &'static str {
         CallVerdict::Forwarded => "forward",
         CallVerdict::EndsCapture => "end-capture",
         CallVerdict::Captures { .. } => "capture",
+        CallVerdict::Pending { .. } => "pending",
         CallVerdict::Denied { .. }
         | CallVerdict::NotOpened { .. }
         | CallVerdict::Withdrawn { .. }

@@ -76,6 +76,7 @@ impl CallSpans {
         let why = match &call.verdict {
             CallVerdict::Denied { reason, .. } | CallVerdict::NotOpened { reason } => Some(reason),
             CallVerdict::Refused { why } => Some(why),
+            CallVerdict::Pending { id } => Some(id),
             _ => None,
         };
         tracing::debug!(parent: &span, why, "decided");

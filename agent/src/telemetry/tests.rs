@@ -9,9 +9,10 @@ use serde_json::{Map, json};
 
 use super::{metrics::reason_word, named, *};
 use crate::{
+    approval::{self, What},
     gate::{CallEnd, CallEvent, GateEvent, Side},
     policy::RuleRef,
-    principal::{Caller, Principal},
+    principal::{Caller, Operator, Principal},
     session::{EndReason, SessionEnd, SessionEvent, SessionId},
 };
 
@@ -124,6 +125,7 @@ fn calls_are_labelled_with_the_word_of_the_record() {
         denied(),
         CallVerdict::NotOpened { reason },
         CallVerdict::Withdrawn { session },
+        CallVerdict::Pending { id: String::new() },
         CallVerdict::Hidden,
         CallVerdict::Refused { why },
     ] {
@@ -145,7 +147,7 @@ fn labels_are_bounded_however_long_the_policy_is() {
     }
     let text = metrics.exposition().unwrap();
     let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
-    assert_eq!(of("capwarden_calls_total"), (named::MOST + 1) * 4);
+    assert_eq!(of("capwarden_calls_total"), (named::MOST + 1) * 5);
     assert_eq!(of("capwarden_denials_total"), named::MOST + 5);
     let rest = Some(f64::from(2_000 - u16::try_from(named::MOST).unwrap()));
     let other = "capwarden_calls_total{tool=\"(other)\",verdict=\"deny\"}";
@@ -227,6 +229,46 @@ fn ends_of_calls_and_dropped_lines_count() {
         ("call_ends_total{end=\"tool-failed\"}", 0.0),
         ("dropped_lines_total{from=\"server\"}", 9_950.0),
         ("dropped_lines_total{from=\"client\"}", 0.0),
+    ] {
+        assert_eq!(
+            value(&metrics, &format!("capwarden_{series}")),
+            Some(expected),
+            "{series}"
+        );
+    }
+}
+
+#[test]
+fn limits_and_approvals_count() {
+    let metrics = Metrics::new();
+    metrics.limit_reached();
+    tell(&metrics, "t", CallVerdict::Pending { id: "K".into() }, None);
+    let operator = Operator {
+        uid: 0,
+        sudo_uid: None,
+    };
+    for what in [
+        What::Requested,
+        What::Requested,
+        What::Approved(operator, 1),
+        What::Used(operator, 1),
+    ] {
+        metrics.approval(&approval::Event {
+            id: "K".into(),
+            what,
+            principal: String::new(),
+            server: String::new(),
+            tool: String::new(),
+            rule: String::new(),
+        });
+    }
+    for (series, expected) in [
+        ("limits_reached_total", 1.0),
+        ("calls_total{tool=\"(other)\",verdict=\"pending\"}", 1.0),
+        ("calls_total{tool=\"(other)\",verdict=\"deny\"}", 0.0),
+        ("approvals_total{became=\"requested\"}", 2.0),
+        ("approvals_total{became=\"approved\"}", 1.0),
+        ("approvals_total{became=\"used\"}", 1.0),
     ] {
         assert_eq!(
             value(&metrics, &format!("capwarden_{series}")),

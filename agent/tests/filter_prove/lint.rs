@@ -65,6 +65,8 @@ pub fn findings() {
         ("not arp", &["vlan", "qinq"]),
         ("tcp", &[]),
         ("tcp port 80", &[]),
+        // Longer in disguise, so it is longer.
+        ("tcp and len > 100", &[]),
         ("port 53", &[]),
         ("tcp port 80 and host 10.0.0.5", &[]),
         ("ip6 host 2001:db8::1 and tcp", &[]),

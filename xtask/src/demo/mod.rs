@@ -453,6 +453,8 @@ impl Stage {
             .arg(&policy_file)
             .arg("--audit")
             .arg(self.audit())
+            .arg("--state")
+            .arg(self.dir.join("state"))
             .arg("--user")
             .arg(self.uid.to_string())
             .arg("--")

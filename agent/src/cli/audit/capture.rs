@@ -7,7 +7,10 @@ use std::{
 
 use clap::Args;
 
-use crate::audit::{CaptureReport, NoSession, find_session, verify_capture, visible};
+use crate::{
+    audit::{CaptureReport, NoSession, find_session, verify_capture, visible},
+    words::counted,
+};
 
 use super::super::{
     enforce,
@@ -96,9 +99,9 @@ pub(super) fn write_report(
     if report.undecidable > 0 {
         writeln!(
             out,
-            "{} {} packets are too short to tell whether the filters accept them",
+            "{} too short to tell whether the filters accept them: {}",
             paint.warning("warning:"),
-            report.undecidable
+            counted(report.undecidable, "packet")
         )?;
     }
     let verdict = match (report.violated, report.undecidable) {
@@ -107,10 +110,13 @@ pub(super) fn write_report(
         _ => paint.error("beyond its grant"),
     };
     let session = visible(&report.session);
-    let (files, packets) = (report.files.len(), report.packets);
+    let files = u64::try_from(report.files.len()).unwrap_or(u64::MAX);
+    let packets = report.packets;
     write!(
         out,
-        "session {session}: {verdict}; {packets} packets in {files} files"
+        "session {session}: {verdict}; {} in {}",
+        counted(packets, "packet"),
+        counted(files, "file")
     )?;
     match report.delivered {
         Some(delivered) if delivered > packets => writeln!(

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     capture_file::{CaptureFile, CaptureFileError, Captured, Survey, survey},
     filter::{Judgement, SocketForm, in_words},
+    words::counted,
 };
 
 use super::{
@@ -82,8 +83,11 @@ impl Pcap {
             term::print(|out| {
                 writeln!(
                     out,
-                    "{all} packets ({link}): {} inside, {} outside, {} undecidable",
-                    survey.inside, survey.outside, survey.undecidable
+                    "{} ({link}): {} inside, {} outside, {} undecidable",
+                    counted(all, "packet"),
+                    survey.inside,
+                    survey.outside,
+                    survey.undecidable
                 )
             })?;
         }

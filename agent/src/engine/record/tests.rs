@@ -93,6 +93,9 @@ fn verdicts_have_the_same_words_in_the_record_and_in_the_metrics() {
         denied(),
         CallVerdict::NotOpened { reason: reason() },
         CallVerdict::Withdrawn { session },
+        CallVerdict::Pending {
+            id: "K7QM-2F9X".into(),
+        },
         CallVerdict::Hidden,
         CallVerdict::Refused { why },
     ] {

@@ -29,7 +29,7 @@ pub struct Pair {
 }
 
 /// Looks for a well-formed packet that one program refuses while another accepts it in a disguise.
-/// To ask how a filter can be fooled, both are that filter. None: there is no such packet; that is
+/// It must be refused for what it is: also if it said that it is as long as the disguised one. To ask how a filter can be fooled, both are that filter. None: there is no such packet; that is
 /// a proof, over every packet and everything that the disguise leaves open.
 ///
 /// # Errors
@@ -47,6 +47,12 @@ pub fn hides(
     let refused = !work.side(refusing)?.accepts;
     let deadline = work.deadline;
     let mut view = disguise.view(&mut work.space, form);
+    // What is refused only for being short is not refused for what it is.
+    let longer = work.space.stating(view.length, |space| {
+        let outcome = symbolic::run(refusing, space, deadline)?;
+        Ok(outcome.accepts(space))
+    });
+    let longer = longer.map_err(|symbolic::Exhausted| work.why())?;
     let accepted = work.space.through(&mut view, |space| {
         let outcome = symbolic::run(accepting, space, deadline)?;
         Ok(outcome.accepts(space))
@@ -55,7 +61,7 @@ pub fn hides(
     let demanded = disguise.demanded(&mut work.space, &mut view);
     let usual = usual(&mut work.space, form);
     let whom = whom(&mut work.space, form, disguise.whom);
-    let parts = [refused, accepted, demanded, usual, whom];
+    let parts = [refused, !longer, accepted, demanded, usual, whom];
     let wanted = work.space.graph.all(parts);
     let Some(mut solver) = packets_with(&mut work, wanted, budget)? else {
         return Ok(None);
@@ -92,9 +98,16 @@ pub fn hides(
         }
     }
     let shows = |example: &Example| {
-        well_formed(&example.packet(), form)
-            && !accepts(refusing, &example.packet())
-            && accepts(accepting, &disguise.apply(example, &free, form).packet())
+        let (packet, disguised) = (example.packet(), disguise.apply(example, &free, form));
+        let disguised = disguised.packet();
+        let longer = Packet {
+            wire_len: disguised.wire_len,
+            ..packet
+        };
+        well_formed(&packet, form)
+            && !accepts(refusing, &packet)
+            && !accepts(refusing, &longer)
+            && accepts(accepting, &disguised)
     };
     let found = recognisable(&mut work.space, &mut solver, form, &fixed, shows);
     let refused = found.ok_or(Unknown::NotReproduced)?;

@@ -29,6 +29,7 @@ mod solve;
 mod space;
 mod symbolic;
 mod template;
+mod tuples;
 mod verdict;
 mod view;
 mod ways;

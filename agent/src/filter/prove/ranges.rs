@@ -16,11 +16,26 @@ use super::{
 pub(super) struct Ranges(Vec<(u32, u32)>);
 
 impl Ranges {
-    /// All values that a word may have, as far as its constant bits say.
+    /// The least and the highest value that a word may have, as far as its constant bits say.
+    pub(super) fn bounds(word: &Word) -> (u32, u32) {
+        (
+            word.evaluate(|bit| bit.as_constant().unwrap_or(false)),
+            word.evaluate(|bit| bit.as_constant().unwrap_or(true)),
+        )
+    }
+
+    /// All values between them.
     pub(super) fn of(word: &Word) -> Self {
-        let least = word.evaluate(|bit| bit.as_constant().unwrap_or(false));
-        let most = word.evaluate(|bit| bit.as_constant().unwrap_or(true));
-        Self(vec![(least, most)])
+        Self(vec![Self::bounds(word)])
+    }
+
+    /// From pairs that are as the type says.
+    pub(super) fn from_pairs(pairs: Vec<(u32, u32)>) -> Self {
+        Self(pairs)
+    }
+
+    pub(super) fn pairs(&self) -> &[(u32, u32)] {
+        &self.0
     }
 
     /// The values for which a test against a constant holds. None: it is no question of ranges.
@@ -42,12 +57,8 @@ impl Ranges {
     }
 
     /// Whether the highest value of all is in it.
-    pub(super) fn reaches_the_end(&self) -> bool {
+    fn reaches_the_end(&self) -> bool {
         self.0.last().is_some_and(|(_, high)| *high == u32::MAX)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
     }
 
     pub(super) fn and(&self, other: &Self) -> Self {
@@ -64,26 +75,6 @@ impl Ranges {
             }
         }
         Self(both)
-    }
-
-    pub(super) fn or(&self, other: &Self) -> Self {
-        let mut either: Vec<(u32, u32)> = Vec::with_capacity(self.0.len() + other.0.len());
-        let (mut mine, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
-        loop {
-            let next = match (mine.peek(), theirs.peek()) {
-                (Some(one), Some(other)) if one.0 <= other.0 => mine.next(),
-                (_, Some(_)) => theirs.next(),
-                (Some(_), None) => mine.next(),
-                (None, None) => return Self(either),
-            };
-            let Some(&(low, high)) = next else {
-                return Self(either);
-            };
-            match either.last_mut() {
-                Some((_, end)) if low <= end.saturating_add(1) => *end = (*end).max(high),
-                _ => either.push((low, high)),
-            }
-        }
     }
 
     pub(super) fn not(&self) -> Self {
@@ -163,12 +154,10 @@ mod tests {
     fn sets_are_cut_and_joined() {
         let (a, b) = (set(&[(1, 4), (8, 9)]), set(&[(3, 8), (20, u32::MAX)]));
         assert_eq!(a.and(&b), set(&[(3, 4), (8, 8)]));
-        assert_eq!(a.or(&b), set(&[(1, 9), (20, u32::MAX)]));
         assert_eq!(a.not(), set(&[(0, 0), (5, 7), (10, u32::MAX)]));
         assert_eq!(b.not(), set(&[(0, 2), (9, 19)]));
         assert_eq!(set(&[]).not().not(), set(&[]));
         assert!(a.and(&a.not()).is_empty());
-        assert_eq!(a.or(&a.not()), set(&[(0, u32::MAX)]));
         let passing = |test, k| Ranges::passing(test, k).unwrap();
         assert!(passing(Test::Greater, u32::MAX).is_empty());
         assert_eq!(passing(Test::GreaterOrEqual, 7), set(&[(7, u32::MAX)]));

@@ -22,6 +22,7 @@ use super::{
     bits::Word,
     graph::{Graph, Lit},
     ranges::Ranges,
+    tuples::{Split, Tuples},
     view::{Place, View},
 };
 
@@ -55,6 +56,15 @@ pub(super) struct Read {
     pub(super) value: Byte,
 }
 
+/// Some words, a set of values for them, and the condition under which they have one.
+#[derive(Clone, Debug)]
+struct Member {
+    words: Vec<Word>,
+    set: Tuples,
+    large: bool,
+    lit: Lit,
+}
+
 /// What the kernel knows beside the bytes.
 #[derive(Debug)]
 pub(super) struct Metadata {
@@ -86,16 +96,20 @@ pub(super) struct Space {
     bytes: Vec<(u32, Byte)>,
     reads: Vec<Read>,
     known_reads: HashMap<Word, Byte>,
-    /// Which sets of values words were looked for in, and under which condition they are in there.
-    members: HashMap<Word, Vec<(Ranges, Lit)>>,
+    /// Where words that were read as they are begin, and where they end.
+    extents: HashMap<Word, (u32, u32)>,
+    /// Which sets of values words were looked for in, by the first of the words.
+    members: HashMap<Word, Vec<Member>>,
     /// Sets that a bit of its own stands for, as long as nothing has said so.
-    undefined: Vec<(Lit, Word, Ranges)>,
+    undefined: Vec<Member>,
     /// What holds between such sets, and has not become a condition yet.
     relations: Vec<Lit>,
     /// So many reads have been compared with so many bytes and with each other.
     settled: (usize, usize),
     /// What holds for every packet.
     conditions: Vec<Lit>,
+    /// What a program is told when it asks for the length, if that is not the number of bytes.
+    stated_length: Option<Word>,
     /// While it is looked through, every read is one of this packet, which is made of the other.
     view: Option<View>,
 }
@@ -128,11 +142,13 @@ impl Space {
             bytes: Vec::new(),
             reads: Vec::new(),
             known_reads: HashMap::new(),
+            extents: HashMap::new(),
             members: HashMap::new(),
             undefined: Vec::new(),
             relations: Vec::new(),
             settled: (0, 0),
             conditions: Vec::new(),
+            stated_length: None,
             view: None,
         }
     }
@@ -147,6 +163,19 @@ impl Space {
         self.length = length;
         self.meta.protocol = protocol;
         result
+    }
+
+    /// Does something as if the packet said that it has another length, with the bytes that it has.
+    pub(super) fn stating<T>(&mut self, length: Word, look: impl FnOnce(&mut Self) -> T) -> T {
+        self.stated_length = Some(length);
+        let result = look(self);
+        self.stated_length = None;
+        result
+    }
+
+    /// What a program is told of the length.
+    pub(super) fn stated_length(&self) -> Word {
+        self.stated_length.unwrap_or(self.length)
     }
 
     pub(super) fn bytes(&self) -> &[(u32, Byte)] {
@@ -197,7 +226,10 @@ impl Space {
         for index in (0..size_of(size)).rev() {
             bits.extend(self.byte(at.saturating_add(index)));
         }
-        Word::from_bits(&bits)
+        let word = Word::from_bits(&bits);
+        let end = at.saturating_add(size_of(size));
+        self.extents.insert(word, (at, end));
+        word
     }
 
     /// What a load reads, and whether it succeeds.
@@ -336,50 +368,93 @@ impl Space {
         value
     }
 
-    /// The condition under which a word has one of these values.
-    ///
-    /// For many values it is a bit of its own at first. Most questions are settled by what is known
-    /// of such bits: which set is part of which, and which have nothing in common. Where that is
-    /// not enough, [`define`](Self::define) says what they stand for.
-    pub(super) fn member(&mut self, word: &Word, ranges: &Ranges) -> Lit {
-        if ranges.reaches_the_end() {
-            return !self.member_of(word, &ranges.not());
+    /// Whether two words were read from places next to each other, in either order.
+    pub(super) fn adjacent(&self, one: &Word, other: &Word) -> bool {
+        match (self.extents.get(one), self.extents.get(other)) {
+            (Some(one), Some(other)) => one.1 == other.0 || other.1 == one.0,
+            _ => false,
         }
-        self.member_of(word, ranges)
     }
 
-    fn member_of(&mut self, word: &Word, ranges: &Ranges) -> Lit {
-        let sets = self.members.entry(*word).or_default();
-        if let Some((_, lit)) = sets.iter().find(|(known, _)| known == ranges) {
-            return *lit;
+    /// The condition under which some words have values of a set.
+    ///
+    /// For a large set it is a bit of its own at first. Most questions are settled by what is known
+    /// of such bits: which set is part of which, and which have nothing in common. Where that is
+    /// not enough, [`define`](Self::define) says what they stand for.
+    pub(super) fn member(&mut self, words: &[Word], set: &Tuples) -> Lit {
+        self.member_of(words, &set.normal(words))
+    }
+
+    /// Says it by sets that are the lesser part of the values of their last word: of a search's two
+    /// ends, what is found and what is not, both are said by the same ones.
+    fn member_of(&mut self, words: &[Word], set: &Tuples) -> Lit {
+        let depth = set.depth();
+        let words = words.get(..depth).unwrap_or(words);
+        let Some((last, before)) = words.split_last() else {
+            return Lit::TRUE;
+        };
+        let Split { few, begin, except } = set.split(before.len(), Ranges::bounds(last));
+        let few = self.set(words, few);
+        if begin.is_empty() {
+            return few;
+        }
+        let begins = self.member_of(before, &begin.normal(before));
+        let excepted = self.set(words, except);
+        let most = self.graph.and(begins, !excepted);
+        self.graph.or(few, most)
+    }
+
+    fn set(&mut self, words: &[Word], set: Tuples) -> Lit {
+        let Some(first) = words.first().filter(|_| !set.is_empty()) else {
+            return Lit::constant(!set.is_empty());
+        };
+        let members = self.members.entry(*first).or_default();
+        let same = |known: &&Member| known.words == words && known.set == set;
+        if let Some(known) = members.iter().find(same) {
+            return known.lit;
         }
         let graph = &mut self.graph;
-        let large = ranges.len() >= LARGE_SET;
+        let large = set.is_large(LARGE_SET);
         let lit = if large {
-            let lit = graph.free();
-            self.undefined.push((lit, *word, ranges.clone()));
-            lit
+            graph.free()
         } else {
-            ranges.contain(graph, word)
+            set.contain(graph, words)
         };
-        let related = sets
-            .iter()
-            .filter(|(other, _)| large || other.len() >= LARGE_SET);
-        for (other, theirs) in related.take(MOST_RELATED) {
-            for (one, two, in_one, in_two) in [
-                (ranges, &other.not(), lit, !*theirs),
-                (&ranges.not(), other, !lit, *theirs),
-                (ranges, other, lit, *theirs),
+        let new = Member {
+            words: words.to_vec(),
+            set,
+            large,
+            lit,
+        };
+        let related = members.iter().filter(|other| {
+            (large || other.large)
+                && (other.words.starts_with(words) || words.starts_with(&other.words))
+        });
+        for other in related.take(MOST_RELATED) {
+            let longer = if other.words.len() > words.len() {
+                &other.words
+            } else {
+                words
+            };
+            let (mine, theirs) = (&new.set, &other.set);
+            let mut most = [LARGE_SET - 1; 3];
+            let [a, b, c] = &mut most;
+            for (both, in_one, in_two) in [
+                (mine.without(theirs, a), lit, !other.lit),
+                (theirs.without(mine, b), other.lit, !lit),
+                (mine.and(theirs, c), lit, other.lit),
             ] {
-                let both = one.and(two);
-                if both.len() < LARGE_SET {
-                    let rest = both.contain(graph, word);
+                if let Some(both) = both {
+                    let rest = both.contain(graph, longer);
                     let in_both = graph.and(in_one, in_two);
                     self.relations.push(graph.implies(in_both, rest));
                 }
             }
         }
-        sets.push((ranges.clone(), lit));
+        if large {
+            self.undefined.push(new.clone());
+        }
+        members.push(new);
         lit
     }
 
@@ -389,9 +464,12 @@ impl Space {
         if self.undefined.is_empty() {
             return None;
         }
-        for (lit, word, ranges) in std::mem::take(&mut self.undefined) {
+        for Member {
+            words, set, lit, ..
+        } in std::mem::take(&mut self.undefined)
+        {
             let graph = &mut self.graph;
-            let member = ranges.contain(graph, &word);
+            let member = set.contain(graph, &words);
             let differ = graph.xor(lit, member);
             self.relations.push(!differ);
         }

@@ -12,6 +12,7 @@ use super::{
     graph::Lit,
     ranges::Ranges,
     space::Space,
+    tuples::Tuples,
 };
 
 /// What a program does: where it returns, and under which condition. The conditions exclude each
@@ -91,6 +92,9 @@ pub(super) fn run(
 /// this, so that what is compared in the end is still a word of the packet.
 const MOST_APART: usize = 16;
 
+/// An IPv6 address is so many.
+const MOST_WORDS: usize = 4;
+
 /// A, X and the memory cells.
 const SLOTS: usize = 2 + MEMORY_WORDS;
 const A: usize = 0;
@@ -110,17 +114,23 @@ fn cell(number: u8) -> usize {
 #[derive(Clone)]
 struct State {
     reached: Lit,
-    /// More about how it is reached: this word has one of these values.
-    among: Option<Box<(Word, Ranges)>>,
+    /// More about how it is reached.
+    among: Option<Box<Among>>,
     slots: [Word; SLOTS],
+}
+
+/// Words next to each other, and values of which they have some.
+#[derive(Clone)]
+struct Among {
+    words: Vec<Word>,
+    values: Tuples,
 }
 
 impl State {
     /// Makes all that is known of how it is reached one condition.
     fn settle(&mut self, space: &mut Space) {
         if let Some(among) = self.among.take() {
-            let (word, ranges) = *among;
-            let member = space.member(&word, &ranges);
+            let member = space.member(&among.words, &among.values);
             self.reached = space.graph.and(self.reached, member);
         }
     }
@@ -131,7 +141,7 @@ impl State {
         slots.all(|(slot, (one, other))| slot == X || live >> slot & 1 == 0 || one == other)
     }
 
-    /// Takes in another one that is reached alike, but for the values of one word.
+    /// Takes in another one that is reached alike, but for the values of some words.
     fn absorb(&mut self, other: &Self, live: u32) -> bool {
         let mut slots = self.slots.iter().zip(&other.slots).enumerate();
         if self.reached != other.reached
@@ -140,9 +150,9 @@ impl State {
             return false;
         }
         match (&mut self.among, &other.among) {
-            (Some(mine), Some(theirs)) if mine.0 == theirs.0 => {
-                mine.1 = mine.1.or(&theirs.1);
-                if mine.1 == Ranges::of(&mine.0) {
+            (Some(mine), Some(theirs)) if mine.words == theirs.words => {
+                mine.values.join(&theirs.values);
+                if mine.values.is_all(&mine.words) {
                     self.among = None;
                 }
                 true
@@ -237,19 +247,47 @@ impl Run<'_> {
 
     /// Goes on in two ways, as a word compares to a constant.
     fn compare(&mut self, mut state: State, a: &Word, passing: &Ranges, then: usize, not: usize) {
-        let known = match state.among.take() {
-            Some(among) if among.0 == *a => among.1,
-            other => {
-                state.among = other;
-                state.settle(self.space);
-                Ranges::of(a)
-            }
+        let mut among = match state.among.take() {
+            Some(among) => *among,
+            None => Among {
+                words: Vec::new(),
+                values: Tuples::All,
+            },
         };
-        let (holds, fails) = (known.and(passing), known.and(&passing.not()));
-        for (to, ranges) in [(then, holds), (not, fails)] {
-            if !ranges.is_empty() && state.reached != Lit::FALSE {
+        let known = among.words.iter().position(|word| word == a);
+        let at = known.unwrap_or_else(|| {
+            // A search goes on to an address's next word with one value of the one before.
+            let follows = match among.words.last() {
+                Some(last) => self.space.adjacent(last, a) && among.values.is_single(),
+                None => true,
+            };
+            if !follows || among.words.len() >= MOST_WORDS {
+                state.among = Some(Box::new(std::mem::replace(
+                    &mut among,
+                    Among {
+                        words: Vec::new(),
+                        values: Tuples::All,
+                    },
+                )));
+                state.settle(self.space);
+            }
+            among.words.push(*a);
+            among.words.len() - 1
+        });
+        let all = Ranges::of(a);
+        for (to, ranges) in [(then, all.and(passing)), (not, all.and(&passing.not()))] {
+            if ranges.is_empty() || state.reached == Lit::FALSE {
+                continue;
+            }
+            let mut among = among.clone();
+            if ranges != all {
+                among.values = among.values.restricted(at, &ranges);
+            } else if known.is_none() {
+                among.words.pop();
+            }
+            if !among.values.is_empty() {
                 let mut state = state.clone();
-                state.among = (ranges != Ranges::of(a)).then(|| Box::new((*a, ranges)));
+                state.among = (among.values != Tuples::All).then(|| Box::new(among));
                 self.reach(to, state);
             }
         }
@@ -282,7 +320,7 @@ impl Run<'_> {
                 }
                 self.load(&mut state, A, (value, device));
             }
-            Op::LoadLength(to) => state.set(slot(to), self.space.length),
+            Op::LoadLength(to) => state.set(slot(to), self.space.stated_length()),
             Op::LoadConstant(to, value) => state.set(slot(to), Word::constant(value)),
             Op::LoadMemory(to, from) => state.set(slot(to), state.get(cell(from))),
             Op::Store(from, to) => state.set(cell(to), state.get(slot(from))),
@@ -431,118 +469,4 @@ fn live_slots(ops: &[Op]) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{
-        super::{
-            super::{Insn, Packet, interpret::interpret},
-            space::tests::{Random, values},
-        },
-        *,
-    };
-
-    /// Every kind of instruction, with a good part of the loads near or across a border.
-    fn random_program(random: &mut Random) -> Option<Program> {
-        let length = 2 + random.below(14);
-        let mut insns: Vec<_> = (0..3).map(|cell| Insn::new(0x02, 0, 0, cell)).collect();
-        for at in 0..length {
-            let left = length - at;
-            let near = random.below(40);
-            let base = random.pick(&[
-                0,
-                0,
-                0,
-                0,
-                0xffff_fff0,
-                0xfff0_0000,
-                0xffef_fff8,
-                0xffe0_0000,
-                0x7fff_fff0,
-            ]);
-            let address = near.wrapping_add(base);
-            let source = random.pick(&[0_u16, 8]);
-            let word = random.word();
-            let constant = random.pick(&[0, 1, 3, 8, 0x800, 0x8000_0000, u32::MAX, word]);
-            insns.push(match random.below(10) {
-                0..4 => Insn::new(
-                    random.pick(&[0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0xb1]),
-                    0,
-                    0,
-                    address,
-                ),
-                4 => Insn::new(
-                    0x20,
-                    0,
-                    0,
-                    0xffff_f000 + random.pick(&[0, 4, 8, 20, 24, 28, 32, 40, 44, 48, 60]),
-                ),
-                5 | 6 => {
-                    let op =
-                        random.pick(&[0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xa0]);
-                    let k = if matches!(op, 0x60 | 0x70) {
-                        constant % 32
-                    } else {
-                        constant.max(1)
-                    };
-                    Insn::new(0x04 | op | source, 0, 0, k)
-                }
-                7 => Insn::new(random.pick(&[0x84, 0x07, 0x87, 0x80, 0x81]), 0, 0, 0),
-                8 => Insn::new(
-                    random.pick(&[0x00, 0x01, 0x02, 0x03, 0x60, 0x61]),
-                    0,
-                    0,
-                    near % 3,
-                ),
-                _ => {
-                    let mut skip = || random.below(left.min(4)).to_le_bytes()[0];
-                    let (jt, jf) = (skip(), skip());
-                    Insn::new(
-                        random.pick(&[0x15, 0x25, 0x35, 0x45]) | source,
-                        jt,
-                        jf,
-                        constant,
-                    )
-                }
-            });
-        }
-        insns.push(random.pick(&[Insn::new(0x16, 0, 0, 0), Insn::new(0x06, 0, 0, 9)]));
-        Program::new(insns).ok()
-    }
-
-    #[test]
-    fn every_packet_comes_out_as_the_interpreter_has_it() {
-        let mut random = Random(11);
-        let (mut runs, mut accepted) = (0, 0);
-        for _ in 0..500 {
-            let Some(program) = random_program(&mut random) else {
-                continue;
-            };
-            let mut space = Space::new(1 << 20);
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let outcome = run(&program, &mut space, deadline).unwrap();
-            let value = outcome.value(&mut space);
-            let accepts = outcome.accepts(&mut space);
-            let conditions = space.settle().to_vec();
-            assert!(!space.graph.exhausted());
-            for _ in 0..12 {
-                let length = random.below(60);
-                let (bytes, front) = (random.bytes(length), random.below(3) * 4);
-                let headroom = random.bytes(front);
-                let mut packet = Packet::new(&bytes, random.meta());
-                packet.headroom = &headroom;
-                let expected = interpret(&program, &packet);
-                let bit = values(&space, &packet);
-                assert_eq!(value.evaluate(&bit), expected, "{program:?} on {packet:?}");
-                assert_eq!(bit(accepts), expected != 0);
-                assert!(
-                    conditions.iter().all(|condition| bit(*condition)),
-                    "{program:?} on {packet:?}"
-                );
-                runs += 1;
-                accepted += u32::from(expected != 0);
-            }
-        }
-        assert!(runs > 4_000 && accepted > runs / 10, "{accepted} of {runs}");
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ type Case = (&'static str, u64, u64, &'static str, &'static str);
 #[rustfmt::skip] // A table: each text on its own line.
 const CASES: &[Case] = &[
     // The file as a whole.
-    ("", 1, 1, "the file must be a policy, but is nothing", "`version`, `default`, `tools` and `exec`"),
+    ("", 1, 1, "the file must be a policy, but is nothing", "`all_tools`, `tools` and `exec`"),
     ("[]", 1, 1, "the file must be a policy, but is a list", "The keys here are"),
     ("{}", 1, 1, "the policy has no `version`", "version: 1"),
     ("version: 1", 1, 1, "neither `tools` nor `exec`", "Add `tools:`"),
@@ -42,7 +42,7 @@ const CASES: &[Case] = &[
     ("version: 1\ntools: { a: { deny: true } }", 2, 21, "must be a reason, but is a boolean", "the model"),
     ("version: 1\ntools: { a: { deny: x, ends: capture } }", 2, 24, "`ends` cannot stand beside `deny`", "drop one"),
     ("version: 1\ntools: { a: { allow: true } }", 2, 15, "unknown key `allow` in `tools.a`", "The keys here are `args`"),
-    ("version: 1\ntools: { a: { limits: [] } }", 2, 15, "unknown key `limits` in `tools.a`", "The keys here are"),
+    ("version: 1\ntools: { a: { limit: [] } }", 2, 15, "unknown key `limit` in `tools.a`", "Did you mean `limits`?"),
     ("version: 1\ntools: { a: { ends: session } }", 2, 21, "`session` is nothing that a tool can end", "ends: capture"),
     ("version: 1\ntools: { a: { ends: capture, capture: { interfaces: [lo], packets: 1 } } }", 2, 15, "`ends` cannot stand beside `capture`", "drop one"),
     // Predicates.
@@ -99,6 +99,49 @@ const CASES: &[Case] = &[
     ("version: 1\ntools: { a: { capture: { from: { packets: 5 }, interfaces: [ lo ], packets: 1 } } }", 2, 43, "an argument's name, but is a whole number", ""),
     ("version: 1\ntools: { a: { capture: { from: { packets: a. }, interfaces: [ lo ], packets: 1 } } }", 2, 43, "`a.` is no argument's name", ""),
     ("version: 1\ntools: { a: { capture: { from: { packets: n, seconds: n }, interfaces: [ lo ], packets: 1 } } }", 2, 55, "`n` asks for `packets` already", "another argument"),
+    // Limits.
+    ("version: 1\ntools: { a: { limits: [] } }", 2, 23, "`limits` is an empty list", "List limits"),
+    ("version: 1\ntools: { a: { limits: { max: 1 } } }", 2, 23, "must be a list of limits, but is a map", "List limits"),
+    ("version: 1\ntools: { a: { limits: [ 10/minute ] } }", 2, 25, "`tools.a.limits[0]` must be a limit, but is a string", "`max`, `window`"),
+    ("version: 1\ntools: { a: { limits: [ { window: minute } ] } }", 2, 25, "`tools.a.limits[0]` has no `max`", "max: 10"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1 } ] } }", 2, 25, "has no `window`", "`hour`"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: week } ] } }", 2, 43, "`week` is no time", "`minute`"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: 0 s } ] } }", 2, 43, "`0 s` is no time", "`minute`"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: 90 s, kind: calendar } ] } }", 2, 43, "is no unit of the calendar", "sliding"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, kind: leaky } ] } }", 2, 54, "`leaky` is no kind of window", "`bucket`"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, scope: user } ] } }", 2, 55, "`user` is no scope", "`principal`"),
+    ("version: 1\ntools: { a: { limits: [ { max: -1, window: day } ] } }", 2, 32, "`-1` is not from 0", "how many"),
+    ("version: 1\ntools: { a: { limits: [ { max: 9007199254740993, window: day } ] } }", 2, 32, "is not from 0 to 9007199254740992", ""),
+    ("version: 1\ntools: { a: { limits: [ { max: 1.5, window: day } ] } }", 2, 32, "must be a whole number, but is a decimal number", ""),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, counter: \"\" } ] } }", 2, 57, "is no counter's name", ""),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, amount: 1, amount_from: n } ] } }", 2, 59, "`amount_from` cannot stand beside `amount`", "drop one"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, amount_from: n. } ] } }", 2, 61, "`n.` is no argument's name", ""),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, refund: always } ] } }", 2, 56, "`always` is nothing after which", "`never`"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day }, { max: 2, window: day } ] } }", 2, 50, "the counter `a/day` has two limits here", "counter of its own"),
+    ("version: 1\ntools: { a: { limits: [ { max: 1, window: day, spend: 5 } ] } }", 2, 48, "spend limits (`spend`) are not supported", "amount_from"),
+    ("version: 1\nall_tools: { capture: {} }\ntools: {}", 2, 14, "unknown key `capture` in `all_tools`", "`limits`"),
+    ("version: 1\nall_tools: []\ntools: {}", 2, 12, "`all_tools` must be a map", "`limits`"),
+    // Hiding and approving.
+    ("version: 1\nhide: a\ntools: {}", 2, 7, "`hide` must be a list of tools, but is a string", ""),
+    ("version: 1\nhide: [ a, a ]\ntools: {}", 2, 12, "`a` is listed twice", "Keep one"),
+    ("version: 1\nhide: [ \" \" ]\ntools: {}", 2, 9, "is no tool's name", ""),
+    ("version: 1\ntools: { a: { approve: me } }", 2, 24, "`me` is nobody who can approve", "approve: operator"),
+    ("version: 1\ntools: { a: { approve: {} } }", 2, 24, "has no `by`", "approve: operator"),
+    ("version: 1\ntools: { a: { approve: { by: operator, timeout: 8 d } } }", 2, 49, "`8 d` is longer than a week", "10 min"),
+    ("version: 1\ntools: { a: { approve: { by: operator, timeout: soon } } }", 2, 49, "`soon` is no time", "10 min"),
+    ("version: 1\ntools: { a: { approve: operator, deny: x } }", 2, 15, "`approve` cannot stand beside `deny`", "drop one"),
+    ("version: 1\ntools: { a: { required_by_schema: false } }", 2, 35, "demands nothing", "leave it out"),
+    // More predicates.
+    ("version: 1\ntools: { a: { args: { x: { less_than: \"5\" } } } }", 2, 39, "must be a number, but is a string", ""),
+    ("version: 1\ntools: { a: { args: { x: { at_least: 9007199254740993 } } } }", 2, 38, "is not from -2^53 to 2^53", ""),
+    ("version: 1\ntools: { a: { args: { x: { none_of: [] } } } }", 2, 37, "is an empty list", ""),
+    ("version: 1\ntools: { a: { args: { x: { matches: '(' } } } }", 2, 37, "is not a regular expression", "anywhere"),
+    ("version: 1\ntools: { a: { args: { x: { in_cidr: 10.0.0.0/8 } } } }", 2, 37, "must be a list of networks", "10.0.0.0/8"),
+    ("version: 1\ntools: { a: { args: { x: { in_cidr: [ 10.0.0.1/8 ] } } } }", 2, 39, "has bits beyond its length", "own address"),
+    ("version: 1\ntools: { a: { args: { x: { in_cidr: [ host ] } } } }", 2, 39, "`host` is no network", ""),
+    ("version: 1\ntools: { a: { args: { x: { interface: [ nflog ] } } } }", 2, 41, "firewall logs", "veth*"),
+    ("version: 1\ntools: { a: { args: { x: { capture_filter: tcp } } } }", 2, 44, "must be a map with `within`", ""),
+    ("version: 1\ntools: { a: { args: { x: { capture_filter: {} } } } }", 2, 44, "has no `within`", "net 10.0.0.0/8"),
     // Commands.
     ("version: 1\nexec: { from: { packets: n }, interfaces: [ lo ], packets: 1 }", 2, 9, "unknown key `from` in `exec`", "The keys here are `interfaces`"),
     ("version: 1\nexec: { interfaces: [ lo ] }", 2, 1, "`exec` has no cap", ""),
@@ -124,6 +167,60 @@ fn errors_point_at_what_is_wrong() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let text = "version: 2
+hide: [ a, a ]
+tools:
+  a: { args: { x: { pattern: '(' }, y: { at_mots: 1 } } }
+  b: { capture: { interfaces: [ nflog, lo, 4 ], packets: 0, over: drop } }
+  c: denied
+exec: { interfaces: [ lo ] }
+";
+    let error = Policy::parse("p.yaml", text).unwrap_err();
+    let places: Vec<_> = std::iter::once(&error)
+        .chain(error.others())
+        .map(|error| (error.line().unwrap(), error.column().unwrap()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (1, 10),
+            (2, 12),
+            (4, 30),
+            (4, 42),
+            (5, 33),
+            (5, 44),
+            (5, 58),
+            (5, 67),
+            (6, 6),
+            (7, 1)
+        ]
+    );
+    let mut shown = String::new();
+    miette::NarratableReportHandler::new()
+        .render_report(&mut shown, &error)
+        .unwrap();
+    for told in [
+        "not a version",
+        "`at_mots`",
+        "firewall logs",
+        "`denied` is no rule",
+    ] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    // What is missing is told only where nothing else is wrong: `pakets` may be the cap.
+    let text = "version: 1\nexec: { interfaces: [ lo ], pakets: 1 }";
+    let error = Policy::parse("p.yaml", text).unwrap_err();
+    assert!(error.others().is_empty(), "{error:?}");
+
+    let many: String = (0..100).map(|n| format!("  t{n}: wrong\n")).collect();
+    let error = Policy::parse("p.yaml", &format!("version: 1\ntools:\n{many}")).unwrap_err();
+    assert_eq!(error.others().len(), 19);
+    assert_eq!(error.line(), Some(3));
+    assert_eq!(error.others()[18].line(), Some(22));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The policy room as its users meet it.
 
+mod cases;
 mod decisions;
+mod dialects;
 mod loading;
 mod mutations;
 mod shipped;

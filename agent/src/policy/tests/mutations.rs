@@ -232,7 +232,82 @@ fn mutated_calls_do_not_panic_and_never_exceed_the_caps() {
                 assert!(denial.reason.ends_with('.'), "{sentence}");
             }
             Verdict::Forward | Verdict::EndCapture => {}
+            Verdict::Pending(_) => unreachable!("{call:?}"),
         }
     }
     assert!(captures > 300, "{captures}");
+}
+
+const LAYERED: &str = r#"{"version": "1", "default": "deny", "hide": ["x"], "tools": {
+  "start": {"require": [{"conditions": [{"path": "args.iface", "op": "in", "value": ["lo", 1]}]}],
+    "deny_if": [{"conditions": [{"path": "args.count", "op": "gt", "value": 5}], "on_deny": "no"}],
+    "limits": [{"counter": "c", "window": "minute", "max": 3, "scope": "grant"}]}}}"#;
+
+const RULES: &str = "version: \"1\"
+tools:
+  start:
+    rules:
+      - name: a
+        conditions: [ { path: args.iface, op: regex, value: l }, { path: state.start.c, op: lte, value: 3 } ]
+        state: { counter: c, window: day, increment_from: args.count }
+      - { name: b, action: require_approval, approval_timeout: 5m }
+  \"*\": { rules: [ { name: r, rate_limit: 5/hour } ] }
+";
+
+const CATALOGUE: &str = "tools:
+  start: { rules: [ { action: allow, rate_limit: { max: 1, window: 60 }, validate: { required_args: true } } ] }
+  x: { rules: [ { action: deny, reason: no } ] }
+";
+
+#[test]
+fn mutated_dialects_do_not_panic() {
+    let mut random = Random(0xd1a1);
+    let mut accepted = 0;
+    for n in 0..3_000 {
+        let base = [LAYERED, RULES, CATALOGUE][n % 3];
+        let mut text: Vec<char> = base.chars().collect();
+        for _ in 0..=random.below(2) {
+            let at = random.below(text.len());
+            let end = (at + random.below(12)).min(text.len());
+            match random.below(3) {
+                0 => drop(text.drain(at..end)),
+                1 => drop(text.splice(at..at, random.pick(PIECES).chars())),
+                _ => drop(text.splice(at..end, random.pick(PIECES).chars())),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        match Policy::parse("p", &text) {
+            Ok(policy) => {
+                accepted += 1;
+                for _ in 0..4 {
+                    let call = Call {
+                        tool: (*random.pick(&["start", "x", "y"])).to_owned(),
+                        arguments: object(&mut random, 2),
+                    };
+                    let decision = policy.decide(&call, &());
+                    for one in &decision.uses {
+                        assert!(
+                            one.amount <= 1 << 53 && one.max <= 1 << 53,
+                            "{one:?}\n{text}"
+                        );
+                        let _ = policy.limit_text(one);
+                    }
+                    if let Verdict::Deny(denial) = decision.verdict {
+                        let sentence = denial.to_string();
+                        assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
+                        assert!(decision.uses.is_empty() && decision.proofs.is_empty());
+                    }
+                }
+            }
+            Err(error) => {
+                for error in std::iter::once(&error).chain(error.others()) {
+                    use miette::Diagnostic as _;
+                    let label = error.labels().unwrap().next().unwrap();
+                    let span = label.offset()..label.offset() + label.len();
+                    assert!(text.get(span.clone()).is_some(), "{span:?} {error}\n{text}");
+                }
+            }
+        }
+    }
+    assert!((50..2_950).contains(&accepted), "{accepted}");
 }

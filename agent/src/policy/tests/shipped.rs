@@ -22,8 +22,11 @@ fn every_shipped_policy_is_tested() {
         .collect();
     let tested = [
         "awslabs-pcap-analyzer.yaml",
+        "intercept-looking-glass.yaml",
         "mcp-wireshark.yaml",
         "netmcp.yaml",
+        "policylayer-kali.json",
+        "policylayer-sharkmcp.json",
         "sharkmcp.yaml",
         "wireshark-mcp.yaml",
     ];
@@ -222,4 +225,70 @@ fn mcp_wireshark() {
         "protocol_stats",
         json!({"file_path": "/var/lib/capwarden/captures/a", "protocol": "io", "variant": "x,/etc"}),
     );
+}
+
+/// The servers' policies as their vendors' dialects have them: ten starts in a minute, and nothing
+/// else.
+#[test]
+fn policylayer_and_intercept() {
+    struct Listed;
+    impl Counters for Listed {
+        fn count(&self, _: &str, _: Scope, _: Window) -> u64 {
+            0
+        }
+    }
+    impl Knowledge for Listed {
+        fn required(&self, _: &str) -> Option<std::sync::Arc<[String]>> {
+            Some(["host".to_owned()].into())
+        }
+    }
+    for (file, dialect, tool, counter, scope, window, refund) in [
+        (
+            "policylayer-sharkmcp.json",
+            Dialect::PolicyLayer,
+            "start_capture_session",
+            "start_capture_session_rate",
+            Scope::Grant,
+            Window::Calendar(Unit::Minute),
+            Refund::OnFailure,
+        ),
+        (
+            "policylayer-kali.json",
+            Dialect::PolicyLayer,
+            "proxy_start",
+            "proxy_start_rate",
+            Scope::Grant,
+            Window::Calendar(Unit::Minute),
+            Refund::OnFailure,
+        ),
+        (
+            "intercept-looking-glass.yaml",
+            Dialect::Catalogue,
+            "session_start",
+            "session_start._rate_1",
+            Scope::Connection,
+            Window::Sliding(Duration::from_secs(60)),
+            Refund::OnRpcError,
+        ),
+    ] {
+        let policy = shipped(file);
+        assert_eq!(policy.dialect(), dialect);
+        let decision = policy.decide(&call(tool, json!({"host": "x"})), &Listed);
+        assert_eq!(decision.verdict, Verdict::Forward, "{file}");
+        let [one] = decision.uses.as_slice() else {
+            panic!("{file}: {:?}", decision.uses);
+        };
+        assert_eq!(
+            (one.counter.as_str(), one.scope, one.window, one.refund),
+            (counter, scope, window, refund)
+        );
+        assert_eq!((one.max, one.amount), (10, 1), "{file}");
+        assert!(policy.visible(tool) && policy.has_limits());
+        // A tool that is not named is hidden and denied.
+        assert!(!policy.visible("other"), "{file}");
+        let _ = denied(&policy, "other", json!({}));
+    }
+    let policy = shipped("intercept-looking-glass.yaml");
+    let decision = policy.decide(&call("session_start", json!({})), &Listed);
+    assert!(matches!(decision.verdict, Verdict::Deny(_)), "{decision:?}");
 }

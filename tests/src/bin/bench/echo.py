@@ -2,7 +2,8 @@
 import json
 import sys
 
-TOOL = {"name": "echo", "description": "says it again", "inputSchema": {"type": "object"}}
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+TOOL = {"name": "echo", "description": "says it again", "inputSchema": SCHEMA}
 HELLO = {
     "protocolVersion": "2025-06-18",
     "capabilities": {"tools": {}},
@@ -18,9 +19,15 @@ for line in sys.stdin.buffer:
             result = HELLO
         case "tools/list":
             result = {"tools": [TOOL]}
-        case _:
+        case "tools/call":
             text = message["params"]["arguments"]["text"]
             result = {"content": [{"type": "text", "text": text}]}
-    answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        case _:
+            result = None
+    answer = {"jsonrpc": "2.0", "id": message["id"]}
+    if result is None:
+        answer["error"] = {"code": -32601, "message": "there are only tools"}
+    else:
+        answer["result"] = result
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()

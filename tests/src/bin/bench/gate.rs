@@ -1,5 +1,5 @@
-//! A tool call through the gate against the same server directly, and what the agent occupies
-//! while nothing happens.
+//! A tool call through the gate, and through other gateways that are installed, against the same
+//! server directly, all by turns; and what the agent occupies while nothing happens.
 
 use std::{
     fs,
@@ -13,9 +13,11 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     Bench, Running,
     measure::{Measurement, Target, Unit},
+    peers::PEERS,
 };
 
 const SERVER: [&str; 3] = ["python3", "-c", include_str!("echo.py")];
+const TOOL: &str = "echo";
 const POLICY: &str = "version: 1\ndefault: deny\ntools: { echo: allow }\n";
 
 /// Calls in a row before it is the other's turn.
@@ -26,6 +28,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// A connection to an MCP server that answers each request before the next is sent.
 struct Client {
+    /// What the server's tool `echo` is called here.
+    tool: &'static str,
     server: Running,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -33,19 +37,24 @@ struct Client {
 }
 
 impl Client {
-    fn start(command: &mut Command) -> Result<Self> {
+    fn start(command: &mut Command, tool: &'static str) -> Result<Self> {
         let mut server = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let input = server.0.stdin.take();
         let output = server.0.stdout.take().context("no stdout")?;
         let mut client = Self {
+            tool,
             server,
             input,
             output: BufReader::new(output),
             line: String::new(),
         };
-        client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#)?;
+        client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#, "\"serverInfo\"")?;
         client.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)?;
-        client.ask(r#"{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}"#)?;
+        client.ask(
+            r#"{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}"#,
+            "\"tools\"",
+        )?;
+        client.call(3)?;
         Ok(client)
     }
 
@@ -54,28 +63,37 @@ impl Client {
         Ok(input.write_all(format!("{message}\n").as_bytes())?)
     }
 
-    fn ask(&mut self, message: &str) -> Result<()> {
+    /// Sends a request and waits for its answer, in which this stands.
+    fn ask(&mut self, message: &str, expected: &str) -> Result<()> {
         self.say(message)?;
-        self.line.clear();
-        self.output.read_line(&mut self.line)?;
-        ensure!(
-            self.line.contains("\"result\""),
-            "the answer: {}",
-            self.line
-        );
+        loop {
+            self.line.clear();
+            self.output.read_line(&mut self.line)?;
+            // Some have something to tell in between.
+            if !self.line.contains("\"method\"") {
+                break;
+            }
+        }
+        ensure!(self.line.contains(expected), "the answer: {}", self.line);
         Ok(())
+    }
+
+    /// How long a call takes.
+    fn call(&mut self, id: usize) -> Result<Duration> {
+        let (tool, text) = (self.tool, format!("hello, {id}"));
+        let call = format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":"{text}"}}}}}}"#
+        );
+        let start = Instant::now();
+        self.ask(&call, &text)?;
+        Ok(start.elapsed())
     }
 
     /// The times of a number of calls, in order of length.
     fn calls(&mut self, first_id: usize) -> Result<Vec<f64>> {
         let mut times = Vec::with_capacity(CALLS);
         for id in first_id..first_id + CALLS {
-            let call = format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"hello, {id}"}}}}}}"#
-            );
-            let start = Instant::now();
-            self.ask(&call)?;
-            times.push(start.elapsed().as_secs_f64());
+            times.push(self.call(id)?.as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
         Ok(times)
@@ -87,13 +105,46 @@ impl Client {
     }
 }
 
+/// Someone who stands between the client and the server, and how long calls took through it.
+struct Gateway {
+    name: &'static str,
+    client: Client,
+    /// The median of each turn.
+    typical: Vec<f64>,
+    /// The 99th percentile of each turn.
+    slow: Vec<f64>,
+}
+
+impl Gateway {
+    fn new(name: &'static str, client: Client) -> Self {
+        Self {
+            name,
+            client,
+            typical: Vec::new(),
+            slow: Vec::new(),
+        }
+    }
+
+    /// One turn, which counts unless it is the one that warms up.
+    fn turn(&mut self, turn: usize) -> Result<()> {
+        let times = self.client.calls(10 + turn * CALLS);
+        let times = times.with_context(|| format!("through {}", self.name))?;
+        if turn > 0 {
+            let at = |percent: usize| times.get(times.len() * percent / 100).copied();
+            self.typical.extend(at(50));
+            self.slow.extend(at(99));
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let policy = bench.file("policy.yaml");
     fs::write(&policy, POLICY)?;
     let governed = |options: &[&str]| {
         let mut command = bench.capwarden("run");
         command.arg("--policy").arg(&policy).args(options);
-        Client::start(command.arg("--").args(SERVER))
+        Client::start(command.arg("--").args(SERVER), TOOL)
     };
 
     let idle = governed(&[])?;
@@ -101,52 +152,73 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let resident = resident(idle.server.0.id())?;
     idle.stop()?;
 
-    let mut direct = Client::start(Command::new(SERVER[0]).args(&SERVER[1..]))?;
-    let mut gated = governed(&[])?;
-    let mut counted = governed(&["--metrics", "127.0.0.1:0"])?;
-    let mut typical = (Vec::new(), Vec::new());
-    let mut slow = (Vec::new(), Vec::new());
-    let mut with_metrics = Vec::new();
-    let at = |times: &[f64], percent: usize| times.get(times.len() * percent / 100).copied();
-    for turn in 0..=TURNS {
-        let id = 10 + turn * CALLS;
-        let times = (direct.calls(id)?, gated.calls(id)?);
-        let of_counted = counted.calls(id)?;
-        if turn > 0 {
-            typical.0.extend(at(&times.0, 50));
-            typical.1.extend(at(&times.1, 50));
-            slow.0.extend(at(&times.0, 99));
-            slow.1.extend(at(&times.1, 99));
-            with_metrics.extend(at(&of_counted, 50));
+    let direct = Client::start(Command::new(SERVER[0]).args(&SERVER[1..]), TOOL)?;
+    let mut all = vec![
+        Gateway::new("nobody", direct),
+        Gateway::new("capwarden", governed(&[])?),
+        Gateway::new(
+            "capwarden, with metrics",
+            governed(&["--metrics", "127.0.0.1:0"])?,
+        ),
+    ];
+    for peer in &PEERS {
+        let Some(mut command) = peer.command(bench, &SERVER)? else {
+            continue;
+        };
+        match Client::start(&mut command, peer.tool) {
+            Ok(client) => all.push(Gateway::new(peer.name, client)),
+            // The others can be measured without it.
+            Err(error) => eprintln!("not measured: {}: {error:#}", peer.name),
         }
     }
-    direct.stop()?;
-    gated.stop()?;
-    counted.stop()?;
-    let without_metrics = typical.1.clone();
-    let row = |what: &str, (plain, guarded), target| Measurement {
+    for turn in 0..=TURNS {
+        for gateway in &mut all {
+            gateway.turn(turn)?;
+        }
+    }
+    let mut all = all.into_iter();
+    let direct = all.next().context("nobody was measured")?;
+    let mut rows = Vec::new();
+    for gateway in all {
+        let target = if gateway.name == "capwarden" {
+            Target::Extra(10e-6)
+        } else {
+            Target::None
+        };
+        rows.push(row(
+            &format!("tools/call, p50 of 100: {}", gateway.name),
+            (&direct.typical, &gateway.typical),
+            target,
+        ));
+        rows.push(row(
+            &format!("tools/call, p99 of 100: {}", gateway.name),
+            (&direct.slow, &gateway.slow),
+            Target::None,
+        ));
+        // Others have their own ways to end; they are killed.
+        if gateway.name.starts_with("capwarden") {
+            gateway.client.stop()?;
+        }
+    }
+    direct.client.stop()?;
+    rows.push(Measurement {
+        what: "resident memory of `run`, idle".to_owned(),
+        unit: Unit::Bytes,
+        plain: Vec::new(),
+        guarded: vec![resident],
+        target: Target::Most(f64::from(20 << 20)),
+    });
+    Ok(rows)
+}
+
+fn row(what: &str, (plain, guarded): (&[f64], &[f64]), target: Target) -> Measurement {
+    Measurement {
         what: what.to_owned(),
         unit: Unit::Time,
-        plain,
-        guarded,
+        plain: plain.to_vec(),
+        guarded: guarded.to_vec(),
         target,
-    };
-    Ok(vec![
-        row("tools/call, p50 of 100", typical, Target::Extra(200e-6)),
-        row("tools/call, p99 of 100", slow, Target::None),
-        row(
-            "the same behind the gate, p50, without and with metrics",
-            (without_metrics, with_metrics),
-            Target::None,
-        ),
-        Measurement {
-            what: "resident memory of `run`, idle".to_owned(),
-            unit: Unit::Bytes,
-            plain: Vec::new(),
-            guarded: vec![resident],
-            target: Target::Most(f64::from(20 << 20)),
-        },
-    ])
+    }
 }
 
 /// `VmRSS`, in bytes.

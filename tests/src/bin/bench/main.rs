@@ -2,7 +2,8 @@
 //! to standard output as a line of JSON; nothing here judges.
 //!
 //! Everything happens in a network namespace of its own. The release binary is found in
-//! `CAPWARDEN_BIN`, the Python environment in `CAPWARDEN_VENV`; arguments name the parts to run, none
+//! `CAPWARDEN_BIN`, the Python environment in `CAPWARDEN_VENV`, other gateways, where they are
+//! installed, in `CAPWARDEN_PEERS`; arguments name the parts to run, none
 //! means all.
 #![allow(clippy::print_stdout, reason = "the lines are this program's answer")]
 
@@ -10,9 +11,11 @@ mod arming;
 mod capture;
 mod gate;
 mod guard;
+mod limits;
 mod load;
 mod measure;
 mod net;
+mod peers;
 mod prove;
 mod sys;
 mod telemetry;
@@ -50,6 +53,9 @@ impl Bench {
         let mut command = Command::new(&self.capwarden);
         command.args([verb, "--log", "error", "--audit"]);
         command.arg(self.file("audit.jsonl"));
+        if verb == "run" {
+            command.arg("--state").arg(self.file("state"));
+        }
         command
     }
 }
@@ -89,6 +95,7 @@ const PARTS: &[Part] = &[
     ("capture", capture::measure),
     ("arming", arming::measure),
     ("gate", gate::measure),
+    ("limits", limits::measure),
     ("telemetry", telemetry::measure),
     ("prove", prove::measure),
 ];

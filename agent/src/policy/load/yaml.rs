@@ -1,7 +1,4 @@
-//! YAML as a tree in which every key and value knows where it stands.
-//!
-//! The loader reads this tree rather than deserializing into its types, so that each error can
-//! name the key, the place and what was expected there.
+//! YAML, read into a [`Tree`].
 
 use std::fmt;
 
@@ -14,18 +11,7 @@ use serde_saphyr::{
     options::{DuplicateKeyPolicy, MergeKeyPolicy},
 };
 
-/// Where something stands in a policy file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Line, from 1; 0 if unknown.
-    pub(super) line: u64,
-    /// Column in characters, from 1; 0 if unknown.
-    pub(super) column: u64,
-    /// Bytes from the start of the file.
-    pub(super) offset: usize,
-    /// Length in bytes.
-    pub(super) length: usize,
-}
+use super::tree::{Entry, Node, Place, Tree};
 
 impl From<Location> for Place {
     fn from(location: Location) -> Self {
@@ -35,48 +21,6 @@ impl From<Location> for Place {
             column: location.column(),
             offset: bytes(location.span().byte_offset()),
             length: bytes(location.span().byte_len()),
-        }
-    }
-}
-
-/// A value and its place.
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) tree: Tree,
-    pub(super) place: Place,
-}
-
-/// A YAML value.
-#[derive(Clone, Debug)]
-pub(super) enum Tree {
-    Null,
-    Bool(bool),
-    Integer(i128),
-    Float(f64),
-    Text(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-}
-
-/// A key with its value.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) place: Place,
-    pub(super) value: Node,
-}
-
-impl Tree {
-    /// What this is, with its article.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::Null => "nothing",
-            Self::Bool(_) => "a boolean",
-            Self::Integer(_) => "a whole number",
-            Self::Float(_) => "a decimal number",
-            Self::Text(_) => "a string",
-            Self::List(_) => "a list",
-            Self::Map(_) => "a map",
         }
     }
 }

@@ -1,0 +1,255 @@
+//! Asks for approvals on a thread of its own, and watches what becomes of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{Approvals, Asked, Event, Refused, Request, Used, What, book::Book, entry::State};
+use crate::store::{Seen, StoreError};
+
+/// How often it is looked whether an operator has said something, while a request is open.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Opens the table when it is first needed: most policies ask for no approval.
+type Open = Box<dyn FnMut() -> Result<Approvals, StoreError> + Send>;
+
+/// Asks for the calls of one gate. Work is done in the order in which it came, so that what was
+/// given back before a call came can be used by that call. Dropping it waits until all is done.
+pub struct Clerk {
+    jobs: Option<Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+enum Job {
+    Ask(Box<Request>, oneshot::Sender<Asked>),
+    GiveBack(Used),
+}
+
+impl Clerk {
+    /// Starts the thread. `open` is called when the first request is made, and again for the next
+    /// should it fail; `tell` is told what becomes of requests.
+    pub fn start(
+        open: impl FnMut() -> Result<Approvals, StoreError> + Send + 'static,
+        tell: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
+        let (jobs, inbox) = channel();
+        let mut work = Work {
+            open: Box::new(open),
+            approvals: None,
+            tell: Box::new(tell),
+            seen: Seen::default(),
+            book: Book::new(),
+            watched: BTreeMap::new(),
+        };
+        Self {
+            jobs: Some(jobs),
+            thread: Some(thread::spawn(move || work.run(&inbox))),
+        }
+    }
+
+    /// Uses an approval of this call up, or asks for one: [`Approvals::ask`]. If whoever waits for the
+    /// answer goes meanwhile, what was used up is given back.
+    pub async fn ask(&self, request: Request) -> Asked {
+        let (answer, answered) = oneshot::channel();
+        let asked = match &self.jobs {
+            Some(jobs) => jobs.send(Job::Ask(Box::new(request), answer)).is_ok(),
+            None => false,
+        };
+        let mut waiting = Waiting {
+            clerk: self,
+            answered,
+        };
+        match (&mut waiting.answered).await {
+            Ok(answer) if asked => answer,
+            _ => Asked::Refused(Refused::Closed),
+        }
+    }
+
+    /// Makes an approval usable again whose call the server never saw, before anything that is asked
+    /// from now on.
+    pub fn give_back(&self, used: Used) {
+        if let Some(jobs) = &self.jobs {
+            // Without its thread it stays used.
+            let _ = jobs.send(Job::GiveBack(used));
+        }
+    }
+}
+
+/// Who waits for an answer, and may be gone before it has read it.
+struct Waiting<'a> {
+    clerk: &'a Clerk,
+    answered: oneshot::Receiver<Asked>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.answered.close();
+        if let Ok(Asked::Approved(used)) = self.answered.try_recv() {
+            self.clerk.give_back(used);
+        }
+    }
+}
+
+impl Drop for Clerk {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // It has told of its panic itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Clerk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clerk").finish_non_exhaustive()
+    }
+}
+
+/// What was told last of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Requested,
+    Approved(u64),
+    Denied(u64),
+}
+
+struct Work {
+    open: Open,
+    approvals: Option<Approvals>,
+    tell: Box<dyn FnMut(Event) + Send>,
+    seen: Seen,
+    /// The table as it was seen last, while something is watched.
+    book: Book,
+    /// The requests of this gate that are not over, as far as was told.
+    watched: BTreeMap<String, (Told, Request)>,
+}
+
+impl Work {
+    fn run(&mut self, inbox: &Receiver<Job>) {
+        loop {
+            let job = if self.watched.is_empty() {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_timeout(LOOK)
+            };
+            match job {
+                Ok(Job::Ask(request, answer)) => self.ask(*request, answer),
+                Ok(Job::GiveBack(used)) => self.give_back(&used),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.look();
+        }
+    }
+
+    fn ask(&mut self, request: Request, answer: oneshot::Sender<Asked>) {
+        let mut brief = request.clone();
+        brief.arguments = String::new();
+        let asked = match self.open() {
+            Ok(approvals) => approvals.ask(request),
+            Err(error) => Asked::Refused(error.into()),
+        };
+        match &asked {
+            Asked::Approved(used) => self.used(used),
+            Asked::Pending { id, .. } => {
+                if !self.watched.contains_key(id) {
+                    self.watched
+                        .insert(id.clone(), (Told::Requested, brief.clone()));
+                    (self.tell)(Event::new(id, &brief, What::Requested));
+                }
+            }
+            Asked::Denied { .. } | Asked::Refused(_) => {}
+        }
+        // Its caller has gone, so the call is not made.
+        if let Err(Asked::Approved(used)) = answer.send(asked) {
+            self.give_back(&used);
+        }
+    }
+
+    fn open(&mut self) -> Result<&Approvals, StoreError> {
+        let approvals = match self.approvals.take() {
+            Some(approvals) => approvals,
+            None => (self.open)()?,
+        };
+        Ok(self.approvals.insert(approvals))
+    }
+
+    fn used(&mut self, used: &Used) {
+        let told = self.watched.remove(&used.id).map(|(told, _)| told);
+        if told != Some(Told::Approved(used.approved)) {
+            let approved = What::Approved(used.by, used.approved);
+            (self.tell)(Event::new(&used.id, &used.request, approved));
+        }
+        let what = What::Used(used.by, used.approved);
+        (self.tell)(Event::new(&used.id, &used.request, what));
+    }
+
+    fn give_back(&mut self, used: &Used) {
+        let Some(approvals) = &self.approvals else {
+            return;
+        };
+        match approvals.give_back(used) {
+            Ok(false) => {}
+            Ok(true) => {
+                (self.tell)(Event::new(&used.id, &used.request, What::GivenBack));
+                let told = Told::Approved(used.approved);
+                self.watched
+                    .insert(used.id.clone(), (told, used.request.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, id = used.id, "an approval could not be given back, and stays used");
+            }
+        }
+    }
+
+    /// Tells what operators have said, and what has expired.
+    fn look(&mut self) {
+        let Some(approvals) = &self.approvals else {
+            return;
+        };
+        if self.watched.is_empty() {
+            return;
+        }
+        let now = approvals.now();
+        match approvals.news(&mut self.seen) {
+            Ok(Some(book)) => self.book = book,
+            Ok(None) => {}
+            // Who asks next is told.
+            Err(error) => return tracing::warn!(%error, "the approvals cannot be looked at"),
+        }
+        let (tell, book) = (&mut self.tell, &self.book);
+        self.watched.retain(|id, (told, request)| {
+            let entry = book.get(id);
+            let mut say = |what| tell(Event::new(id, request, what));
+            match entry.map(|entry| &entry.state) {
+                Some(State::Approved { by, at }) if *told != Told::Approved(*at) => {
+                    *told = Told::Approved(*at);
+                    say(What::Approved(*by, *at));
+                }
+                Some(State::Denied { by, at, why }) if *told != Told::Denied(*at) => {
+                    *told = Told::Denied(*at);
+                    say(What::Denied(*by, *at, why.clone()));
+                }
+                // Who used it tells of that.
+                Some(State::Used { .. }) => return false,
+                _ => {}
+            }
+            let live = entry.is_some_and(|entry| entry.is_live(now));
+            if !live && !matches!(told, Told::Denied(_)) {
+                say(What::Expired);
+            }
+            live
+        });
+        if self.watched.is_empty() {
+            self.book = Book::new();
+            self.seen = Seen::default();
+        }
+    }
+}

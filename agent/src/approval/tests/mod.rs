@@ -1,0 +1,119 @@
+//! Requests and approvals, with a clock that the tests set.
+
+mod clerk;
+mod once;
+mod request;
+mod table;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    policy::{Approval, Call, RuleRef},
+    principal::{Caller, Operator, Principal},
+    store::StateDirectory,
+};
+
+const BY: Operator = Operator {
+    uid: 0,
+    sudo_uid: Some(1000),
+};
+
+/// Seconds that a request waits.
+const TIMEOUT: u64 = 600;
+
+struct Home {
+    directory: StateDirectory,
+    now: Arc<AtomicU64>,
+    _home: TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        Self {
+            directory: StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap(),
+            now: Arc::new(AtomicU64::new(1_000_000)),
+            _home: home,
+        }
+    }
+
+    fn approvals(&self) -> Approvals {
+        let now = Arc::clone(&self.now);
+        Approvals::open_with(&self.directory, move || now.load(Ordering::Relaxed)).unwrap()
+    }
+
+    fn set(&self, now: u64) {
+        self.now.store(now, Ordering::Relaxed);
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.now.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+fn caller() -> Caller {
+    Caller {
+        principal: Principal::User(1000),
+        grant: None,
+        connection: 1,
+        server: "pcap".into(),
+    }
+}
+
+fn call(arguments: Value) -> Call {
+    let Value::Object(arguments) = arguments else {
+        panic!("no object");
+    };
+    Call {
+        tool: "start".to_owned(),
+        arguments,
+    }
+}
+
+fn rule() -> Approval {
+    Approval {
+        rule: RuleRef {
+            file: "p.yaml".into(),
+            line: 3,
+            column: 5,
+            path: "tools.start.approve".to_owned(),
+        },
+        timeout: Duration::from_secs(TIMEOUT),
+        why: None,
+    }
+}
+
+fn request(arguments: Value) -> Request {
+    Request::new(&caller(), &call(arguments), &rule(), None).unwrap()
+}
+
+/// Request number `n`, different from every other.
+fn numbered(n: usize) -> Request {
+    request(json!({ "n": n }))
+}
+
+#[track_caller]
+fn pending(asked: Asked) -> String {
+    match asked {
+        Asked::Pending { id, .. } => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn approved(asked: Asked) -> Used {
+    match asked {
+        Asked::Approved(used) => used,
+        other => panic!("{other:?}"),
+    }
+}

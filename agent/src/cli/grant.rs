@@ -1,0 +1,291 @@
+//! `capwarden grant`: who may use a server over HTTP.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::{
+    audit::visible,
+    principal::{Ceiling, Grant as Granted, GrantError, Grants, NewGrant, Standing},
+};
+
+use super::{
+    exit::Exit,
+    failure::{Account, Failure},
+    state::{self, State},
+    term,
+    values::{self, Size},
+};
+
+/// Make, list and revoke bearer grants
+///
+/// A grant lets whoever bears its token use one server over HTTP.
+#[derive(Debug, Args)]
+pub(super) struct Grant {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(Create),
+    List(List),
+    Revoke(Revoke),
+}
+
+/// Make a grant, and print its token
+///
+/// The token is printed on standard output, this once: only a digest of it is kept. The client sends it
+/// with each request, as `Authorization: Bearer TOKEN`.
+#[derive(Debug, Args)]
+struct Create {
+    /// What to call it: it stands in the audit log, and limits are counted by it
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The server that it is for: its command's file name
+    #[arg(long, value_name = "NAME")]
+    server: String,
+    /// How long it lasts: 12h, 30d, or never
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = lasting)]
+    expires: Lasting,
+    /// No capture under it gets more packets than this
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    packets: Option<u64>,
+    /// No capture under it gets more bytes than this: 50MiB
+    #[arg(long, value_name = "N", value_parser = values::size)]
+    bytes: Option<Size>,
+    /// No capture under it lasts longer than this
+    #[arg(long, value_name = "S", value_parser = values::seconds)]
+    seconds: Option<Duration>,
+    #[command(flatten)]
+    state: State,
+}
+
+/// List the grants
+///
+/// Those that have ended are listed until one of the same name is made. No token is shown: none is kept.
+#[derive(Debug, Args)]
+struct List {
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: State,
+}
+
+/// Revoke a grant
+///
+/// Agents that run refuse it from its next request on. The exit status is 1 if there is no such grant.
+#[derive(Debug, Args)]
+struct Revoke {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    state: State,
+}
+
+/// How long a grant lasts; without end if there is nothing in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lasting(Option<Duration>);
+
+fn lasting(text: &str) -> Result<Lasting, String> {
+    const WRONG: &str = "it is a number with m, h or d, such as 30d, or never";
+    if text == "never" {
+        return Ok(Lasting(None));
+    }
+    let unit = match text.chars().last() {
+        Some('m') => 60,
+        Some('h') => 3_600,
+        Some('d') => 86_400,
+        _ => return Err(WRONG.to_owned()),
+    };
+    let number = text.get(..text.len() - 1).unwrap_or_default();
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: Option<u64> = number.parse().ok().filter(|number| digits && *number > 0);
+    let seconds = number.and_then(|number| number.checked_mul(unit));
+    // A thousand years: what is more is meant otherwise.
+    match seconds.filter(|seconds| *seconds <= 365_000 * 86_400) {
+        Some(seconds) => Ok(Lasting(Some(Duration::from_secs(seconds)))),
+        None => Err(WRONG.to_owned()),
+    }
+}
+
+impl Grant {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        match self.verb {
+            Verb::Create(create) => create.run(),
+            Verb::List(list) => list.run(),
+            Verb::Revoke(revoke) => revoke.run(),
+        }
+    }
+}
+
+impl Create {
+    fn run(self) -> Result<Exit, Failure> {
+        let grants = Grants::open(&self.state.open()?).map_err(failed)?;
+        let new = NewGrant {
+            name: self.name,
+            server: self.server,
+            ceiling: Ceiling {
+                packets: self.packets,
+                bytes: self.bytes.map(|size| size.0),
+                duration: self.seconds,
+            },
+            lasts: self.expires.0,
+        };
+        let name = new.name.clone();
+        let (token, grant) = grants.create(new, state::operator()).map_err(failed)?;
+        tracing::info!(
+            "made the grant {name} for {}, which {}; its token is printed this once",
+            grant.server,
+            end(&grant)
+        );
+        term::print(|out| writeln!(out, "{}", token.reveal()))?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl List {
+    fn run(self) -> Result<Exit, Failure> {
+        let grants = Grants::open(&self.state.open()?).map_err(failed)?;
+        let grants = grants.list().map_err(failed)?;
+        if self.json {
+            let list = grants.iter();
+            let list: Vec<Value> = list
+                .map(|(name, (grant, standing))| in_json(name, grant, *standing))
+                .collect();
+            term::print_json(&list)?;
+            return Ok(Exit::Ok);
+        }
+        term::print(|out| {
+            if grants.is_empty() {
+                writeln!(out, "there are no grants")?;
+            }
+            for (name, (grant, standing)) in &grants {
+                let told = match standing {
+                    Standing::Valid => end(grant),
+                    Standing::Expired => "has expired".to_owned(),
+                    Standing::Revoked => "is revoked".to_owned(),
+                };
+                let line = format!(
+                    "{name} ({}) for {}, {told}; made at {} by {}{}",
+                    grant.id,
+                    grant.server,
+                    state::time(grant.created),
+                    grant.created_by,
+                    ceiling(&grant.ceiling)
+                );
+                writeln!(out, "{}", visible(&line))?;
+            }
+            Ok(())
+        })?;
+        if let (true, Some(whose)) = (grants.is_empty(), state::whose()) {
+            tracing::info!("{whose}");
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+impl Revoke {
+    fn run(self) -> Result<Exit, Failure> {
+        let grants = Grants::open(&self.state.open()?).map_err(failed)?;
+        match grants.revoke(&self.name, state::operator()) {
+            Ok(_) => {
+                let name = visible(&self.name);
+                term::print(|out| writeln!(out, "revoked {name}"))?;
+                Ok(Exit::Ok)
+            }
+            Err(error @ (GrantError::Unknown(_) | GrantError::Revoked(_))) => {
+                let hint = state::whose().unwrap_or("capwarden grant list");
+                Err(Failure::NotThere(
+                    Account::new(error.to_string()).hint(hint),
+                ))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+fn end(grant: &Granted) -> String {
+    match grant.expires {
+        Some(expires) => format!("ends at {}", state::time(expires)),
+        None => "never ends".to_owned(),
+    }
+}
+
+/// `; at most 1000 packets, 5 seconds`.
+fn ceiling(ceiling: &Ceiling) -> String {
+    let mut caps = Vec::new();
+    caps.extend(ceiling.packets.map(|packets| format!("{packets} packets")));
+    caps.extend(ceiling.bytes.map(|bytes| format!("{bytes} bytes")));
+    caps.extend(
+        ceiling
+            .duration
+            .map(|time| format!("{} seconds", time.as_secs_f64())),
+    );
+    match caps.as_slice() {
+        [] => String::new(),
+        caps => format!("; at most {}", caps.join(", ")),
+    }
+}
+
+fn in_json(name: &str, grant: &Granted, standing: Standing) -> Value {
+    json!({
+        "name": name,
+        "id": grant.id,
+        "server": grant.server,
+        "standing": standing,
+        "created": state::time(grant.created),
+        "created_by": grant.created_by,
+        "expires": grant.expires.map(state::time),
+        "revoked": grant.revoked.map(|(at, _)| state::time(at)),
+        "revoked_by": grant.revoked.map(|(_, by)| by),
+        "packets": grant.ceiling.packets,
+        "bytes": grant.ceiling.bytes,
+        "seconds": grant.ceiling.duration.map(|time| time.as_secs_f64()),
+    })
+}
+
+fn failed(error: GrantError) -> Failure {
+    match error {
+        GrantError::Store(error) => error.into(),
+        GrantError::Random(_) => Failure::Internal(Account::new(error.to_string())),
+        GrantError::Full => Failure::Usage(
+            Account::new(error.to_string()).hint("make one in place of one that has ended"),
+        ),
+        error => Failure::Usage(Account::new(error.to_string()).hint("capwarden grant list")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let is = |text, seconds| {
+            let time = Some(Duration::from_secs(seconds));
+            assert_eq!(lasting(text), Ok(Lasting(time)), "{text}");
+        };
+        is("30d", 30 * 86_400);
+        is("12h", 43_200);
+        is("5m", 300);
+        assert_eq!(lasting("never"), Ok(Lasting(None)));
+        for bad in [
+            "",
+            "d",
+            "0d",
+            "-1d",
+            "+1d",
+            "1.5d",
+            "30",
+            "1y",
+            "99999999999999999d",
+            "é",
+        ] {
+            assert!(lasting(bad).is_err(), "{bad}");
+        }
+    }
+}

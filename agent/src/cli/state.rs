@@ -1,0 +1,111 @@
+//! The state directory, as the verbs find it, and who runs them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    kernel,
+    principal::Operator,
+    store::{StateDirectory, StoreError},
+};
+
+use super::failure::{Account, Failure};
+
+#[derive(Debug, Args)]
+pub(super) struct State {
+    /// The directory that `capwarden run` keeps its state in
+    ///
+    /// Without it: /var/lib/capwarden/state for root, otherwise $XDG_STATE_HOME/capwarden/state.
+    #[arg(long = "state", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+impl State {
+    /// Where it is, or is to be.
+    fn path(&self) -> Result<PathBuf, Failure> {
+        match &self.directory {
+            Some(path) => Ok(path.clone()),
+            None => Ok(StateDirectory::usual_place()?),
+        }
+    }
+
+    /// The directory, which is made if it is not there.
+    pub(super) fn open(&self) -> Result<StateDirectory, Failure> {
+        Ok(StateDirectory::open(&self.path()?, None)?)
+    }
+}
+
+/// Who runs this verb.
+pub(super) fn operator() -> Operator {
+    let uid = rustix::process::getuid().as_raw();
+    let invoking = kernel::invoking_user();
+    Operator {
+        uid,
+        sudo_uid: (invoking != uid).then_some(invoking),
+    }
+}
+
+/// What somebody who is not root should know who does not find what they look for.
+pub(super) fn whose() -> Option<&'static str> {
+    let own = !rustix::process::geteuid().is_root();
+    own.then_some("agents that run as root have a state of their own: use sudo")
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let account = Account::new(error.to_string());
+        let denied = match &error {
+            StoreError::Directory { source, .. } | StoreError::File { source, .. } => {
+                source.kind() == std::io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        };
+        Self::Internal(match denied {
+            true => account.hint("sudo, or another directory with --state DIR"),
+            false => account,
+        })
+    }
+}
+
+/// How long a time is, for people: `9 min 58 s`, `3 d 4 h`.
+pub(super) fn span(seconds: u64) -> String {
+    let two = |big: u64, unit: &str, small: u64, other: &str| match small {
+        0 => format!("{big} {unit}"),
+        small => format!("{big} {unit} {small} {other}"),
+    };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
+        3_600..86_400 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    }
+}
+
+/// Seconds since 1970 as RFC 3339 has it, in UTC.
+pub(super) fn time(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).ok();
+    let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (60, "1 min"),
+            (598, "9 min 58 s"),
+            (3_600, "1 h"),
+            (7_300, "2 h 1 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(time(1_795_269_600), "2026-11-21T14:00:00Z");
+        assert!(time(u64::MAX).starts_with("9999"));
+    }
+}

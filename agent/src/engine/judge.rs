@@ -1,0 +1,324 @@
+//! Decides calls for the gate: by the policy, then by the limits that it names.
+//!
+//! # Calls that come again
+//!
+//! A server may answer a call by asking for input; then the client sends the call again, as a new
+//! one. It is one call to its limits: charged when it is first sent, and with each time it comes
+//! again the charge moves to that time, so that it counts when the tool may act. Once input was
+//! asked for, nothing is given back whatever becomes of the call, since the server has worked on
+//! it; and after [`MOST_ROUNDS`] times it is charged anew. So a call is never charged twice, and
+//! there is no way to have a server work for nothing by sending the same call again and again.
+//!
+//! # The order
+//!
+//! The policy first, then the limits, then, of a call that needs one, the approval: it is used up only for
+//! a call that may go. Where it is missing, the limits get back what was reserved.
+//!
+//! A call that came with a grant has that looked at anew, so that a grant which is taken back ends what
+//! it let in; and a capture gets no more than its grant allows.
+
+#[cfg(test)]
+mod approval_tests;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde_json::json;
+
+use self::waiting::Waiting;
+use super::approve;
+use crate::{
+    approval::{Approvals, Clerk, Event, Used},
+    gate::{CallEnd, Decide},
+    limits::{LimitReached, Limits, Refused, Reservation, Settle},
+    policy::{
+        Call, Counters, Decision, Denial, Knowledge, Policy, RuleRef, Scope, Verdict, Window,
+    },
+    principal::{Caller, Grants},
+    store::StateDirectory,
+};
+
+/// How often a call may come again, with the input that was asked for, on one charge.
+const MOST_ROUNDS: u8 = 8;
+
+/// Of how many tools it is remembered which arguments they require.
+const MOST_TOOLS: usize = 4_096;
+
+/// Decides the calls to one governed server.
+#[derive(Debug)]
+pub struct Judge {
+    policy: RwLock<Arc<Policy>>,
+    limits: Arc<Limits>,
+    /// What the server's tools require, by their names.
+    required: RwLock<HashMap<String, Arc<[String]>>>,
+    waiting: Waiting,
+    /// Where approvals are kept, and who asks for them there.
+    state: Option<StateDirectory>,
+    approvals: Option<Clerk>,
+    grants: Option<Arc<Grants>>,
+}
+
+/// What a call has reserved.
+#[derive(Debug, Default)]
+pub struct Ticket {
+    reservation: Reservation,
+    /// By which the call is known if it comes again.
+    mark: u64,
+    /// How often it has come again.
+    rounds: u8,
+    /// The approval that it has used up.
+    approved: Option<Used>,
+}
+
+impl Judge {
+    /// Decides by this policy, and counts there.
+    #[must_use]
+    pub fn new(policy: Policy, limits: Arc<Limits>) -> Self {
+        Self {
+            policy: RwLock::new(Arc::new(policy)),
+            limits,
+            required: RwLock::default(),
+            waiting: Waiting::default(),
+            state: None,
+            approvals: None,
+            grants: None,
+        }
+    }
+
+    /// Keeps the approvals there that the policy wants. Without it, calls that need one are denied.
+    #[must_use]
+    pub fn with_state(self, directory: StateDirectory) -> Self {
+        Self {
+            state: Some(directory),
+            ..self
+        }
+    }
+
+    /// Asks for approvals from now on, and tells of what becomes of them.
+    #[must_use]
+    pub(super) fn telling(self, tell: impl FnMut(Event) + Send + 'static) -> Self {
+        let approvals = self.state.clone().map(|directory| {
+            // The table is opened for the first call that needs it: most policies ask for none.
+            Clerk::start(move || Approvals::open(&directory), tell)
+        });
+        Self { approvals, ..self }
+    }
+
+    /// Holds calls that come with a grant to what that says now.
+    #[must_use]
+    pub fn with_grants(self, grants: Arc<Grants>) -> Self {
+        Self {
+            grants: Some(grants),
+            ..self
+        }
+    }
+
+    /// Decides by another policy from now on. What was counted stays.
+    pub fn replace_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// The policy that decides now.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A call that came with a grant: it must still be good, and its ceiling is the capture's.
+    fn hold_to_grant(
+        &self,
+        caller: &Caller,
+        policy: &Policy,
+        verdict: &mut Verdict,
+    ) -> Result<(), Box<Denial>> {
+        let (Some(grants), Some(grant)) = (&self.grants, &caller.grant) else {
+            return Ok(());
+        };
+        match grants.recheck(grant, &caller.server) {
+            Ok(bearer) => {
+                if let Verdict::Capture(capture) = verdict {
+                    bearer.ceiling.narrow(&mut capture.terms);
+                }
+                Ok(())
+            }
+            Err(rejected) => {
+                tracing::warn!(why = %rejected, "refused a call");
+                let rule = RuleRef {
+                    file: Arc::clone(policy.file()),
+                    line: 0,
+                    column: 0,
+                    path: "grants".to_owned(),
+                };
+                let reason = "The grant that this connection was let in with is no longer good.";
+                Err(Denial::new(reason, rule).into())
+            }
+        }
+    }
+
+    /// Reserves what a call uses, if it is allowed by all the rest.
+    fn reserve(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        policy: &Policy,
+        decision: &Decision,
+    ) -> Result<Ticket, Box<Denial>> {
+        if let Some(demand) = decision.proofs.first() {
+            let argument = &demand.argument;
+            let reason = format!("The capture filter in `{argument}` cannot be checked here.");
+            return Err(Denial::new(reason, demand.rule.clone()).into());
+        }
+        let Some(first) = decision.uses.first() else {
+            return Ok(Ticket::default());
+        };
+        let mark = self.waiting.mark(caller, call);
+        let (tool, uses) = (call.tool.as_str(), &decision.uses);
+        let (reserved, rounds) = match self.waiting.take(mark) {
+            None => (self.limits.reserve(caller, tool, uses), 0),
+            Some(earlier) => {
+                let rounds = earlier.rounds + 1;
+                let reserved = self
+                    .limits
+                    .replace(&earlier.reservation, caller, tool, uses);
+                if reserved.is_err() {
+                    self.waiting.keep(earlier);
+                }
+                (reserved, rounds)
+            }
+        };
+        match reserved {
+            Ok(reservation) => Ok(Ticket {
+                reservation,
+                mark,
+                rounds,
+                approved: None,
+            }),
+            Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
+            Err(Refused::Unavailable(error)) => {
+                tracing::error!(%error, "limits cannot be checked");
+                let reason = format!("The limits of this call cannot be checked: {error}.");
+                Err(Denial::new(reason, first.rule.clone()).into())
+            }
+        }
+    }
+}
+
+impl Decide for Judge {
+    type Ticket = Ticket;
+
+    fn visible(&self, tool: &str) -> bool {
+        Policy::visible(&self.policy(), tool)
+    }
+
+    fn advertised(&self, tool: &str, required: &[String]) {
+        let mut known = self
+            .required
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MOST_TOOLS || known.contains_key(tool) {
+            known.insert(tool.to_owned(), required.into());
+        }
+    }
+
+    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
+        let known = Known {
+            counters: self.limits.counters(caller, &call.tool),
+            judge: self,
+        };
+        let policy = self.policy();
+        let mut decision = Policy::decide(&policy, call, &known);
+        if let Err(denial) = self.hold_to_grant(caller, &policy, &mut decision.verdict) {
+            return (Verdict::Deny(*denial), Ticket::default());
+        }
+        if matches!(decision.verdict, Verdict::Deny(_)) {
+            return (decision.verdict, Ticket::default());
+        }
+        let mut ticket = match self.reserve(caller, call, &policy, &decision) {
+            Ok(ticket) => ticket,
+            Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
+        };
+        if let Some(approval) = &decision.approval {
+            let clerk = self.approvals.as_ref();
+            // The ticket is settled for the verdict that comes in place of an approval.
+            match approve::ask(clerk, caller, call, approval, &decision.verdict).await {
+                Ok(used) => ticket.approved = Some(used),
+                Err(verdict) => return (verdict, ticket),
+            }
+        }
+        (decision.verdict, ticket)
+    }
+
+    fn settle(&self, mut ticket: Ticket, end: CallEnd) {
+        if let (Some(clerk), Some(used)) = (&self.approvals, ticket.approved.take())
+            && matches!(end, CallEnd::Cancelled | CallEnd::InputRequired)
+        {
+            clerk.give_back(used);
+        }
+        if ticket.reservation.is_empty() {
+            return;
+        }
+        let has_come_again = ticket.rounds > 0;
+        match end {
+            CallEnd::InputRequired if ticket.rounds < MOST_ROUNDS => self.waiting.keep(ticket),
+            CallEnd::NotForwarded | CallEnd::Cancelled if has_come_again => {
+                // It may still come once more.
+                let rounds = ticket.rounds - 1;
+                self.waiting.keep(Ticket { rounds, ..ticket });
+            }
+            _ if has_come_again => self.limits.settle(ticket.reservation, Settle::Used),
+            CallEnd::NotForwarded | CallEnd::Cancelled => {
+                self.limits.settle(ticket.reservation, Settle::NotMade);
+            }
+            CallEnd::ToolFailed => self.limits.settle(ticket.reservation, Settle::ToolFailed),
+            CallEnd::RpcError => self.limits.settle(ticket.reservation, Settle::RpcError),
+            CallEnd::InputRequired | CallEnd::Answered | CallEnd::Lost => {
+                self.limits.settle(ticket.reservation, Settle::Used);
+            }
+        }
+    }
+}
+
+fn denial(reached: &LimitReached, policy: &Policy) -> Denial {
+    let limit = &reached.limit;
+    let mut allowed = json!({ "max": limit.max, "used": reached.used });
+    if let (Some(again), Some(allowed)) = (reached.again, allowed.as_object_mut()) {
+        let seconds = again.after.as_secs() + u64::from(again.after.subsec_nanos() > 0);
+        allowed.insert("after_seconds".to_owned(), seconds.into());
+    }
+    Denial {
+        reason: reached.reason(),
+        instead: Some(reached.instead()),
+        rule: limit.rule.clone(),
+        text: policy.limit_text(limit),
+        allowed: Some(Box::new(allowed)),
+        limit: true,
+    }
+}
+
+/// What a decision may know.
+struct Known<'a, C> {
+    counters: C,
+    judge: &'a Judge,
+}
+
+impl<C: Counters> Counters for Known<'_, C> {
+    fn count(&self, counter: &str, scope: Scope, window: Window) -> u64 {
+        self.counters.count(counter, scope, window)
+    }
+}
+
+impl<C: Counters> Knowledge for Known<'_, C> {
+    fn required(&self, tool: &str) -> Option<Arc<[String]>> {
+        let known = self
+            .judge
+            .required
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(tool).cloned()
+    }
+}

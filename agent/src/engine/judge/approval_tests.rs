@@ -1,0 +1,227 @@
+//! Calls that need an approval, or come with a grant: in which order what is asked, and what is given
+//! back.
+
+use std::time::Duration;
+
+use serde_json::{Map, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    approval::Approvals,
+    policy::{Pending, Unit},
+    principal::{Ceiling, NewGrant, Operator, Principal},
+    store::StateDirectory,
+};
+
+const BY: Operator = Operator {
+    uid: 0,
+    sudo_uid: None,
+};
+
+const POLICY: &str = r#"
+version: 1
+tools:
+  start: { approve: operator, limits: [ { max: 2, window: hour, counter: starts } ] }
+  capture: { capture: { interfaces: [lo], packets: 1000, bytes: 1MiB } }
+"#;
+
+struct Court {
+    judge: Judge,
+    operator: Approvals,
+    directory: StateDirectory,
+    _home: TempDir,
+}
+
+impl Court {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap();
+        Self {
+            judge: judge().with_state(directory.clone()).telling(|_| {}),
+            operator: Approvals::open(&directory).unwrap(),
+            directory,
+            _home: home,
+        }
+    }
+
+    async fn start(&self, n: u64) -> (Verdict, Ticket) {
+        let call = call("start", n);
+        Decide::decide(&self.judge, &caller(), &call).await
+    }
+
+    async fn pending(&self, n: u64) -> Pending {
+        match self.start(n).await {
+            (Verdict::Pending(pending), ticket) => {
+                self.judge.settle(ticket, CallEnd::NotForwarded);
+                *pending
+            }
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    async fn goes(&self, n: u64) -> Ticket {
+        match self.start(n).await {
+            (Verdict::Forward, ticket) => ticket,
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+}
+
+fn judge() -> Judge {
+    let policy = Policy::parse("policy.yaml", POLICY).unwrap();
+    Judge::new(policy, Arc::new(Limits::in_memory().unwrap()))
+}
+
+fn caller() -> Caller {
+    Caller {
+        principal: Principal::User(1000),
+        grant: None,
+        connection: 1,
+        server: "shark".into(),
+    }
+}
+
+fn call(tool: &str, n: u64) -> Call {
+    let mut arguments = Map::new();
+    arguments.insert("n".to_owned(), json!(n));
+    Call {
+        tool: tool.to_owned(),
+        arguments,
+    }
+}
+
+fn used(judge: &Judge) -> u64 {
+    let window = Window::Calendar(Unit::Hour);
+    judge
+        .limits
+        .counters(&caller(), "start")
+        .count("starts", Scope::Grant, window)
+}
+
+#[tokio::test]
+async fn where_nobody_can_be_asked_the_call_is_denied_and_not_counted() {
+    let judge = judge();
+    let (verdict, ticket) = Decide::decide(&judge, &caller(), &call("start", 1)).await;
+    let Verdict::Deny(denial) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(denial.rule.path, "tools.start.approve");
+    judge.settle(ticket, CallEnd::NotForwarded);
+    assert_eq!(used(&judge), 0);
+}
+
+#[tokio::test]
+async fn approved_call_goes_once_and_is_counted_once() {
+    let court = Court::new();
+    let pending = court.pending(1).await;
+    assert_eq!(pending.rule.path, "tools.start.approve");
+    let told = pending.to_string();
+    let verb = format!("capwarden approve {}", pending.id);
+    assert!(
+        told.contains(&verb) && told.contains(&pending.expires),
+        "{told}"
+    );
+    assert_eq!(court.pending(1).await.id, pending.id);
+    assert_eq!(used(&court.judge), 0, "what waits is not counted");
+    court.operator.approve(&pending.id, BY).unwrap();
+    let ticket = court.goes(1).await;
+    assert_eq!(used(&court.judge), 1);
+    court.judge.settle(ticket, CallEnd::Answered);
+    assert_ne!(court.pending(1).await.id, pending.id);
+    assert_eq!(used(&court.judge), 1);
+}
+
+#[tokio::test]
+async fn limit_that_is_reached_leaves_the_approval() {
+    let court = Court::new();
+    let pending = court.pending(1).await;
+    court.operator.approve(&pending.id, BY).unwrap();
+    for n in [2, 3] {
+        let other = court.pending(n).await;
+        court.operator.approve(&other.id, BY).unwrap();
+        court.judge.settle(court.goes(n).await, CallEnd::Answered);
+    }
+    let (verdict, _) = court.start(1).await;
+    let Verdict::Deny(denial) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(denial.reason.contains("limit"), "{}", denial.reason);
+    let listed = court.operator.list(false).unwrap();
+    assert_eq!(listed.len(), 1, "it can still be used");
+}
+
+#[tokio::test]
+async fn approval_is_given_back_only_where_the_server_did_nothing() {
+    use CallEnd::{Answered, Cancelled, InputRequired, Lost, NotForwarded, RpcError, ToolFailed};
+    for (end, comes_again) in [
+        (Answered, false),
+        (ToolFailed, false),
+        (RpcError, false),
+        (NotForwarded, false),
+        (Lost, false),
+        (Cancelled, true),
+        (InputRequired, true),
+    ] {
+        let court = Court::new();
+        let id = court.pending(1).await.id;
+        court.operator.approve(&id, BY).unwrap();
+        court.judge.settle(court.goes(1).await, end);
+        match (court.start(1).await.0, comes_again) {
+            (Verdict::Forward, true) => {}
+            (Verdict::Pending(_), false) => {}
+            (other, _) => panic!("{end:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn denial_tells_the_operators_reason() {
+    let court = Court::new();
+    let id = court.pending(1).await.id;
+    let why = Some("not during the fair.".to_owned());
+    court.operator.deny(&id, BY, why).unwrap();
+    let (verdict, ticket) = court.start(1).await;
+    let Verdict::Deny(denial) = verdict else {
+        panic!("{verdict:?}");
+    };
+    let reason = format!("An operator has denied this call ({id}), because: not during the fair.");
+    assert_eq!(denial.reason, reason);
+    court.judge.settle(ticket, CallEnd::NotForwarded);
+    assert_eq!(used(&court.judge), 0);
+}
+
+#[tokio::test]
+async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
+    let court = Court::new();
+    let grants = Arc::new(Grants::open(&court.directory).unwrap());
+    let new = NewGrant {
+        name: "laptop".to_owned(),
+        server: "shark".to_owned(),
+        ceiling: Ceiling {
+            packets: Some(10),
+            bytes: Some(1 << 30),
+            duration: Some(Duration::from_secs(3)),
+        },
+        lasts: None,
+    };
+    let (token, _) = grants.create(new, BY).unwrap();
+    let judge = judge().with_grants(Arc::clone(&grants));
+    let bearer = grants.verify(&token.reveal(), "shark").unwrap();
+    let caller = bearer.caller(1);
+    let (verdict, _) = Decide::decide(&judge, &caller, &call("capture", 1)).await;
+    let Verdict::Capture(capture) = verdict else {
+        panic!("{verdict:?}");
+    };
+    let terms = capture.terms;
+    assert_eq!(
+        (terms.packets, terms.bytes, terms.duration),
+        (Some(10), Some(1 << 20), Some(Duration::from_secs(3)))
+    );
+    Grants::open(&court.directory)
+        .unwrap()
+        .revoke("laptop", BY)
+        .unwrap();
+    let (verdict, _) = Decide::decide(&judge, &caller, &call("capture", 1)).await;
+    assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
+}

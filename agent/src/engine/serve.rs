@@ -1,0 +1,208 @@
+//! `run --listen` with `--upstream`: gate and guard in front of one HTTP server.
+
+use std::{ffi::OsString, io, net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+
+use super::{
+    EngineError, Judge, Outcome,
+    house::{self, StopSignals},
+    record::{GateObserver, PolicySource, RecordKeeper, Started},
+    timed::Timed,
+};
+use crate::{
+    audit::Log,
+    gate::{
+        Bounds, Captures, Gate, OpenError, Opened,
+        http::{self, FrontPlan},
+    },
+    kernel::{self, Broker, Credentials, Governed},
+    policy::Terms,
+    session::{Attribution, EndReason, Events, SessionId, Sessions},
+    telemetry::Endpoint,
+};
+
+/// Ends that may wait to be told.
+const ENDS: usize = 256;
+/// Requests in flight of one MCP session: thousands of sessions share the memory.
+const IN_FLIGHT: usize = 64;
+
+/// What to serve.
+#[derive(Debug)]
+pub struct ServePlan {
+    /// Where clients come: a loopback address.
+    pub listen: SocketAddr,
+    /// What they find there.
+    pub front: FrontPlan,
+    /// The server's command, and whose ids it gets; none if it runs already.
+    pub server: Option<(Vec<OsString>, Credentials)>,
+    /// What decides its calls.
+    pub judge: Judge,
+    /// Where its metrics are served.
+    pub metrics: Option<Endpoint>,
+}
+
+/// Serves until the server has gone or a signal comes.
+pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
+    let mut stop = StopSignals::new()?;
+    let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {}: {error}", plan.listen),
+        )
+    })?;
+    let (events, happened) = Events::channel();
+    let overflow = events.overflow();
+    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let (sessions, degraded) = match &plan.server {
+        Some(_) => {
+            let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
+            (Some(sessions), degraded)
+        }
+        None => {
+            drop(events); // the record waits for all who could add to it
+            (None, Vec::new())
+        }
+    };
+    let (ends, ended) = mpsc::channel(ENDS);
+    let source = PolicySource::of(&plan.judge.policy());
+    let (command, user) = match &plan.server {
+        Some((command, credentials)) => (command.as_slice(), credentials.user),
+        None => (&[][..], kernel::invoking_user()),
+    };
+    let started = Started {
+        command,
+        policy: Some(&source),
+        user,
+        degraded: &degraded,
+    };
+    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
+    let launched = match (&sessions, &plan.server) {
+        (Some(sessions), Some((command, credentials))) => {
+            Some(house::start(sessions, command, credentials, false)).transpose()
+        }
+        _ => Ok(None),
+    };
+    let governed = match launched {
+        Ok(started) => sessions.zip(started),
+        Err(error) => {
+            drop(sessions);
+            record.finish(&error.to_string(), None).await?;
+            return Err(error);
+        }
+    };
+    let observer = record
+        .observer()
+        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let here = listener.local_addr()?;
+    tracing::info!("listening on http://{here}{}", http::ENDPOINT);
+
+    let judge = Timed::new(plan.judge.telling(record.approvals()), metrics);
+    // Tasks of their own: however much there is to carry, the signals below are heard.
+    let mut serving = JoinSet::new();
+    match &governed {
+        Some((sessions, _)) => {
+            tracing::info!(
+                "who asks the server at {} directly gets past the gate, but gets no capture",
+                plan.front.upstream
+            );
+            let gate = gate(judge, sessions.clone(), observer);
+            let front = plan.front;
+            serving.spawn(async move {
+                http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
+            });
+        }
+        None => {
+            tracing::warn!(
+                "calls are gated, nothing is enforced in the kernel: capwarden did not start the server at {}",
+                plan.front.upstream
+            );
+            let gate = gate(judge, Unenforced, observer);
+            let front = plan.front;
+            serving.spawn(async move {
+                http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
+            });
+        }
+    }
+    let Some((sessions, (mut governed, broker))) = governed else {
+        let (why, signal) = tokio::select! {
+            _ = serving.join_next() => ("clients can no longer be served", None),
+            signal = stop.next() => ("a signal", Some(signal)),
+            () = record.broken() => ("the audit log is not whole", None),
+        };
+        drop(serving);
+        let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
+        record.finish(why, outcome.status()).await?;
+        return Ok(outcome);
+    };
+    let mut follower = house::follow_interfaces(&sessions);
+    let (why, reason, signal) = tokio::select! {
+        _ = governed.child.wait() => ("the server exited", EndReason::ServerExit, None),
+        _ = serving.join_next() => ("clients can no longer be served", EndReason::Revoked, None),
+        signal = stop.next() => ("a signal", EndReason::Revoked, Some(signal)),
+        () = record.broken() => ("the audit log is not whole", EndReason::Revoked, None),
+        _ = follower.join_next() => ("interfaces can no longer be followed", EndReason::Revoked, None),
+    };
+    tracing::debug!(why, "ending");
+    drop(serving);
+    let outcome = end(&sessions, &mut governed, broker, reason).await?;
+    drop((follower, sessions)); // the record is complete once nobody can add to it
+    let outcome = signal.map_or(outcome, Outcome::Stopped);
+    record.finish(why, outcome.status()).await?;
+    Ok(outcome)
+}
+
+fn gate<C: Captures>(
+    judge: Timed<Judge>,
+    captures: C,
+    observer: GateObserver,
+) -> Arc<Gate<Timed<Judge>, C, GateObserver>> {
+    Arc::new(Gate {
+        policy: judge,
+        captures,
+        observer,
+        bounds: Bounds {
+            in_flight: IN_FLIGHT,
+            ..Bounds::default()
+        },
+    })
+}
+
+/// Ends the sessions, then the server: nothing closes its input, so it is asked to leave.
+async fn end(
+    sessions: &Sessions,
+    governed: &mut Governed,
+    broker: Broker,
+    reason: EndReason,
+) -> Result<Outcome, EngineError> {
+    sessions.close(reason).await;
+    if let Some(process) = kernel::Process::open(governed.pid) {
+        process.ask_to_end();
+    }
+    let outcome = house::clean_up(sessions, &mut governed.child, reason).await;
+    tokio::task::spawn_blocking(move || drop(broker))
+        .await
+        .map_err(io::Error::other)?;
+    Ok(outcome)
+}
+
+/// What there is of captures where the server was started by somebody else.
+struct Unenforced;
+
+impl Captures for Unenforced {
+    async fn open(&self, _: Terms) -> Result<Opened, OpenError> {
+        Err(OpenError(
+            "The policy bounds this capture in the kernel, which is possible only for a server that capwarden started.".to_owned(),
+        ))
+    }
+
+    fn replied(&self, _: SessionId) {}
+
+    fn stopping(&self, _: SessionId) {}
+
+    fn end(&self, _: SessionId, _: EndReason) {}
+
+    fn live(&self) -> Vec<SessionId> {
+        Vec::new()
+    }
+}

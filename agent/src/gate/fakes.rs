@@ -1,0 +1,158 @@
+//! A policy and captures that do as they are told, for tests.
+
+use std::{sync::Mutex, time::Duration};
+
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::{CallEnd, Captures, Decide, OpenError, Opened};
+use crate::{
+    policy::{
+        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
+        Verdict,
+    },
+    principal::{Caller, Principal},
+    session::{EndReason, SessionId},
+};
+
+pub(super) const SOON: Duration = Duration::from_secs(10);
+
+pub(super) fn rule() -> RuleRef {
+    RuleRef {
+        file: "p.yaml".into(),
+        line: 3,
+        column: 7,
+        path: "tools.x".into(),
+    }
+}
+
+#[derive(Default)]
+pub(super) struct FakePolicy {
+    pub(super) settled: Mutex<Vec<(String, CallEnd)>>,
+    pub(super) advertised: Mutex<Vec<(String, Vec<String>)>>,
+}
+
+impl FakePolicy {
+    /// How the calls ended that were settled since this was asked last.
+    pub(super) fn settled(&self) -> Vec<CallEnd> {
+        let settled = std::mem::take(&mut *self.settled.lock().unwrap());
+        settled.into_iter().map(|(_, end)| end).collect()
+    }
+}
+
+impl Decide for FakePolicy {
+    type Ticket = String;
+
+    fn visible(&self, tool: &str) -> bool {
+        !tool.starts_with("hidden")
+    }
+
+    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, String) {
+        assert_eq!(caller.principal, Principal::User(1000));
+        let verdict = match call.tool.as_str() {
+            "deny" => Verdict::Deny(Denial {
+                instead: Some("Ask for less.".into()),
+                ..Denial::new("Too \"wide\".", rule())
+            }),
+            "stop" => Verdict::EndCapture,
+            "start" => Verdict::Capture(Box::new(CaptureVerdict {
+                terms: Terms {
+                    interfaces: InterfaceTerms::Any,
+                    filters: Vec::new(),
+                    outside: Outside::Narrow,
+                    packets: Some(1000),
+                    bytes: None,
+                    duration: None,
+                    snap_length: 96,
+                    payload: Payload::Full,
+                },
+                changes: call
+                    .arguments
+                    .get("n")
+                    .filter(|n| n.as_u64() > Some(1000))
+                    .map(|n| Change {
+                        argument: "n".into(),
+                        asked: Some(n.clone()),
+                        forwarded: json!(1000),
+                        why: "the policy allows at most 1000 packets".into(),
+                    })
+                    .into_iter()
+                    .collect(),
+                rule: rule(),
+            })),
+            _ => Verdict::Forward,
+        };
+        (verdict, call.tool.clone())
+    }
+
+    fn advertised(&self, tool: &str, required: &[String]) {
+        let tool = (tool.to_owned(), required.to_vec());
+        self.advertised.lock().unwrap().push(tool);
+    }
+
+    fn settle(&self, ticket: String, end: CallEnd) {
+        self.settled.lock().unwrap().push((ticket, end));
+    }
+}
+
+pub(super) struct FakeCaptures {
+    /// A permit is needed, and used up, to open a session.
+    pub(super) permits: Semaphore,
+    pub(super) refuse: Mutex<bool>,
+    pub(super) live: Mutex<Vec<SessionId>>,
+    pub(super) log: Mutex<Vec<String>>,
+}
+
+impl Default for FakeCaptures {
+    fn default() -> Self {
+        Self {
+            permits: Semaphore::new(100_000),
+            refuse: Mutex::new(false),
+            live: Mutex::default(),
+            log: Mutex::default(),
+        }
+    }
+}
+
+impl FakeCaptures {
+    pub(super) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Captures for FakeCaptures {
+    async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
+        self.permits.acquire().await.unwrap().forget();
+        if *self.refuse.lock().unwrap() {
+            return Err(OpenError("No such interface: eth9.".into()));
+        }
+        let mut log = self.log.lock().unwrap();
+        let opened = log.iter().filter(|line| line.starts_with("open")).count();
+        let session = SessionId(u32::try_from(opened).unwrap() + 1);
+        log.push(format!("open {session}"));
+        self.live.lock().unwrap().push(session);
+        Ok(Opened {
+            session,
+            summary: format!("any, {} packets", terms.packets.unwrap()),
+            cut: None,
+        })
+    }
+
+    fn replied(&self, session: SessionId) {
+        self.log.lock().unwrap().push(format!("replied {session}"));
+    }
+
+    fn stopping(&self, _: SessionId) {}
+
+    fn end(&self, session: SessionId, reason: EndReason) {
+        self.log
+            .lock()
+            .unwrap()
+            .push(format!("end {session} {reason:?}"));
+        self.live.lock().unwrap().retain(|live| *live != session);
+    }
+
+    fn live(&self) -> Vec<SessionId> {
+        self.live.lock().unwrap().clone()
+    }
+}

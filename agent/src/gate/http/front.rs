@@ -1,0 +1,553 @@
+//! One request of a client: checked, decided, carried to the server, and its answer back.
+
+use std::{sync::Arc, time::Duration};
+
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Body as _, Bytes, Incoming},
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    http::request::Parts,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{
+    clients::{Client, Clients},
+    headers::{self, Doors, Era},
+    refusal::{Body, Refusal, full, json_response},
+    relay::{self, Relay, Waiting},
+    upstream::{Upstream, UpstreamAddress},
+};
+use crate::{
+    gate::{
+        client::{AfterOpen, FromClient},
+        conversation::{Conversation, Memory, Rooms, Ticket},
+        envelope::{Envelope, Id},
+        events::CallEnd,
+        reply,
+    },
+    principal::{Caller, Principal},
+    session::SessionEnd,
+};
+
+/// How long a client may take to send a message.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// Messages up to this length are read at once; of longer ones only so many at a time.
+const SMALL: u64 = 64 * 1024;
+const LARGE_AT_ONCE: usize = 16;
+/// MCP sessions at once.
+const SESSIONS: usize = 1024;
+/// What is shown of an error page of the server.
+const ERROR_PAGE: usize = 64 * 1024;
+/// The number of the connection of requests that belong to no MCP session: one for each user, from
+/// here on.
+const STATELESS_CONNECTIONS: u64 = 1 << 32;
+
+/// What a front stands for.
+#[derive(Clone, Debug)]
+pub struct FrontPlan {
+    /// The server behind it.
+    pub upstream: UpstreamAddress,
+    /// The server was only just started, and may not listen yet.
+    pub starting: bool,
+    /// What the server is called.
+    pub server: Arc<str>,
+    /// Origins that may speak to it, besides those of this host: `https://inspector.example`.
+    pub origins: Vec<String>,
+}
+
+/// A front: one server, and all its clients over HTTP.
+pub(super) struct Front<G: Rooms> {
+    gate: Arc<G>,
+    memory: Arc<Memory>,
+    doors: Doors,
+    upstream: Upstream,
+    clients: Clients<G>,
+    server: Arc<str>,
+    large: Semaphore,
+    connections: std::sync::atomic::AtomicU64,
+}
+
+/// A message of a client, read.
+struct Post<G: Rooms> {
+    client: Arc<Client<G>>,
+    principal: Principal,
+    era: Era,
+    headers: HeaderMap,
+    message: Bytes,
+}
+
+impl<G: Rooms> Front<G> {
+    pub(super) fn new(plan: &FrontPlan, hosts: Vec<String>, gate: Arc<G>) -> Arc<Self> {
+        Arc::new(Self {
+            gate,
+            memory: Arc::default(),
+            doors: Doors {
+                hosts: Some(hosts),
+                origins: plan.origins.clone(),
+            },
+            upstream: Upstream::new(&plan.upstream, plan.starting),
+            clients: Clients::new(SESSIONS),
+            server: Arc::clone(&plan.server),
+            large: Semaphore::new(LARGE_AT_ONCE),
+            connections: 1.into(),
+        })
+    }
+
+    /// Tells clients of their capture sessions that end, until there are no more.
+    pub(super) async fn notices(&self, mut ends: mpsc::Receiver<SessionEnd>) {
+        while let Some(end) = ends.recv().await {
+            self.memory.forget(&end);
+            if let Some(client) = self.clients.opener(end.session) {
+                client.notify(&reply::end_notice(&end));
+            }
+        }
+    }
+
+    /// Answers one request.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        principal: Principal,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let method = request.method().clone();
+        match self.route(principal, request).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                tracing::warn!(%method, status = %refusal.status, why = refusal.why, "refused a request");
+                refusal.response()
+            }
+        }
+    }
+
+    async fn route(
+        self: Arc<Self>,
+        principal: Principal,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let (head, body) = request.into_parts();
+        self.doors.admit(&head.uri, &head.headers)?;
+        if head.uri.path() != ENDPOINT {
+            let why = format!("there is nothing here: the server is at {ENDPOINT}");
+            return Err(Refusal::new(StatusCode::NOT_FOUND, why));
+        }
+        let known = [Method::POST, Method::GET, Method::DELETE].contains(&head.method);
+        let not_allowed = || {
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "messages are sent with POST",
+            )
+        };
+        if !known {
+            return Err(not_allowed());
+        }
+        headers::media(&head.method, &head.headers)?;
+        let era = headers::era(&head.headers)?;
+        if head.method == Method::POST {
+            return self.post(principal, era, head, body).await;
+        }
+        if era == Era::Stateless {
+            return Err(not_allowed());
+        }
+        let id = headers::session(&head.headers)?;
+        let client = match id {
+            Some(id) => self.clients.get(id, &principal)?,
+            // Of a server without sessions; it says itself whether it has a stream to listen to.
+            None if head.method == Method::GET => self.stateless(&principal),
+            None => {
+                return Err(Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    "the header Mcp-Session-Id is missing",
+                ));
+            }
+        };
+        self.of_session(&head, id, &client).await
+    }
+
+    /// A stream to listen to, or the end of an MCP session.
+    async fn of_session(
+        &self,
+        head: &Parts,
+        id: Option<&str>,
+        client: &Arc<Client<G>>,
+    ) -> Result<Response<Body>, Refusal> {
+        let forwarded = headers::end_to_end(&head.headers);
+        let response = self
+            .upstream
+            .send(&head.method, &forwarded, &Bytes::new())
+            .await?;
+        let status = response.status();
+        let over = status == StatusCode::NOT_FOUND
+            || (head.method == Method::DELETE && status.is_success());
+        if let Some(id) = id.filter(|_| over) {
+            self.clients.remove(id);
+        }
+        let listens = head.method == Method::GET && status.is_success();
+        let notices = listens.then(|| client.listen());
+        let waiting = Waiting::new(client, Era::Sessions, None);
+        self.answer(response, waiting, notices).await
+    }
+
+    /// A message of a client.
+    async fn post(
+        self: Arc<Self>,
+        principal: Principal,
+        era: Era,
+        head: Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refusal> {
+        let message = self.read(&principal, body).await?;
+        let client = {
+            let envelope = match Envelope::parse(&message) {
+                Ok(envelope) => envelope,
+                Err(refused) => {
+                    let answer = self
+                        .stateless(&principal)
+                        .conversation
+                        .unreadable(&message, &refused);
+                    return Ok(json_response(StatusCode::BAD_REQUEST, answer.line));
+                }
+            };
+            headers::agree(era, &head.headers, &envelope)?;
+            self.client(&principal, era, &head.headers, &envelope)?
+        };
+        let post = Post {
+            client,
+            principal,
+            era,
+            headers: head.headers,
+            message,
+        };
+        // A task of its own: what is decided is carried through, whether the client waits or not.
+        let (sender, receiver) = oneshot::channel();
+        tokio::spawn(self.carry(post, sender));
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(Refusal::upstream("the request could not be carried out")))
+    }
+
+    /// Reads a message whole.
+    async fn read(&self, principal: &Principal, body: Incoming) -> Result<Bytes, Refusal> {
+        let limit = self.gate.bounds().client_line;
+        let too_long = |bytes: u64| {
+            let answer = self.stateless(principal).conversation.too_long(bytes);
+            tracing::debug!(answer.line, "too long");
+            Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the message is too long: at most {limit} bytes are read"),
+            )
+        };
+        let announced = body.size_hint();
+        let most = u64::try_from(limit).unwrap_or(u64::MAX);
+        if announced.lower() > most {
+            return Err(too_long(announced.lower()));
+        }
+        let reading = async {
+            let large = announced.upper().is_none_or(|length| length > SMALL);
+            let _turn = if large {
+                self.large.acquire().await.ok()
+            } else {
+                None
+            };
+            Limited::new(body, limit).collect().await
+        };
+        match timeout(BODY_TIME, reading).await {
+            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(too_long(most.saturating_add(1)))
+            }
+            Ok(Err(_)) => Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "the message broke off",
+            )),
+            Err(_) => Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the message did not come in time",
+            )),
+        }
+    }
+
+    /// Who a message comes from: a client with an MCP session, or one that will have one, or a
+    /// request that stands for itself.
+    fn client(
+        &self,
+        principal: &Principal,
+        era: Era,
+        headers: &HeaderMap,
+        envelope: &Envelope<'_>,
+    ) -> Result<Arc<Client<G>>, Refusal> {
+        if era == Era::Stateless {
+            return Ok(self.stateless(principal));
+        }
+        let begins = envelope.method.as_deref() == Some("initialize");
+        match headers::session(headers)? {
+            Some(_) if begins => Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "initialize begins a session, and cannot belong to one",
+            )),
+            Some(id) => self.clients.get(id, principal),
+            None if begins => {
+                self.clients.room()?;
+                let number = self
+                    .connections
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok(self.new_client(principal, number))
+            }
+            None => Ok(self.stateless(principal)),
+        }
+    }
+
+    fn stateless(&self, principal: &Principal) -> Arc<Client<G>> {
+        let number = match principal {
+            Principal::User(user) => STATELESS_CONNECTIONS + u64::from(*user),
+            Principal::Bearer(_) => 0,
+        };
+        self.new_client(principal, number)
+    }
+
+    fn new_client(&self, principal: &Principal, connection: u64) -> Arc<Client<G>> {
+        let caller = Caller {
+            principal: principal.clone(),
+            grant: None,
+            connection,
+            server: Arc::clone(&self.server),
+        };
+        let (gate, memory) = (Arc::clone(&self.gate), Arc::clone(&self.memory));
+        Client::new(Conversation::new(gate, memory, caller))
+    }
+
+    /// Decides a message, and carries it to the server if it is let through.
+    async fn carry(
+        self: Arc<Self>,
+        mut post: Post<G>,
+        mut sender: oneshot::Sender<Result<Response<Body>, Refusal>>,
+    ) {
+        let decided = self.decide(&mut post, &mut sender).await;
+        let response = match decided {
+            Ok((waiting, message)) => {
+                tokio::select! {
+                    response = self.forward(&post, waiting, &message) => response,
+                    // `waiting` went with the rest, and has told the conversation.
+                    () = sender.closed() => return,
+                }
+            }
+            Err(response) => *response,
+        };
+        // A client that has gone does not get it.
+        let _ = sender.send(response);
+    }
+
+    /// What is forwarded of a message, or what is answered in its place.
+    async fn decide(
+        &self,
+        post: &mut Post<G>,
+        sender: &mut oneshot::Sender<Result<Response<Body>, Refusal>>,
+    ) -> Result<(Waiting<G>, Bytes), Box<Result<Response<Body>, Refusal>>> {
+        let (client, message) = (&Arc::clone(&post.client), &post.message.clone());
+        let era = post.era;
+        let conversation = &client.conversation;
+        let answered = |status, line| Err(Box::new(Ok(json_response(status, line))));
+        let envelope = match Envelope::parse(message) {
+            Ok(envelope) => envelope,
+            Err(refused) => {
+                let line = conversation.unreadable(message, &refused).line;
+                return answered(StatusCode::BAD_REQUEST, line);
+            }
+        };
+        let waiting = |id: Id| {
+            let text = envelope.id.as_ref().map_or("null", |(_, text)| *text);
+            Waiting::new(client, era, Some((id, text.to_owned())))
+        };
+        match conversation.decide(message, &envelope).await {
+            FromClient::Forward(Some(id)) => Ok((waiting(id), message.clone())),
+            FromClient::Forward(None) => Ok((Waiting::new(client, era, None), message.clone())),
+            FromClient::Answer(answer) if answer.malformed => {
+                answered(StatusCode::BAD_REQUEST, answer.line)
+            }
+            FromClient::Answer(answer) => answered(StatusCode::OK, answer.line),
+            FromClient::Drop(why) => Err(Box::new(Err(Refusal::new(StatusCode::BAD_REQUEST, why)))),
+            FromClient::Open(start) => {
+                let opening = conversation.open(*start);
+                match self.opened(post, &envelope, opening, sender).await {
+                    AfterOpen::Ready {
+                        id,
+                        text,
+                        beginning,
+                    } => {
+                        self.clients.opened(beginning.session(), client);
+                        headers::repeat(&mut post.headers, beginning.changes());
+                        if conversation.begin(*beginning) {
+                            Ok((waiting(id), text.into()))
+                        } else {
+                            let gone =
+                                Refusal::new(StatusCode::BAD_REQUEST, "the call was cancelled");
+                            Err(Box::new(Err(gone)))
+                        }
+                    }
+                    AfterOpen::Refused(Some(answer)) => answered(StatusCode::OK, answer.line),
+                    AfterOpen::Refused(None) => {
+                        let gone = Refusal::new(StatusCode::BAD_REQUEST, "the call was cancelled");
+                        Err(Box::new(Err(gone)))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a capture session; where a client that leaves takes its call back, it does.
+    async fn opened(
+        &self,
+        post: &Post<G>,
+        envelope: &Envelope<'_>,
+        opening: impl Future<Output = AfterOpen<Ticket<G>>>,
+        sender: &mut oneshot::Sender<Result<Response<Body>, Refusal>>,
+    ) -> AfterOpen<Ticket<G>> {
+        let mut opening = Box::pin(opening);
+        tokio::select! {
+            after = &mut opening => return after,
+            () = sender.closed() => {}
+        }
+        if let (Era::Stateless, Some((id, text))) = (post.era, &envelope.id) {
+            post.client.conversation.cancel(id, text);
+        }
+        opening.await
+    }
+
+    /// Sends a message to the server, and makes the client's response of the server's.
+    async fn forward(
+        &self,
+        post: &Post<G>,
+        mut waiting: Waiting<G>,
+        message: &Bytes,
+    ) -> Result<Response<Body>, Refusal> {
+        let forwarded = headers::end_to_end(&post.headers);
+        let id = waiting.id().map(str::to_owned);
+        let sent = self.upstream.send(&Method::POST, &forwarded, message).await;
+        let response = match sent {
+            Ok(response) => response,
+            Err(refusal) => {
+                waiting.over(CallEnd::RpcError);
+                return Err(refusal.of(id.as_deref()));
+            }
+        };
+        let given = headers::session(response.headers()).ok().flatten();
+        match (headers::session(&post.headers)?, given) {
+            (None, Some(given)) if post.era == Era::Sessions && response.status().is_success() => {
+                let begun = self.clients.insert(given, &post.client);
+                begun.map_err(|refusal| refusal.of(id.as_deref()))?;
+                tracing::debug!(principal = %post.principal, "an MCP session begins");
+            }
+            (Some(session), _) if response.status() == StatusCode::NOT_FOUND => {
+                self.clients.remove(session);
+            }
+            _ => {}
+        }
+        self.answer(response, waiting, None).await
+    }
+
+    /// The server's response, as the client gets it.
+    async fn answer(
+        &self,
+        response: Response<Incoming>,
+        mut waiting: Waiting<G>,
+        notices: Option<mpsc::Receiver<String>>,
+    ) -> Result<Response<Body>, Refusal> {
+        let (head, body) = response.into_parts();
+        let id = waiting.id().map(str::to_owned);
+        let refuse = |waiting: &mut Waiting<G>, why: &str| {
+            waiting.over(CallEnd::RpcError);
+            Err(Refusal::upstream(why).of(id.as_deref()))
+        };
+        if head.status.is_redirection() || head.status.is_informational() {
+            // It leads around the gate.
+            return refuse(
+                &mut waiting,
+                "the server behind capwarden answers with a redirection: give its final address with --upstream",
+            );
+        }
+        if head.headers.contains_key(CONTENT_ENCODING) {
+            return refuse(
+                &mut waiting,
+                "the server behind capwarden compresses its answers, which it was not asked to",
+            );
+        }
+        let kind = match headers::single(&head.headers, &CONTENT_TYPE) {
+            Ok(kind) => kind.unwrap_or_default().to_ascii_lowercase(),
+            Err(_) => {
+                return refuse(
+                    &mut waiting,
+                    "the server behind capwarden sends two content types",
+                );
+            }
+        };
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        let body = match kind {
+            "text/event-stream" if head.status.is_success() => {
+                Relay::new(body, waiting, notices).boxed_unsync()
+            }
+            "application/json" => {
+                let limit = self.gate.bounds().server_line;
+                let Ok(text) = Limited::new(body, limit).collect().await else {
+                    return refuse(
+                        &mut waiting,
+                        "the answer of the server behind capwarden broke off, or is too long",
+                    );
+                };
+                let text = text.to_bytes();
+                // What is accepted without an answer is often called JSON too.
+                let answer = if text.is_empty() {
+                    Some(String::new())
+                } else {
+                    relay::json(&text, &mut waiting)
+                };
+                waiting.over(if head.status.is_success() {
+                    CallEnd::Lost
+                } else {
+                    CallEnd::RpcError
+                });
+                match answer {
+                    Some(answer) => full(answer),
+                    None => {
+                        return refuse(
+                            &mut waiting,
+                            "the server behind capwarden answered with something that is no message",
+                        );
+                    }
+                }
+            }
+            _ if head.status.is_success() => {
+                let empty = body.is_end_stream()
+                    || Limited::new(body, 1)
+                        .collect()
+                        .await
+                        .is_ok_and(|body| body.to_bytes().is_empty());
+                if !empty {
+                    return refuse(
+                        &mut waiting,
+                        "the server behind capwarden answered with something that is no message",
+                    );
+                }
+                waiting.over(CallEnd::Lost);
+                full(Bytes::new())
+            }
+            _ => {
+                waiting.over(CallEnd::RpcError);
+                let page = Limited::new(body, ERROR_PAGE).collect().await;
+                full(
+                    page.map(http_body_util::Collected::to_bytes)
+                        .unwrap_or_default(),
+                )
+            }
+        };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = head.status;
+        *answer.headers_mut() = headers::end_to_end(&head.headers);
+        Ok(answer)
+    }
+}
+
+/// Where the front is, on its host.
+pub const ENDPOINT: &str = "/mcp";

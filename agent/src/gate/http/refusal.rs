@@ -1,0 +1,111 @@
+//! What the front answers by itself, over HTTP.
+
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    Response, StatusCode,
+    body::Bytes,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+};
+use serde_json::{Value, json};
+
+/// The body of a response.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// JSON-RPC: the request is none.
+pub(super) const INVALID: i32 = -32600;
+/// JSON-RPC: something went wrong that is not the client's doing.
+pub(super) const INTERNAL: i32 = -32603;
+/// MCP 2026-07-28: headers and body disagree, or a header is missing.
+pub(super) const HEADER_MISMATCH: i32 = -32020;
+/// MCP 2026-07-28: the revision of the protocol is not known.
+pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
+
+/// Why a request is not carried out, in words for whoever sent it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) code: i32,
+    pub(super) why: String,
+    /// The request's id as JSON, where it is known.
+    id: Option<String>,
+    data: Option<Box<Value>>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: INVALID,
+            why: why.into(),
+            id: None,
+            data: None,
+        }
+    }
+
+    /// A header that is missing, malformed, or says something else than the body.
+    pub(super) fn mismatch(why: impl Into<String>) -> Self {
+        Self {
+            code: HEADER_MISMATCH,
+            ..Self::new(StatusCode::BAD_REQUEST, why)
+        }
+    }
+
+    /// A revision of the protocol that is not known.
+    pub(super) fn unsupported(asked: &str, known: &[&str]) -> Self {
+        Self {
+            code: UNSUPPORTED_VERSION,
+            data: Some(Box::new(json!({ "supported": known, "requested": asked }))),
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                format!("the protocol version {asked:?} is not supported"),
+            )
+        }
+    }
+
+    /// The server behind the gate did not do its part.
+    pub(super) fn upstream(why: impl Into<String>) -> Self {
+        Self {
+            code: INTERNAL,
+            ..Self::new(StatusCode::BAD_GATEWAY, why)
+        }
+    }
+
+    #[must_use]
+    pub(super) fn of(self, id: Option<&str>) -> Self {
+        Self {
+            id: id.map(str::to_owned),
+            ..self
+        }
+    }
+
+    pub(super) fn response(&self) -> Response<Body> {
+        let mut error = json!({ "code": self.code, "message": self.why });
+        if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
+            error.insert("data".to_owned(), Value::clone(data));
+        }
+        let id = self.id.as_deref().unwrap_or("null");
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}");
+        let mut response = json_response(self.status, line);
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            let allowed = HeaderValue::from_static("POST, GET, DELETE");
+            response.headers_mut().insert(ALLOW, allowed);
+        }
+        response
+    }
+}
+
+/// A response of one JSON text.
+pub(super) fn json_response(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+/// A body that is there already.
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}

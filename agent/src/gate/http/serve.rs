@@ -1,0 +1,113 @@
+//! Connections of clients: taken, timed, counted.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::front::{Front, FrontPlan};
+use crate::{gate::conversation::Rooms, principal::Principal, session::SessionEnd};
+
+/// Connections at once.
+const CONNECTIONS: usize = 4096;
+/// How long a client may take for a request's head, and stay without one.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long and how many a request's headers may be.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEADERS: usize = 100;
+/// How long one who is turned away is listened to.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// How long nobody is let in when the host has no more descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\r\n";
+
+/// Serves a front on a loopback address until it is dropped. `owner` says which user's the socket
+/// at the other end is, given its address and ours; connections of nobody are closed.
+pub async fn serve<G: Rooms>(
+    plan: &FrontPlan,
+    listener: TcpListener,
+    gate: Arc<G>,
+    ends: mpsc::Receiver<SessionEnd>,
+    owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
+) -> std::io::Result<()> {
+    let here = listener.local_addr()?;
+    let front = Front::new(plan, hosts(here), gate);
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    connections.spawn({
+        let front = Arc::clone(&front);
+        async move { front.notices(ends).await }
+    });
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            connections.spawn(turn_away(stream));
+            continue;
+        };
+        let Some(user) = owner(peer, here) else {
+            tracing::warn!(%peer, "closed a connection: the kernel does not say whose it is");
+            continue;
+        };
+        let front = Arc::clone(&front);
+        connections.spawn(async move {
+            converse(front, Principal::User(user), stream).await;
+            drop(place);
+        });
+    }
+}
+
+/// The names under which a listener may be asked for.
+fn hosts(here: SocketAddr) -> Vec<String> {
+    let port = here.port();
+    let mut hosts = vec![here.to_string()];
+    for name in ["localhost", "127.0.0.1", "[::1]"] {
+        let host = format!("{name}:{port}");
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+        // The port that nobody writes.
+        if port == 80 {
+            hosts.push(name.to_owned());
+        }
+    }
+    hosts
+}
+
+async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let answer = Arc::clone(&front).serve(principal.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// There is no room: the client is told, and not kept.
+async fn turn_away(mut stream: TcpStream) {
+    let _ = timeout(FAREWELL, stream.write_all(FULL)).await;
+}

@@ -1,0 +1,176 @@
+//! The server behind the front: where it is, and one request to it.
+
+use std::{net::IpAddr, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Response, Uri,
+    body::{Bytes, Incoming},
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::time::{Instant, sleep};
+
+use super::refusal::Refusal;
+
+/// How long a connection that is not used is kept. Servers close theirs after five seconds.
+const IDLE: Duration = Duration::from_secs(4);
+/// How long a server that was just started may take to listen.
+const START: Duration = Duration::from_secs(20);
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The address of a server that speaks streamable HTTP, on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamAddress(Uri);
+
+/// Why an address is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// It is no address.
+    #[error("an address is written http://127.0.0.1:8000/mcp")]
+    Malformed,
+    /// It is not on this host.
+    #[error(
+        "{0} is not on this host, and what is said to it would be readable on the way: only http://127.0.0.1, http://[::1] and http://localhost are reached"
+    )]
+    Elsewhere(String),
+}
+
+impl std::str::FromStr for UpstreamAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let uri: Uri = text.parse().map_err(|_| AddressError::Malformed)?;
+        let host = uri.host().ok_or(AddressError::Malformed)?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let elsewhere = || AddressError::Elsewhere(text.to_owned());
+        if uri.scheme_str() != Some("http") {
+            return Err(elsewhere());
+        }
+        if authority.contains('@') || uri.port_u16().is_none() {
+            return Err(AddressError::Malformed);
+        }
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let local = bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+        if local {
+            return Ok(Self(uri));
+        }
+        if host != "localhost" {
+            return Err(elsewhere());
+        }
+        // Not looked up: it is what it says.
+        text.replacen("localhost", "127.0.0.1", 1)
+            .parse()
+            .map(Self)
+            .map_err(|_| AddressError::Malformed)
+    }
+}
+
+impl std::fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A server, and the connections to it.
+pub(super) struct Upstream {
+    client: Client<HttpConnector, Full<Bytes>>,
+    address: Uri,
+    /// Until when it may not listen yet.
+    starting: Instant,
+}
+
+impl Upstream {
+    /// A server; `starting` if it was only just started.
+    pub(super) fn new(address: &UpstreamAddress, starting: bool) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        let now = Instant::now();
+        Self {
+            client,
+            address: address.0.clone(),
+            starting: if starting { now + START } else { now },
+        }
+    }
+
+    /// Sends a request; returns when the response's head is there.
+    pub(super) async fn send(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response<Incoming>, Refusal> {
+        loop {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = self.address.clone();
+            *request.headers_mut() = headers.clone();
+            match self.client.request(request).await {
+                Ok(response) => return Ok(response),
+                // Nobody listened, so nothing was sent.
+                Err(error) if error.is_connect() && Instant::now() < self.starting => {
+                    sleep(RETRY).await;
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    let cause = error
+                        .source()
+                        .map_or_else(|| error.to_string(), ToString::to_string);
+                    tracing::warn!(address = %self.address, cause, "the server cannot be reached");
+                    return Err(Refusal::upstream(format!(
+                        "the server behind capwarden cannot be reached: {cause}"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_on_this_host() {
+        let address = |text: &str| text.parse::<UpstreamAddress>().map(|a| a.to_string());
+        for good in [
+            "http://127.0.0.1:8000/mcp",
+            "http://[::1]:1/",
+            "http://127.8.9.1:80/a/b",
+        ] {
+            assert_eq!(address(good).as_deref(), Ok(good));
+        }
+        assert_eq!(
+            address("http://localhost:8000/mcp").as_deref(),
+            Ok("http://127.0.0.1:8000/mcp")
+        );
+        for elsewhere in [
+            "https://127.0.0.1:8000/mcp",
+            "http://10.0.0.1:8000/mcp",
+            "http://localhost.example:80/",
+            "http://0.0.0.0:80/",
+        ] {
+            assert!(
+                matches!(address(elsewhere), Err(AddressError::Elsewhere(_))),
+                "{elsewhere}"
+            );
+        }
+        for wrong in [
+            "",
+            "/mcp",
+            "127.0.0.1:80",
+            "http://127.0.0.1/mcp",
+            "http://a@127.0.0.1:1/",
+        ] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The decision on one call.
+//!
+//! The order is the same in every dialect, as theirs agree where they are written down: hidden
+//! tools, tools that are not named, what is asked of the tool's calls, what is asked of all calls,
+//! the capture, and last of all the limits, which are reserved together. The first denial wins.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Approval, Call, Decision, Denial, Dialect, FilterDemand, Knowledge, LimitUse, Policy, RuleRef,
+    Verdict,
+    condition::Clause,
+    model::{Action, ApprovalRule, Step, ToolRule},
+    operator::Truth,
+    source::quoted,
+    units, usage,
+};
+
+/// What Intercept puts before each of its texts.
+const INTERCEPT: &str = "[INTERCEPT POLICY DENIED] ";
+
+impl Policy {
+    /// What the policy says about a call.
+    ///
+    /// A pure function. `known` is asked only where a rule looks at counters or at a tool's
+    /// schema; `&()` knows nothing, which denies where a schema is asked for.
+    #[must_use]
+    pub fn decide(&self, call: &Call, known: &dyn Knowledge) -> Decision {
+        match self.allow(call, known) {
+            Ok(decision) => decision,
+            Err(denial) => Verdict::Deny(*denial).into(),
+        }
+    }
+
+    /// The text that the policy's dialect prescribes where a limit is reached: for
+    /// [`Denial::text`]. None if it prescribes none.
+    #[must_use]
+    pub fn limit_text(&self, used: &LimitUse) -> Option<String> {
+        let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
+        let limit = steps.chain(&self.all_tools.0).find_map(|step| match step {
+            Step::Limit(limit) if limit.rule == used.rule => Some(limit),
+            _ => None,
+        });
+        let text = used.on_deny.as_ref().or(limit?.text.as_ref())?;
+        self.vendor_text(text)
+    }
+
+    /// A message as the policy's dialect puts it; none if the dialect prescribes no texts.
+    fn vendor_text(&self, message: &str) -> Option<String> {
+        match self.dialect {
+            Dialect::Capwarden => None,
+            Dialect::PolicyLayer => Some(message.to_owned()),
+            Dialect::Catalogue | Dialect::Intercept => Some(format!("{INTERCEPT}{message}")),
+        }
+    }
+
+    fn allow(&self, call: &Call, known: &dyn Knowledge) -> Result<Decision, Box<Denial>> {
+        if let Some(rule) = self.hide.find(&call.tool) {
+            return Err(self.closed(
+                rule,
+                format!("The tool {} is hidden by the policy.", quoted(&call.tool)),
+                self.alternatives(),
+                &format!("Tool {} is hidden by policy", go_quoted(&call.tool)),
+            ));
+        }
+        let tool = self.tools.get(&call.tool);
+        if tool.is_none() && !self.default.allow {
+            return Err(self.closed(
+                &self.default.rule,
+                format!("The tool {} is not in the policy.", quoted(&call.tool)),
+                self.alternatives(),
+                &format!("Tool {} is not permitted by policy", go_quoted(&call.tool)),
+            ));
+        }
+        if let Some(ToolRule {
+            action: Action::Deny(why),
+            rule,
+            ..
+        }) = tool
+        {
+            let reason = format!("The tool {} is denied: {why}.", quoted(&call.tool));
+            return Err(Box::new(Denial::new(reason, rule.clone())));
+        }
+        let own = tool.map(|tool| tool.rules.0.as_slice()).unwrap_or_default();
+        let steps = || own.iter().chain(&self.all_tools.0);
+        let mut approval = None;
+        let mut proofs = Vec::new();
+        for step in steps() {
+            self.check(step, call, known, &mut approval, &mut proofs)?;
+        }
+        let verdict = match tool.map(|tool| &tool.action) {
+            None | Some(Action::Allow | Action::Deny(_)) => Verdict::Forward,
+            Some(Action::EndCapture) => Verdict::EndCapture,
+            Some(Action::Capture(capture)) => {
+                Verdict::Capture(Box::new(capture.decide(&call.arguments)?))
+            }
+        };
+        let mut uses: Vec<LimitUse> = Vec::new();
+        for step in steps() {
+            if let Step::Limit(limit) = step {
+                let one = limit.uses(&call.arguments).map_err(|reason| {
+                    let mut denial = Denial::new(reason, limit.rule.clone());
+                    denial.text = match &limit.on_deny {
+                        Some(text) => self.vendor_text(text),
+                        None => self.vendor_text(&denial.reason),
+                    };
+                    Box::new(denial)
+                })?;
+                usage::merge(&mut uses, one);
+            }
+        }
+        Ok(Decision {
+            verdict,
+            uses,
+            approval,
+            proofs,
+        })
+    }
+
+    /// Asks one thing of a call; limits are asked for later.
+    fn check(
+        &self,
+        step: &Step,
+        call: &Call,
+        known: &dyn Knowledge,
+        approval: &mut Option<Approval>,
+        proofs: &mut Vec<FilterDemand>,
+    ) -> Result<(), Box<Denial>> {
+        match step {
+            Step::Argument(argument) => match argument.refuse(&call.arguments) {
+                None => proofs.extend(argument.proofs(&call.arguments)),
+                Some((rule, refusal)) => {
+                    let mut denial = Denial::new(refusal.reason, rule.clone());
+                    denial.instead = refusal.instead;
+                    denial.allowed = refusal.allowed.map(|(key, value)| {
+                        let name = argument.argument.name();
+                        Box::new(json!({ "argument": name, key: value }))
+                    });
+                    return Err(Box::new(denial));
+                }
+            },
+            Step::Clause(clause) => self.clause(clause, call, known)?,
+            Step::RequiredBySchema(rule) => self.required(rule, call, known)?,
+            Step::Approve(asked) => {
+                if let Some(one) = approve(asked, call, known) {
+                    // The one that ends first, if several are asked for.
+                    match approval {
+                        Some(other) if other.timeout <= one.timeout => {}
+                        _ => *approval = Some(one),
+                    }
+                }
+            }
+            Step::Limit(_) => {}
+        }
+        Ok(())
+    }
+
+    fn clause(
+        &self,
+        clause: &Clause,
+        call: &Call,
+        known: &dyn Knowledge,
+    ) -> Result<(), Box<Denial>> {
+        let Some(refusal) = clause.refuse(&call.arguments, known) else {
+            return Ok(());
+        };
+        let instead = clause.instead(&refusal);
+        let allowed = clause.allowed(&refusal);
+        let mut denial = Denial::new(
+            match &clause.on_deny {
+                Some(text) => sentence(text),
+                None => refusal.reason,
+            },
+            clause.rule.clone(),
+        );
+        denial.instead = instead;
+        denial.allowed = allowed.map(Box::new);
+        let named = |name: &String| format!("Denied by rule {}", go_quoted(name));
+        let text = clause.on_deny.clone();
+        let text = text.or_else(|| clause.name.as_ref().map(named));
+        denial.text = text.and_then(|text| self.vendor_text(&text));
+        Err(Box::new(denial))
+    }
+
+    fn required(
+        &self,
+        rule: &RuleRef,
+        call: &Call,
+        known: &dyn Knowledge,
+    ) -> Result<(), Box<Denial>> {
+        let Some(names) = known.required(&call.tool) else {
+            let mut denial = Denial::new(
+                "The server has not listed the tool yet, so its required arguments are not known.",
+                rule.clone(),
+            );
+            denial.instead = Some("List the tools, then call again.".to_owned());
+            denial.text = self.vendor_text(&denial.reason);
+            return Err(Box::new(denial));
+        };
+        let missing = |name: &&String| {
+            // Not by a dotted path: these are the schema's own names.
+            call.arguments.get(*name).is_none_or(Value::is_null)
+        };
+        let missing: Vec<String> = names.iter().filter(missing).map(|it| quoted(it)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let list = units::either(&missing, "and");
+        let mut denial = Denial::new(
+            format!("The tool's schema requires {list}, which the call does not have."),
+            rule.clone(),
+        );
+        denial.instead = Some(format!("Call again with {list}."));
+        denial.allowed = Some(Box::new(json!({ "required": &*names })));
+        denial.text = self.vendor_text(&denial.reason);
+        Err(Box::new(denial))
+    }
+
+    /// A denial of the tool as such.
+    fn closed(
+        &self,
+        rule: &RuleRef,
+        reason: String,
+        instead: Option<String>,
+        text: &str,
+    ) -> Box<Denial> {
+        let mut denial = Denial::new(reason, rule.clone());
+        denial.instead = instead;
+        denial.text = match self.dialect {
+            // Its words for these are not known.
+            Dialect::PolicyLayer => None,
+            _ => self.vendor_text(text),
+        };
+        Box::new(denial)
+    }
+
+    fn alternatives(&self) -> Option<String> {
+        const SHOWN: usize = 8;
+        let mut names: Vec<String> = self
+            .tools
+            .keys()
+            .filter(|name| self.visible(name))
+            .map(|name| quoted(name))
+            .collect();
+        let all = names.len();
+        names.truncate(SHOWN);
+        match (all, all - names.len()) {
+            (0, _) => None,
+            (_, 0) => Some(format!("Use {}.", units::either(&names, "or"))),
+            (_, more) => Some(format!("Use {} or one of {more} others.", names.join(", "))),
+        }
+    }
+}
+
+fn approve(asked: &ApprovalRule, call: &Call, known: &dyn Knowledge) -> Option<Approval> {
+    let arguments: &Map<String, Value> = &call.arguments;
+    let spared = asked
+        .conditions
+        .iter()
+        .any(|condition| condition.holds(arguments, known) == Truth::No);
+    (!spared).then(|| Approval {
+        rule: asked.rule.clone(),
+        timeout: asked.timeout,
+        why: asked.why.clone(),
+    })
+}
+
+/// A policy writer's words as one sentence on one line.
+fn sentence(text: &str) -> String {
+    let mut sentence = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if !sentence.ends_with(['.', '!', '?']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+/// A string in quotes, as Go's `%q` writes it.
+fn go_quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,147 @@
+//! The `tools` section, and `all_tools`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Field, Gather, Loaded, Section, Tree, approve::approve, args::args, capture, limits::limits,
+};
+use crate::policy::model::{Action, Rules, Step, ToolRule};
+
+/// Keys of a tool's rule.
+const TOOL: &[&str] = &[
+    "args",
+    "required_by_schema",
+    "approve",
+    "capture",
+    "deny",
+    "ends",
+    "limits",
+];
+
+/// Keys of `all_tools`.
+const ALL_TOOLS: &[&str] = &["args", "required_by_schema", "approve", "limits"];
+
+pub(super) fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
+    const HELP: &str = "Write a map from each tool's name to its rule.";
+    let tools = field.entries("a map", HELP)?;
+    let rules = Gather::all(tools.iter().map(|field| {
+        if field.key.is_empty() || field.key.contains(['*', '?']) {
+            return Err(field.key_fault(
+                format!("`{}` is no tool's name", field.key),
+                "Tools are named one by one, as the server spells them: there are no globs, \
+                 so that a new tool is denied until someone has looked at it.",
+            ));
+        }
+        Ok((field.key.to_owned(), tool(field)?))
+    }))?;
+    Ok(rules.into_iter().collect())
+}
+
+/// What holds for all tools that the policy allows, beside what their own rules say.
+pub(super) fn all_tools(field: &Field<'_>) -> Loaded<Rules> {
+    let (section, mut gather) = field.open("a map of what all calls are asked", ALL_TOOLS)?;
+    let rules = rules(&section, &mut gather, "*");
+    gather.done(Some(rules))
+}
+
+fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
+    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `limits`, `approve`, `capture` and `ends`.";
+    match &field.node.tree {
+        Tree::Text(word) if word == "allow" => {
+            return Ok(ToolRule {
+                rule: field.rule(),
+                rules: Rules::default(),
+                action: Action::Allow,
+            });
+        }
+        Tree::Text(word) if word == "deny" => {
+            return Err(field.fault(
+                "denies without a reason",
+                "Write `{ deny: \"reason\" }`: the reason is what the model gets to read.",
+            ));
+        }
+        Tree::Text(_) => return Err(field.fault("is no rule", HELP)),
+        Tree::Map(_) => {}
+        _ => return Err(field.wrong("a rule", HELP)),
+    }
+    let (section, mut gather) = field.open("a rule", TOOL)?;
+    if let Some(deny) = section.field("deny") {
+        if let Some(other) = TOOL
+            .iter()
+            .filter(|key| **key != "deny")
+            .find_map(|key| section.field(key))
+        {
+            gather.add(other.key_fault(
+                format!("`{}` cannot stand beside `deny`", other.key),
+                "A denied tool has nothing else to decide: drop one of the two.",
+            ));
+        }
+        let reason = gather.keep(reason(&deny));
+        return Ok(ToolRule {
+            rule: deny.rule(),
+            rules: Rules::default(),
+            action: Action::Deny(gather.done(reason)?),
+        });
+    }
+    let rules = rules(&section, &mut gather, field.key);
+    let action = gather.keep(effect(&section));
+    Ok(ToolRule {
+        rule: field.rule(),
+        rules,
+        action: gather.done(action)?,
+    })
+}
+
+fn reason(deny: &Field<'_>) -> Loaded<String> {
+    const HELP: &str = "Write the reason as a string: it is what the model gets to read.";
+    let reason = deny.text("a reason", HELP)?.trim();
+    let reason = reason.trim_end_matches('.');
+    if reason.is_empty() || reason.chars().any(char::is_control) {
+        return Err(deny.fault("is no reason", HELP));
+    }
+    Ok(reason.to_owned())
+}
+
+/// What is asked of calls, in the order in which it is asked.
+fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
+    let mut steps = Vec::new();
+    let arguments = gather.keep(section.read("args", args)).flatten();
+    steps.extend(arguments.into_iter().flatten().map(Step::Argument));
+    let required = gather.keep(section.read("required_by_schema", |field| {
+        const HELP: &str = "Write `required_by_schema: true`, or leave it out.";
+        match field.node.tree {
+            Tree::Bool(true) => Ok(Step::RequiredBySchema(field.rule())),
+            Tree::Bool(false) => Err(field.fault("demands nothing", HELP)),
+            _ => Err(field.wrong("true", HELP)),
+        }
+    }));
+    steps.extend(required.flatten());
+    let approval = gather.keep(section.read("approve", approve)).flatten();
+    steps.extend(approval.map(Step::Approve));
+    let limits = gather.keep(section.read("limits", |field| limits(field, tool)));
+    steps.extend(limits.flatten().into_iter().flatten().map(Step::Limit));
+    Rules(steps)
+}
+
+/// What a tool does for captures, by its `capture` and `ends`, which the dialects' tools may have
+/// as well.
+pub(in crate::policy) fn effect(section: &Section<'_>) -> Loaded<Action> {
+    match (section.field("capture"), section.field("ends")) {
+        (Some(_), Some(ends)) => Err(ends.key_fault(
+            "`ends` cannot stand beside `capture`".to_owned(),
+            "A tool starts a capture or ends one: drop one of the two.",
+        )),
+        (Some(start), None) => Ok(Action::Capture(Box::new(capture::capture(
+            &start,
+            capture::CAPTURE,
+        )?))),
+        (None, Some(ends)) => {
+            const HELP: &str = "Write `ends: capture`, for a tool that stops captures.";
+            if ends.text("`capture`", HELP)? != "capture" {
+                return Err(ends.fault("is nothing that a tool can end", HELP));
+            }
+            Ok(Action::EndCapture)
+        }
+        (None, None) => Ok(Action::Allow),
+    }
+}

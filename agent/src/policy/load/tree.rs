@@ -1,0 +1,59 @@
+//! A policy file as a tree in which every key and value knows where it stands.
+//!
+//! The loaders read this tree rather than deserializing into their types, so that each error can
+//! name the key, the place and what was expected there.
+
+/// Where something stands in a policy file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::policy) struct Place {
+    /// Line, from 1; 0 if unknown.
+    pub(in crate::policy) line: u64,
+    /// Column in characters, from 1; 0 if unknown.
+    pub(in crate::policy) column: u64,
+    /// Bytes from the start of the file.
+    pub(in crate::policy) offset: usize,
+    /// Length in bytes.
+    pub(in crate::policy) length: usize,
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(in crate::policy) struct Node {
+    pub(in crate::policy) tree: Tree,
+    pub(in crate::policy) place: Place,
+}
+
+/// A YAML value.
+#[derive(Clone, Debug)]
+pub(in crate::policy) enum Tree {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A key with its value.
+#[derive(Clone, Debug)]
+pub(in crate::policy) struct Entry {
+    pub(in crate::policy) key: String,
+    pub(in crate::policy) place: Place,
+    pub(in crate::policy) value: Node,
+}
+
+impl Tree {
+    /// What this is, with its article.
+    pub(in crate::policy) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) => "a whole number",
+            Self::Float(_) => "a decimal number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        }
+    }
+}
