@@ -9,9 +9,11 @@ use capwarden_tests::{
     mcp::{Client, PATIENCE},
     stage::{Stage, number, python, text},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const HOSTILE: &str = include_str!("../scripts/hostile.py");
+const BRIDGE: &str = include_str!("../scripts/bridge.py");
 const SCRAPE: &str = include_str!("../scripts/scrape.py");
 
 const POLICY: &str = "version: 1
@@ -28,6 +30,12 @@ tools:
   noise: allow
   echo: allow
   exit: { deny: 'it would be the end' }
+";
+
+const LIMITED: &str = "version: 1
+tools:
+  echo: { limits: [ { max: 2, window: hour, counter: echoes } ] }
+  open: { approve: operator }
 ";
 
 /// The hostile server behind capwarden with these options, ready.
@@ -208,6 +216,7 @@ fn metrics_on_a_unix_socket_are_one_agents_own() -> Result<()> {
     let mut second = stage.space.command(capwarden()?);
     second.args(["run", "--metrics", &endpoint, "--audit"]);
     second.arg(stage.path("second.jsonl")).arg("-p").arg(policy);
+    second.arg("--state").arg(stage.path("state"));
     let second = second.args(["--", "/bin/true"]).output()?;
     let words = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(2), "{words}");
@@ -219,6 +228,89 @@ fn metrics_on_a_unix_socket_are_one_agents_own() -> Result<()> {
     client.close_input();
     ensure!(client.exit()?.success());
     ensure!(!path.exists(), "the socket is left behind");
+    Ok(())
+}
+
+#[test]
+fn metrics_of_local_clients_are_counted_together_with_limits_and_approvals() -> Result<()> {
+    let stage = Stage::new()?;
+    let script = stage.write("hostile.py", HOSTILE)?;
+    let bridge = stage.write("bridge.py", BRIDGE)?;
+    let socket = stage.path("socket");
+    let listen = format!("unix:{}", socket.display());
+    let mut agent = stage.run_with(
+        LIMITED,
+        &["--listen", &listen, "--metrics", "127.0.0.1:0"],
+        &[&*python("python3")?, &script],
+    )?;
+    wait_for("the socket", PATIENCE, || Ok(socket.exists().then_some(())))?;
+    let endpoint = endpoint(&stage)?;
+    let connect = |name: &str| -> Result<Client> {
+        let mut command = Command::new(python("python3")?);
+        command.arg(&bridge).arg(&socket);
+        let mut client = Client::start(&mut command, &stage.path(name))?;
+        client.shake_hands()?;
+        Ok(client)
+    };
+    let (mut one, mut other) = (connect("one")?, connect("other")?);
+    one.call("echo", &json!({ "n": 1 }))?;
+    ensure!(!other.call("echo", &json!({ "n": 2 }))?.failed());
+    ensure!(other.call("echo", &json!({ "n": 3 }))?.failed());
+    one.call("open", &json!({}))?;
+
+    let calls = stage.audited("call", 4)?;
+    assert_eq!(stage.audited("approval", 1)?.len(), 1);
+    let connections: Vec<_> = calls
+        .iter()
+        .map(|call| number(call, "connection"))
+        .collect();
+    assert_eq!(connections, [Some(1), Some(2), Some(2), Some(1)]);
+    let metrics = Scraped::of(&stage, &endpoint)?;
+    for (series, count) in [
+        ("calls_total{tool=echo,verdict=forward}", 2),
+        ("calls_total{tool=echo,verdict=deny}", 1),
+        ("calls_total{tool=open,verdict=pending}", 1),
+        ("limits_reached_total", 1),
+        ("approvals_total{became=requested}", 1),
+        ("call_ends_total{end=answered}", 2),
+        ("call_ends_total{end=not-forwarded}", 2),
+        ("decision_seconds_count", 4),
+        ("audit_records_total", 6),
+    ] {
+        assert_eq!(metrics.value(series)?, count, "{series}");
+    }
+    let limited = calls.iter().find(|call| text(call, "verdict") == "deny");
+    let rule = text(limited.context("no denial")?, "rule");
+    let rule = rule.split_whitespace().nth(1).unwrap_or("");
+    let series = format!("denials_total{{cause=policy,rule={rule}}}");
+    assert_eq!(metrics.value(&series)?, 1, "{series}");
+
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.code() == Some(143), "{}", stage.stderr()?);
+    Ok(())
+}
+
+#[test]
+fn metrics_are_served_beside_an_http_front() -> Result<()> {
+    let stage = Stage::new()?;
+    let options = [
+        "--listen",
+        "127.0.0.1:8808",
+        "--upstream",
+        "http://127.0.0.1:8000/mcp",
+        "--metrics",
+        "127.0.0.1:0",
+    ];
+    let mut agent = stage.run_with(POLICY, &options, &[])?;
+    wait_for("the front", PATIENCE, || {
+        Ok(stage.stderr()?.contains("listening on http").then_some(()))
+    })?;
+    let metrics = Scraped::of(&stage, &endpoint(&stage)?)?;
+    assert_eq!(metrics.value("audit_records_total")?, 1);
+    let series = "calls_total{tool=echo,verdict=forward}";
+    assert_eq!(metrics.value(series)?, 0, "{series}");
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.code() == Some(143), "{}", stage.stderr()?);
     Ok(())
 }
 

@@ -283,6 +283,10 @@ async fn call_denied_is_answered_with_what_to_do() {
     let Some(GateEvent::Call(event)) = rig.events.recv().await else {
         panic!("a call is observed");
     };
+    assert_eq!(
+        (&event.caller.principal, event.caller.connection),
+        (&Principal::User(1000), 1)
+    );
     assert!(event.arguments.keys().eq(["secret"]));
     assert_eq!(event.rule, Some(rule()));
     assert!(matches!(event.verdict, CallVerdict::Denied { .. }));

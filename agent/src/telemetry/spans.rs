@@ -16,8 +16,8 @@ use crate::{
     session::{SessionEvent, SessionId},
 };
 
-/// Calls that are followed at once. What comes beyond that is told of and not followed: a server
-/// may leave calls unanswered without end.
+/// Calls that are followed at once. When there are more, those until then are followed no further:
+/// a server may leave calls unanswered without end, which must not keep later ones out.
 const MOST: usize = 4_096;
 
 /// The calls that are followed: from the decision to the answer.
@@ -86,9 +86,10 @@ impl CallSpans {
         );
         if let (true, Some(id)) = (awaited, &call.id) {
             let mut open = self.open();
-            if open.len() < MOST {
-                open.insert((call.caller.connection, id.clone()), span);
+            if open.len() >= MOST {
+                open.clear();
             }
+            open.insert((call.caller.connection, id.clone()), span);
         }
     }
 

@@ -32,6 +32,7 @@ use crate::{
         Bounds, CallEnd, Gate, GateEvent, Side,
         fakes::{FakeCaptures, FakePolicy, SOON},
     },
+    principal::Principal,
     session::{EndReason, SessionEnd, SessionId},
 };
 
@@ -512,7 +513,7 @@ async fn calls_smuggled_are_refused() {
 
 #[tokio::test]
 async fn calls_denied_and_hidden_are_answered_as_over_pipes() {
-    let rig = Rig::new().await;
+    let mut rig = Rig::new().await;
     let reply = rig.post("", &call("deny")).await;
     assert_eq!(
         (reply.status, &reply.json()["result"]["isError"]),
@@ -526,6 +527,16 @@ async fn calls_denied_and_hidden_are_answered_as_over_pipes() {
     assert_eq!((reply.status, reply.code()), (200, Some(-32602)));
     assert!(rig.got().is_empty(), "nothing reached the server");
     assert_eq!(rig.policy.settled(), [CallEnd::NotForwarded]);
+    // Both are told of with their caller, which is the same: neither belongs to an MCP session.
+    let mut callers = Vec::new();
+    while let Ok(event) = rig.events.try_recv() {
+        if let GateEvent::Call(call) = event {
+            callers.push(call.caller);
+        }
+    }
+    let [denied, hidden] = callers.try_into().unwrap();
+    assert_eq!(denied, hidden);
+    assert_eq!(denied.principal, Principal::User(1000));
 }
 
 #[tokio::test]
