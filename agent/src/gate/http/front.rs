@@ -149,8 +149,10 @@ impl<G: Rooms> Front<G> {
         if head.method == Method::POST {
             return self.post(principal, era, head, body).await;
         }
-        if era == Era::Stateless {
-            return Err(not_allowed());
+        match era {
+            Ok(Era::Sessions) => {}
+            Ok(Era::Stateless) => return Err(not_allowed()),
+            Err(version) => return Err(headers::unknown(&version, None)),
         }
         let id = headers::session(&head.headers)?;
         let client = match id {
@@ -195,12 +197,12 @@ impl<G: Rooms> Front<G> {
     async fn post(
         self: Arc<Self>,
         principal: Principal,
-        era: Era,
+        era: Result<Era, String>,
         head: Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
         let message = self.read(&principal, body).await?;
-        let client = {
+        let (era, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
                 Err(refused) => {
@@ -211,8 +213,9 @@ impl<G: Rooms> Front<G> {
                     return Ok(json_response(StatusCode::BAD_REQUEST, answer.line));
                 }
             };
+            let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
             headers::agree(era, &head.headers, &envelope)?;
-            self.client(&principal, era, &head.headers, &envelope)?
+            (era, self.client(&principal, era, &head.headers, &envelope)?)
         };
         let post = Post {
             client,

@@ -13,6 +13,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// JSON-RPC: the request is none.
 pub(super) const INVALID: i32 = -32600;
+/// JSON-RPC: what is asked lacks something.
+pub(super) const INVALID_PARAMS: i32 = -32602;
 /// JSON-RPC: something went wrong that is not the client's doing.
 pub(super) const INTERNAL: i32 = -32603;
 /// MCP 2026-07-28: headers and body disagree, or a header is missing.
@@ -27,8 +29,8 @@ pub(super) struct Refusal {
     pub(super) code: i32,
     pub(super) why: String,
     /// The request's id as JSON, where it is known.
-    id: Option<String>,
-    data: Option<Box<Value>>,
+    pub(super) id: Option<String>,
+    pub(super) data: Option<Box<Value>>,
 }
 
 impl Refusal {
