@@ -17,5 +17,6 @@ pub mod limits;
 pub mod policy;
 pub mod principal;
 pub mod session;
+mod spelling;
 pub mod store;
 mod words;

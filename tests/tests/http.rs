@@ -118,6 +118,7 @@ fn http_server_is_governed_with_its_captures() -> Result<()> {
 
     agent.signal(Signal::TERM)?;
     ensure!(agent.exit()?.code() == Some(143), "{}", stage.stderr()?);
+    ensure!(!stage.stderr()?.contains("could not be completed"));
     stage.is_empty()?;
     stage.audit_is_closed("a signal", Some(143))
 }
@@ -153,6 +154,7 @@ fn http_server_that_runs_already_is_gated_only() -> Result<()> {
     );
     agent.signal(Signal::TERM)?;
     ensure!(agent.exit()?.code() == Some(143));
+    ensure!(!stage.stderr()?.contains("could not be completed"));
     server.signal(Signal::KILL)?;
     stage.audit_is_closed("a signal", Some(143))
 }

@@ -54,7 +54,10 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
             (Some(sessions), degraded)
         }
-        None => (None, Vec::new()),
+        None => {
+            drop(events); // the record waits for all who could add to it
+            (None, Vec::new())
+        }
     };
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.judge.policy());

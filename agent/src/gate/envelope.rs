@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Number, Value};
 
 use super::json::{self, Members};
+use crate::spelling::{fold, folds};
 
 /// How deep a message may nest: as deep as serde_json reads one.
 const DEPTH: usize = 127;
@@ -258,22 +259,6 @@ fn folded_twins(arguments: &Map<String, Value>) -> Option<(&str, &str)> {
         }
     }
     None
-}
-
-/// Whether a parser that ignores case, or ends strings at a NUL, reads `key` as `name`.
-fn folds(key: &str, name: &str) -> bool {
-    let key = key.split('\0').next().unwrap_or_default();
-    // A folded letter is up to three bytes long, so lengths say little.
-    key.chars().map(fold).eq(name.chars().map(fold))
-}
-
-/// Unicode's simple folding, as far as it ends in ASCII: Go's encoding/json folds like this.
-fn fold(letter: char) -> char {
-    match letter {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        _ => letter.to_ascii_lowercase(),
-    }
 }
 
 /// Depth, and carriage returns, which are white space to JSON and a line's end to Python and Node.

@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::source::quoted;
+use crate::spelling::folds;
+
 /// An argument's name, with dots that reach into objects: `config.interface`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Argument(String);
@@ -19,18 +22,21 @@ impl Argument {
         &self.0
     }
 
-    /// The argument's value; an error sentence if the name reaches into what is no object, which
-    /// a server might read in some way of its own.
+    /// The argument's value; an error sentence if a server might read it in some way of its own:
+    /// the name reaches into what is no object, or a key is spelled almost like it.
     pub(super) fn find<'a>(
         &self,
         arguments: &'a Map<String, Value>,
     ) -> Result<Option<&'a Value>, String> {
         let mut parts = self.0.split('.');
-        let mut value = parts.next().and_then(|part| arguments.get(part));
+        let mut value = match parts.next() {
+            Some(part) => exactly(arguments, part)?,
+            None => None,
+        };
         for part in parts {
             value = match value {
                 None | Some(Value::Null) => return Ok(None),
-                Some(Value::Object(object)) => object.get(part),
+                Some(Value::Object(object)) => exactly(object, part)?,
                 Some(_) => {
                     return Err(format!(
                         "`{}` cannot be found: what stands before `.{part}` is no object.",
@@ -40,6 +46,17 @@ impl Argument {
             };
         }
         Ok(value)
+    }
+}
+
+/// The member of this name, if none has a name that some servers take for it.
+fn exactly<'a>(object: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Value>, String> {
+    match object.keys().find(|key| *key != name && folds(key, name)) {
+        Some(key) => Err(format!(
+            "{} could be read as `{name}`; write it as the tool does.",
+            quoted(key)
+        )),
+        None => Ok(object.get(name)),
     }
 }
 
@@ -102,6 +119,17 @@ mod tests {
         assert_eq!(find("n.b"), Ok(None));
         assert_eq!(find("zz.b"), Ok(None));
         assert!(find("s.b").is_err());
+        let sly = object(json!({"N": 1, "o": {"\u{212a}ey": 2}, "x\u{0}y": 3}));
+        for name in ["n", "o.key", "x"] {
+            let found = Argument::parse(name)
+                .unwrap()
+                .find(&sly)
+                .map(|value| value.is_some());
+            assert!(
+                found.is_err_and(|why| why.contains("could be read as")),
+                "{name}"
+            );
+        }
         for bad in ["", ".", "a.", ".a", "a..b"] {
             assert!(Argument::parse(bad).is_err(), "{bad}");
         }
