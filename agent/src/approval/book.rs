@@ -50,7 +50,7 @@ pub struct Used {
     pub(super) by: Operator,
     pub(super) approved: u64,
     /// Without its arguments.
-    pub(super) request: Request,
+    pub(super) request: Box<Request>,
 }
 
 /// Why nobody can be asked for an approval. The call must not be made.
@@ -150,7 +150,7 @@ pub(super) fn ask(book: &mut Book, mut request: Request, new: String, now: u64) 
                     id,
                     by,
                     approved: at,
-                    request,
+                    request: Box::new(request),
                 });
             }
         }

@@ -201,7 +201,7 @@ impl Work {
                 (self.tell)(Event::new(&used.id, &used.request, What::GivenBack));
                 let told = Told::Approved(used.approved);
                 self.watched
-                    .insert(used.id.clone(), (told, used.request.clone()));
+                    .insert(used.id.clone(), (told, Request::clone(&used.request)));
             }
             Err(error) => {
                 tracing::warn!(%error, id = used.id, "an approval could not be given back, and stays used");

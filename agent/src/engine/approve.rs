@@ -16,10 +16,11 @@ pub(super) async fn ask(
     call: &Call,
     approval: &Approval,
     verdict: &Verdict,
-) -> Result<Used, Verdict> {
+) -> Result<Used, Box<Verdict>> {
     let Some(clerk) = clerk else {
         let reason = "This call needs an operator's approval, and there is nobody to ask.";
-        return Err(Verdict::Deny(Denial::new(reason, approval.rule.clone())));
+        let denial = Denial::new(reason, approval.rule.clone());
+        return Err(Box::new(Verdict::Deny(denial)));
     };
     let effect = match verdict {
         Verdict::Capture(capture) => Some(format!("a capture of {}", capture.terms)),
@@ -32,9 +33,9 @@ pub(super) async fn ask(
     answer(asked, approval)
 }
 
-fn answer(asked: Asked, approval: &Approval) -> Result<Used, Verdict> {
+fn answer(asked: Asked, approval: &Approval) -> Result<Used, Box<Verdict>> {
     let rule = approval.rule.clone();
-    Err(match asked {
+    Err(Box::new(match asked {
         Asked::Approved(used) => return Ok(used),
         Asked::Pending { id, until } => {
             let id = shown_id(&id);
@@ -85,7 +86,7 @@ fn answer(asked: Asked, approval: &Approval) -> Result<Used, Verdict> {
             };
             Verdict::Deny(denial)
         }
-    })
+    }))
 }
 
 /// Seconds since 1970 as RFC 3339 has it, in UTC.

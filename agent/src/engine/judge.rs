@@ -247,7 +247,7 @@ impl Decide for Judge {
             // The ticket is settled for the verdict that comes in place of an approval.
             match approve::ask(clerk, caller, call, approval, &decision.verdict).await {
                 Ok(used) => ticket.approved = Some(used),
-                Err(verdict) => return (verdict, ticket),
+                Err(verdict) => return (*verdict, ticket),
             }
         }
         (decision.verdict, ticket)

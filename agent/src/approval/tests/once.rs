@@ -1,6 +1,11 @@
 //! An approval is used once, by whichever thread of whichever process comes first.
 
-use std::{env, process::Command, thread};
+use std::{
+    env,
+    io::{self, Write as _},
+    process::Command,
+    thread,
+};
 
 use super::*;
 
@@ -49,7 +54,8 @@ fn race(directory: &StateDirectory) -> Vec<usize> {
 fn child() {
     let directory =
         StateDirectory::open(env::var_os(PLACE).unwrap().as_ref(), Some(65_534)).unwrap();
-    println!("won {:?}", race(&directory));
+    let won = race(&directory);
+    writeln!(io::stdout(), "won {won:?}").unwrap();
 }
 
 #[test]

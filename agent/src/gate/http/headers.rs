@@ -2,7 +2,10 @@
 
 use hyper::{
     HeaderMap, Method, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN},
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+        ORIGIN,
+    },
 };
 
 use serde_json::Value;
@@ -360,6 +363,23 @@ const HOP: [&str; 14] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// The token of the one `Authorization: Bearer` header; none if there is no such header.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = all.next() else {
+        return Ok(None);
+    };
+    let unreadable = || Refusal::unauthorized(Some("the header Authorization is no bearer token"));
+    if all.next().is_some() {
+        return Err(unreadable());
+    }
+    let value = value.to_str().map_err(|_| unreadable())?;
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("Bearer") => Ok(Some(token.trim())),
+        _ => Err(unreadable()),
+    }
+}
 
 /// The headers that go on: all but those of the connection, and those that open a server to other
 /// sites' pages.

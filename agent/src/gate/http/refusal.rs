@@ -4,7 +4,7 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Response, StatusCode,
     body::Bytes,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
 
@@ -42,6 +42,12 @@ impl Refusal {
             id: None,
             data: None,
         }
+    }
+
+    /// It shows no token, or, in these words, one that is not good.
+    pub(super) fn unauthorized(why: Option<&str>) -> Self {
+        let missing = "a bearer token is needed: `capwarden grant create` makes one";
+        Self::new(StatusCode::UNAUTHORIZED, why.unwrap_or(missing))
     }
 
     /// A header that is missing, malformed, or says something else than the body.
@@ -88,6 +94,10 @@ impl Refusal {
         let id = self.id.as_deref().unwrap_or("null");
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}");
         let mut response = json_response(self.status, line);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"capwarden\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             let allowed = HeaderValue::from_static("POST, GET, DELETE");
             response.headers_mut().insert(ALLOW, allowed);

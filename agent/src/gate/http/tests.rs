@@ -32,8 +32,11 @@ use crate::{
         Bounds, CallEnd, Gate, GateEvent, Side,
         fakes::{FakeCaptures, FakePolicy, SOON},
     },
+    principal::Grants,
     session::{EndReason, SessionEnd, SessionId},
 };
+
+mod grants;
 
 /// What the server got.
 #[derive(Clone, Debug)]
@@ -86,6 +89,10 @@ impl Rig {
     }
 
     async fn with(script: Script, bounds: Bounds) -> Self {
+        Self::guarded(script, bounds, None).await
+    }
+
+    async fn guarded(script: Script, bounds: Bounds, grants: Option<Arc<Grants>>) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -107,6 +114,7 @@ impl Rig {
             starting: false,
             server: "fake".into(),
             origins: vec!["https://inspector.example".to_owned()],
+            grants,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -940,6 +948,7 @@ async fn server_that_is_not_there_is_told() {
         starting: false,
         server: "fake".into(),
         origins: Vec::new(),
+        grants: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
