@@ -154,7 +154,7 @@ impl Subject {
         command.arg("--state").arg(stage.path("state"));
         command.arg("--user").arg(user().to_string());
         command.args(["--listen", &format!("127.0.0.1:{FRONT_PORT}")]);
-        command.args(["--upstream", &url(SERVER_PORT)]);
+        command.args(["--upstream", &url(SERVER_PORT), "--anonymous"]);
         command.arg("--").arg(suite("bin/python3")?);
         command.arg(script).arg(SERVER_PORT.to_string());
         Self::start(stage, &mut command, FRONT_PORT)

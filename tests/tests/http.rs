@@ -86,7 +86,7 @@ fn http_server_is_governed_with_its_captures() -> Result<()> {
     let script = stage.write("http_server.py", SERVER)?;
     let mut agent = stage.run_with(
         POLICY,
-        &["--listen", HERE, "--upstream", SERVER_AT],
+        &["--listen", HERE, "--upstream", SERVER_AT, "--anonymous"],
         &[&python("python3")?, &script, Path::new("8000")],
     )?;
     listening(&stage, 8808)?;
@@ -132,7 +132,11 @@ fn http_server_that_runs_already_is_gated_only() -> Result<()> {
     server.extend(arguments.map(Path::to_owned));
     let server: Vec<&Path> = server.iter().map(std::path::PathBuf::as_path).collect();
     let server = stage.direct(&server)?;
-    let mut agent = stage.run_with(POLICY, &["--listen", HERE, "--upstream", SERVER_AT], &[])?;
+    let mut agent = stage.run_with(
+        POLICY,
+        &["--listen", HERE, "--upstream", SERVER_AT, "--anonymous"],
+        &[],
+    )?;
     listening(&stage, 8808)?;
     listening(&stage, 8000)?;
     let seen = seen(&stage, &format!("http://{HERE}/mcp"))?;

@@ -32,6 +32,13 @@ tools:
   exit: { deny: 'it would be the end' }
 ";
 
+/// Sends a message over HTTP.
+const POST: &str = "
+import sys, urllib.request as http
+kinds = {'Content-Type': 'application/json', 'Accept': 'application/json, text/event-stream'}
+http.urlopen(http.Request(sys.argv[1], sys.argv[2].encode(), kinds), timeout=10).read()
+";
+
 const LIMITED: &str = "version: 1
 tools:
   echo: { limits: [ { max: 2, window: hour, counter: echoes } ] }
@@ -291,13 +298,14 @@ fn metrics_of_local_clients_are_counted_together_with_limits_and_approvals() -> 
 }
 
 #[test]
-fn metrics_are_served_beside_an_http_front() -> Result<()> {
+fn metrics_count_the_calls_of_an_http_front() -> Result<()> {
     let stage = Stage::new()?;
     let options = [
         "--listen",
         "127.0.0.1:8808",
         "--upstream",
         "http://127.0.0.1:8000/mcp",
+        "--anonymous",
         "--metrics",
         "127.0.0.1:0",
     ];
@@ -305,10 +313,32 @@ fn metrics_are_served_beside_an_http_front() -> Result<()> {
     wait_for("the front", PATIENCE, || {
         Ok(stage.stderr()?.contains("listening on http").then_some(()))
     })?;
+    // None of these gets as far as the server, which is not there.
+    for (tool, arguments) in [
+        ("capture", json!({ "interface": "eth0" })),
+        ("secret", json!({ "password": "hunter2" })),
+    ] {
+        let params = json!({ "name": tool, "arguments": arguments });
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+        let mut post = stage.space.command(python("python3")?);
+        post.args(["-c", POST, "http://127.0.0.1:8808/mcp"]);
+        let done = post.arg(call.to_string()).output()?;
+        let words = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{words}{}", stage.stderr()?);
+    }
+    assert_eq!(stage.audited("call", 2)?.len(), 2);
     let metrics = Scraped::of(&stage, &endpoint(&stage)?)?;
-    assert_eq!(metrics.value("audit_records_total")?, 1);
-    let series = "calls_total{tool=echo,verdict=forward}";
-    assert_eq!(metrics.value(series)?, 0, "{series}");
+    for (series, count) in [
+        ("calls_total{tool=capture,verdict=deny}", 1),
+        ("calls_total{tool=(other),verdict=deny}", 1),
+        ("calls_total{tool=echo,verdict=forward}", 0),
+        ("denials_total{cause=hidden,rule=}", 1),
+        ("call_ends_total{end=not-forwarded}", 1),
+        ("decision_seconds_count", 1),
+        ("audit_records_total", 3),
+    ] {
+        assert_eq!(metrics.value(series)?, count, "{series}");
+    }
     agent.signal(Signal::TERM)?;
     ensure!(agent.exit()?.code() == Some(143), "{}", stage.stderr()?);
     Ok(())

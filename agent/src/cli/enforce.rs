@@ -9,6 +9,7 @@ use crate::{
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
     policy::{Denial, Policy, PolicyFilter, RuleRef},
+    principal::{self, Grants},
     session::{GrantError, SessionError},
     store::StateDirectory,
 };
@@ -150,6 +151,19 @@ pub(super) fn judge(
             Account::new("cannot count calls").because(error),
         )),
     }
+}
+
+/// The grants of this state directory, or of the usual one.
+pub(super) fn grants(
+    state: Option<&Path>,
+    governed: Option<&Credentials>,
+) -> Result<Grants, Failure> {
+    let open = || -> Result<Grants, principal::GrantError> {
+        let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
+        let user = governed.map(|credentials| credentials.user);
+        Grants::open(&StateDirectory::open(&place, user)?)
+    };
+    open().map_err(|error| Failure::Internal(Account::new("cannot read the grants").because(error)))
 }
 
 /// Runs the engine on a runtime of its own. One thread: a message is read, decided and written

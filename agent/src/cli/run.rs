@@ -79,6 +79,12 @@ pub(super) struct Run {
     /// server runs already: its calls are gated, but nothing that it does is bounded.
     #[arg(long, value_name = "URL", requires = "listen")]
     pub(super) upstream: Option<UpstreamAddress>,
+    /// Let every user of this host in, without a grant
+    ///
+    /// For development. Without it, clients over HTTP show the token of a grant: see `capwarden
+    /// grant create`.
+    #[arg(long, requires = "upstream")]
+    pub(super) anonymous: bool,
     /// Let web pages of this origin speak to it
     ///
     /// Pages that this host serves may anyway; pages of others are refused.
@@ -168,6 +174,18 @@ impl Run {
             None
         };
         let credentials = governed.as_ref().map(|(_, credentials)| credentials);
+        let judge = enforce::judge(policy, self.state.as_deref(), credentials)?;
+        let grants = if self.anonymous {
+            tracing::warn!(
+                "--anonymous: every user and every program of this host may call what the policy allows"
+            );
+            None
+        } else {
+            Some(Arc::new(enforce::grants(
+                self.state.as_deref(),
+                credentials,
+            )?))
+        };
         let plan = ServePlan {
             listen,
             front: FrontPlan {
@@ -175,8 +193,12 @@ impl Run {
                 starting,
                 server,
                 origins: self.allow_origin,
+                grants: grants.clone(),
             },
-            judge: enforce::judge(policy, self.state.as_deref(), credentials)?,
+            judge: match grants {
+                Some(grants) => judge.with_grants(grants),
+                None => judge,
+            },
             metrics: self.metrics,
             server: governed,
         };

@@ -48,7 +48,10 @@ impl Decide for FakePolicy {
     }
 
     async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, String) {
-        assert_eq!(caller.principal, Principal::User(1000));
+        match &caller.principal {
+            Principal::User(user) => assert_eq!((*user, &caller.grant), (1000, &None)),
+            Principal::Bearer(_) => assert!(caller.grant.is_some()),
+        }
         let verdict = match call.tool.as_str() {
             "deny" => Verdict::Deny(Denial {
                 instead: Some("Ask for less.".into()),

@@ -22,6 +22,7 @@ pub const MOST_GRANTS: usize = 1_000;
 
 /// Bytes of a grant's name, and of a server's.
 const LONGEST_NAME: usize = 64;
+const LONGEST_SERVER: usize = 256;
 
 /// A grant, as it is kept: everything but the token. Times are seconds since 1970, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +121,9 @@ pub enum GrantError {
     /// A name that cannot be one.
     #[error("{0:?} is no name: it has at most 64 letters, digits, dots, underscores and hyphens")]
     Name(String),
+    /// What cannot be a server's name.
+    #[error("{0:?} is no server: it is a command's file name, or the address after --upstream")]
+    Server(String),
     /// There is one of this name.
     #[error("there is a grant {0} already; revoke it first, or choose another name")]
     Taken(String),
@@ -184,6 +188,15 @@ pub struct Bearer {
 }
 
 impl Bearer {
+    /// The grant's id as a number of 40 bits.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        let bytes = code::decode::<5>(&self.grant).unwrap_or_default();
+        bytes
+            .iter()
+            .fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    }
+
     /// Who calls, over a connection of this number.
     #[must_use]
     pub fn caller(&self, connection: u64) -> Caller {
@@ -259,10 +272,11 @@ impl Grants {
     ///
     /// The name is none or is taken, there are too many grants, or the store fails.
     pub fn create(&self, new: NewGrant, by: Operator) -> Result<(Token, Grant), GrantError> {
-        for name in [&new.name, &new.server] {
-            if !is_name(name) {
-                return Err(GrantError::Name(name.clone()));
-            }
+        if !is_name(&new.name) {
+            return Err(GrantError::Name(new.name));
+        }
+        if !is_server(&new.server) {
+            return Err(GrantError::Server(new.server));
         }
         let token = Token::generate().map_err(GrantError::Random)?;
         let id = code::encode(&code::random::<5>().map_err(GrantError::Random)?);
@@ -410,6 +424,11 @@ impl fmt::Debug for Grants {
 fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=LONGEST_NAME).contains(&text.len()) && text.chars().all(fits)
+}
+
+/// A server that capwarden did not start is called by its address.
+fn is_server(text: &str) -> bool {
+    (1..=LONGEST_SERVER).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body as _, Bytes, Incoming},
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE},
     http::request::Parts,
 };
 use tokio::{
@@ -29,7 +29,7 @@ use crate::{
         events::CallEnd,
         reply,
     },
-    principal::{Caller, Principal},
+    principal::{Caller, Grants, Principal},
     session::SessionEnd,
 };
 
@@ -46,6 +46,9 @@ const ERROR_PAGE: usize = 64 * 1024;
 /// here on.
 const STATELESS_CONNECTIONS: u64 = 1 << 32;
 
+/// The same of those that come with a grant: one for each, from here on.
+const GRANTS_CONNECTIONS: u64 = 1 << 48;
+
 /// What a front stands for.
 #[derive(Clone, Debug)]
 pub struct FrontPlan {
@@ -57,6 +60,17 @@ pub struct FrontPlan {
     pub server: Arc<str>,
     /// Origins that may speak to it, besides those of this host: `https://inspector.example`.
     pub origins: Vec<String>,
+    /// Who may use it: whoever bears one of these grants. Without them, every user of this host may.
+    pub grants: Option<Arc<Grants>>,
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug)]
+struct Visitor {
+    principal: Principal,
+    /// The grant that it came with, and the number of the connection that all its requests are
+    /// which belong to no MCP session.
+    grant: Option<(Arc<str>, u64)>,
 }
 
 /// A front: one server, and all its clients over HTTP.
@@ -67,6 +81,7 @@ pub(super) struct Front<G: Rooms> {
     upstream: Upstream,
     clients: Clients<G>,
     server: Arc<str>,
+    grants: Option<Arc<Grants>>,
     large: Semaphore,
     connections: std::sync::atomic::AtomicU64,
 }
@@ -92,6 +107,7 @@ impl<G: Rooms> Front<G> {
             upstream: Upstream::new(&plan.upstream, plan.starting),
             clients: Clients::new(SESSIONS),
             server: Arc::clone(&plan.server),
+            grants: plan.grants.clone(),
             large: Semaphore::new(LARGE_AT_ONCE),
             connections: 1.into(),
         })
@@ -125,11 +141,12 @@ impl<G: Rooms> Front<G> {
 
     async fn route(
         self: Arc<Self>,
-        principal: Principal,
+        user: Principal,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let (head, body) = request.into_parts();
         self.doors.admit(&head.uri, &head.headers)?;
+        let visitor = self.visitor(user, &head.headers)?;
         if head.uri.path() != ENDPOINT {
             let why = format!("there is nothing here: the server is at {ENDPOINT}");
             return Err(Refusal::new(StatusCode::NOT_FOUND, why));
@@ -147,16 +164,18 @@ impl<G: Rooms> Front<G> {
         headers::media(&head.method, &head.headers)?;
         let era = headers::era(&head.headers)?;
         if head.method == Method::POST {
-            return self.post(principal, era, head, body).await;
+            return self.post(visitor, era, head, body).await;
         }
-        if era == Era::Stateless {
-            return Err(not_allowed());
+        match era {
+            Ok(Era::Sessions) => {}
+            Ok(Era::Stateless) => return Err(not_allowed()),
+            Err(version) => return Err(headers::unknown(&version, None)),
         }
         let id = headers::session(&head.headers)?;
         let client = match id {
-            Some(id) => self.clients.get(id, &principal)?,
+            Some(id) => self.clients.get(id, &visitor.principal)?,
             // Of a server without sessions; it says itself whether it has a stream to listen to.
-            None if head.method == Method::GET => self.stateless(&principal),
+            None if head.method == Method::GET => self.stateless(&visitor),
             None => {
                 return Err(Refusal::new(
                     StatusCode::BAD_REQUEST,
@@ -167,6 +186,36 @@ impl<G: Rooms> Front<G> {
         self.of_session(&head, id, &client).await
     }
 
+    /// Who sends a request with these headers, on a connection of this user.
+    fn visitor(&self, user: Principal, headers: &HeaderMap) -> Result<Visitor, Refusal> {
+        let Some(grants) = &self.grants else {
+            return Ok(Visitor {
+                principal: user,
+                grant: None,
+            });
+        };
+        let Some(token) = headers::bearer(headers)? else {
+            return Err(Refusal::unauthorized(None));
+        };
+        let bearer = grants.verify(token, &self.server).map_err(|rejected| {
+            tracing::warn!(%user, why = %rejected, "refused a token");
+            Refusal::unauthorized(Some("the token is not good here"))
+        })?;
+        Ok(Visitor {
+            principal: Principal::Bearer(Arc::clone(&bearer.name)),
+            grant: Some((Arc::clone(&bearer.grant), bearer.number())),
+        })
+    }
+
+    /// The headers that go on to the server: a token that is for this front is not for it.
+    fn forwarded(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut forwarded = headers::end_to_end(headers);
+        if self.grants.is_some() {
+            forwarded.remove(AUTHORIZATION);
+        }
+        forwarded
+    }
+
     /// A stream to listen to, or the end of an MCP session.
     async fn of_session(
         &self,
@@ -174,7 +223,7 @@ impl<G: Rooms> Front<G> {
         id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
-        let forwarded = headers::end_to_end(&head.headers);
+        let forwarded = self.forwarded(&head.headers);
         let response = self
             .upstream
             .send(&head.method, &forwarded, &Bytes::new())
@@ -194,29 +243,30 @@ impl<G: Rooms> Front<G> {
     /// A message of a client.
     async fn post(
         self: Arc<Self>,
-        principal: Principal,
-        era: Era,
+        visitor: Visitor,
+        era: Result<Era, String>,
         head: Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
-        let message = self.read(&principal, body).await?;
-        let client = {
+        let message = self.read(&visitor, body).await?;
+        let (era, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
                 Err(refused) => {
                     let answer = self
-                        .stateless(&principal)
+                        .stateless(&visitor)
                         .conversation
                         .unreadable(&message, &refused);
                     return Ok(json_response(StatusCode::BAD_REQUEST, answer.line));
                 }
             };
+            let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
             headers::agree(era, &head.headers, &envelope)?;
-            self.client(&principal, era, &head.headers, &envelope)?
+            (era, self.client(&visitor, era, &head.headers, &envelope)?)
         };
         let post = Post {
             client,
-            principal,
+            principal: visitor.principal,
             era,
             headers: head.headers,
             message,
@@ -230,10 +280,10 @@ impl<G: Rooms> Front<G> {
     }
 
     /// Reads a message whole.
-    async fn read(&self, principal: &Principal, body: Incoming) -> Result<Bytes, Refusal> {
+    async fn read(&self, visitor: &Visitor, body: Incoming) -> Result<Bytes, Refusal> {
         let limit = self.gate.bounds().client_line;
         let too_long = |bytes: u64| {
-            let answer = self.stateless(principal).conversation.too_long(bytes);
+            let answer = self.stateless(visitor).conversation.too_long(bytes);
             tracing::debug!(answer.line, "too long");
             Refusal::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -274,13 +324,13 @@ impl<G: Rooms> Front<G> {
     /// request that stands for itself.
     fn client(
         &self,
-        principal: &Principal,
+        visitor: &Visitor,
         era: Era,
         headers: &HeaderMap,
         envelope: &Envelope<'_>,
     ) -> Result<Arc<Client<G>>, Refusal> {
         if era == Era::Stateless {
-            return Ok(self.stateless(principal));
+            return Ok(self.stateless(visitor));
         }
         let begins = envelope.method.as_deref() == Some("initialize");
         match headers::session(headers)? {
@@ -288,30 +338,31 @@ impl<G: Rooms> Front<G> {
                 StatusCode::BAD_REQUEST,
                 "initialize begins a session, and cannot belong to one",
             )),
-            Some(id) => self.clients.get(id, principal),
+            Some(id) => self.clients.get(id, &visitor.principal),
             None if begins => {
                 self.clients.room()?;
                 let number = self
                     .connections
                     .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                Ok(self.new_client(principal, number))
+                Ok(self.new_client(visitor, number))
             }
-            None => Ok(self.stateless(principal)),
+            None => Ok(self.stateless(visitor)),
         }
     }
 
-    fn stateless(&self, principal: &Principal) -> Arc<Client<G>> {
-        let number = match principal {
-            Principal::User(user) => STATELESS_CONNECTIONS + u64::from(*user),
-            Principal::Bearer(_) => 0,
+    fn stateless(&self, visitor: &Visitor) -> Arc<Client<G>> {
+        let number = match (&visitor.principal, &visitor.grant) {
+            (_, Some((_, number))) => GRANTS_CONNECTIONS + number,
+            (Principal::User(user), None) => STATELESS_CONNECTIONS + u64::from(*user),
+            (Principal::Bearer(_), None) => 0,
         };
-        self.new_client(principal, number)
+        self.new_client(visitor, number)
     }
 
-    fn new_client(&self, principal: &Principal, connection: u64) -> Arc<Client<G>> {
+    fn new_client(&self, visitor: &Visitor, connection: u64) -> Arc<Client<G>> {
         let caller = Caller {
-            principal: principal.clone(),
-            grant: None,
+            principal: visitor.principal.clone(),
+            grant: visitor.grant.as_ref().map(|(id, _)| Arc::clone(id)),
             connection,
             server: Arc::clone(&self.server),
         };
@@ -423,7 +474,7 @@ impl<G: Rooms> Front<G> {
         mut waiting: Waiting<G>,
         message: &Bytes,
     ) -> Result<Response<Body>, Refusal> {
-        let forwarded = headers::end_to_end(&post.headers);
+        let forwarded = self.forwarded(&post.headers);
         let id = waiting.id().map(str::to_owned);
         let sent = self.upstream.send(&Method::POST, &forwarded, message).await;
         let response = match sent {

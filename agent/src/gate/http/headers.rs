@@ -2,12 +2,18 @@
 
 use hyper::{
     HeaderMap, Method, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN},
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+        ORIGIN,
+    },
 };
 
 use serde_json::Value;
 
-use super::{base64, refusal::Refusal};
+use super::{
+    base64,
+    refusal::{INVALID_PARAMS, Refusal},
+};
 use crate::{
     gate::{
         envelope::{Envelope, Id},
@@ -191,33 +197,46 @@ fn accepts(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
         })
 }
 
-/// The era that a request's headers say it is of.
-pub(super) fn era(headers: &HeaderMap) -> Result<Era, Refusal> {
-    match single(headers, &VERSION)? {
+/// The era that a request's headers say it is of; the version, if it is not known.
+pub(super) fn era(headers: &HeaderMap) -> Result<Result<Era, String>, Refusal> {
+    Ok(match single(headers, &VERSION)? {
         // The first revision with this transport did not have the header yet.
         None => Ok(Era::Sessions),
         Some(version) if SESSIONS.contains(&version) => Ok(Era::Sessions),
         Some(version) if STATELESS.contains(&version) => Ok(Era::Stateless),
-        Some(version) => {
-            let known: Vec<&str> = STATELESS
-                .iter()
-                .rev()
-                .chain(SESSIONS.iter().rev())
-                .copied()
-                .collect();
-            Err(Refusal::unsupported(version, &known))
-        }
+        Some(version) => Err(version.to_owned()),
+    })
+}
+
+/// What a message is answered whose version is not known. One that names its version itself is of
+/// a stateless revision, and is told of those only, as `server/discover` would.
+pub(super) fn unknown(version: &str, envelope: Option<&Envelope<'_>>) -> Refusal {
+    let params = envelope.and_then(|envelope| Members::parse(envelope.params?).ok());
+    let stateless = params.is_some_and(|params| version_in_meta(&params).is_some());
+    let sessions = SESSIONS.iter().rev().filter(|_| !stateless);
+    let known: Vec<&str> = STATELESS.iter().rev().chain(sessions).copied().collect();
+    Refusal::unsupported(version, &known).of(envelope.and_then(id_of))
+}
+
+/// The id by which a message can be answered.
+fn id_of<'a>(envelope: &Envelope<'a>) -> Option<&'a str> {
+    match &envelope.id {
+        Some((Id::Text(_) | Id::Number(_), text)) => Some(*text),
+        _ => None,
     }
+}
+
+/// The version that a message of the stateless protocol says, as JSON, and whether it says it once.
+fn version_in_meta<'a>(params: &Members<'a>) -> Option<(&'a str, bool)> {
+    let meta = Members::parse(params.get("_meta")?).ok()?;
+    let mut said = meta.iter().filter(|(key, _)| *key == BODY_VERSION);
+    Some((said.next()?.1, said.next().is_none()))
 }
 
 /// Checks that the headers say what the body says: who routes by the one, and who acts by the
 /// other, must mean the same. In the eras before the headers, they may be missing, but not lie.
 pub(super) fn agree(era: Era, headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<(), Refusal> {
-    let id = match &envelope.id {
-        Some((Id::Text(_) | Id::Number(_), text)) => Some(*text),
-        _ => None,
-    };
-    agreement(era, headers, envelope).map_err(|refusal| refusal.of(id))
+    agreement(era, headers, envelope).map_err(|refusal| refusal.of(id_of(envelope)))
 }
 
 fn agreement(era: Era, headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<(), Refusal> {
@@ -235,23 +254,25 @@ fn agreement(era: Era, headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<(
         .and_then(|params| Members::parse(params).ok());
     let member = |key: &str| params.as_ref().and_then(|params| params.get(key));
 
-    let meta = member("_meta").and_then(|meta| Members::parse(meta).ok());
-    let said = meta.as_ref().and_then(|meta| {
-        let mut said = meta.iter().filter(|(key, _)| *key == BODY_VERSION);
-        Some((said.next()?.1, said.next().is_some()))
-    });
+    let said = params.as_ref().and_then(version_in_meta);
     let version = single(headers, &VERSION)?;
     match said {
-        Some((said, false)) if json::string(said).as_deref() == version => {}
+        Some((said, true)) if json::string(said).as_deref() == version => {}
         Some(_) => {
             return Err(Refusal::mismatch(
                 "the header MCP-Protocol-Version and the body's _meta name different versions",
             ));
         }
         None if era == Era::Stateless && envelope.id.is_some() => {
-            return Err(Refusal::mismatch(format!(
-                "a request of this revision says its version in _meta, as {BODY_VERSION}"
-            )));
+            return Err(Refusal {
+                code: INVALID_PARAMS,
+                ..Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    format!(
+                        "a request of this revision says its version in _meta, as {BODY_VERSION}"
+                    ),
+                )
+            });
         }
         None => {}
     }
@@ -342,6 +363,23 @@ const HOP: [&str; 14] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// The token of the one `Authorization: Bearer` header; none if there is no such header.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = all.next() else {
+        return Ok(None);
+    };
+    let unreadable = || Refusal::unauthorized(Some("the header Authorization is no bearer token"));
+    if all.next().is_some() {
+        return Err(unreadable());
+    }
+    let value = value.to_str().map_err(|_| unreadable())?;
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("Bearer") => Ok(Some(token.trim())),
+        _ => Err(unreadable()),
+    }
+}
 
 /// The headers that go on: all but those of the connection, and those that open a server to other
 /// sites' pages.

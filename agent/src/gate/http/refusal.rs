@@ -4,7 +4,7 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Response, StatusCode,
     body::Bytes,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
 
@@ -13,6 +13,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// JSON-RPC: the request is none.
 pub(super) const INVALID: i32 = -32600;
+/// JSON-RPC: what is asked lacks something.
+pub(super) const INVALID_PARAMS: i32 = -32602;
 /// JSON-RPC: something went wrong that is not the client's doing.
 pub(super) const INTERNAL: i32 = -32603;
 /// MCP 2026-07-28: headers and body disagree, or a header is missing.
@@ -27,8 +29,8 @@ pub(super) struct Refusal {
     pub(super) code: i32,
     pub(super) why: String,
     /// The request's id as JSON, where it is known.
-    id: Option<String>,
-    data: Option<Box<Value>>,
+    pub(super) id: Option<String>,
+    pub(super) data: Option<Box<Value>>,
 }
 
 impl Refusal {
@@ -40,6 +42,12 @@ impl Refusal {
             id: None,
             data: None,
         }
+    }
+
+    /// It shows no token, or, in these words, one that is not good.
+    pub(super) fn unauthorized(why: Option<&str>) -> Self {
+        let missing = "a bearer token is needed: `capwarden grant create` makes one";
+        Self::new(StatusCode::UNAUTHORIZED, why.unwrap_or(missing))
     }
 
     /// A header that is missing, malformed, or says something else than the body.
@@ -86,6 +94,10 @@ impl Refusal {
         let id = self.id.as_deref().unwrap_or("null");
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}");
         let mut response = json_response(self.status, line);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"capwarden\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             let allowed = HeaderValue::from_static("POST, GET, DELETE");
             response.headers_mut().insert(ALLOW, allowed);

@@ -32,9 +32,11 @@ use crate::{
         Bounds, CallEnd, Gate, GateEvent, Side,
         fakes::{FakeCaptures, FakePolicy, SOON},
     },
-    principal::Principal,
+    principal::{Grants, Principal},
     session::{EndReason, SessionEnd, SessionId},
 };
+
+mod grants;
 
 /// What the server got.
 #[derive(Clone, Debug)]
@@ -87,6 +89,10 @@ impl Rig {
     }
 
     async fn with(script: Script, bounds: Bounds) -> Self {
+        Self::guarded(script, bounds, None).await
+    }
+
+    async fn guarded(script: Script, bounds: Bounds, grants: Option<Arc<Grants>>) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -108,6 +114,7 @@ impl Rig {
             starting: false,
             server: "fake".into(),
             origins: vec!["https://inspector.example".to_owned()],
+            grants,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -724,11 +731,16 @@ async fn stateless_headers_must_say_what_the_body_says() {
     let old = body.replace("2026-07-28", "2025-11-25");
     assert_eq!(rig.post(&headers, &old).await.code(), Some(-32020));
     let none = body.replace("io.modelcontextprotocol/protocolVersion", "x");
-    assert_eq!(rig.post(&headers, &none).await.code(), Some(-32020));
+    assert_eq!(rig.post(&headers, &none).await.code(), Some(-32602));
     let unknown = headers.replace("2026-07-28", "2027-01-01");
     let reply = rig.post(&unknown, &body).await;
     assert_eq!((reply.status, reply.code()), (400, Some(-32022)));
-    assert_eq!(reply.json()["error"]["data"]["supported"][0], "2026-07-28");
+    // As `server/discover` would say: a message of that revision is told of its kind only.
+    assert_eq!(
+        reply.json()["error"]["data"]["supported"],
+        json!(["2026-07-28"])
+    );
+    assert_eq!(reply.json()["id"], 1);
     // No stream to listen to, no session to end, nothing of the client's to answer.
     for method in ["GET", "DELETE"] {
         assert_eq!(
@@ -946,6 +958,7 @@ async fn server_that_is_not_there_is_told() {
         starting: false,
         server: "fake".into(),
         origins: Vec::new(),
+        grants: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
