@@ -470,7 +470,7 @@ fn run_audit_log_that_cannot_be_written_ends_with_7() -> Result<()> {
     let began = here.path("began");
     let server = here.write("server", &format!("#!/bin/sh\n: > {}\n", began.display()))?;
     fs::set_permissions(&server, fs::Permissions::from_mode(0o755))?;
-    fs::set_permissions(here.0.path(), fs::Permissions::from_mode(0o777))?;
+    fs::set_permissions(here.0.path(), fs::Permissions::from_mode(0o1777))?;
     let server = server.to_string_lossy().into_owned();
 
     fs::create_dir(here.path("directory"))?;
