@@ -71,7 +71,7 @@ pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
     AgentStarted, AgentStopped, CallRecord, Decision, FilterAttached, FilterRecord,
-    InterfaceRecord, KINDS, Origin, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
+    InterfaceRecord, KINDS, Origin, PolicyFile, PolicyRefused, PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused,
     TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};

@@ -36,7 +36,8 @@ use super::{
 pub(super) struct Run {
     /// The policy that decides the calls
     ///
-    /// In capwarden's YAML; `capwarden policy check FILE` says whether it can be used.
+    /// `capwarden policy check FILE` says whether it can be used. When the file changes, and on
+    /// SIGHUP, it is loaded again; one that cannot be used changes nothing.
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: PathBuf,
     /// Append the audit log to this file
@@ -108,7 +109,7 @@ impl Run {
 
     /// Clients on a Unix socket, each with a stdio server.
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
-        let policy = enforce::load_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = LocalPlan {
@@ -116,6 +117,7 @@ impl Run {
             server: self.server,
             judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
             credentials,
+            reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::local(plan, log)).map(enforce::exit)
@@ -123,13 +125,14 @@ impl Run {
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        let policy = enforce::load_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
             server: self.server,
             judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
             credentials,
+            reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
@@ -137,7 +140,7 @@ impl Run {
 
     /// In front of an HTTP server.
     fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
-        let policy = enforce::load_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
             Some(_) => engine::server_name(self.server.first()),
@@ -168,6 +171,7 @@ impl Run {
             },
             judge: enforce::judge(policy, self.state.as_deref(), credentials)?,
             server: governed,
+            reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)

@@ -24,6 +24,7 @@ use super::{
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
+    reload::{Reload, follow_policy},
 };
 use crate::{
     audit::Log,
@@ -52,6 +53,8 @@ pub struct LocalPlan {
     pub credentials: Credentials,
     /// What decides the calls.
     pub judge: Judge,
+    /// How their policy is loaded again.
+    pub reload: Reload,
 }
 
 /// What the connections share.
@@ -86,7 +89,7 @@ impl Routes {
 
 /// Serves until a signal comes.
 pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::new()?;
+    let mut stop = StopSignals::but_hang_up()?;
     let socket = Socket::bind(&plan.socket)?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
@@ -109,11 +112,16 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
         let routes = Arc::clone(&routes);
         async move { routes.carry(ended).await }
     });
+    let judge = Arc::new(plan.judge);
+    let reporter = record
+        .observer()
+        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
     let local = Arc::new(Local {
         name: server_name(plan.server.first()),
         server: plan.server,
         credentials: plan.credentials,
-        judge: Arc::new(plan.judge),
+        judge,
         events,
         routes,
     });
@@ -166,7 +174,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
     stopping.send_replace(true);
     while connections.join_next().await.is_some() {}
     // The record is complete once nobody can add to it.
-    drop(local);
+    drop((local, following));
     let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

@@ -11,6 +11,7 @@ mod judge;
 mod local;
 mod pipe;
 mod record;
+mod reload;
 mod run;
 mod serve;
 
@@ -21,6 +22,7 @@ pub use judge::{Judge, Ticket};
 pub use local::{LocalPlan, local};
 pub use pipe::server_name;
 pub use record::PolicySource;
+pub use reload::Reload;
 pub use run::{RunPlan, run};
 pub use serve::{ServePlan, serve};
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     audit::{
         AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash, Log,
-        PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
+        PolicyFile, PolicyRefused, PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
@@ -44,11 +44,19 @@ impl PolicySource {
             digest: policy.digest().to_owned(),
         }
     }
+
+    fn file_record(&self) -> PolicyFile {
+        PolicyFile {
+            file: Text::new(self.file.as_str()),
+            sha256: self.digest.parse().unwrap_or(Hash::ZERO),
+        }
+    }
 }
 
 enum Entry {
     Call(CallEvent),
     Session(SessionEvent),
+    Policy(Record),
 }
 
 /// Writes what happens into the audit log.
@@ -73,7 +81,29 @@ impl Observer for GateObserver {
             tracing::debug!(?event, "gate");
             return;
         };
-        if self.entries.try_send(Entry::Call(call)).is_err() {
+        self.write(Entry::Call(call));
+    }
+}
+
+impl GateObserver {
+    /// A policy decides in place of another from now on.
+    pub(super) fn policy_reloaded(&self, before: &PolicySource, now: &PolicySource) {
+        let before = before.file_record().sha256;
+        let policy = now.file_record();
+        let reloaded = PolicyReloaded { policy, before };
+        self.write(Entry::Policy(Record::PolicyReloaded(reloaded)));
+    }
+
+    /// The policy's file cannot be used as it is now.
+    pub(super) fn policy_refused(&self, stays: &PolicySource, why: &str) {
+        let stays = stays.file_record();
+        let why = Text::new(why);
+        let refused = PolicyRefused { stays, why };
+        self.write(Entry::Policy(Record::PolicyRefused(refused)));
+    }
+
+    fn write(&self, entry: Entry) {
+        if self.entries.try_send(entry).is_err() {
             tracing::error!("the record cannot keep up");
             self.breaks.send_replace(true);
         }
@@ -198,10 +228,7 @@ impl Started<'_> {
                 .iter()
                 .map(|word| word.to_string_lossy())
                 .collect(),
-            policy: self.policy.map(|policy| PolicyFile {
-                file: Text::new(policy.file.as_str()),
-                sha256: policy.digest.parse().unwrap_or(Hash::ZERO),
-            }),
+            policy: self.policy.map(PolicySource::file_record),
             user: Text::new(self.user.to_string()),
             degraded: self.degraded.iter().map(|lost| lost.describe()).collect(),
         })
@@ -210,6 +237,7 @@ impl Started<'_> {
 
 fn record(entry: Entry) -> Record {
     match entry {
+        Entry::Policy(record) => record,
         Entry::Call(call) => Record::Call(Box::new(call_record(&call))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))

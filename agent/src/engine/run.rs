@@ -9,6 +9,7 @@ use super::{
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{PolicySource, RecordKeeper, Started},
+    reload::{Reload, follow_policy},
 };
 use crate::{
     audit::Log,
@@ -33,11 +34,13 @@ pub struct RunPlan {
     pub credentials: Credentials,
     /// What decides its calls.
     pub judge: Judge,
+    /// How its policy is loaded again.
+    pub reload: Reload,
 }
 
 /// Runs a server until it, or its client, has gone.
 pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::new()?;
+    let mut stop = StopSignals::but_hang_up()?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
@@ -58,11 +61,13 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let observer = record
-        .observer()
-        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let closed = || io::Error::other("the record is closed");
+    let observer = record.observer().ok_or_else(closed)?;
+    let judge = Arc::new(plan.judge);
+    let reporter = record.observer().ok_or_else(closed)?;
+    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
     let gate = Gate {
-        policy: plan.judge,
+        policy: judge,
         captures: sessions.clone(),
         observer,
         bounds: Bounds::default(),
@@ -90,6 +95,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     // The record is complete once nobody can add to it: the pipe, and all of it, has gone.
     let ((why, signal), outcome) = pipe.run(told).await?;
+    drop(following);
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

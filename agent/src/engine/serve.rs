@@ -8,6 +8,7 @@ use super::{
     EngineError, Judge, Outcome,
     house::{self, StopSignals},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
+    reload::{Reload, follow_policy},
 };
 use crate::{
     audit::Log,
@@ -36,11 +37,13 @@ pub struct ServePlan {
     pub server: Option<(Vec<OsString>, Credentials)>,
     /// What decides its calls.
     pub judge: Judge,
+    /// How its policy is loaded again.
+    pub reload: Reload,
 }
 
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::new()?;
+    let mut stop = StopSignals::but_hang_up()?;
     let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
         io::Error::new(
             error.kind(),
@@ -83,9 +86,11 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let observer = record
-        .observer()
-        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let closed = || io::Error::other("the record is closed");
+    let observer = record.observer().ok_or_else(closed)?;
+    let judge = Arc::new(plan.judge);
+    let reporter = record.observer().ok_or_else(closed)?;
+    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
@@ -97,7 +102,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 "who asks the server at {} directly gets past the gate, but gets no capture",
                 plan.front.upstream
             );
-            let gate = gate(plan.judge, sessions.clone(), observer);
+            let gate = gate(judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -108,7 +113,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 "calls are gated, nothing is enforced in the kernel: capwarden did not start the server at {}",
                 plan.front.upstream
             );
-            let gate = gate(plan.judge, Unenforced, observer);
+            let gate = gate(judge, Unenforced, observer);
             let front = plan.front;
             serving.spawn(async move {
                 http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
@@ -121,7 +126,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             signal = stop.next() => ("a signal", Some(signal)),
             () = record.broken() => ("the audit log is not whole", None),
         };
-        drop(serving);
+        drop((serving, following));
         let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
         record.finish(why, outcome.status()).await?;
         return Ok(outcome);
@@ -135,7 +140,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         _ = follower.join_next() => ("interfaces can no longer be followed", EndReason::Revoked, None),
     };
     tracing::debug!(why, "ending");
-    drop(serving);
+    drop((serving, following));
     let outcome = end(&sessions, &mut governed, broker, reason).await?;
     drop((follower, sessions)); // the record is complete once nobody can add to it
     let outcome = signal.map_or(outcome, Outcome::Stopped);
@@ -144,10 +149,10 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
 }
 
 fn gate<C: Captures>(
-    judge: Judge,
+    judge: Arc<Judge>,
     captures: C,
     observer: GateObserver,
-) -> Arc<Gate<Judge, C, GateObserver>> {
+) -> Arc<Gate<Arc<Judge>, C, GateObserver>> {
     Arc::new(Gate {
         policy: judge,
         captures,

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     policy::{Call, Change, RuleRef, Verdict},
@@ -18,6 +18,12 @@ pub trait Decide: Send + Sync + 'static {
 
     /// Whether a client may know of the tool.
     fn visible(&self, tool: &str) -> bool;
+
+    /// Changes whenever other tools are visible than before, so that clients can be told. Without
+    /// a sender, that never happens.
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
 
     /// The server listed a tool that is visible; its schema requires these arguments.
     fn advertised(&self, _tool: &str, _required: &[String]) {}
@@ -40,6 +46,10 @@ impl<T: Decide> Decide for Arc<T> {
 
     fn visible(&self, tool: &str) -> bool {
         T::visible(self, tool)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        T::changes(self)
     }
 
     fn advertised(&self, tool: &str, required: &[String]) {
