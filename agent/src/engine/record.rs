@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     audit::{
         AgentStarted, AgentStopped, AuditError, CallRecord, Decision, FilterAttached, Hash, Log,
-        PolicyFile, PolicyRefused, PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
+        PolicyFile, PolicyRefused, PolicyReloaded, Record, SessionOpened, SocketArmed,
+        SocketRefused, Text, TextList,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,

@@ -4,7 +4,13 @@
 //! cannot be used changes nothing: the policy that was loaded before stays, and that is told in
 //! the log and the record. Sessions keep what they were granted, counters what they counted.
 
-use std::{fmt, fs, io, os::unix::fs::MetadataExt as _, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -176,7 +182,11 @@ impl Follower {
             }
             Ok(policy) => {
                 let source = PolicySource::of(&policy);
-                tracing::info!(sha256 = source.digest, "policy reloaded: {}", policy.summary());
+                tracing::info!(
+                    sha256 = source.digest,
+                    "policy reloaded: {}",
+                    policy.summary()
+                );
                 self.record.policy_reloaded(&before, &source);
                 self.judge.replace_policy(policy);
                 self.failed = false;

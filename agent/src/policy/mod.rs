@@ -83,10 +83,12 @@
 
 mod argument;
 mod capture;
+mod case;
 mod condition;
 mod decide;
 mod dialect;
 mod error;
+mod explain;
 mod interface;
 mod limit;
 mod load;
@@ -103,7 +105,9 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+pub use case::{Case, Difference, Expected};
 pub use error::PolicyError;
+pub use explain::{Assumed, Outcome};
 pub use limit::*;
 pub use model::{Dialect, Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};

@@ -144,6 +144,15 @@ impl Policy {
         }
     }
 
+    /// The rule that decides calls of the tool: its own, the one that hides it, or the one for tools
+    /// that are not named.
+    #[must_use]
+    pub fn rule(&self, tool: &str) -> &RuleRef {
+        let own = || self.tools.get(tool).map(|tool| &tool.rule);
+        let rule = self.hide.find(tool).or_else(own);
+        rule.unwrap_or(&self.default.rule)
+    }
+
     /// Whether a client sees the same tools as under another policy, whatever tools there are.
     #[must_use]
     pub fn shows_the_same(&self, other: &Self) -> bool {
@@ -156,7 +165,9 @@ impl Policy {
         };
         let names = named(self).into_iter().chain(named(other));
         shows_others(self) == shows_others(other)
-            && names.into_iter().all(|name| self.visible(&name) == other.visible(&name))
+            && names
+                .into_iter()
+                .all(|name| self.visible(&name) == other.visible(&name))
     }
 
     /// The dialect that the file is written in.

@@ -1,5 +1,6 @@
 //! The policy room as its users meet it.
 
+mod beside;
 mod cases;
 mod decisions;
 mod dialects;
