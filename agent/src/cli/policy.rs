@@ -1,9 +1,9 @@
 //! `capwarden policy`: what a policy is worth, before it decides anything.
 
 mod check;
-
+mod diff;
 mod explain;
-
+mod schema;
 mod test;
 
 use clap::{Args, Subcommand};
@@ -22,6 +22,8 @@ enum Verb {
     Check(check::Check),
     Explain(explain::Explain),
     Test(test::Test),
+    Diff(diff::Diff),
+    Schema(schema::Schema),
 }
 
 impl Policy {
@@ -30,6 +32,8 @@ impl Policy {
             Verb::Check(check) => check.run(),
             Verb::Explain(explain) => explain.run(),
             Verb::Test(test) => test.run(),
+            Verb::Diff(diff) => diff.run(),
+            Verb::Schema(schema) => schema.run(),
         }
     }
 }

@@ -87,6 +87,7 @@ mod case;
 mod condition;
 mod decide;
 mod dialect;
+mod diff;
 mod error;
 mod explain;
 mod interface;
@@ -105,7 +106,11 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+/// The JSON Schema (2020-12) of our own language: what may stand where.
+pub const SCHEMA: &str = include_str!("schema.json");
+
 pub use case::{Case, Difference, Expected};
+pub use diff::{Effect, PolicyChange, Subject};
 pub use error::PolicyError;
 pub use explain::{Assumed, Outcome};
 pub use limit::*;
