@@ -67,7 +67,9 @@ const BEYOND: &[&str] = &[
 
 fn loads(document: &Value) -> Result<(), String> {
     let policy = Policy::parse("p", &document.to_string());
-    policy.map(|_| ()).map_err(|error| error.message().to_owned())
+    policy
+        .map(|_| ())
+        .map_err(|error| error.message().to_owned())
 }
 
 /// What the schema says of each.
@@ -79,7 +81,11 @@ fn validated(documents: &[Value]) -> Result<Vec<bool>> {
         .spawn()?;
     let schema: Value = serde_json::from_str(SCHEMA)?;
     let given = json!({ "schema": schema, "documents": documents }).to_string();
-    child.stdin.take().context("no input")?.write_all(given.as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("no input")?
+        .write_all(given.as_bytes())?;
     let done = child.wait_with_output()?;
     ensure!(done.status.success(), "the schema is none");
     Ok(serde_json::from_slice(&done.stdout)?)
@@ -103,9 +109,26 @@ fn places(value: &Value, path: &str, all: &mut Vec<String>) {
 /// Every value replaced by others, every key left out, and one too many in every map.
 fn mutants(document: &Value) -> Vec<Value> {
     let others = [
-        json!(null), json!(true), json!(false), json!(0), json!(-1), json!(1.5), json!(1_u64 << 60),
-        json!(""), json!(" "), json!("x"), json!("*"), json!([]), json!(["x"]), json!([1]), json!({}),
-        json!({ "x": 1 }), json!("deny"), json!("5 MB"), json!("5 min"), json!("\n"),
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(0),
+        json!(-1),
+        json!(1.5),
+        json!(1_u64 << 60),
+        json!(""),
+        json!(" "),
+        json!("x"),
+        json!("*"),
+        json!([]),
+        json!(["x"]),
+        json!([1]),
+        json!({}),
+        json!({ "x": 1 }),
+        json!("deny"),
+        json!("5 MB"),
+        json!("5 min"),
+        json!("\n"),
     ];
     let mut all = Vec::new();
     places(document, "", &mut all);
@@ -125,7 +148,13 @@ fn mutants(document: &Value) -> Vec<Value> {
             for key in map.keys() {
                 change(&|place| drop(place.as_object_mut().and_then(|map| map.shift_remove(key))));
             }
-            change(&|place| drop(place.as_object_mut().map(|map| map.insert("x-y".to_owned(), json!(1)))));
+            change(&|place| {
+                drop(
+                    place
+                        .as_object_mut()
+                        .map(|map| map.insert("x-y".to_owned(), json!(1))),
+                )
+            });
         }
     }
     mutants
@@ -142,13 +171,20 @@ fn agree(documents: &[Value]) -> Result<usize> {
             Err(why) => {
                 refused += 1;
                 if valid && !BEYOND.iter().any(|beyond| why.contains(beyond)) {
-                    wrong.push(format!("the schema takes what the loader refuses, {why}: {document}"));
+                    wrong.push(format!(
+                        "the schema takes what the loader refuses, {why}: {document}"
+                    ));
                 }
             }
         }
     }
     let few: Vec<_> = wrong.iter().take(12).map(String::as_str).collect();
-    ensure!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), few.join("\n"));
+    ensure!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        few.join("\n")
+    );
     Ok(refused)
 }
 
@@ -158,15 +194,26 @@ fn schema_takes_what_the_loader_takes_and_refuses_other_shapes() -> Result<()> {
     ensure!(loads(&all) == Ok(()), "{:?}", loads(&all));
     let mutants = mutants(&all);
     let refused = agree(&mutants)?;
-    ensure!(refused > 1000 && mutants.len() - refused > 200, "{refused} of {}", mutants.len());
+    ensure!(
+        refused > 1000 && mutants.len() - refused > 200,
+        "{refused} of {}",
+        mutants.len()
+    );
 
     // No key is in the one and not in the other: the loader lists its own where one is unknown.
     for mutant in &mutants {
-        let Err(error) = Policy::parse("p", &mutant.to_string()) else { continue };
+        let Err(error) = Policy::parse("p", &mutant.to_string()) else {
+            continue;
+        };
         let help = error.help_text().unwrap_or_default();
-        let Some((_, keys)) = help.split_once("The keys here are ") else { continue };
+        let Some((_, keys)) = help.split_once("The keys here are ") else {
+            continue;
+        };
         for key in keys.split('`').skip(1).step_by(2) {
-            ensure!(SCHEMA.contains(&format!("\"{key}\": ")), "{key} is not in the schema");
+            ensure!(
+                SCHEMA.contains(&format!("\"{key}\": ")),
+                "{key} is not in the schema"
+            );
             ensure!(ALL.contains(&format!("\"{key}\": ")), "{key} is not tried");
         }
     }
@@ -188,13 +235,18 @@ fn schema_takes_policies_as_they_are_written() -> Result<()> {
     let cases = fs::read_to_string(root.join("agent/src/policy/tests/cases/own.yaml"))?;
     let cases = from_yaml(&cases)?;
     for group in cases.as_array().context("no list")? {
-        let policy = group.get("policy").and_then(Value::as_str).context("no policy")?;
+        let policy = group
+            .get("policy")
+            .and_then(Value::as_str)
+            .context("no policy")?;
         documents.push(from_yaml(policy)?);
     }
     ensure!(documents.len() >= 12, "{}", documents.len());
     ensure!(agree(&documents)? == 0, "one does not load");
     let mut changed = Vec::new();
-    documents.iter().for_each(|document| changed.extend(mutants(document).into_iter().step_by(23)));
+    documents
+        .iter()
+        .for_each(|document| changed.extend(mutants(document).into_iter().step_by(23)));
     agree(&changed).map(drop)
 }
 

@@ -42,8 +42,9 @@ impl Diff {
         let after = enforce::check_policy(&self.after)?;
         let compiler = enforce::compiler()?;
         let changes = before.changes(&after).into_iter();
-        let changes: Vec<PolicyChange> =
-            changes.filter_map(|change| proved(change, &compiler)).collect();
+        let changes: Vec<PolicyChange> = changes
+            .filter_map(|change| proved(change, &compiler))
+            .collect();
         if self.json {
             term::print_json(&changes.iter().map(as_json).collect::<Vec<_>>())?;
         } else {
@@ -54,16 +55,27 @@ impl Diff {
                     (Effect::Denies, paint.good("becomes denied:")),
                     (Effect::Changed, paint.strong("changed:")),
                 ] {
-                    let mut these = changes.iter().filter(|change| change.effect == effect).peekable();
+                    let mut these = changes
+                        .iter()
+                        .filter(|change| change.effect == effect)
+                        .peekable();
                     if these.peek().is_some() {
                         writeln!(out, "{heading}")?;
                     }
                     for change in these {
-                        writeln!(out, "  {}: {}", visible(&subject(&change.subject)), visible(&change.what))?;
-                        let places: Vec<String> = [("before", &change.before), ("after", &change.after)]
-                            .into_iter()
-                            .filter_map(|(word, rule)| Some(format!("{word} {}", rule.as_ref()?)))
-                            .collect();
+                        writeln!(
+                            out,
+                            "  {}: {}",
+                            visible(&subject(&change.subject)),
+                            visible(&change.what)
+                        )?;
+                        let places: Vec<String> =
+                            [("before", &change.before), ("after", &change.after)]
+                                .into_iter()
+                                .filter_map(|(word, rule)| {
+                                    Some(format!("{word} {}", rule.as_ref()?))
+                                })
+                                .collect();
                         writeln!(out, "    {}", paint.note(&visible(&places.join(", "))))?;
                     }
                 }
@@ -73,7 +85,11 @@ impl Diff {
                 Ok(())
             })?;
         }
-        Ok(if changes.is_empty() { Exit::Ok } else { Exit::Unsound })
+        Ok(if changes.is_empty() {
+            Exit::Ok
+        } else {
+            Exit::Unsound
+        })
     }
 }
 
@@ -99,7 +115,10 @@ fn proved(mut change: PolicyChange, compiler: &Compiler) -> Option<PolicyChange>
     if let (Some(before), Some(after)) = (compile(before), compile(after)) {
         let within = |one: &Program, other: &Program| {
             let form = SocketForm::Raw(LinkType::EN10MB);
-            matches!(prove(one, other, form, Budget::default()), Containment::Contained)
+            matches!(
+                prove(one, other, form, Budget::default()),
+                Containment::Contained
+            )
         };
         change.effect = match (within(&before, &after), within(&after, &before)) {
             (true, true) => return None,

@@ -61,7 +61,12 @@ fn demands(rules: &Rules) -> Vec<Demand<'_>> {
         match step {
             Step::Argument(argument) => {
                 let name = argument.argument.name();
-                all.extend(argument.checks.iter().map(|check| Demand::Check(name, check)));
+                all.extend(
+                    argument
+                        .checks
+                        .iter()
+                        .map(|check| Demand::Check(name, check)),
+                );
             }
             Step::Clause(clause) => all.push(Demand::Clause(clause)),
             Step::RequiredBySchema(rule) => all.push(Demand::Required(rule)),
@@ -139,17 +144,26 @@ impl Demand<'_> {
             (Self::Limit(one), Demand::Limit(other)) => {
                 let mut all = Vec::new();
                 if one.max != other.max {
-                    let what = format!("up to {} in `{}`, not {}", other.max, other.counter, one.max);
+                    let what = format!(
+                        "up to {} in `{}`, not {}",
+                        other.max, other.counter, one.max
+                    );
                     all.push(found(Effect::of(other.max > one.max), what));
                 }
                 if one.amount != other.amount || one.refund != other.refund {
-                    let what = format!("how much a call uses of `{}`, or when that is given back", one.counter);
+                    let what = format!(
+                        "how much a call uses of `{}`, or when that is given back",
+                        one.counter
+                    );
                     all.push(found(Effect::Changed, what));
                 }
                 all
             }
             (Self::Approval(_), _) => {
-                vec![found(Effect::Changed, "when an operator is asked, or for how long".to_owned())]
+                vec![found(
+                    Effect::Changed,
+                    "when an operator is asked, or for how long".to_owned(),
+                )]
             }
             _ => vec![found(Effect::Changed, other.words())],
         }
@@ -181,11 +195,17 @@ fn predicate(predicate: &Predicate) -> String {
         Predicate::Absent => "not sent".to_owned(),
         Predicate::Present => "sent".to_owned(),
         Predicate::Whole(pattern) => format!("matched by {:?} as a whole", pattern.written),
-        Predicate::OneOf(values) => format!("one of {}", list(values.iter().map(Value::to_string).collect())),
+        Predicate::OneOf(values) => format!(
+            "one of {}",
+            list(values.iter().map(Value::to_string).collect())
+        ),
         Predicate::UpTo { written, .. } => format!("from 0 to {written}"),
         Predicate::Operator(operator) => operator.words(),
         Predicate::Under(directory) => format!("under {directory}"),
-        Predicate::InCidr(networks) => format!("within {}", list(networks.iter().map(ToString::to_string).collect())),
+        Predicate::InCidr(networks) => format!(
+            "within {}",
+            list(networks.iter().map(ToString::to_string).collect())
+        ),
         Predicate::Interface(interfaces) => interfaces.words(),
         Predicate::Filter(within) => format!("a capture filter within {:?}", within.expression),
     }
@@ -198,8 +218,12 @@ fn alike(one: &Predicate, other: &Predicate) -> bool {
             capture::interfaces(one, other).is_empty()
         }
         (Predicate::Filter(one), Predicate::Filter(other)) => one.expression == other.expression,
-        (Predicate::UpTo { number: one, .. }, Predicate::UpTo { number: other, .. }) => one == other,
-        (Predicate::OneOf(one), Predicate::OneOf(other)) => lacks(one, other).is_empty() && lacks(other, one).is_empty(),
+        (Predicate::UpTo { number: one, .. }, Predicate::UpTo { number: other, .. }) => {
+            one == other
+        }
+        (Predicate::OneOf(one), Predicate::OneOf(other)) => {
+            lacks(one, other).is_empty() && lacks(other, one).is_empty()
+        }
         (one, other) => one == other,
     }
 }
@@ -207,7 +231,11 @@ fn alike(one: &Predicate, other: &Predicate) -> bool {
 /// The values of the second list that are not in the first.
 fn lacks(these: &[Value], those: &[Value]) -> Vec<String> {
     let has = |value: &Value| these.iter().any(|one| same(one, value));
-    those.iter().filter(|value| !has(value)).map(Value::to_string).collect()
+    those
+        .iter()
+        .filter(|value| !has(value))
+        .map(Value::to_string)
+        .collect()
 }
 
 fn checks(
@@ -216,28 +244,57 @@ fn checks(
     (one, other): (&RuleRef, &RuleRef),
 ) -> Vec<Found> {
     let found = |effect, what: String| Found::new(effect, what, Some(one), Some(other));
-    let turned = |effect| vec![found(effect, format!("`{name}` is to be {}, not {}", predicate(after), predicate(before)))];
+    let turned = |effect| {
+        vec![found(
+            effect,
+            format!(
+                "`{name}` is to be {}, not {}",
+                predicate(after),
+                predicate(before)
+            ),
+        )]
+    };
     match (before, after) {
         (Predicate::OneOf(was), Predicate::OneOf(is)) => {
-            let sides = [(Effect::Allows, lacks(was, is)), (Effect::Denies, lacks(is, was))];
+            let sides = [
+                (Effect::Allows, lacks(was, is)),
+                (Effect::Denies, lacks(is, was)),
+            ];
             let sides = sides.into_iter().filter(|(_, values)| !values.is_empty());
-            sides.map(|(effect, values)| found(effect, format!("{} as `{name}`", units::either(&values, "or")))).collect()
+            sides
+                .map(|(effect, values)| {
+                    found(
+                        effect,
+                        format!("{} as `{name}`", units::either(&values, "or")),
+                    )
+                })
+                .collect()
         }
-        (Predicate::UpTo { number: was, .. }, Predicate::UpTo { number: is, .. }) => turned(Effect::of(is > was)),
+        (Predicate::UpTo { number: was, .. }, Predicate::UpTo { number: is, .. }) => {
+            turned(Effect::of(is > was))
+        }
         (Predicate::Operator(was), Predicate::Operator(is)) => turned(operators(was, is)),
-        (Predicate::Under(was), Predicate::Under(is)) => turned(if Path::new(is).starts_with(was) {
-            Effect::Denies
-        } else if Path::new(was).starts_with(is) {
-            Effect::Allows
-        } else {
-            Effect::Changed
-        }),
+        (Predicate::Under(was), Predicate::Under(is)) => {
+            turned(if Path::new(is).starts_with(was) {
+                Effect::Denies
+            } else if Path::new(was).starts_with(is) {
+                Effect::Allows
+            } else {
+                Effect::Changed
+            })
+        }
         (Predicate::Interface(was), Predicate::Interface(is)) => {
             let all = capture::interfaces(was, is).into_iter();
-            all.map(|change| Found { what: format!("{} by `{name}`", change.what), ..change }).collect()
+            all.map(|change| Found {
+                what: format!("{} by `{name}`", change.what),
+                ..change
+            })
+            .collect()
         }
         (Predicate::Filter(was), Predicate::Filter(is)) => {
-            capture::within(Some(was), Some(is), (one, other)).into_iter().collect()
+            capture::within(Some(was), Some(is), (one, other))
+                .into_iter()
+                .collect()
         }
         _ => turned(Effect::Changed),
     }
@@ -246,12 +303,10 @@ fn checks(
 /// What it does that a comparison is with another value.
 fn operators(before: &Operator, after: &Operator) -> Effect {
     let more = match (before, after) {
-        (Operator::Less(was), Operator::Less(is)) | (Operator::AtMost(was), Operator::AtMost(is)) => {
-            is.decimal() > was.decimal()
-        }
-        (Operator::More(was), Operator::More(is)) | (Operator::AtLeast(was), Operator::AtLeast(is)) => {
-            is.decimal() < was.decimal()
-        }
+        (Operator::Less(was), Operator::Less(is))
+        | (Operator::AtMost(was), Operator::AtMost(is)) => is.decimal() > was.decimal(),
+        (Operator::More(was), Operator::More(is))
+        | (Operator::AtLeast(was), Operator::AtLeast(is)) => is.decimal() < was.decimal(),
         (Operator::NoneOf(was), Operator::NoneOf(is)) => {
             return match (lacks(was, is).is_empty(), lacks(is, was).is_empty()) {
                 (true, _) => Effect::Allows,

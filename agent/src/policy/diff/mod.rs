@@ -67,7 +67,12 @@ struct Found {
 }
 
 impl Found {
-    fn new(effect: Effect, what: impl Into<String>, before: Option<&RuleRef>, after: Option<&RuleRef>) -> Self {
+    fn new(
+        effect: Effect,
+        what: impl Into<String>,
+        before: Option<&RuleRef>,
+        after: Option<&RuleRef>,
+    ) -> Self {
         Self {
             effect,
             what: what.into(),
@@ -108,7 +113,11 @@ impl Policy {
             changes.extend(found.into_iter().map(|found| found.about(&subject)));
         }
         let found = demands::compare(&self.all_tools, &after.all_tools);
-        changes.extend(found.into_iter().map(|found| found.about(&Subject::AllTools)));
+        changes.extend(
+            found
+                .into_iter()
+                .map(|found| found.about(&Subject::AllTools)),
+        );
         changes.extend(others(self, after).map(|found| found.about(&Subject::OtherTools)));
         let found = exec(self, after);
         changes.extend(found.into_iter().map(|found| found.about(&Subject::Exec)));
@@ -120,7 +129,12 @@ impl Policy {
 /// All tools that either of them names.
 fn names(before: &Policy, after: &Policy) -> BTreeSet<String> {
     let named = |policy: &Policy| -> Vec<String> {
-        policy.tools.keys().chain(policy.hide.tools.keys()).cloned().collect()
+        policy
+            .tools
+            .keys()
+            .chain(policy.hide.tools.keys())
+            .cloned()
+            .collect()
     };
     named(before).into_iter().chain(named(after)).collect()
 }
@@ -138,7 +152,11 @@ fn tool(before: &Policy, after: &Policy, name: &str) -> Vec<Found> {
         (true, true) => {
             let none = Rules::default();
             let own = |policy: &'_ Policy| -> Rules {
-                policy.tools.get(name).map_or(&none, |tool| &tool.rules).clone()
+                policy
+                    .tools
+                    .get(name)
+                    .map_or(&none, |tool| &tool.rules)
+                    .clone()
             };
             let mut found = demands::compare(&own(before), &own(after));
             found.extend(action(before.tools.get(name), after.tools.get(name), rules));
@@ -163,7 +181,11 @@ fn action(
         (Action::Capture(before), Action::Capture(after)) => capture::compare(&before, &after),
         (before, after) if word(&before) == word(&after) => Vec::new(),
         (before, after) => {
-            let what = format!("a call {}, where it {}", word(&after), without_stop(word(&before)));
+            let what = format!(
+                "a call {}, where it {}",
+                word(&after),
+                without_stop(word(&before))
+            );
             let (one, other) = rules.unzip();
             vec![Found::new(Effect::Changed, what, one, other)]
         }
@@ -172,8 +194,14 @@ fn action(
 
 /// `is forwarded` as it was.
 fn without_stop(word: &str) -> String {
-    let past = [("is ", "was "), ("ends ", "ended "), ("starts ", "started ")];
-    let found = past.iter().find_map(|(now, then)| Some((word.strip_prefix(now)?, then)));
+    let past = [
+        ("is ", "was "),
+        ("ends ", "ended "),
+        ("starts ", "started "),
+    ];
+    let found = past
+        .iter()
+        .find_map(|(now, then)| Some((word.strip_prefix(now)?, then)));
     found.map_or_else(|| word.to_owned(), |(rest, then)| format!("{then}{rest}"))
 }
 
@@ -182,7 +210,14 @@ fn others(before: &Policy, after: &Policy) -> impl Iterator<Item = Found> {
     let open = |policy: &Policy| {
         policy.default.allow && policy.hide.all.is_none() && !policy.all_tools.are_closed()
     };
-    let rule = |policy: &Policy| policy.hide.all.as_ref().unwrap_or(&policy.default.rule).clone();
+    let rule = |policy: &Policy| {
+        policy
+            .hide
+            .all
+            .as_ref()
+            .unwrap_or(&policy.default.rule)
+            .clone()
+    };
     let (was, is) = (open(before), open(after));
     (was != is)
         .then(|| {
@@ -198,10 +233,20 @@ fn exec(before: &Policy, after: &Policy) -> Vec<Found> {
         (None, None) => Vec::new(),
         (Some(before), Some(after)) => capture::compare(before, after),
         (Some(before), None) => {
-            vec![Found::new(Effect::Denies, "captures of commands", Some(&before.rule), None)]
+            vec![Found::new(
+                Effect::Denies,
+                "captures of commands",
+                Some(&before.rule),
+                None,
+            )]
         }
         (None, Some(after)) => {
-            vec![Found::new(Effect::Allows, "captures of commands", None, Some(&after.rule))]
+            vec![Found::new(
+                Effect::Allows,
+                "captures of commands",
+                None,
+                Some(&after.rule),
+            )]
         }
     }
 }

@@ -4,6 +4,7 @@ mod beside;
 mod cases;
 mod decisions;
 mod dialects;
+mod diff;
 mod loading;
 mod mutations;
 mod shipped;
