@@ -63,6 +63,8 @@ const BEYOND: &[&str] = &[
     "is longer than a week",
     "is no time from a second",
     "is no number of bytes",
+    "to 262144 bytes",
+    "is not from 0 to 2^53",
 ];
 
 fn loads(document: &Value) -> Result<(), String> {
@@ -149,11 +151,9 @@ fn mutants(document: &Value) -> Vec<Value> {
                 change(&|place| drop(place.as_object_mut().and_then(|map| map.shift_remove(key))));
             }
             change(&|place| {
-                drop(
-                    place
-                        .as_object_mut()
-                        .map(|map| map.insert("x-y".to_owned(), json!(1))),
-                )
+                if let Some(map) = place.as_object_mut() {
+                    map.insert("x-y".to_owned(), json!(1));
+                }
             });
         }
     }
@@ -241,7 +241,7 @@ fn schema_takes_policies_as_they_are_written() -> Result<()> {
             .context("no policy")?;
         documents.push(from_yaml(policy)?);
     }
-    ensure!(documents.len() >= 12, "{}", documents.len());
+    ensure!(documents.len() >= 10, "{}", documents.len());
     ensure!(agree(&documents)? == 0, "one does not load");
     let mut changed = Vec::new();
     documents
