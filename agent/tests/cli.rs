@@ -52,12 +52,16 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 18] = [
+    let verbs: [&[&str]; 22] = [
         &[],
         &["run"],
         &["exec"],
         &["policy"],
         &["policy", "check"],
+        &["policy", "diff"],
+        &["policy", "explain"],
+        &["policy", "schema"],
+        &["policy", "test"],
         &["approvals"],
         &["approve"],
         &["deny"],
@@ -137,6 +141,10 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-grant.8",
             "capwarden-man.8",
             "capwarden-policy-check.8",
+            "capwarden-policy-diff.8",
+            "capwarden-policy-explain.8",
+            "capwarden-policy-schema.8",
+            "capwarden-policy-test.8",
             "capwarden-policy.8",
             "capwarden-run.8",
             "capwarden.8",
@@ -147,7 +155,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 24));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 28));
 }
 
 #[test]
@@ -667,4 +675,160 @@ fn policy_check_warns_of_what_its_filters_let_through() {
         assert_eq!((status, out.contains(words)), (0, warned), "{out}");
         assert_eq!(out.contains("; name interfaces instead"), warned, "{out}");
     }
+}
+
+#[test]
+fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.yaml");
+    let policy = path.to_str().unwrap();
+    fs::write(
+        &path,
+        "version: 1\ntools:\n  stop: allow\n  start:\n    limits: [ { max: 3, window: hour } ]\n    capture:\n      from: { filter: bpf, packets: count }\n      interfaces: [ lo ]\n      within: tcp\n      packets: 10\n",
+    )
+    .unwrap();
+    let explain = |call: &str, json: bool| {
+        let file = dir.path().join("call.json");
+        fs::write(&file, call).unwrap();
+        let file = file.to_str().unwrap();
+        let mut arguments = vec!["policy", "explain", file, "-p", policy];
+        arguments.extend(json.then_some("--json"));
+        told(&arguments)
+    };
+    let (status, out, _) = explain(r#"{"tool": "start", "arguments": {"count": 50}}"#, false);
+    assert_eq!(status, 0, "{out}");
+    for line in [
+        "start: allowed; starts a capture",
+        &format!("rule: {policy}:6:5 tools.start.capture"),
+        "grant: lo, within \"tcp\", 10 packets",
+        "changed: count: 50 becomes 10, as the policy allows at most 10 packets",
+        "forwarded: {\"count\":10}",
+        "counts: 1 of 3 in each hour, counter \"start/hour\", scope grant",
+    ] {
+        assert!(out.contains(line), "{line} in {out}");
+    }
+    // What the session would refuse, and what it would leave out.
+    let call = |filter: &str| format!(r#"{{"tool": "start", "arguments": {{"bpf": "{filter}"}}}}"#);
+    let (status, out, _) = explain(&call("tcp and"), false);
+    assert_eq!(status, 1, "{out}");
+    assert!(
+        out.contains("denied when its session is opened") && out.contains("syntax error"),
+        "{out}"
+    );
+    let (status, out, _) = explain(&call("port 53"), true);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &answer["allowed"]), (0, &true.into()), "{out}");
+    assert!(answer["cut"].as_str().unwrap().contains("port 53"), "{out}");
+    assert_eq!(answer["grant"]["packets"], 10);
+
+    let (status, out, _) = explain(r#"{"tool": "other"}"#, true);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &answer["verdict"]), (1, &"deny".into()), "{out}");
+    assert_eq!(
+        (&answer["visible"], &answer["rule"]["path"]),
+        (&false.into(), &"default".into())
+    );
+    for no_call in ["", "[]", r#"{"tool": "a", "tool": "b"}"#, r#"{"tol": "a"}"#] {
+        let (status, out, err) = explain(no_call, false);
+        assert_eq!((status, out.as_str()), (2, ""), "{no_call}");
+        assert!(
+            err.contains("cannot use the call") && err.contains("hint:"),
+            "{err}"
+        );
+    }
+    fs::write(&path, "version: 1\ntools: { a: alow }\n").unwrap();
+    let (status, _, err) = explain(r#"{"tool": "a"}"#, false);
+    assert_eq!(status, 3, "{err}");
+}
+
+#[test]
+fn policy_test_runs_the_cases_beside_and_shows_what_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(
+        path("p.yaml"),
+        "version: 1\ntools: { a: allow, b: { deny: no } }\n",
+    )
+    .unwrap();
+    let (status, _, err) = told(&["policy", "test", &path("p.yaml")]);
+    assert_eq!(status, 2, "{err}");
+    assert!(err.contains("p.test.yaml"), "{err}");
+    let good = "- { name: a passes, call: { tool: a }, expect: allow }\n";
+    fs::write(path("p.test.yaml"), good).unwrap();
+    for name in ["p.yaml", "p.test.yaml"] {
+        let (status, out, _) = told(&["policy", "test", &path(name)]);
+        assert_eq!(status, 0, "{out}");
+        assert!(out.contains("p.yaml: 1 of 1 cases pass"), "{out}");
+    }
+    let here = command(&["policy", "test"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(here.status.code(), Some(0));
+
+    let bad = format!("{good}- {{ name: b passes, call: {{ tool: b }}, expect: allow }}\n");
+    fs::write(path("p.test.yaml"), bad).unwrap();
+    let (status, out, _) = told(&["policy", "test", &path("p.yaml")]);
+    assert_eq!(status, 1);
+    for line in [
+        "p.test.yaml:2:3: b passes",
+        "expected allow",
+        "found    hidden: The tool `b` is denied",
+        "1 of 2 cases pass",
+    ] {
+        assert!(out.contains(line), "{line} in {out}");
+    }
+    let (status, out, _) = told(&["policy", "test", &path("p.yaml"), "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &answer[0]["results"][1]["ok"]), (1, &false.into()));
+    fs::write(path("p.test.yaml"), "- { name: n }\n").unwrap();
+    let (status, _, err) = told(&["policy", "test", &path("p.yaml")]);
+    assert_eq!(status, 3);
+    assert!(err.contains("has no `call`"), "{err}");
+}
+
+#[test]
+fn policy_diff_tells_by_its_exit_status_and_proves_filters() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, rule: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("version: 1\ntools: {{ t: {rule} }}\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let capture = |within: &str, packets: u32| {
+        format!("{{ capture: {{ interfaces: [ lo ], within: {within:?}, packets: {packets} }} }}")
+    };
+    let one = write("one.yaml", &capture("tcp port 80", 10));
+    let same = write("same.yaml", &capture("port 80 and tcp", 10));
+    let (status, out, _) = told(&["policy", "diff", &one, &same]);
+    assert_eq!((status, out.as_str()), (0, "both decide the same\n"));
+    let wider = write("wider.yaml", &capture("tcp", 9));
+    let (status, out, _) = told(&["policy", "diff", &one, &wider]);
+    assert_eq!(status, 1);
+    for line in [
+        "becomes allowed:\n  t: packets within \"tcp\", not \"tcp port 80\"",
+        "becomes denied:\n  t: 9 packets, not 10 packets",
+        "one.yaml:2:54 tools.t.capture.within",
+    ] {
+        assert!(out.contains(line), "{line} in {out}");
+    }
+    let (status, out, _) = told(&["policy", "diff", &wider, &one, "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (status, &answer[0]["effect"], &answer[1]["effect"]),
+        (1, &"allows".into(), &"denies".into())
+    );
+    let (status, ..) = told(&["policy", "diff", &one, "/nonexistent"]);
+    assert_eq!(status, 3);
+}
+
+#[test]
+fn policy_schema_is_json() {
+    let (status, out, _) = told(&["policy", "schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status, 0);
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
 }

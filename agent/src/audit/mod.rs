@@ -88,8 +88,8 @@ pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, FilterAttached, FilterRecord,
-    InterfaceRecord, KINDS, Origin, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused,
-    TornTail,
+    InterfaceRecord, KINDS, Origin, PolicyFile, PolicyRefused, PolicyReloaded, Record,
+    SessionOpened, SocketArmed, SocketRefused, TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible, visible_json};

@@ -37,8 +37,10 @@ pub enum Record {
     SocketRefused(SocketRefused),
     /// A session ended.
     SessionEnded(SessionEnd),
-    /// A policy was loaded in place of another.
-    PolicyReloaded(PolicyFile),
+    /// A policy decides in place of another from now on.
+    PolicyReloaded(PolicyReloaded),
+    /// The policy file changed, but cannot be used: the policy that was loaded before stays.
+    PolicyRefused(PolicyRefused),
     /// capwarden stopped.
     AgentStopped(AgentStopped),
     /// A line that was cut short by a crash was put aside. Written by [`super::Log`] itself.
@@ -46,7 +48,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     "agent-started",
     "call",
     "approval",
@@ -56,6 +58,7 @@ pub const KINDS: [&str; 11] = [
     "socket-refused",
     "session-ended",
     "policy-reloaded",
+    "policy-refused",
     "agent-stopped",
     "torn-tail",
 ];
@@ -68,6 +71,8 @@ impl Record {
             Self::Approval(_)
                 | Self::SessionEnded(_)
                 | Self::SocketRefused(_)
+                | Self::PolicyReloaded(_)
+                | Self::PolicyRefused(_)
                 | Self::AgentStopped(_)
                 | Self::TornTail(_)
         )
@@ -98,6 +103,26 @@ pub struct PolicyFile {
     pub file: Text,
     /// The hash of its bytes.
     pub sha256: Hash,
+}
+
+/// A policy decides in place of another from now on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyReloaded {
+    /// The new one.
+    #[serde(flatten)]
+    pub policy: PolicyFile,
+    /// The hash of the one that decided before.
+    pub before: Hash,
+}
+
+/// A policy file that cannot be used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyRefused {
+    /// The policy that stays, and was loaded from the same file.
+    #[serde(flatten)]
+    pub stays: PolicyFile,
+    /// What is wrong with the file as it is now, and where.
+    pub why: Text,
 }
 
 /// A call was decided. Arguments are recorded by name and by digest: their values may be secrets.

@@ -156,7 +156,7 @@ fn render(entry: &Entry, colour: bool) -> String {
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
         "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
         "approval" => "33",
-        "socket-refused" => "31",
+        "socket-refused" | "policy-refused" => "31",
         "call" if entry.text("verdict") == Some("deny") => "31",
         "filter-attached" if entry.text("relation") == Some("same") => "32",
         "torn-tail" | "filter-attached" => "33",
@@ -297,7 +297,13 @@ fn describe(entry: &Entry) -> String {
                 milliseconds % 1000
             )
         }
-        "policy-reloaded" => policy_file(&Value::Object(entry.fields.clone())).unwrap_or_default(),
+        "policy-reloaded" => {
+            let before: String = text("before").chars().take(12).collect();
+            format!("{} in place of {before}", fields_policy(entry))
+        }
+        "policy-refused" => {
+            format!("{} stays: {}", fields_policy(entry), text("why"))
+        }
         "agent-stopped" => {
             let status = entry.fields.get("status").and_then(Value::as_i64);
             let status = status.map_or_else(String::new, |status| format!(", status {status}"));
@@ -315,6 +321,11 @@ fn describe(entry: &Entry) -> String {
 fn short_digest(digest: &Value) -> Option<String> {
     let hash: String = digest.get("sha256")?.as_str()?.chars().take(12).collect();
     Some(visible(&hash))
+}
+
+/// The policy that a record names among its own fields.
+fn fields_policy(entry: &Entry) -> String {
+    policy_file(&Value::Object(entry.fields.clone())).unwrap_or_default()
 }
 
 fn policy_file(policy: &Value) -> Option<String> {

@@ -626,9 +626,19 @@ fn kinds_are_all_of_them() {
             why: "b".into(),
         }),
         ended(1),
-        Record::PolicyReloaded(PolicyFile {
-            file: "p".into(),
-            sha256: Hash::ZERO,
+        Record::PolicyReloaded(PolicyReloaded {
+            policy: PolicyFile {
+                file: "p".into(),
+                sha256: Hash::ZERO,
+            },
+            before: Hash::ZERO,
+        }),
+        Record::PolicyRefused(PolicyRefused {
+            stays: PolicyFile {
+                file: "p".into(),
+                sha256: Hash::ZERO,
+            },
+            why: "w".into(),
         }),
         stopped(),
         Record::TornTail(TornTail {

@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    engine::{EngineError, Judge, Outcome},
+    engine::{EngineError, Judge, Outcome, Reload},
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
@@ -42,6 +42,15 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
         }
     }
     Ok(policy)
+}
+
+/// Loads a policy for use, to be loaded again in the same way when it changes.
+pub(super) fn policy_to_follow(path: &Path) -> Result<(Policy, Reload), Failure> {
+    let file = path.to_owned();
+    let reload = Reload::new(path, move || {
+        load_policy(&file).map_err(|failure| failure.in_a_line())
+    });
+    Ok((load_policy(path)?, reload))
 }
 
 /// A policy's filter that does not compile, and where it is written.

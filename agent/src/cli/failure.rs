@@ -4,7 +4,10 @@ use std::{env, fmt};
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
-use crate::audit::{AuditError, visible};
+use crate::{
+    audit::{AuditError, visible},
+    policy::PolicyError,
+};
 
 use super::{exit::Exit, term::Paint};
 
@@ -109,6 +112,29 @@ impl Failure {
             Self::Kernel(_) => Exit::Kernel,
             Self::NotStarted(_) => Exit::NotStarted,
             Self::Internal(_) => Exit::Internal,
+        }
+    }
+
+    /// The failure in one line, for the log and the record.
+    pub(super) fn in_a_line(&self) -> String {
+        match self {
+            Self::Policy(report) => {
+                let others = report.downcast_ref::<PolicyError>();
+                match others.map_or(0, |error| error.others().len()) {
+                    0 => visible(&report.to_string()),
+                    more => visible(&format!("{report} (and {more} more)")),
+                }
+            }
+            Self::Usage(account)
+            | Self::NotThere(account)
+            | Self::NeedsRoot(account)
+            | Self::Kernel(account)
+            | Self::NotStarted(account)
+            | Self::Internal(account) => {
+                let text = account.render(Paint::off());
+                let text = text.trim_start_matches("error: ");
+                text.lines().next().unwrap_or_default().to_owned()
+            }
         }
     }
 

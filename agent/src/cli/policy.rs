@@ -1,31 +1,16 @@
-//! `capwarden policy`: check policies.
+//! `capwarden policy`: what a policy is worth, before it decides anything.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod check;
+mod diff;
+mod explain;
+mod schema;
+mod test;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
-use crate::{
-    audit::visible,
-    filter::{
-        CompileError, LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm,
-        hiding_name, lint,
-    },
-    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef},
-};
+use super::{exit::Exit, failure::Failure};
 
-use super::{
-    enforce::{self, BadWithin},
-    exit::Exit,
-    failure::{Account, Failure, diagnostic},
-    term::{self, Paint},
-};
-
-/// Check policies
+/// Check, explain, test and compare policies
 #[derive(Debug, Args)]
 pub(super) struct Policy {
     #[command(subcommand)]
@@ -34,226 +19,21 @@ pub(super) struct Policy {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Check(Check),
-}
-
-/// Check policy files, and point at what is wrong
-///
-/// Reads each file as `run` would: syntax, names, values, patterns and capture filters. Prints
-/// the problems of each file (20 at most), and where they are. The exit status is 1 if there is one.
-///
-/// Then looks at each `within`: one that matches nothing is a problem, too. Ways in which refused
-/// packets get through it are warnings, which leave the exit status alone; `filter lint` shows the
-/// packets. So is a filter that cannot be used on `any`, where its rule lists that.
-#[derive(Debug, Args)]
-pub(super) struct Check {
-    /// The policy files
-    #[arg(required = true, value_name = "FILE")]
-    pub(super) files: Vec<PathBuf>,
-    /// Print the problems as JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    Check(check::Check),
+    Explain(explain::Explain),
+    Test(test::Test),
+    Diff(diff::Diff),
+    Schema(schema::Schema),
 }
 
 impl Policy {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         match self.verb {
             Verb::Check(check) => check.run(),
+            Verb::Explain(explain) => explain.run(),
+            Verb::Test(test) => test.run(),
+            Verb::Diff(diff) => diff.run(),
+            Verb::Schema(schema) => schema.run(),
         }
-    }
-}
-
-impl Check {
-    fn run(self) -> Result<Exit, Failure> {
-        let mut unsound = false;
-        let mut reports = Vec::new();
-        for file in &self.files {
-            let checked = enforce::check_policy(file);
-            match checked {
-                Ok(policy) => {
-                    let remarks = remarks(&policy)?;
-                    let wrong = remarks.iter().any(Remark::is_error);
-                    unsound |= wrong;
-                    let summary = policy.summary();
-                    reports.push(json!({
-                        "file": file,
-                        "ok": !wrong,
-                        "sha256": summary.digest,
-                        "allowed": summary.allowed,
-                        "capturing": summary.capturing,
-                        "ending": summary.ending,
-                        "denied": summary.denied,
-                        "exec": summary.exec,
-                        "others_allowed": summary.others_allowed,
-                        "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
-                    }));
-                    if !self.json {
-                        let paint = Paint::for_stdout();
-                        term::print(|out| {
-                            for remark in &remarks {
-                                out.write_all(remark.in_words(paint).as_bytes())?;
-                            }
-                            writeln!(out, "{summary}")
-                        })?;
-                    }
-                }
-                Err(Failure::Policy(report)) => {
-                    unsound = true;
-                    reports.push(problem(file, &report));
-                    if !self.json {
-                        let text = diagnostic(report.as_ref(), Paint::for_stdout());
-                        term::print(|out| out.write_all(text.as_bytes()))?;
-                    }
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        if self.json {
-            term::print_json(&reports)?;
-        }
-        Ok(if unsound { Exit::Unsound } else { Exit::Ok })
-    }
-}
-
-fn problem(file: &Path, report: &miette::Report) -> Value {
-    let fault = report.downcast_ref::<PolicyError>();
-    let filter = report.downcast_ref::<BadWithin>();
-    let message = match (fault, filter) {
-        (Some(fault), _) => fault.message().to_owned(),
-        (_, Some(filter)) => filter.message.clone(),
-        _ => report.to_string(),
-    };
-    let line = filter.map(|filter| filter.rule.line);
-    let column = filter.map(|filter| filter.rule.column);
-    let others = fault.map(PolicyError::others).unwrap_or_default();
-    let others = others.iter().map(|error| {
-        json!({
-            "message": error.message(),
-            "line": error.line(),
-            "column": error.column(),
-            "help": error.help_text(),
-        })
-    });
-    json!({
-        "file": file,
-        "ok": false,
-        "message": message,
-        "line": fault.and_then(PolicyError::line).or(line),
-        "column": fault.and_then(PolicyError::column).or(column),
-        "help": report.help().map(|help| help.to_string()),
-        "others": others.collect::<Vec<_>>(),
-    })
-}
-
-/// The time for one `within`.
-const TIME: Duration = Duration::from_secs(3);
-
-/// What there is to say about one `within`.
-struct Remark<'a> {
-    rule: &'a RuleRef,
-    expression: &'a str,
-    lint: Lint,
-    /// Why it does not work on `any`, if the rule lists that.
-    unfit_for_any: Option<String>,
-}
-
-/// Looks at every `within` of a policy; at equal ones once.
-fn remarks(policy: &Loaded) -> Result<Vec<Remark<'_>>, Failure> {
-    let compiler = enforce::compiler()?;
-    let form = SocketForm::Raw(LinkType::EN10MB);
-    let budget = LintBudget {
-        time: TIME,
-        each: false,
-        ..LintBudget::default()
-    };
-    let mut known: HashMap<&str, Lint> = HashMap::new();
-    let mut remarks = Vec::new();
-    for filter in policy.filters() {
-        let PolicyFilter {
-            expression, rule, ..
-        } = filter;
-        let unfit_for_any = enforce::unfit_for_any(filter, &compiler)?;
-        let found = match known.get(expression) {
-            Some(found) => found.clone(),
-            None => lint(expression, form, &compiler, budget).map_err(|error| match error {
-                CompileError::ChildFailed(why) => {
-                    Failure::Internal(Account::new("cannot compile a filter").because(why))
-                }
-                error => Failure::Usage(
-                    Account::new("cannot use the filter")
-                        .on(expression)
-                        .because(error),
-                ),
-            })?,
-        };
-        known.insert(expression, found.clone());
-        if !found.is_clean() || unfit_for_any.is_some() {
-            remarks.push(Remark {
-                rule,
-                expression,
-                lint: found,
-                unfit_for_any,
-            });
-        }
-    }
-    Ok(remarks)
-}
-
-impl Remark<'_> {
-    fn is_error(&self) -> bool {
-        self.lint.matches == Matches::Nothing
-    }
-
-    fn message(&self) -> String {
-        let names = |hidings: Vec<&str>| hidings.join(", ");
-        let found = self.lint.findings.iter();
-        let found = names(found.map(|one| hiding_name(one.hiding)).collect());
-        let unknown = self.lint.unknown.iter();
-        let unknown = names(unknown.map(|(hiding, _)| hiding_name(*hiding)).collect());
-        let mut parts = Vec::new();
-        match self.lint.matches {
-            Matches::Nothing => parts.push("it matches nothing, so nothing can be captured".into()),
-            Matches::Everything => parts.push("it matches every packet, so it refuses none".into()),
-            Matches::Unknown => parts.push("it is too large to be looked through".into()),
-            Matches::NonePlain => parts.push(NOT_LOOKED_THROUGH.into()),
-            Matches::Some => {}
-        }
-        if !found.is_empty() {
-            parts.push(format!("packets that it refuses get through as {found}"));
-        }
-        if !unknown.is_empty() {
-            parts.push(format!("not told in {} s: {unknown}", TIME.as_secs()));
-        }
-        parts.extend(self.unfit_for_any.clone());
-        parts.join("; ")
-    }
-
-    fn in_words(&self, paint: Paint) -> String {
-        let Self { rule, lint, .. } = self;
-        let severity = if self.is_error() {
-            paint.error("error:")
-        } else {
-            paint.warning("warning:")
-        };
-        let (expression, message) = (visible(self.expression), self.message());
-        let mut text = format!("{severity} {rule}: the filter {expression:?}: {message}\n");
-        if let Some(rewrite) = &lint.rewrite {
-            let rewrite = visible(&rewrite.expression);
-            text += &format!("  {} {rewrite}\n", paint.note("proved to close them:"));
-        }
-        text
-    }
-
-    fn as_json(&self) -> Value {
-        json!({
-            "line": self.rule.line,
-            "column": self.rule.column,
-            "path": self.rule.path,
-            "filter": self.expression,
-            "severity": if self.is_error() { "error" } else { "warning" },
-            "message": self.message(),
-            "findings": self.lint.findings.iter().map(|finding| hiding_name(finding.hiding)).collect::<Vec<_>>(),
-            "rewrite": self.lint.rewrite.as_ref().map(|rewrite| &rewrite.expression),
-        })
     }
 }

@@ -37,7 +37,8 @@ use super::{
 pub(super) struct Run {
     /// The policy that decides the calls
     ///
-    /// In capwarden's YAML; `capwarden policy check FILE` says whether it can be used.
+    /// `capwarden policy check FILE` says whether it can be used. When the file changes, and on
+    /// SIGHUP, it is loaded again; one that cannot be used changes nothing.
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: PathBuf,
     /// Append the audit log to this file
@@ -122,7 +123,7 @@ impl Run {
 
     /// Clients on a Unix socket, each with a stdio server.
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
-        let policy = enforce::load_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = LocalPlan {
@@ -131,6 +132,7 @@ impl Run {
             judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
             credentials,
             metrics: self.metrics,
+            reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::local(plan, log)).map(enforce::exit)
@@ -138,7 +140,7 @@ impl Run {
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        let policy = enforce::load_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
@@ -146,6 +148,7 @@ impl Run {
             judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
             credentials,
             metrics: self.metrics,
+            reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
@@ -153,7 +156,7 @@ impl Run {
 
     /// In front of an HTTP server.
     fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
-        let policy = enforce::load_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
             Some(_) => engine::server_name(self.server.first()),
@@ -201,6 +204,7 @@ impl Run {
             },
             metrics: self.metrics,
             server: governed,
+            reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)

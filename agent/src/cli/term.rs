@@ -20,7 +20,6 @@ impl Paint {
         Self::for_stream(&io::stderr())
     }
 
-    #[cfg(test)]
     pub(super) fn off() -> Self {
         Self(false)
     }

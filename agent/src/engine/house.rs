@@ -1,6 +1,6 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{ffi::OsString, io, sync::Arc, time::Duration};
+use std::{ffi::OsString, fs::File, io, sync::Arc, time::Duration};
 
 use tokio::{
     process::Child,
@@ -95,11 +95,27 @@ pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    /// A hang-up is for the policy, which is loaded again then, unless the terminal has gone that
+    /// there was at the start.
+    spared: bool,
+    terminal: bool,
 }
 
 impl StopSignals {
+    /// For who ends with the terminal.
     pub(super) fn new() -> io::Result<Self> {
+        Self::with(false)
+    }
+
+    /// For who loads the policy again on SIGHUP.
+    pub(super) fn but_hang_up() -> io::Result<Self> {
+        Self::with(true)
+    }
+
+    fn with(spared: bool) -> io::Result<Self> {
         Ok(Self {
+            spared,
+            terminal: has_terminal(),
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
@@ -108,12 +124,25 @@ impl StopSignals {
 
     /// The next one, by number.
     pub(super) async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
-            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = self.hang_up.recv() => SignalKind::hangup().as_raw_value(),
+        loop {
+            let signal = tokio::select! {
+                _ = self.terminate.recv() => SignalKind::terminate(),
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
+                _ = self.hang_up.recv() => {
+                    if self.spared && (!self.terminal || has_terminal()) {
+                        continue;
+                    }
+                    SignalKind::hangup()
+                }
+            };
+            return signal.as_raw_value();
         }
     }
+}
+
+/// Whether the agent has a controlling terminal. The kernel takes it away when it hangs up.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }
 
 /// Ends every session with its files whole, then whatever is left of the server.

@@ -29,6 +29,7 @@ use std::{
 };
 
 use serde_json::json;
+use tokio::sync::watch;
 
 use self::waiting::Waiting;
 use super::approve;
@@ -61,6 +62,8 @@ pub struct Judge {
     state: Option<StateDirectory>,
     approvals: Option<Clerk>,
     grants: Option<Arc<Grants>>,
+    /// How often other tools became visible.
+    changes: watch::Sender<u64>,
 }
 
 /// What a call has reserved.
@@ -84,6 +87,7 @@ impl Judge {
             limits,
             required: RwLock::default(),
             waiting: Waiting::default(),
+            changes: watch::Sender::new(0),
             state: None,
             approvals: None,
             grants: None,
@@ -118,9 +122,17 @@ impl Judge {
         }
     }
 
-    /// Decides by another policy from now on. What was counted stays.
+    /// Decides by another policy from now on. What was counted stays, and so does what calls have
+    /// reserved already. Clients are told if they see other tools now.
     pub fn replace_policy(&self, policy: Policy) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        let policy = Arc::new(policy);
+        let before = {
+            let mut place = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *place, Arc::clone(&policy))
+        };
+        if !before.shows_the_same(&policy) {
+            self.changes.send_modify(|times| *times += 1);
+        }
     }
 
     /// The policy that decides now.
@@ -213,6 +225,10 @@ impl Decide for Judge {
 
     fn visible(&self, tool: &str) -> bool {
         Policy::visible(&self.policy(), tool)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     fn advertised(&self, tool: &str, required: &[String]) {

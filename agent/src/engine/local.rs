@@ -24,6 +24,7 @@ use super::{
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
+    reload::{Reload, follow_policy},
     timed::Timed,
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct LocalPlan {
     pub judge: Judge,
     /// Where their metrics are served.
     pub metrics: Option<Endpoint>,
+    /// How their policy is loaded again.
+    pub reload: Reload,
 }
 
 /// What the connections share.
@@ -63,7 +66,7 @@ struct Local {
     server: Vec<OsString>,
     name: Arc<str>,
     credentials: Credentials,
-    judge: Arc<Timed<Judge>>,
+    judge: Arc<Timed<Arc<Judge>>>,
     events: Events,
     routes: Arc<Routes>,
 }
@@ -90,7 +93,7 @@ impl Routes {
 
 /// Serves until a signal comes.
 pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::new()?;
+    let mut stop = StopSignals::but_hang_up()?;
     let socket = Socket::bind(&plan.socket)?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
@@ -114,11 +117,16 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
         let routes = Arc::clone(&routes);
         async move { routes.carry(ended).await }
     });
+    let judge = Arc::new(plan.judge.telling(record.approvals()));
+    let reporter = record
+        .observer()
+        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
     let local = Arc::new(Local {
         name: server_name(plan.server.first()),
         server: plan.server,
         credentials: plan.credentials,
-        judge: Arc::new(Timed::new(plan.judge.telling(record.approvals()), metrics)),
+        judge: Arc::new(Timed::new(judge, metrics)),
         events,
         routes,
     });
@@ -171,7 +179,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
     stopping.send_replace(true);
     while connections.join_next().await.is_some() {}
     // The record is complete once nobody can add to it.
-    drop(local);
+    drop((local, following));
     let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

@@ -12,6 +12,7 @@ mod judge;
 mod local;
 mod pipe;
 mod record;
+mod reload;
 mod run;
 mod serve;
 mod timed;
@@ -23,6 +24,7 @@ pub use judge::{Judge, Ticket};
 pub use local::{LocalPlan, local};
 pub use pipe::server_name;
 pub use record::PolicySource;
+pub use reload::Reload;
 pub use run::{RunPlan, run};
 pub use serve::{ServePlan, serve};
 

@@ -18,8 +18,8 @@ use crate::{
     approval::{self, What},
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
-        Decision, FilterAttached, Hash, Log, PolicyFile, Record, SessionOpened, SocketArmed,
-        SocketRefused, Text, TextList, Values,
+        Decision, FilterAttached, Hash, Log, PolicyFile, PolicyRefused, PolicyReloaded, Record,
+        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
     },
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
@@ -56,6 +56,13 @@ impl PolicySource {
             digest: policy.digest().to_owned(),
         }
     }
+
+    fn file_record(&self) -> PolicyFile {
+        PolicyFile {
+            file: Text::new(self.file.as_str()),
+            sha256: self.digest.parse().unwrap_or(Hash::ZERO),
+        }
+    }
 }
 
 enum Entry {
@@ -65,6 +72,7 @@ enum Entry {
     LongCall(Box<CallRecord>, usize),
     Approval(approval::Event),
     Session(SessionEvent),
+    Policy(Record),
 }
 
 /// Writes what happens into the audit log.
@@ -106,6 +114,32 @@ impl Observer for GateObserver {
 }
 
 impl GateObserver {
+    /// A policy decides in place of another from now on.
+    pub(super) fn policy_reloaded(&self, before: &PolicySource, policy: &Policy) {
+        if let Some(metrics) = &self.metrics {
+            metrics.name_tools(policy.tool_names());
+        }
+        let before = before.file_record().sha256;
+        let policy = PolicySource::of(policy).file_record();
+        let reloaded = PolicyReloaded { policy, before };
+        self.write(Entry::Policy(Record::PolicyReloaded(reloaded)));
+    }
+
+    /// The policy's file cannot be used as it is now.
+    pub(super) fn policy_refused(&self, stays: &PolicySource, why: &str) {
+        let stays = stays.file_record();
+        let why = Text::new(why);
+        let refused = PolicyRefused { stays, why };
+        self.write(Entry::Policy(Record::PolicyRefused(refused)));
+    }
+
+    fn write(&self, entry: Entry) {
+        if self.entries.try_send(entry).is_err() {
+            tracing::error!("the record cannot keep up");
+            self.breaks.send_replace(true);
+        }
+    }
+
     /// Takes a call down for the disk, or says why that cannot be done.
     fn note(&self, call: Box<CallEvent>) -> Result<(), String> {
         let bytes = size(&call);
@@ -200,7 +234,7 @@ impl RecordKeeper {
                 };
                 let bytes = match &entry {
                     Entry::Call(_, bytes) | Entry::LongCall(_, bytes) => *bytes,
-                    Entry::Session(_) | Entry::Approval(_) => 0,
+                    Entry::Session(_) | Entry::Approval(_) | Entry::Policy(_) => 0,
                 };
                 let written = record(entry).and_then(|record| writer.append(&record));
                 waits.fetch_sub(bytes, Ordering::Relaxed);
@@ -317,10 +351,7 @@ impl Started<'_> {
                 .iter()
                 .map(|word| word.to_string_lossy())
                 .collect(),
-            policy: self.policy.map(|policy| PolicyFile {
-                file: Text::new(policy.file.as_str()),
-                sha256: policy.digest.parse().unwrap_or(Hash::ZERO),
-            }),
+            policy: self.policy.map(PolicySource::file_record),
             user: Text::new(self.user.to_string()),
             degraded: self.degraded.iter().map(|lost| lost.describe()).collect(),
         })
@@ -329,6 +360,7 @@ impl Started<'_> {
 
 fn record(entry: Entry) -> Result<Record, AuditError> {
     Ok(match entry {
+        Entry::Policy(record) => record,
         Entry::Call(call, _) => Record::Call(Box::new(call_record(&call)?)),
         Entry::LongCall(record, _) => Record::Call(record),
         Entry::Approval(event) => Record::Approval(Box::new(approval_record(event))),

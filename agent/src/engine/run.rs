@@ -9,6 +9,7 @@ use super::{
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{PolicySource, RecordKeeper, Started},
+    reload::{Reload, follow_policy},
     timed::Timed,
 };
 use crate::{
@@ -37,11 +38,13 @@ pub struct RunPlan {
     pub judge: Judge,
     /// Where its metrics are served.
     pub metrics: Option<Endpoint>,
+    /// How its policy is loaded again.
+    pub reload: Reload,
 }
 
 /// Runs a server until it, or its client, has gone.
 pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::new()?;
+    let mut stop = StopSignals::but_hang_up()?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
@@ -63,11 +66,13 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let observer = record
-        .observer()
-        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let closed = || io::Error::other("the record is closed");
+    let observer = record.observer().ok_or_else(closed)?;
+    let judge = Arc::new(plan.judge.telling(record.approvals()));
+    let reporter = record.observer().ok_or_else(closed)?;
+    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
     let gate = Gate {
-        policy: Timed::new(plan.judge.telling(record.approvals()), metrics),
+        policy: Timed::new(judge, metrics),
         captures: sessions.clone(),
         observer,
         bounds: Bounds::default(),
@@ -95,6 +100,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     // The record is complete once nobody can add to it: the pipe, and all of it, has gone.
     let ((why, signal), outcome) = pipe.run(told).await?;
+    drop(following);
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

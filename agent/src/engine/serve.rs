@@ -8,6 +8,7 @@ use super::{
     EngineError, Judge, Outcome,
     house::{self, StopSignals},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
+    reload::{Reload, follow_policy},
     timed::Timed,
 };
 use crate::{
@@ -40,11 +41,13 @@ pub struct ServePlan {
     pub judge: Judge,
     /// Where its metrics are served.
     pub metrics: Option<Endpoint>,
+    /// How its policy is loaded again.
+    pub reload: Reload,
 }
 
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::new()?;
+    let mut stop = StopSignals::but_hang_up()?;
     let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
         io::Error::new(
             error.kind(),
@@ -91,13 +94,15 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let observer = record
-        .observer()
-        .ok_or_else(|| io::Error::other("the record is closed"))?;
+    let closed = || io::Error::other("the record is closed");
+    let observer = record.observer().ok_or_else(closed)?;
+    let judge = Arc::new(plan.judge.telling(record.approvals()));
+    let reporter = record.observer().ok_or_else(closed)?;
+    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
-    let judge = Timed::new(plan.judge.telling(record.approvals()), metrics);
+    let judge = Timed::new(judge, metrics);
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
@@ -130,7 +135,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             signal = stop.next() => ("a signal", Some(signal)),
             () = record.broken() => ("the audit log is not whole", None),
         };
-        drop(serving);
+        drop((serving, following));
         let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
         record.finish(why, outcome.status()).await?;
         return Ok(outcome);
@@ -144,7 +149,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         _ = follower.join_next() => ("interfaces can no longer be followed", EndReason::Revoked, None),
     };
     tracing::debug!(why, "ending");
-    drop(serving);
+    drop((serving, following));
     let outcome = end(&sessions, &mut governed, broker, reason).await?;
     drop((follower, sessions)); // the record is complete once nobody can add to it
     let outcome = signal.map_or(outcome, Outcome::Stopped);
@@ -153,10 +158,10 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
 }
 
 fn gate<C: Captures>(
-    judge: Timed<Judge>,
+    judge: Timed<Arc<Judge>>,
     captures: C,
     observer: GateObserver,
-) -> Arc<Gate<Timed<Judge>, C, GateObserver>> {
+) -> Arc<Gate<Timed<Arc<Judge>>, C, GateObserver>> {
     Arc::new(Gate {
         policy: judge,
         captures,

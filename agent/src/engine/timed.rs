@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio::sync::watch;
+
 use super::Judge;
 use crate::{
     gate::{CallEnd, Decide},
@@ -17,9 +19,9 @@ pub(super) struct Timed<D> {
     metrics: Option<Arc<Metrics>>,
 }
 
-impl Timed<Judge> {
+impl Timed<Arc<Judge>> {
     /// The tools of the judge's policy are told apart in the metrics.
-    pub(super) fn new(inner: Judge, metrics: Option<Arc<Metrics>>) -> Self {
+    pub(super) fn new(inner: Arc<Judge>, metrics: Option<Arc<Metrics>>) -> Self {
         if let Some(metrics) = &metrics {
             metrics.name_tools(inner.policy().tool_names());
         }
@@ -32,6 +34,10 @@ impl<D: Decide> Decide for Timed<D> {
 
     fn visible(&self, tool: &str) -> bool {
         self.inner.visible(tool)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes()
     }
 
     fn advertised(&self, tool: &str, required: &[String]) {

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     policy::{Call, Change, RuleRef, Verdict},
@@ -19,6 +19,12 @@ pub trait Decide: Send + Sync + 'static {
 
     /// Whether a client may know of the tool.
     fn visible(&self, tool: &str) -> bool;
+
+    /// Changes whenever other tools are visible than before, so that clients can be told. Without
+    /// a sender, that never happens.
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
 
     /// The server listed a tool that is visible; its schema requires these arguments.
     fn advertised(&self, _tool: &str, _required: &[String]) {}
@@ -41,6 +47,10 @@ impl<T: Decide> Decide for Arc<T> {
 
     fn visible(&self, tool: &str) -> bool {
         T::visible(self, tool)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        T::changes(self)
     }
 
     fn advertised(&self, tool: &str, required: &[String]) {

@@ -21,12 +21,14 @@ mod server;
 mod splice;
 mod stops;
 mod tools;
+mod written;
 
 pub use bounds::{Bounds, CLIENT_LINE, DRAIN, IN_FLIGHT, SERVER_LINE};
 pub use captures::*;
 pub use conversation::{Gate, Rooms};
 pub use events::*;
 pub use pump::{PumpEnd, Streams, pump};
+pub use written::written_call;
 
 #[cfg(test)]
 mod fakes;

@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     client::{AfterOpen, Answer, FromClient, Start},
     conversation::{Conversation, Rooms, Ticket},
-    events::Side,
+    events::{Decide as _, Side},
     lines::{Lines, Next},
     reply,
     server::Messages,
@@ -256,10 +256,13 @@ where
         }
     }
 
-    /// Tells the client of the sessions that end, once it can be told anything.
+    /// Tells the client of the sessions that end, and that other tools are visible, once it can be
+    /// told anything.
     async fn notices(&self, mut ends: mpsc::Receiver<SessionEnd>) {
         let mut ready = self.conversation.ready();
         let mut gone = self.server_gone.subscribe();
+        let mut changes = self.conversation.gate.policy().changes();
+        let (mut changing, mut changed) = (true, false);
         let mut waiting = VecDeque::new();
         let mut open = true;
         let mut last = false;
@@ -277,10 +280,17 @@ where
                     }
                     None => open = false,
                 },
+                told = changes.changed(), if changing => match told {
+                    Ok(()) => changed = true,
+                    Err(_) => changing = false,
+                },
                 () = until(&mut ready, |ready| *ready), if !is_ready => {}
                 () = until(&mut gone, |gone| *gone) => last = true,
             }
             if *ready.borrow() {
+                if std::mem::take(&mut changed) {
+                    self.tell(reply::TOOLS_CHANGED.as_bytes()).await;
+                }
                 while let Some(end) = waiting.pop_front() {
                     self.tell(reply::end_notice(&end).as_bytes()).await;
                 }

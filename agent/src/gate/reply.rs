@@ -137,6 +137,10 @@ pub(super) fn end_notice(end: &SessionEnd) -> String {
     )
 }
 
+/// Other tools are to be seen than before: the client lists them again.
+pub(super) const TOOLS_CHANGED: &str =
+    "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n";
+
 fn notice(level: &str, data: &Value) -> String {
     format!(
         "{}\n",

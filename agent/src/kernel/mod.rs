@@ -13,6 +13,7 @@
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
+//! | `watch` | noticing that a file has changed |
 //! | `stdio` | the client's end, waited for without a thread |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
@@ -43,6 +44,7 @@ mod stdio;
 mod sys;
 mod tree;
 mod users;
+mod watch;
 
 pub use bpf::LoadError;
 pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
@@ -63,3 +65,4 @@ pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, 
 pub use stdio::{Input, Output, standard_input, standard_output};
 pub use tree::{Tree, TreeError};
 pub use users::{Credentials, NoSuchUser, invoking_user};
+pub use watch::{FileWatch, Inotify};

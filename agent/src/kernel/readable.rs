@@ -4,16 +4,18 @@ use std::{io, os::fd::AsRawFd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{guard::EndEvents, process::Process};
+use super::{guard::EndEvents, process::Process, watch::Inotify};
 
 /// What owns its descriptor for as long as it lives, and never changes it.
 pub trait Owner: AsRawFd + sealed::Sealed {}
 impl Owner for EndEvents {}
+impl Owner for Inotify {}
 impl Owner for Process {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::EndEvents {}
+    impl Sealed for super::Inotify {}
     impl Sealed for super::Process {}
 }
 
@@ -27,6 +29,11 @@ impl<T: Owner> Readable<T> {
         // SAFETY: an `Owner` keeps its one descriptor open until it is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
         Ok(Self(registered.map_err(io::Error::from)?))
+    }
+
+    /// What may become readable.
+    pub fn get(&self) -> &T {
+        self.0.get_ref()
     }
 
     /// Waits until it is readable, and gives it out once for that.

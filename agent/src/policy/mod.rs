@@ -83,10 +83,13 @@
 
 mod argument;
 mod capture;
+mod case;
 mod condition;
 mod decide;
 mod dialect;
+mod diff;
 mod error;
+mod explain;
 mod interface;
 mod limit;
 mod load;
@@ -103,7 +106,13 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+/// The JSON Schema (2020-12) of our own language: what may stand where.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+pub use case::{Case, Difference, Expected};
+pub use diff::{Effect, PolicyChange, Subject};
 pub use error::PolicyError;
+pub use explain::{Assumed, Outcome};
 pub use limit::*;
 pub use model::{Dialect, Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};

@@ -149,6 +149,32 @@ impl Policy {
         self.tools.keys().map(String::as_str)
     }
 
+    /// The rule that decides calls of the tool: its own, the one that hides it, or the one for tools
+    /// that are not named.
+    #[must_use]
+    pub fn rule(&self, tool: &str) -> &RuleRef {
+        let own = || self.tools.get(tool).map(|tool| &tool.rule);
+        let rule = self.hide.find(tool).or_else(own);
+        rule.unwrap_or(&self.default.rule)
+    }
+
+    /// Whether a client sees the same tools as under another policy, whatever tools there are.
+    #[must_use]
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        let named = |policy: &'_ Self| -> Vec<String> {
+            let hidden = policy.hide.tools.keys();
+            policy.tools.keys().chain(hidden).cloned().collect()
+        };
+        let shows_others = |policy: &Self| {
+            policy.hide.all.is_none() && !policy.all_tools.are_closed() && policy.default.allow
+        };
+        let names = named(self).into_iter().chain(named(other));
+        shows_others(self) == shows_others(other)
+            && names
+                .into_iter()
+                .all(|name| self.visible(&name) == other.visible(&name))
+    }
+
     /// The dialect that the file is written in.
     #[must_use]
     pub fn dialect(&self) -> Dialect {

@@ -232,7 +232,7 @@ impl Bound {
         number.as_f64()?.partial_cmp(&self.decimal())
     }
 
-    fn decimal(self) -> f64 {
+    pub(super) fn decimal(self) -> f64 {
         match self {
             // Through text, as this range has no lossless conversion; these are at most 2^53.
             Self::Whole(n) => n.to_string().parse().unwrap_or(f64::NAN),

@@ -10,10 +10,22 @@ use crate::{
         Budget, CompileError, Compiler, Containment, EbpfInsn, Emptiness, LinkType, Origin,
         Program, SocketForm, compose, is_empty, prove, see_vlan_tags, translate,
     },
-    policy::{FilterOrigin, FilterTerm, Outside},
+    policy::{FilterOrigin, FilterTerm, InterfaceTerms, Outside, Terms},
 };
 
 use super::GrantError;
+
+/// What a session of these terms would leave out of the requested filter; an error where it would
+/// not open for the filters' sake. `link` is the link type of its raw sockets.
+pub fn foresee(
+    terms: &Terms,
+    link: LinkType,
+    compiler: &Compiler,
+) -> Result<Option<Cut>, GrantError> {
+    let any = terms.interfaces == InterfaceTerms::Any;
+    let filters = Filters::make(&terms.filters, terms.outside, link, any, compiler)?;
+    Ok(filters.cut)
+}
 
 /// All filters of a session.
 pub(super) struct Filters {

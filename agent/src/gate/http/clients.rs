@@ -139,6 +139,13 @@ impl<G: Rooms> Clients<G> {
         Ok(())
     }
 
+    /// Sends a notification to every client of an MCP session that listens.
+    pub(super) fn notify_all(&self, notice: &str) {
+        for client in lock(&self.sessions).values() {
+            client.notify(notice);
+        }
+    }
+
     pub(super) fn remove(&self, id: &str) {
         let gone = lock(&self.sessions).remove(id);
         drop(gone);

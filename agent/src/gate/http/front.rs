@@ -26,7 +26,7 @@ use crate::{
         client::{AfterOpen, FromClient},
         conversation::{Conversation, Memory, Rooms, Ticket},
         envelope::{Envelope, Id},
-        events::CallEnd,
+        events::{CallEnd, Decide as _},
         reply,
     },
     principal::{Caller, Grants, Principal},
@@ -113,12 +113,24 @@ impl<G: Rooms> Front<G> {
         })
     }
 
-    /// Tells clients of their capture sessions that end, until there are no more.
+    /// Tells clients of their capture sessions that end, and all of them that other tools are
+    /// visible, until there are no more sessions.
     pub(super) async fn notices(&self, mut ends: mpsc::Receiver<SessionEnd>) {
-        while let Some(end) = ends.recv().await {
-            self.memory.forget(&end);
-            if let Some(client) = self.clients.opener(end.session) {
-                client.notify(&reply::end_notice(&end));
+        let mut changes = self.gate.policy().changes();
+        let mut changing = true;
+        loop {
+            tokio::select! {
+                end = ends.recv() => {
+                    let Some(end) = end else { return };
+                    self.memory.forget(&end);
+                    if let Some(client) = self.clients.opener(end.session) {
+                        client.notify(&reply::end_notice(&end));
+                    }
+                }
+                told = changes.changed(), if changing => match told {
+                    Ok(()) => self.clients.notify_all(reply::TOOLS_CHANGED),
+                    Err(_) => changing = false,
+                },
             }
         }
     }

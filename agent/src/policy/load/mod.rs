@@ -6,6 +6,7 @@
 mod approve;
 mod args;
 mod capture;
+mod case;
 mod gather;
 mod json;
 mod limits;
@@ -21,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 pub(super) use self::{
     approve::{TIMEOUT, timeout},
     args::{bound, compile, scalar, values},
+    case::cases,
     gather::Gather,
     limits::{counter, once_each, unit},
     section::{Field, Section},
@@ -43,6 +45,12 @@ pub(super) type Loaded<T> = Result<T, PolicyError>;
 
 /// Reads a policy file.
 pub(super) fn file(path: &Path) -> Loaded<Policy> {
+    let (name, contents) = contents(path)?;
+    text(&name, &contents)
+}
+
+/// The name and the text of a file.
+fn contents(path: &Path) -> Loaded<(String, String)> {
     let name = path.display().to_string();
     let unreadable =
         |error: std::io::Error| Source::unreadable(&name, format!("cannot be read: {error}"), None);
@@ -53,11 +61,14 @@ pub(super) fn file(path: &Path) -> Loaded<Policy> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(too_large(&name));
     }
-    match std::str::from_utf8(&bytes) {
-        Ok(contents) => text(&name, contents),
+    match String::from_utf8(bytes) {
+        Ok(contents) => Ok((name, contents)),
         Err(error) => Err(Source::unreadable(
             &name,
-            format!("is not UTF-8 text: byte {} is wrong", error.valid_up_to()),
+            format!(
+                "is not UTF-8 text: byte {} is wrong",
+                error.utf8_error().valid_up_to()
+            ),
             Some("Save the policy as UTF-8.".to_owned()),
         )),
     }
@@ -76,6 +87,20 @@ pub(super) fn text(file: &str, text: &str) -> Loaded<Policy> {
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(too_large(file));
     }
+    let (source, root, json) = tree(file, text)?;
+    match dialect::detect(&root, json) {
+        Dialect::Capwarden => own(&source, &root),
+        Dialect::PolicyLayer => {
+            json::check(&source)?;
+            dialect::policylayer(&source, &root)
+        }
+        Dialect::Catalogue => dialect::catalogue(&source, &root),
+        Dialect::Intercept => dialect::intercept(&source, &root),
+    }
+}
+
+/// A file's text as a tree; true if it is JSON.
+fn tree(file: &str, text: &str) -> Loaded<(Source, Node, bool)> {
     let source = Source {
         file: Arc::from(file),
         text: Arc::from(text),
@@ -86,15 +111,7 @@ pub(super) fn text(file: &str, text: &str) -> Loaded<Policy> {
     } else {
         yaml::read(text).map_err(|error| source.yaml(&error))?
     };
-    match dialect::detect(&root, json) {
-        Dialect::Capwarden => own(&source, &root),
-        Dialect::PolicyLayer => {
-            json::check(&source)?;
-            dialect::policylayer(&source, &root)
-        }
-        Dialect::Catalogue => dialect::catalogue(&source, &root),
-        Dialect::Intercept => dialect::intercept(&source, &root),
-    }
+    Ok((source, root, json))
 }
 
 /// Reads a policy in our own language.

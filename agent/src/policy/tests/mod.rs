@@ -1,8 +1,10 @@
 //! The policy room as its users meet it.
 
+mod beside;
 mod cases;
 mod decisions;
 mod dialects;
+mod diff;
 mod loading;
 mod mutations;
 mod shipped;

@@ -19,6 +19,7 @@ fn every_shipped_policy_is_tested() {
     let files: BTreeSet<String> = std::fs::read_dir(directory())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.ends_with(".test.yaml"))
         .collect();
     let tested = [
         "awslabs-pcap-analyzer.yaml",
@@ -31,6 +32,25 @@ fn every_shipped_policy_is_tested() {
         "wireshark-mcp.yaml",
     ];
     assert_eq!(files, tested.map(str::to_owned).into());
+}
+
+#[test]
+fn every_shipped_policy_decides_as_the_cases_beside_it_say() {
+    let mut run = 0;
+    for entry in std::fs::read_dir(directory()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().unwrap().ends_with(".test.yaml") {
+            continue;
+        }
+        let policy = Policy::load(&path).unwrap();
+        let cases = Case::load(&path.with_extension("test.yaml"));
+        for case in cases.unwrap_or_else(|error| panic!("{error:?}")) {
+            let (unlike, _) = case.run(&policy);
+            assert_eq!(unlike, [], "{}: {}", path.display(), case.name);
+            run += 1;
+        }
+    }
+    assert!(run >= 40, "{run}");
 }
 
 #[test]

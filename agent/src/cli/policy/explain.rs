@@ -1,0 +1,288 @@
+//! `capwarden policy explain`: what a policy decides on one call.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    audit::visible,
+    filter::{CompileError, LinkType},
+    gate::written_call,
+    policy::{
+        Assumed, Call, FilterOrigin, FilterTerm, InterfaceTerms, LimitUse, Outcome, Outside,
+        Payload, Terms, Unit, Verdict, Window,
+    },
+    session::{Cut, GrantError, foresee},
+};
+
+use super::super::{
+    enforce,
+    exit::Exit,
+    failure::{Account, Failure},
+    term::{self, Paint},
+};
+
+/// Bytes of a call at most: as many as the gate takes in one message.
+const MAX_CALL: u64 = crate::gate::CLIENT_LINE as u64;
+
+/// Tell what a policy decides on a call
+///
+/// Which rule decides, and where it stands; what the server would get, what a session would be
+/// granted, which limits count the call, and what else is asked first. Counters are taken to be at
+/// zero, the host's interfaces to be Ethernet. The exit status is 0 if the call is allowed, 1 if
+/// it is denied, 2 if it is no call, 3 if the policy is wrong.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  capwarden policy explain -p policy.yaml call.json\n  echo '{\"tool\": \"list_interfaces\"}' | capwarden policy explain -p policy.yaml -"
+)]
+pub(super) struct Explain {
+    /// The call: a JSON file, or - for standard input
+    ///
+    /// Either {"tool": "start", "arguments": {"iface": "lo"}}, or a whole tools/call.
+    #[arg(value_name = "CALL.json")]
+    call: PathBuf,
+    /// The policy
+    #[arg(short, long, value_name = "FILE")]
+    policy: PathBuf,
+    /// An argument that the tool's own schema requires
+    ///
+    /// For policies that ask for what the schema requires; can be given several times.
+    #[arg(long, value_name = "ARGUMENT")]
+    requires: Vec<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the capture filters of a call come to.
+#[derive(Default)]
+struct Foreseen {
+    /// What is left out of the requested filter.
+    cut: Option<Cut>,
+    /// Why the call would be denied for a filter.
+    refused: Option<String>,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let policy = enforce::check_policy(&self.policy)?;
+        let call = read(&self.call)?;
+        let known = Assumed {
+            required: (!self.requires.is_empty()).then(|| self.requires.into()),
+            ..Assumed::default()
+        };
+        let outcome = policy.outcome(&call, &known);
+        let foreseen = foreseen(&outcome)?;
+        let allowed = outcome.word() != "deny" && foreseen.refused.is_none();
+        if self.json {
+            let mut answer = outcome.as_json();
+            if let Some(answer) = answer.as_object_mut() {
+                answer.insert("allowed".to_owned(), json!(allowed));
+                answer.insert("tool".to_owned(), json!(call.tool));
+                answer.insert("refused".to_owned(), json!(foreseen.refused));
+                let cut = foreseen.cut.as_ref().map(ToString::to_string);
+                answer.insert("cut".to_owned(), json!(cut));
+            }
+            term::print_json(&answer)?;
+        } else {
+            let paint = Paint::for_stdout();
+            term::print(|out| words(out, &call, &outcome, &foreseen, paint))?;
+        }
+        Ok(if allowed { Exit::Ok } else { Exit::Unsound })
+    }
+}
+
+fn read(path: &Path) -> Result<Call, Failure> {
+    let mut bytes = Vec::new();
+    let standard = path == Path::new("-");
+    let done = if standard {
+        io::stdin()
+            .lock()
+            .take(MAX_CALL + 1)
+            .read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_CALL + 1).read_to_end(&mut bytes))
+    };
+    let name = if standard {
+        "standard input".into()
+    } else {
+        path.display().to_string()
+    };
+    done.map_err(|error| {
+        Failure::Usage(
+            Account::new("cannot read the call")
+                .on(&name)
+                .because(error),
+        )
+    })?;
+    let call = match bytes.len() as u64 > MAX_CALL {
+        true => Err("it is larger than what a server is sent".to_owned()),
+        false => written_call(&bytes),
+    };
+    call.map_err(|why| {
+        Failure::Usage(
+            Account::new("cannot use the call")
+                .on(&name)
+                .because(why)
+                .hint("write {\"tool\": …, \"arguments\": {…}}, or a whole tools/call"),
+        )
+    })
+}
+
+/// Looks at the capture filters as a session would, and at those that must be proved.
+fn foreseen(outcome: &Outcome) -> Result<Foreseen, Failure> {
+    let mut foreseen = Foreseen::default();
+    if let Some(capture) = outcome.capture() {
+        look(&capture.terms, &mut foreseen)?;
+    }
+    for demand in &outcome.decision.proofs {
+        let term = |expression: &String, origin| FilterTerm {
+            expression: expression.clone(),
+            origin,
+        };
+        let terms = Terms {
+            interfaces: InterfaceTerms::Matching(Vec::new()),
+            filters: vec![
+                term(&demand.expression, FilterOrigin::Requested),
+                term(&demand.within, FilterOrigin::Policy),
+            ],
+            outside: Outside::Deny,
+            packets: None,
+            bytes: None,
+            duration: None,
+            snap_length: 0,
+            payload: Payload::Full,
+        };
+        look(&terms, &mut foreseen)?;
+    }
+    Ok(foreseen)
+}
+
+fn look(terms: &Terms, foreseen: &mut Foreseen) -> Result<(), Failure> {
+    match foresee(terms, LinkType::EN10MB, &enforce::compiler()?) {
+        Ok(cut) => foreseen.cut = cut.or(foreseen.cut.take()),
+        Err(GrantError::Filter {
+            source: CompileError::ChildFailed(why),
+            ..
+        }) => {
+            let account = Account::new("cannot compile a filter").because(why);
+            return Err(Failure::Internal(account));
+        }
+        Err(error) => {
+            foreseen.refused.get_or_insert(error.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn words(
+    out: &mut dyn Write,
+    call: &Call,
+    outcome: &Outcome,
+    foreseen: &Foreseen,
+    paint: Paint,
+) -> io::Result<()> {
+    let decision = &outcome.decision;
+    let verdict = match (&decision.verdict, &foreseen.refused) {
+        (Verdict::Deny(_), _) => paint.error("denied"),
+        (_, Some(_)) => paint.error("denied when its session is opened"),
+        (Verdict::Forward, None) => paint.good("allowed"),
+        (Verdict::EndCapture, None) => paint.good("allowed; ends captures"),
+        (Verdict::Capture(_), None) => paint.good("allowed; starts a capture"),
+        // Said by whoever asks for approvals; a policy alone only demands them.
+        (Verdict::Pending(_), None) => paint.note("waits for an operator's approval"),
+    };
+    writeln!(out, "{}: {verdict}", visible(&call.tool))?;
+    let mut line = |name: &str, text: &str| {
+        writeln!(
+            out,
+            "  {} {}",
+            paint.note(&format!("{name}:")),
+            visible(text)
+        )
+    };
+    line("rule", &outcome.rule.to_string())?;
+    if let Verdict::Deny(denial) = &decision.verdict {
+        line("reason", &denial.reason)?;
+        if let Some(instead) = &denial.instead {
+            line("instead", instead)?;
+        }
+        if let Some(text) = &denial.text {
+            line("in the dialect's words", text)?;
+        }
+        if !outcome.visible {
+            line("shown", "no, the tool is hidden from clients")?;
+        }
+        return Ok(());
+    }
+    if let Some(why) = &foreseen.refused {
+        return line("reason", why);
+    }
+    if let Some(capture) = outcome.capture() {
+        line("grant", &capture.terms.to_string())?;
+        if let Some(cut) = &foreseen.cut {
+            line("left out", &cut.to_string())?;
+        }
+        for change in &capture.changes {
+            let asked = change
+                .asked
+                .as_ref()
+                .map_or_else(|| "nothing".to_owned(), Value::to_string);
+            let text = format!(
+                "{}: {asked} becomes {}, as {}",
+                change.argument, change.forwarded, change.why
+            );
+            line("changed", &text)?;
+        }
+    }
+    if let Some(forwarded) = &outcome.forwarded {
+        line("forwarded", &json!(forwarded).to_string())?;
+    }
+    for used in &decision.uses {
+        line("counts", &limit(used))?;
+    }
+    if let Some(approval) = &decision.approval {
+        let why = approval
+            .why
+            .as_ref()
+            .map_or_else(String::new, |why| format!(" ({why})"));
+        let text = format!(
+            "an operator, within {} s{why}; rule {}",
+            approval.timeout.as_secs(),
+            approval.rule
+        );
+        line("asks first", &text)?;
+    }
+    for proof in &decision.proofs {
+        let text = format!(
+            "{:?} in `{}` stays within {:?}; rule {}",
+            proof.expression, proof.argument, proof.within, proof.rule
+        );
+        line("to be proved", &text)?;
+    }
+    Ok(())
+}
+
+/// `1 of 10 in a minute (start/minute, for each grant); rule policy.yaml:3:5 …`.
+fn limit(used: &LimitUse) -> String {
+    let window = match used.window {
+        Window::Calendar(Unit::Minute) => "in each minute".to_owned(),
+        Window::Calendar(Unit::Hour) => "in each hour".to_owned(),
+        Window::Calendar(Unit::Day) => "in each day".to_owned(),
+        Window::Sliding(time) => format!("in any {} s", time.as_secs()),
+        Window::Bucket(time) => format!("which come back over {} s", time.as_secs()),
+    };
+    format!(
+        "{} of {} {window}, counter {:?}, scope {}; rule {}",
+        used.amount,
+        used.max,
+        used.counter,
+        used.scope.word(),
+        used.rule
+    )
+}

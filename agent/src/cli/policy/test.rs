@@ -1,0 +1,195 @@
+//! `capwarden policy test`: whether policies decide as their cases expect.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    audit::visible,
+    policy::{Case, Difference, Outcome},
+};
+
+use super::super::{
+    enforce,
+    exit::Exit,
+    failure::{Account, Failure},
+    term::{self, Paint},
+};
+
+/// What the name of a file of cases ends with, in place of its policy's ending.
+const ENDING: &str = ".test.yaml";
+
+/// Run the cases that stand beside policies
+///
+/// The cases of `pcap.yaml` or `pcap.json` are in `pcap.test.yaml`: a list of calls with what is
+/// expected of each. Without a file, all cases in the current directory are run. The exit status
+/// is 1 if a case fails, 3 if a policy or its cases cannot be read.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A case:\n  - name: more packets than the cap are cut\n    call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }\n    expect: capture           # allow, capture, ends, deny or hidden\n    rule: tools.start_capture.capture\n    forwarded: { count: 10000 }\n    uses: { start_capture/minute: 1 }\n\nAlso: reason, a part of the denial; approval: true, where an operator is asked; requires, the\narguments that the tool's schema requires; counts, what counters hold."
+)]
+pub(super) struct Test {
+    /// The policies, or their cases
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A policy, and where its cases are.
+struct Pair {
+    policy: PathBuf,
+    cases: PathBuf,
+}
+
+impl Test {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let pairs = match self.files.as_slice() {
+            [] => here()?,
+            files => files
+                .iter()
+                .map(|file| Pair::of(file))
+                .collect::<Result<_, _>>()?,
+        };
+        let paint = Paint::for_stdout();
+        let mut unsound = false;
+        let mut reports = Vec::new();
+        for pair in pairs {
+            let policy = enforce::check_policy(&pair.policy)?;
+            let cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+            let results = cases.iter().map(|case| (case, case.run(&policy)));
+            let results: Vec<(&Case, (Vec<Difference>, Outcome))> = results.collect();
+            let failed = results
+                .iter()
+                .filter(|(_, (unlike, _))| !unlike.is_empty())
+                .count();
+            unsound |= failed > 0;
+            if self.json {
+                let cases = results
+                    .iter()
+                    .map(|(case, (unlike, outcome))| as_json(case, unlike, outcome));
+                reports.push(json!({
+                    "policy": pair.policy,
+                    "cases": pair.cases,
+                    "ok": failed == 0,
+                    "results": cases.collect::<Vec<_>>(),
+                }));
+                continue;
+            }
+            term::print(|out| {
+                for (case, (unlike, _)) in
+                    results.iter().filter(|(_, (unlike, _))| !unlike.is_empty())
+                {
+                    let place = format!(
+                        "{}:{}:{}",
+                        case.place.file, case.place.line, case.place.column
+                    );
+                    writeln!(
+                        out,
+                        "{} {}: {}",
+                        paint.error("failed:"),
+                        visible(&place),
+                        visible(&case.name)
+                    )?;
+                    for one in unlike {
+                        writeln!(out, "  {}", paint.note(&visible(&one.what)))?;
+                        writeln!(out, "    expected {}", visible(&one.expected))?;
+                        writeln!(out, "    found    {}", visible(&one.found))?;
+                    }
+                }
+                let passed = results.len() - failed;
+                let summary = format!(
+                    "{}: {passed} of {} cases pass",
+                    pair.policy.display(),
+                    results.len()
+                );
+                writeln!(out, "{}", visible(&summary))
+            })?;
+        }
+        if self.json {
+            term::print_json(&reports)?;
+        }
+        Ok(if unsound { Exit::Unsound } else { Exit::Ok })
+    }
+}
+
+fn as_json(case: &Case, unlike: &[Difference], outcome: &Outcome) -> Value {
+    let unlike = unlike
+        .iter()
+        .map(|one| json!({ "what": one.what, "expected": one.expected, "found": one.found }));
+    json!({
+        "name": case.name,
+        "line": case.place.line,
+        "ok": unlike.len() == 0,
+        "differences": unlike.collect::<Vec<_>>(),
+        "outcome": outcome.as_json(),
+    })
+}
+
+impl Pair {
+    /// From the name of either.
+    fn of(file: &Path) -> Result<Self, Failure> {
+        let missing = |what: &str, hint: String| {
+            Failure::Usage(Account::new(what).on(file.display()).hint(hint))
+        };
+        let stem = file
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(ENDING));
+        if let Some(stem) = stem {
+            let named = |ending: &str| file.with_file_name(format!("{stem}.{ending}"));
+            let policy = ["yaml", "yml", "json"]
+                .map(named)
+                .into_iter()
+                .find(|path| path.is_file());
+            return match policy {
+                Some(policy) => Ok(Self {
+                    policy,
+                    cases: file.to_owned(),
+                }),
+                None => Err(missing(
+                    "there is no policy beside the cases",
+                    format!("name the policy {stem}.yaml or {stem}.json"),
+                )),
+            };
+        }
+        let cases = file.with_extension(&ENDING[1..]);
+        if cases.is_file() {
+            Ok(Self {
+                policy: file.to_owned(),
+                cases,
+            })
+        } else {
+            Err(missing(
+                "there are no cases beside the policy",
+                format!("write them into {}", cases.display()),
+            ))
+        }
+    }
+}
+
+/// All that have cases in the current directory.
+fn here() -> Result<Vec<Pair>, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::Internal(Account::new("cannot list the current directory").because(error))
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(".").map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(ENDING)) {
+            files.push(PathBuf::from(name));
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(Failure::Usage(
+            Account::new("there are no cases in the current directory")
+                .hint("name a policy, or write pcap.test.yaml beside pcap.yaml"),
+        ));
+    }
+    files.iter().map(|file| Pair::of(file)).collect()
+}

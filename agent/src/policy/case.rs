@@ -1,0 +1,185 @@
+//! Cases: calls with what a policy is expected to decide on them, in a file beside it.
+//!
+//! ```yaml
+//! - name: more packets than the cap are cut
+//!   call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }
+//!   expect: capture             # or allow, ends, deny, hidden
+//!   rule: tools.start_capture.capture         # the path of the rule that decides
+//!   forwarded: { count: 10000 } # arguments as the server gets them; null: without it
+//!   uses: { start_capture/minute: 1 }         # all that is counted, and how much
+//! - name: any port but 22
+//!   call: { tool: connect, arguments: { port: 22 } }
+//!   expect: deny
+//!   reason: something other than 22           # a part of what the model is told
+//! ```
+//!
+//! `approval: true` says that an operator is asked; a case that does not say so fails if one is.
+//! `requires: [ port ]` are the arguments that the tool's schema requires, and `counts: { a: 3 }`
+//! is what counters hold, for rules that look at them. A tool that is `hidden` is denied and not
+//! shown; `deny` says nothing of whether it is shown.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::{Map, Value};
+
+use super::{Assumed, Call, Outcome, Policy, PolicyError, RuleRef, Verdict, argument::same, load};
+
+/// A call, and what is expected of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// What it shows, in words.
+    pub name: String,
+    /// Where it stands.
+    pub place: RuleRef,
+    /// The call.
+    pub call: Call,
+    pub(super) assumed: Assumed,
+    pub(super) expect: Expected,
+    pub(super) rule: Option<String>,
+    pub(super) reason: Option<String>,
+    pub(super) forwarded: Option<Map<String, Value>>,
+    pub(super) uses: Option<BTreeMap<String, u64>>,
+    pub(super) approval: bool,
+}
+
+/// An expected verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Forwarded, and no more.
+    Allow,
+    /// A session is opened, and the call forwarded.
+    Capture,
+    /// Forwarded; the tool ends captures.
+    Ends,
+    /// Denied.
+    Deny,
+    /// Denied, as the tool is not shown.
+    Hidden,
+}
+
+/// One thing that is otherwise than expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Of what: `verdict`, `rule`, `reason`, `forwarded.count`, `uses`, `approval`.
+    pub what: String,
+    /// What was expected.
+    pub expected: String,
+    /// What is so.
+    pub found: String,
+}
+
+impl Expected {
+    /// The word in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Capture => "capture",
+            Self::Ends => "ends",
+            Self::Deny => "deny",
+            Self::Hidden => "hidden",
+        }
+    }
+}
+
+impl Case {
+    /// Reads a file of cases, of at most 1 MiB.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or has something else in it; the error points at the place.
+    pub fn load(path: &Path) -> Result<Vec<Self>, PolicyError> {
+        load::cases(path)
+    }
+
+    /// What a policy decides otherwise than expected, and all that it decides.
+    #[must_use]
+    pub fn run(&self, policy: &Policy) -> (Vec<Difference>, Outcome) {
+        let outcome = policy.outcome(&self.call, &self.assumed);
+        let mut differences = Vec::new();
+        let mut differs = |what: &str, expected: String, found: String| {
+            differences.push(Difference {
+                what: what.to_owned(),
+                expected,
+                found,
+            });
+        };
+        let denial = match &outcome.decision.verdict {
+            Verdict::Deny(denial) => Some(denial.to_string()),
+            _ => None,
+        };
+        let verdict = match (outcome.word(), self.expect) {
+            ("deny", Expected::Deny) => "deny",
+            ("deny", _) if !outcome.visible => "hidden",
+            (word, _) => word,
+        };
+        if verdict != self.expect.word() {
+            let why = denial.as_ref().map(|why| format!(": {why}"));
+            let found = format!("{verdict}{}", why.unwrap_or_default());
+            differs("verdict", self.expect.word().to_owned(), found);
+        }
+        if let Some(rule) = &self.rule
+            && *rule != outcome.rule.path
+        {
+            differs("rule", rule.clone(), outcome.rule.to_string());
+        }
+        if let Some(reason) = &self.reason {
+            let found = denial.unwrap_or_else(|| "no denial".to_owned());
+            if !found.contains(reason) {
+                differs("reason", format!("…{reason}…"), found);
+            }
+        }
+        for (name, wanted) in self.forwarded.iter().flatten() {
+            let found = outcome.forwarded.as_ref().and_then(|all| all.get(name));
+            let alike = found.map_or(wanted.is_null(), |found| alike(wanted, found));
+            if !alike || outcome.forwarded.is_none() {
+                let found = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
+                differs(&format!("forwarded.{name}"), wanted.to_string(), found);
+            }
+        }
+        if let Some(wanted) = &self.uses {
+            let mut found: BTreeMap<String, u64> = BTreeMap::new();
+            for used in &outcome.decision.uses {
+                *found.entry(used.counter.clone()).or_default() += used.amount;
+            }
+            if *wanted != found {
+                differs("uses", amounts(wanted), amounts(&found));
+            }
+        }
+        if self.approval != outcome.decision.approval.is_some() {
+            let word = |asked: bool| if asked { "asked for" } else { "not asked for" };
+            let found = outcome.decision.approval.is_some();
+            differs(
+                "approval",
+                word(self.approval).to_owned(),
+                word(found).to_owned(),
+            );
+        }
+        (differences, outcome)
+    }
+}
+
+/// Equal as JSON is, where numbers are equal by value.
+fn alike(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let each = |(key, a): (&String, &Value)| b.get(key).is_some_and(|b| alike(a, b));
+            a.len() == b.len() && a.iter().all(each)
+        }
+        (a, b) => same(a, b),
+    }
+}
+
+/// `a: 1, b: 2`, or `nothing`.
+fn amounts(uses: &BTreeMap<String, u64>) -> String {
+    if uses.is_empty() {
+        return "nothing".to_owned();
+    }
+    let words = uses
+        .iter()
+        .map(|(counter, amount)| format!("{counter}: {amount}"));
+    words.collect::<Vec<_>>().join(", ")
+}

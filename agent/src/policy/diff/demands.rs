@@ -1,0 +1,320 @@
+//! What two rules ask of calls.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Effect, Found, capture};
+use crate::policy::{
+    RuleRef,
+    argument::same,
+    condition::Clause,
+    model::{ApprovalRule, Rules, Step},
+    operator::Operator,
+    predicate::{Check, Predicate},
+    units,
+    usage::LimitRule,
+};
+
+/// One thing that is asked.
+enum Demand<'a> {
+    Check(&'a str, &'a Check),
+    Clause(&'a Clause),
+    Required(&'a RuleRef),
+    Approval(&'a ApprovalRule),
+    Limit(&'a LimitRule),
+}
+
+/// What is different between what two rules ask.
+pub(super) fn compare(before: &Rules, after: &Rules) -> Vec<Found> {
+    let (before, mut after) = (demands(before), demands(after));
+    let mut found = Vec::new();
+    let mut gone = Vec::new();
+    // First those that are the same, so that each is paired with its own.
+    for demand in before {
+        match after.iter().position(|other| demand.equals(other)) {
+            Some(same) => drop(after.swap_remove(same)),
+            None => gone.push(demand),
+        }
+    }
+    for demand in gone {
+        match after.iter().position(|other| demand.is_of_the_kind(other)) {
+            Some(place) => found.extend(demand.against(&after.swap_remove(place))),
+            None => found.push(Found::new(
+                Effect::Allows,
+                format!("calls no longer have to pass: {}", demand.words()),
+                Some(demand.rule()),
+                None,
+            )),
+        }
+    }
+    found.extend(after.iter().map(|demand| {
+        let what = format!("calls that do not pass: {}", demand.words());
+        Found::new(Effect::Denies, what, None, Some(demand.rule()))
+    }));
+    found
+}
+
+fn demands(rules: &Rules) -> Vec<Demand<'_>> {
+    let mut all = Vec::new();
+    for step in &rules.0 {
+        match step {
+            Step::Argument(argument) => {
+                let name = argument.argument.name();
+                all.extend(
+                    argument
+                        .checks
+                        .iter()
+                        .map(|check| Demand::Check(name, check)),
+                );
+            }
+            Step::Clause(clause) => all.push(Demand::Clause(clause)),
+            Step::RequiredBySchema(rule) => all.push(Demand::Required(rule)),
+            Step::Approve(approval) => all.push(Demand::Approval(approval)),
+            Step::Limit(limit) => all.push(Demand::Limit(limit)),
+        }
+    }
+    all
+}
+
+impl Demand<'_> {
+    fn rule(&self) -> &RuleRef {
+        match self {
+            Self::Check(_, check) => &check.rule,
+            Self::Clause(clause) => &clause.rule,
+            Self::Required(rule) => rule,
+            Self::Approval(approval) => &approval.rule,
+            Self::Limit(limit) => &limit.rule,
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Check(name, check) => format!("`{name}` is {}", predicate(&check.predicate)),
+            Self::Clause(clause) => format!("the conditions of {}", clause.rule.path),
+            Self::Required(_) => "what the tool's schema requires is there".to_owned(),
+            Self::Approval(_) => "an operator approves".to_owned(),
+            Self::Limit(limit) => format!("the limit of {} in `{}`", limit.max, limit.counter),
+        }
+    }
+
+    /// The same, wherever it stands.
+    fn equals(&self, other: &Demand<'_>) -> bool {
+        match (self, other) {
+            (Self::Check(name, one), Demand::Check(of, other)) => {
+                name == of && alike(&one.predicate, &other.predicate)
+            }
+            (Self::Clause(one), Demand::Clause(other)) => {
+                one.demand == other.demand && one.conditions == other.conditions
+            }
+            (Self::Required(_), Demand::Required(_)) => true,
+            (Self::Approval(one), Demand::Approval(other)) => {
+                one.timeout == other.timeout && one.conditions == other.conditions
+            }
+            (Self::Limit(one), Demand::Limit(other)) => {
+                is_one_counter(one, other)
+                    && one.max == other.max
+                    && one.amount == other.amount
+                    && one.refund == other.refund
+            }
+            _ => false,
+        }
+    }
+
+    /// Something that can be compared with it.
+    fn is_of_the_kind(&self, other: &Demand<'_>) -> bool {
+        match (self, other) {
+            (Self::Check(name, one), Demand::Check(of, other)) => {
+                name == of && key(&one.predicate) == key(&other.predicate)
+            }
+            (Self::Approval(_), Demand::Approval(_)) => true,
+            (Self::Limit(one), Demand::Limit(other)) => is_one_counter(one, other),
+            _ => false,
+        }
+    }
+
+    /// What is different in another of its kind.
+    fn against(&self, other: &Demand<'_>) -> Vec<Found> {
+        let rules = (self.rule(), other.rule());
+        let found = |effect, what: String| Found::new(effect, what, Some(rules.0), Some(rules.1));
+        match (self, other) {
+            (Self::Check(name, one), Demand::Check(_, other)) => {
+                checks(name, (&one.predicate, &other.predicate), rules)
+            }
+            (Self::Limit(one), Demand::Limit(other)) => {
+                let mut all = Vec::new();
+                if one.max != other.max {
+                    let what = format!(
+                        "up to {} in `{}`, not {}",
+                        other.max, other.counter, one.max
+                    );
+                    all.push(found(Effect::of(other.max > one.max), what));
+                }
+                if one.amount != other.amount || one.refund != other.refund {
+                    let what = format!(
+                        "how much a call uses of `{}`, or when that is given back",
+                        one.counter
+                    );
+                    all.push(found(Effect::Changed, what));
+                }
+                all
+            }
+            (Self::Approval(_), _) => {
+                vec![found(
+                    Effect::Changed,
+                    "when an operator is asked, or for how long".to_owned(),
+                )]
+            }
+            _ => vec![found(Effect::Changed, other.words())],
+        }
+    }
+}
+
+fn is_one_counter(one: &LimitRule, other: &LimitRule) -> bool {
+    one.counter == other.counter && one.scope == other.scope && one.window == other.window
+}
+
+/// A predicate's key in our language.
+fn key(predicate: &Predicate) -> &'static str {
+    match predicate {
+        Predicate::Absent | Predicate::Present => "absent",
+        Predicate::Whole(_) => "pattern",
+        Predicate::OneOf(_) => "one_of",
+        Predicate::UpTo { .. } => "at_most",
+        Predicate::Operator(operator) => operator.data().0,
+        Predicate::Under(_) => "under",
+        Predicate::InCidr(_) => "in_cidr",
+        Predicate::Interface(_) => "interface",
+        Predicate::Filter(_) => "capture_filter",
+    }
+}
+
+fn predicate(predicate: &Predicate) -> String {
+    let list = |words: Vec<String>| units::either(&words, "or");
+    match predicate {
+        Predicate::Absent => "not sent".to_owned(),
+        Predicate::Present => "sent".to_owned(),
+        Predicate::Whole(pattern) => format!("matched by {:?} as a whole", pattern.written),
+        Predicate::OneOf(values) => format!(
+            "one of {}",
+            list(values.iter().map(Value::to_string).collect())
+        ),
+        Predicate::UpTo { written, .. } => format!("from 0 to {written}"),
+        Predicate::Operator(operator) => operator.words(),
+        Predicate::Under(directory) => format!("under {directory}"),
+        Predicate::InCidr(networks) => format!(
+            "within {}",
+            list(networks.iter().map(ToString::to_string).collect())
+        ),
+        Predicate::Interface(interfaces) => interfaces.words(),
+        Predicate::Filter(within) => format!("a capture filter within {:?}", within.expression),
+    }
+}
+
+/// The same demand on a value.
+fn alike(one: &Predicate, other: &Predicate) -> bool {
+    match (one, other) {
+        (Predicate::Interface(one), Predicate::Interface(other)) => {
+            capture::interfaces(one, other).is_empty()
+        }
+        (Predicate::Filter(one), Predicate::Filter(other)) => one.expression == other.expression,
+        (Predicate::UpTo { number: one, .. }, Predicate::UpTo { number: other, .. }) => {
+            one == other
+        }
+        (Predicate::OneOf(one), Predicate::OneOf(other)) => {
+            lacks(one, other).is_empty() && lacks(other, one).is_empty()
+        }
+        (one, other) => one == other,
+    }
+}
+
+/// The values of the second list that are not in the first.
+fn lacks(these: &[Value], those: &[Value]) -> Vec<String> {
+    let has = |value: &Value| these.iter().any(|one| same(one, value));
+    those
+        .iter()
+        .filter(|value| !has(value))
+        .map(Value::to_string)
+        .collect()
+}
+
+fn checks(
+    name: &str,
+    (before, after): (&Predicate, &Predicate),
+    (one, other): (&RuleRef, &RuleRef),
+) -> Vec<Found> {
+    let found = |effect, what: String| Found::new(effect, what, Some(one), Some(other));
+    let turned = |effect| {
+        vec![found(
+            effect,
+            format!(
+                "`{name}` is to be {}, not {}",
+                predicate(after),
+                predicate(before)
+            ),
+        )]
+    };
+    match (before, after) {
+        (Predicate::OneOf(was), Predicate::OneOf(is)) => {
+            let sides = [
+                (Effect::Allows, lacks(was, is)),
+                (Effect::Denies, lacks(is, was)),
+            ];
+            let sides = sides.into_iter().filter(|(_, values)| !values.is_empty());
+            sides
+                .map(|(effect, values)| {
+                    found(
+                        effect,
+                        format!("{} as `{name}`", units::either(&values, "or")),
+                    )
+                })
+                .collect()
+        }
+        (Predicate::UpTo { number: was, .. }, Predicate::UpTo { number: is, .. }) => {
+            turned(Effect::of(is > was))
+        }
+        (Predicate::Operator(was), Predicate::Operator(is)) => turned(operators(was, is)),
+        (Predicate::Under(was), Predicate::Under(is)) => {
+            turned(if Path::new(is).starts_with(was) {
+                Effect::Denies
+            } else if Path::new(was).starts_with(is) {
+                Effect::Allows
+            } else {
+                Effect::Changed
+            })
+        }
+        (Predicate::Interface(was), Predicate::Interface(is)) => {
+            let all = capture::interfaces(was, is).into_iter();
+            all.map(|change| Found {
+                what: format!("{} by `{name}`", change.what),
+                ..change
+            })
+            .collect()
+        }
+        (Predicate::Filter(was), Predicate::Filter(is)) => {
+            capture::within(Some(was), Some(is), (one, other))
+                .into_iter()
+                .collect()
+        }
+        _ => turned(Effect::Changed),
+    }
+}
+
+/// What it does that a comparison is with another value.
+fn operators(before: &Operator, after: &Operator) -> Effect {
+    let more = match (before, after) {
+        (Operator::Less(was), Operator::Less(is))
+        | (Operator::AtMost(was), Operator::AtMost(is)) => is.decimal() > was.decimal(),
+        (Operator::More(was), Operator::More(is))
+        | (Operator::AtLeast(was), Operator::AtLeast(is)) => is.decimal() < was.decimal(),
+        (Operator::NoneOf(was), Operator::NoneOf(is)) => {
+            return match (lacks(was, is).is_empty(), lacks(is, was).is_empty()) {
+                (true, _) => Effect::Allows,
+                (false, true) => Effect::Denies,
+                (false, false) => Effect::Changed,
+            };
+        }
+        _ => return Effect::Changed,
+    };
+    Effect::of(more)
+}

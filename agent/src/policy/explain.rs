@@ -1,0 +1,236 @@
+//! A decision in full, for people and programs that ask beforehand.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Call, CaptureVerdict, Counters, Decision, FilterOrigin, InterfaceTerms, Knowledge, LimitUse,
+    Outside, Payload, Policy, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+};
+
+/// What is taken to be so where a rule asks for more than the call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assumed {
+    /// The arguments that the tool's schema requires; none: the tool has not been listed.
+    pub required: Option<Arc<[String]>>,
+    /// What counters hold, by their names; 0 where they are not named.
+    pub counts: BTreeMap<String, u64>,
+}
+
+impl Counters for Assumed {
+    fn count(&self, counter: &str, _: Scope, _: Window) -> u64 {
+        self.counts.get(counter).copied().unwrap_or(0)
+    }
+}
+
+impl Knowledge for Assumed {
+    fn required(&self, _: &str) -> Option<Arc<[String]>> {
+        self.required.clone()
+    }
+}
+
+/// What a policy decides on a call, and what comes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The decision.
+    pub decision: Decision,
+    /// The rule that made it: the one that denies or captures, otherwise the tool's.
+    pub rule: RuleRef,
+    /// Whether clients see the tool.
+    pub visible: bool,
+    /// The arguments that the server gets; none if the call is denied.
+    pub forwarded: Option<Map<String, Value>>,
+}
+
+impl Policy {
+    /// Decides a call, and says what comes of it.
+    #[must_use]
+    pub fn outcome(&self, call: &Call, known: &dyn Knowledge) -> Outcome {
+        let decision = self.decide(call, known);
+        let (rule, forwarded) = match &decision.verdict {
+            Verdict::Deny(denial) => (&denial.rule, None),
+            Verdict::Pending(pending) => (&pending.rule, None),
+            Verdict::Capture(capture) => (&capture.rule, Some(capture.forwarded(&call.arguments))),
+            Verdict::Forward | Verdict::EndCapture => {
+                (self.rule(&call.tool), Some(call.arguments.clone()))
+            }
+        };
+        Outcome {
+            rule: rule.clone(),
+            forwarded,
+            visible: self.visible(&call.tool),
+            decision,
+        }
+    }
+}
+
+impl Outcome {
+    /// The verdict in a word: `allow`, `ends`, `capture` or `deny`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match &self.decision.verdict {
+            Verdict::Forward => "allow",
+            Verdict::EndCapture => "ends",
+            Verdict::Capture(_) => "capture",
+            Verdict::Deny(_) => "deny",
+            Verdict::Pending(_) => "pending",
+        }
+    }
+
+    /// What is granted, where a capture is.
+    #[must_use]
+    pub fn capture(&self) -> Option<&CaptureVerdict> {
+        match &self.decision.verdict {
+            Verdict::Capture(capture) => Some(capture),
+            _ => None,
+        }
+    }
+
+    /// All of it, for programs.
+    #[must_use]
+    pub fn as_json(&self) -> Value {
+        let decision = &self.decision;
+        let mut out = json!({
+            "verdict": self.word(),
+            "visible": self.visible,
+            "rule": rule(&self.rule),
+        });
+        let mut put = |key: &str, value: Value| {
+            if let Some(out) = out.as_object_mut() {
+                out.insert(key.to_owned(), value);
+            }
+        };
+        if let Verdict::Deny(denial) = &decision.verdict {
+            put("reason", json!(denial.reason));
+            put("instead", json!(denial.instead));
+            put("text", json!(denial.text));
+            return out;
+        }
+        put("forwarded", json!(self.forwarded));
+        if let Some(capture) = self.capture() {
+            let changes = capture.changes.iter().map(|change| {
+                json!({
+                    "argument": change.argument,
+                    "asked": change.asked,
+                    "forwarded": change.forwarded,
+                    "why": change.why,
+                })
+            });
+            put("changes", changes.collect());
+            put("grant", terms(&capture.terms));
+        }
+        put("uses", decision.uses.iter().map(limit).collect());
+        let approval = decision.approval.as_ref().map(|approval| {
+            json!({
+                "rule": rule(&approval.rule),
+                "seconds": approval.timeout.as_secs(),
+                "why": approval.why,
+            })
+        });
+        put("approval", json!(approval));
+        let proofs = decision.proofs.iter().map(|proof| {
+            json!({
+                "argument": proof.argument,
+                "filter": proof.expression,
+                "within": proof.within,
+                "rule": rule(&proof.rule),
+            })
+        });
+        put("proofs", proofs.collect());
+        out
+    }
+}
+
+fn rule(rule: &RuleRef) -> Value {
+    json!({
+        "file": &*rule.file,
+        "line": rule.line,
+        "column": rule.column,
+        "path": rule.path,
+    })
+}
+
+fn terms(terms: &Terms) -> Value {
+    let interfaces = match &terms.interfaces {
+        InterfaceTerms::Any => json!(["any"]),
+        InterfaceTerms::Matching(patterns) => patterns
+            .iter()
+            .map(|pattern| json!(pattern.as_str()))
+            .collect(),
+    };
+    let filters = terms.filters.iter().map(|filter| {
+        json!({
+            "expression": filter.expression,
+            "origin": match filter.origin {
+                FilterOrigin::Requested => "requested",
+                FilterOrigin::Policy => "policy",
+            },
+        })
+    });
+    json!({
+        "summary": terms.to_string(),
+        "interfaces": interfaces,
+        "filters": filters.collect::<Vec<_>>(),
+        "outside": match terms.outside {
+            Outside::Narrow => "narrow",
+            Outside::Deny => "deny",
+        },
+        "packets": terms.packets,
+        "bytes": terms.bytes,
+        "seconds": terms.duration.map(|time| time.as_secs_f64()),
+        "snap": terms.snap_length,
+        "payload": match terms.payload {
+            Payload::Full => json!("full"),
+            Payload::Bytes(0) => json!("headers"),
+            Payload::Bytes(bytes) => json!(bytes),
+        },
+    })
+}
+
+fn limit(used: &LimitUse) -> Value {
+    let (kind, window) = match used.window {
+        Window::Calendar(Unit::Minute) => ("calendar", json!("minute")),
+        Window::Calendar(Unit::Hour) => ("calendar", json!("hour")),
+        Window::Calendar(Unit::Day) => ("calendar", json!("day")),
+        Window::Sliding(time) => ("sliding", json!(time.as_secs())),
+        Window::Bucket(time) => ("bucket", json!(time.as_secs())),
+    };
+    json!({
+        "counter": used.counter,
+        "amount": used.amount,
+        "max": used.max,
+        "kind": kind,
+        "window": window,
+        "scope": used.scope.word(),
+        "refund": used.refund.word(),
+        "rule": rule(&used.rule),
+    })
+}
+
+impl Scope {
+    /// The scope as our language writes it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Grant => "grant",
+            Self::Principal => "principal",
+            Self::Connection => "connection",
+            Self::Server => "server",
+            Self::Tool => "tool",
+            Self::Global => "global",
+        }
+    }
+}
+
+impl Refund {
+    /// The refund as our language writes it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::OnFailure => "failure",
+            Self::OnRpcError => "rpc_error",
+            Self::Never => "never",
+        }
+    }
+}
