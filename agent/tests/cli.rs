@@ -808,7 +808,7 @@ fn policy_diff_tells_by_its_exit_status_and_proves_filters() {
     for line in [
         "becomes allowed:\n  t: packets within \"tcp\", not \"tcp port 80\"",
         "becomes denied:\n  t: 9 packets, not 10 packets",
-        "one.yaml:2:54 tools.t.capture.within",
+        "one.yaml:2:46 tools.t.capture.within",
     ] {
         assert!(out.contains(line), "{line} in {out}");
     }

@@ -68,10 +68,11 @@ const BEYOND: &[&str] = &[
 ];
 
 fn loads(document: &Value) -> Result<(), String> {
-    let policy = Policy::parse("p", &document.to_string());
-    policy
-        .map(|_| ())
-        .map_err(|error| error.message().to_owned())
+    match Policy::parse("p", &document.to_string()) {
+        Ok(policy) if policy.dialect() == Dialect::Capwarden => Ok(()),
+        Ok(_) => Err("it is in another language".to_owned()),
+        Err(error) => Err(error.message().to_owned()),
+    }
 }
 
 /// What the schema says of each.
@@ -188,11 +189,28 @@ fn agree(documents: &[Value]) -> Result<usize> {
     Ok(refused)
 }
 
+/// Policies of one section each: a small one is read quickly.
+fn parts(all: &Value) -> Vec<Value> {
+    let mut head = all.clone();
+    if let Some(head) = head.as_object_mut() {
+        head.insert("tools".to_owned(), json!({ "free": {} }));
+        head.remove("exec");
+    }
+    let exec = json!({ "version": 1, "exec": all.get("exec") });
+    let tools = all.get("tools").and_then(Value::as_object);
+    let tools = tools.into_iter().flatten();
+    let tools = tools.map(|(name, rule)| json!({ "version": 1, "tools": { name: rule } }));
+    tools.chain([head, exec]).collect()
+}
+
 #[test]
 fn schema_takes_what_the_loader_takes_and_refuses_other_shapes() -> Result<()> {
     let all: Value = serde_json::from_str(ALL)?;
     ensure!(loads(&all) == Ok(()), "{:?}", loads(&all));
-    let mutants = mutants(&all);
+    let mut mutants = Vec::new();
+    for part in parts(&all) {
+        mutants.extend(self::mutants(&part));
+    }
     let refused = agree(&mutants)?;
     ensure!(
         refused > 1000 && mutants.len() - refused > 200,
@@ -242,14 +260,23 @@ fn schema_takes_policies_as_they_are_written() -> Result<()> {
         documents.push(from_yaml(policy)?);
     }
     ensure!(documents.len() >= 10, "{}", documents.len());
-    ensure!(agree(&documents)? == 0, "one does not load");
+    for document in &documents {
+        ensure!(
+            loads(document) == Ok(()),
+            "{:?}: {document}",
+            loads(document)
+        );
+    }
+    agree(&documents)?;
     let mut changed = Vec::new();
     documents
         .iter()
-        .for_each(|document| changed.extend(mutants(document).into_iter().step_by(23)));
+        .for_each(|document| changed.extend(mutants(document).into_iter().step_by(97)));
     agree(&changed).map(drop)
 }
 
 fn from_yaml(text: &str) -> Result<Value> {
-    Ok(serde_saphyr::from_str(text)?)
+    // As the loader has it: `n` is a word.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    Ok(serde_saphyr::from_str_with_options(text, options)?)
 }
