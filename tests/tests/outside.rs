@@ -29,6 +29,55 @@ tools:
     Ok(client)
 }
 
+/// A server whose tool opens no capture: it says which filter it was given.
+const READER: &str = r#"
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" not in message:
+        continue
+    params = message.get("params") or {}
+    if message.get("method") == "initialize":
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+                  "serverInfo": {"name": "reader", "version": "1"}}
+    else:
+        result = {"content": [{"type": "text", "text": "read " + json.dumps(params.get("arguments"))}]}
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"#;
+
+#[test]
+fn filter_of_a_tool_without_a_session_is_proved() -> Result<()> {
+    let stage = Stage::new()?;
+    let script = stage.write("reader.py", READER)?;
+    let policy = "version: 1\ntools:\n  read_file:\n    args: { bpf: { capture_filter: { within: \"net 10.0.0.0/8\" } } }\n";
+    let mut client = stage.run(policy, &[&python("python3")?, &script])?;
+    client.shake_hands()?;
+    for filter in ["host 10.1.2.3 and tcp", "src net 10.7.0.0/16"] {
+        let answer = client.call("read_file", &json!({ "bpf": filter }))?;
+        assert!(!answer.failed(), "{}", answer.line);
+        assert!(answer.own_text().contains(filter), "{}", answer.line);
+    }
+    for (filter, words) in [
+        (
+            "tcp",
+            "In the argument `bpf`: the requested filter leads outside",
+        ),
+        ("", "is empty, and so all packets match"),
+        ("ip and ip6", "can match no packet"),
+        ("not a filter", "syntax error"),
+    ] {
+        let answer = client.call("read_file", &json!({ "bpf": filter }))?;
+        assert!(answer.failed(), "{filter}: {}", answer.line);
+        assert!(answer.text().contains(words), "{filter}: {}", answer.line);
+        assert!(
+            !answer.text().contains("read {"),
+            "{filter}: {}",
+            answer.line
+        );
+    }
+    Ok(())
+}
+
 fn start(client: &mut Client, filter: &str) -> Result<Message> {
     let arguments = json!({
         "interface": "lo", "duration": 60, "capture_filter": filter, "output_file": "out.pcap",

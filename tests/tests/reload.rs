@@ -215,6 +215,7 @@ fn http_client_is_told_of_new_tools() -> Result<()> {
         &[
             "--listen",
             "127.0.0.1:8808",
+            "--anonymous",
             "--upstream",
             "http://127.0.0.1:8000/mcp",
         ],

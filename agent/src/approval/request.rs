@@ -87,6 +87,8 @@ impl Request {
         part(self.grant.as_deref().unwrap_or_default().as_bytes());
         part(self.tool.as_bytes());
         part(self.arguments.as_bytes());
+        // What was approved is what it comes to: under another policy it may come to more.
+        part(self.effect.as_deref().unwrap_or_default().as_bytes());
         let digest = digest.finalize();
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }

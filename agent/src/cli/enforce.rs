@@ -11,7 +11,7 @@ use crate::{
     policy::{Denial, Policy, PolicyFilter, RuleRef},
     principal::{self, Grants},
     session::{GrantError, SessionError},
-    store::StateDirectory,
+    store::{self, StateDirectory},
 };
 
 use super::{
@@ -44,13 +44,30 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Loads a policy for use, to be loaded again in the same way when it changes.
-pub(super) fn policy_to_follow(path: &Path) -> Result<(Policy, Reload), Failure> {
+/// Loads a policy for use, to be loaded again in the same way when it changes: but not if `governed`,
+/// as whom the server runs, may change it, since then the server could.
+pub(super) fn policy_to_follow(
+    path: &Path,
+    governed: Option<&Credentials>,
+) -> Result<(Policy, Reload), Failure> {
+    let user = governed.map(|credentials| credentials.user);
+    let exposed = move |path: &Path| match store::exposed(path, user) {
+        Ok(None) => None,
+        Ok(Some(why)) => Some(format!(
+            "the server could change it, so it is not loaded again: {why}"
+        )),
+        Err(error) => Some(format!("cannot be looked at: {error}")),
+    };
     let file = path.to_owned();
-    let reload = Reload::new(path, move || {
-        load_policy(&file).map_err(|failure| failure.in_a_line())
+    let reload = Reload::new(path, move || match exposed(&file) {
+        Some(why) => Err(format!("{}: {why}", file.display())),
+        None => load_policy(&file).map_err(|failure| failure.in_a_line()),
     });
-    Ok((load_policy(path)?, reload))
+    let policy = load_policy(path)?;
+    if let Some(why) = exposed(path) {
+        tracing::warn!(policy = %path.display(), "{why}");
+    }
+    Ok((policy, reload))
 }
 
 /// A policy's filter that does not compile, and where it is written.
@@ -155,7 +172,9 @@ pub(super) fn judge(
         Ok((Limits::open(&directory)?, directory))
     };
     match open() {
-        Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits)).with_state(directory)),
+        Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits))
+            .with_state(directory)
+            .with_compiler(compiler()?)),
         Err(error) => Err(Failure::Internal(
             Account::new("cannot count calls").because(error),
         )),

@@ -44,7 +44,7 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
     if address.ip().is_loopback() {
         Ok(Listen::Http(address))
     } else {
-        Err("others could listen and call there: that needs TLS and grants, which are not there yet; take 127.0.0.1 or [::1]".to_owned())
+        Err("who is on the way could read and change what is said there, since capwarden speaks no TLS: take 127.0.0.1 or [::1], and put a TLS proxy in front".to_owned())
     }
 }
 
@@ -141,9 +141,9 @@ mod tests {
         }
         assert_eq!(listen("unix:/run/x"), Ok(Listen::Unix("/run/x".into())));
         for (bad, why) in [
-            ("0.0.0.0:8808", "TLS and grants"),
-            ("10.0.0.1:80", "TLS and grants"),
-            ("[::]:80", "TLS and grants"),
+            ("0.0.0.0:8808", "TLS proxy"),
+            ("10.0.0.1:80", "TLS proxy"),
+            ("[::]:80", "TLS proxy"),
             ("localhost:80", "an address"),
             ("127.0.0.1", "an address"),
             ("unix:x", "from the root"),

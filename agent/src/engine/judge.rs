@@ -32,9 +32,10 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use self::waiting::Waiting;
-use super::approve;
+use super::{approve, stay::Prover};
 use crate::{
     approval::{Approvals, Clerk, Event, Used},
+    filter::Compiler,
     gate::{CallEnd, Decide},
     limits::{LimitReached, Limits, Refused, Reservation, Settle},
     policy::{
@@ -62,6 +63,7 @@ pub struct Judge {
     state: Option<StateDirectory>,
     approvals: Option<Clerk>,
     grants: Option<Arc<Grants>>,
+    prover: Option<Prover>,
     /// How often other tools became visible.
     changes: watch::Sender<u64>,
 }
@@ -91,6 +93,7 @@ impl Judge {
             state: None,
             approvals: None,
             grants: None,
+            prover: None,
         }
     }
 
@@ -111,6 +114,16 @@ impl Judge {
             Clerk::start(move || Approvals::open(&directory), tell)
         });
         Self { approvals, ..self }
+    }
+
+    /// Proves with this compiler what the policy wants proved of filters in arguments. Without it,
+    /// calls that need a proof are denied.
+    #[must_use]
+    pub fn with_compiler(self, compiler: Compiler) -> Self {
+        Self {
+            prover: Some(Prover::new(compiler)),
+            ..self
+        }
     }
 
     /// Holds calls that come with a grant to what that says now.
@@ -180,11 +193,6 @@ impl Judge {
         policy: &Policy,
         decision: &Decision,
     ) -> Result<Ticket, Box<Denial>> {
-        if let Some(demand) = decision.proofs.first() {
-            let argument = &demand.argument;
-            let reason = format!("The capture filter in `{argument}` cannot be checked here.");
-            return Err(Denial::new(reason, demand.rule.clone()).into());
-        }
         let Some(first) = decision.uses.first() else {
             return Ok(Ticket::default());
         };
@@ -227,6 +235,10 @@ impl Decide for Judge {
         Policy::visible(&self.policy(), tool)
     }
 
+    fn hidden_by(&self, tool: &str) -> Option<RuleRef> {
+        Some(self.policy().rule(tool).clone())
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -253,6 +265,19 @@ impl Decide for Judge {
         }
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
+        }
+        let proofs = std::mem::take(&mut decision.proofs);
+        if let Some(demand) = proofs.first() {
+            let proved = match &self.prover {
+                Some(prover) => prover.prove(proofs).await,
+                None => {
+                    let reason = "There is nobody who could check the capture filter.";
+                    Err(Denial::new(reason, demand.rule.clone()).into())
+                }
+            };
+            if let Err(denial) = proved {
+                return (Verdict::Deny(*denial), Ticket::default());
+            }
         }
         let mut ticket = match self.reserve(caller, call, &policy, &decision) {
             Ok(ticket) => ticket,

@@ -34,6 +34,7 @@ use crate::{
     policy::Terms,
     principal::{Caller, Principal},
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, Sessions},
+    store,
     telemetry::Endpoint,
 };
 
@@ -271,6 +272,16 @@ impl Captures for Routed {
     }
 }
 
+/// Who but root could change what stands in a socket's directory.
+fn exposed_directory(socket: &Path) -> io::Result<Option<String>> {
+    let directory = socket.parent().filter(|at| !at.as_os_str().is_empty());
+    let user = kernel::invoking_user();
+    store::exposed(
+        directory.unwrap_or(Path::new(".")),
+        (user != 0).then_some(user),
+    )
+}
+
 /// A Unix socket that is the invoking user's, and goes when it is dropped.
 struct Socket {
     listener: UnixListener,
@@ -283,6 +294,11 @@ impl Socket {
             let why = format!("cannot listen on {}: {error}", path.display());
             EngineError::System(io::Error::new(error.kind(), why))
         };
+        // Else somebody could put a link in its place, for its owner to be changed.
+        if let Some(why) = exposed_directory(path).map_err(failed)? {
+            let why = format!("{why}; choose another directory");
+            return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+        }
         // What an agent that was killed has left behind; another's, who listens, stays.
         let left = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
         if left && std::os::unix::net::UnixStream::connect(path).is_err() {

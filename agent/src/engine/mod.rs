@@ -15,6 +15,7 @@ mod record;
 mod reload;
 mod run;
 mod serve;
+mod stay;
 mod timed;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};

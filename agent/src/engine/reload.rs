@@ -25,9 +25,9 @@ use super::{
 use crate::{kernel::FileWatch, policy::Policy};
 
 /// How long a file must have stayed as it is: it may still be written.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(500);
 /// How often that is tried. A file that never comes to rest is loaded as it is then.
-const TRIES: usize = 50;
+const TRIES: usize = 20;
 
 /// Loads and checks the policy; an error says what is wrong, and where.
 type Load = dyn Fn() -> Result<Policy, String> + Send + Sync;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Judge;
 use crate::{
     gate::{CallEnd, Decide},
-    policy::{Call, Denial, Verdict},
+    policy::{Call, Denial, RuleRef, Verdict},
     principal::Caller,
     telemetry::Metrics,
 };
@@ -34,6 +34,10 @@ impl<D: Decide> Decide for Timed<D> {
 
     fn visible(&self, tool: &str) -> bool {
         self.inner.visible(tool)
+    }
+
+    fn hidden_by(&self, tool: &str) -> Option<RuleRef> {
+        self.inner.hidden_by(tool)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -194,7 +194,7 @@ impl<G: Rooms> Conversation<G> {
 
     async fn call(&self, message: &[u8], envelope: &Envelope<'_>) -> FromClient<Ticket<G>> {
         let params = CallParams::parse(envelope.params);
-        let observed = |call: Option<CallParams<'_>>, verdict| {
+        let observed = |call: Option<CallParams<'_>>, verdict, rule| {
             let call = call.map(|call| (call.name, call.arguments));
             let (tool, arguments) = call.unwrap_or_default();
             self.observe(GateEvent::Call(Box::new(CallEvent {
@@ -204,13 +204,13 @@ impl<G: Rooms> Conversation<G> {
                 arguments,
                 recorded: None,
                 verdict,
-                rule: None,
+                rule,
             })));
         };
         let refuse = |call: Option<CallParams<'_>>, id: Option<&str>, code, why: String| {
             tracing::warn!(why, "refused a call");
             let line = reply::error(id, code, &why);
-            observed(call, CallVerdict::Refused { why });
+            observed(call, CallVerdict::Refused { why }, None);
             line
         };
 
@@ -219,7 +219,7 @@ impl<G: Rooms> Conversation<G> {
             let why = "a call without an id is not carried out".to_owned();
             tracing::warn!(why, "dropped a call");
             let refused = CallVerdict::Refused { why: why.clone() };
-            observed(params.ok(), refused);
+            observed(params.ok(), refused, None);
             return FromClient::Drop(why);
         };
         if *id == Id::Null {
@@ -236,7 +236,8 @@ impl<G: Rooms> Conversation<G> {
         };
         if !self.gate.policy().visible(&params.name) {
             let why = format!("Unknown tool: {}", params.name);
-            observed(Some(params), CallVerdict::Hidden);
+            let rule = self.gate.policy().hidden_by(&params.name);
+            observed(Some(params), CallVerdict::Hidden, rule);
             return FromClient::Answer(Answer::to(reply::error(Some(id_text), -32602, &why)));
         }
         // Before the policy is asked, since asking may use up a limit.

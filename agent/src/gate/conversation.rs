@@ -234,8 +234,10 @@ impl<G: Rooms> Conversation<G> {
         if number > DROPS_FIRST && !number.is_multiple_of(DROPS_THEN) {
             return;
         }
+        tracing::warn!(?from, bytes, why, number, "dropped a line");
+        // It may hold secrets.
         let start = String::from_utf8_lossy(message.get(..LOGGED).unwrap_or(message));
-        tracing::warn!(?from, bytes, why, number, line = %start.escape_debug(), "dropped a line");
+        tracing::debug!(number, line = %start.escape_debug(), "the dropped line");
         self.observe(GateEvent::Dropped {
             from,
             bytes,

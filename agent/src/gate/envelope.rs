@@ -160,11 +160,10 @@ impl<'a> Envelope<'a> {
             .map(|text| json::string(text).ok_or_else(|| refused(Fault::BadMethod)))
             .transpose()?;
         if let Some(method) = &method
-            && method != "tools/call"
-            && folds(
-                method.split('\0').next().unwrap_or_default().trim(),
-                "tools/call",
-            )
+            && let meant = method.split('\0').next().unwrap_or_default().trim()
+            && ["tools/call", "tools/list"]
+                .iter()
+                .any(|name| method != name && folds(meant, name))
         {
             return Err(refused(Fault::FoldedMethod(method.to_string())));
         }

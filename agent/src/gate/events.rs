@@ -20,6 +20,11 @@ pub trait Decide: Send + Sync + 'static {
     /// Whether a client may know of the tool.
     fn visible(&self, tool: &str) -> bool;
 
+    /// The rule for which a tool is not visible, for the record.
+    fn hidden_by(&self, _tool: &str) -> Option<RuleRef> {
+        None
+    }
+
     /// Changes whenever other tools are visible than before, so that clients can be told. Without
     /// a sender, that never happens.
     fn changes(&self) -> watch::Receiver<u64> {
@@ -47,6 +52,10 @@ impl<T: Decide> Decide for Arc<T> {
 
     fn visible(&self, tool: &str) -> bool {
         T::visible(self, tool)
+    }
+
+    fn hidden_by(&self, tool: &str) -> Option<RuleRef> {
+        T::hidden_by(self, tool)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

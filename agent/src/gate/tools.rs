@@ -7,6 +7,7 @@ use super::{
     json::{self, Members},
     splice,
 };
+use crate::spelling::folds;
 
 /// Tools whose schemas are remembered at most.
 const KNOWN: usize = 16 * 1024;
@@ -40,7 +41,15 @@ pub(super) fn filter<P: Decide>(
     schemas: &mut Schemas,
 ) -> Option<String> {
     let array = match Members::parse(result) {
-        Ok(members) => members.get("tools")?,
+        Ok(members) => {
+            let mut lists = members.iter().filter(|(key, _)| folds(key, "tools"));
+            let (_, first) = lists.next()?;
+            if lists.next().is_some() {
+                // Readers differ in which one they take.
+                return splice::replace(text, result, r#"{"tools":[]}"#);
+            }
+            first
+        }
         // An object that cannot be looked into could hide a list.
         Err(_) if result.trim_ascii_start().starts_with('{') => {
             return splice::replace(text, result, r#"{"tools":[]}"#);

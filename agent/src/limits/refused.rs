@@ -117,8 +117,8 @@ fn over(window: Window) -> String {
 
 fn whose(scope: Scope) -> &'static str {
     match scope {
-        Scope::Grant => "for this grant",
-        Scope::Principal => "for this user",
+        Scope::Grant => "for this caller",
+        Scope::Principal => "for this principal",
         Scope::Connection => "for this connection",
         Scope::Server => "for this server",
         Scope::Tool => "for this tool",

@@ -144,14 +144,11 @@ impl Clause {
 
 impl Condition {
     /// What can be said of it. A path that leads into what is no object is open, as a server
-    /// might find an object in it; where the dialect compares texts, it is as missing there.
+    /// might find an object in it; so is a name that some servers take for this one.
     pub(super) fn holds(&self, arguments: &Map<String, Value>, known: &dyn Knowledge) -> Truth {
         match &self.subject {
             Subject::Argument(argument) => match argument.find(arguments) {
                 Ok(value) => self.operator.compare(value, self.equality),
-                Err(_) if self.equality == Equality::ByText => {
-                    self.operator.compare(None, self.equality)
-                }
                 Err(_) => Truth::Open,
             },
             Subject::Counter {

@@ -257,16 +257,46 @@ impl std::fmt::Display for Bound {
     }
 }
 
-fn equal(a: &Value, b: &Value, equality: Equality) -> Truth {
-    if same(a, b) {
+/// Open where some servers read the one as the other: `" 022"` as 22, 1 or `"yes"` as true.
+fn equal(value: &Value, other: &Value, equality: Equality) -> Truth {
+    if same(value, other) {
         return Truth::Yes;
     }
-    match (scalar_text(a), scalar_text(b)) {
+    match (scalar_text(value), scalar_text(other)) {
         (Some(a), Some(b)) if a == b => match equality {
             Equality::ByType => Truth::Open,
             Equality::ByText => Truth::Yes,
         },
+        _ if read_as(value, other) => Truth::Open,
         _ => Truth::No,
+    }
+}
+
+/// Whether a lenient server could read what was sent as the value that a policy means.
+fn read_as(sent: &Value, meant: &Value) -> bool {
+    const WORDS: [&str; 13] = [
+        "", "0", "1", "f", "false", "n", "no", "off", "on", "t", "true", "y", "yes",
+    ];
+    let is_word = |text: &str| WORDS.contains(&text.trim().to_ascii_lowercase().as_str());
+    let truth = |yes: bool| if yes { 1.0 } else { 0.0 };
+    match (sent, meant) {
+        (Value::String(text), Value::Number(number))
+        | (Value::Number(number), Value::String(text)) => {
+            let text = text.trim();
+            match text.parse::<f64>() {
+                Ok(read) => number.as_f64() == Some(read),
+                // In another base, with other digits, with separators; and nothing is 0 to some.
+                Err(_) => text.is_empty() || text.chars().any(char::is_numeric),
+            }
+        }
+        (Value::String(text), Value::Bool(_)) | (Value::Bool(_), Value::String(text)) => {
+            is_word(text)
+        }
+        (Value::Number(number), Value::Bool(yes)) => number
+            .as_f64()
+            .is_some_and(|number| (number != 0.0) == *yes),
+        (Value::Bool(yes), Value::Number(number)) => number.as_f64() == Some(truth(*yes)),
+        _ => false,
     }
 }
 

@@ -90,6 +90,16 @@ pub enum Standing {
     Revoked,
 }
 
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Valid => "valid",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
 impl Grant {
     /// Whether it can be used at a moment, in seconds since 1970.
     #[must_use]
@@ -154,7 +164,7 @@ pub enum Rejected {
     #[error("its token is not known")]
     Unknown,
     /// The grant has ended.
-    #[error("the grant {name} is {standing:?}")]
+    #[error("the grant {name} is {standing}")]
     Ended {
         /// The grant's name.
         name: Arc<str>,
@@ -426,9 +436,11 @@ fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.chars().all(fits)
 }
 
-/// A server that capwarden did not start is called by its address.
+/// A server is called by its command's file name; one that capwarden did not start, by its address.
 fn is_server(text: &str) -> bool {
-    (1..=LONGEST_SERVER).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic())
+    (1..=LONGEST_SERVER).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_graphic())
+        && (text.starts_with("http://") || !text.contains('/'))
 }
 
 fn hex(bytes: &[u8]) -> String {

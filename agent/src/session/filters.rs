@@ -27,6 +27,27 @@ pub fn foresee(
     Ok(filters.cut)
 }
 
+/// Whether a filter stays within another: an error says what is wrong with it, or where it leads
+/// outside, with a packet.
+///
+/// # Errors
+///
+/// One of them does not compile, the requested one can match nothing, or it could not be shown to
+/// stay within.
+pub fn stays_within(
+    requested: String,
+    within: String,
+    link: LinkType,
+    compiler: &Compiler,
+) -> Result<(), GrantError> {
+    let term = |expression, origin| FilterTerm { expression, origin };
+    let terms = [
+        term(requested, FilterOrigin::Requested),
+        term(within, FilterOrigin::Policy),
+    ];
+    Filters::make(&terms, Outside::Deny, link, false, compiler).map(|_| ())
+}
+
 /// All filters of a session.
 pub(super) struct Filters {
     /// For `SOCK_RAW` sockets.

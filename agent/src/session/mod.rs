@@ -15,6 +15,6 @@ mod registry;
 pub use compare::Relation;
 pub use end::*;
 pub use event::{Events, SessionEvent};
-pub use filters::{Cut, foresee};
+pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
 pub use registry::{Attribution, SessionError, Sessions};

@@ -85,6 +85,24 @@ impl StateDirectory {
     }
 }
 
+/// Who else may change what stands at a path: the file or directory itself, or one above it. None
+/// if nobody but root and the own user can; `governed` is counted as somebody else.
+///
+/// # Errors
+///
+/// It cannot be looked at.
+pub fn exposed(path: &Path, governed: Option<u32>) -> io::Result<Option<String>> {
+    let own = rustix::process::geteuid().as_raw();
+    let path = fs::canonicalize(path)?;
+    for at in path.ancestors() {
+        let metadata = fs::symlink_metadata(at)?;
+        if let Some(why) = fault(&metadata, false, own, governed) {
+            return Ok(Some(format!("{} {why}", at.display())));
+        }
+    }
+    Ok(None)
+}
+
 /// What is wrong with a directory of the path, `own` and `governed` being user ids.
 fn fault(metadata: &Metadata, is_last: bool, own: u32, governed: Option<u32>) -> Option<String> {
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);

@@ -18,7 +18,7 @@ pub enum StoreError {
     },
     /// Somebody else may change what is in the directory.
     #[error(
-        "the state would not be safe in {}: {} {why}; change that, or choose another place with XDG_STATE_HOME",
+        "the state would not be safe in {}: {} {why}; change that, or name another with --state",
         .path.display(), .at.display()
     )]
     Exposed {

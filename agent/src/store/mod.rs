@@ -43,7 +43,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use directory::StateDirectory;
+pub use directory::{StateDirectory, exposed};
 pub use error::StoreError;
 pub use slots::{Found, Held, Key, SLOT_CAPACITY, Slots};
 pub use sync::SYNC_EVERY;

@@ -27,6 +27,7 @@ use tokio::{
 };
 
 use super::Metrics;
+use crate::store;
 
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 16;
@@ -166,6 +167,12 @@ impl Endpoint {
 
 /// Binds a Unix socket. One that a killed agent left behind is replaced.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    // Else somebody could put a link in its place, for its mode to be changed.
+    if let Some(why) = store::exposed(directory, None)? {
+        let why = format!("{why}; choose another directory");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
             fs::remove_file(path)?;

@@ -13,11 +13,8 @@ use crate::{
     audit::visible,
     filter::{CompileError, LinkType},
     gate::written_call,
-    policy::{
-        Assumed, Call, FilterOrigin, FilterTerm, InterfaceTerms, LimitUse, Outcome, Outside,
-        Payload, Terms, Unit, Verdict, Window,
-    },
-    session::{Cut, GrantError, foresee},
+    policy::{Assumed, Call, LimitUse, Outcome, Unit, Verdict, Window},
+    session::{Cut, GrantError, foresee, stays_within},
 };
 
 use super::super::{
@@ -137,34 +134,23 @@ fn read(path: &Path) -> Result<Call, Failure> {
 /// Looks at the capture filters as a session would, and at those that must be proved.
 fn foreseen(outcome: &Outcome) -> Result<Foreseen, Failure> {
     let mut foreseen = Foreseen::default();
+    let compiler = enforce::compiler()?;
     if let Some(capture) = outcome.capture() {
-        look(&capture.terms, &mut foreseen)?;
+        look(
+            foresee(&capture.terms, LinkType::EN10MB, &compiler),
+            &mut foreseen,
+        )?;
     }
     for demand in &outcome.decision.proofs {
-        let term = |expression: &String, origin| FilterTerm {
-            expression: expression.clone(),
-            origin,
-        };
-        let terms = Terms {
-            interfaces: InterfaceTerms::Matching(Vec::new()),
-            filters: vec![
-                term(&demand.expression, FilterOrigin::Requested),
-                term(&demand.within, FilterOrigin::Policy),
-            ],
-            outside: Outside::Deny,
-            packets: None,
-            bytes: None,
-            duration: None,
-            snap_length: 0,
-            payload: Payload::Full,
-        };
-        look(&terms, &mut foreseen)?;
+        let (asked, within) = (demand.expression.clone(), demand.within.clone());
+        let proved = stays_within(asked, within, LinkType::EN10MB, &compiler);
+        look(proved.map(|()| None), &mut foreseen)?;
     }
     Ok(foreseen)
 }
 
-fn look(terms: &Terms, foreseen: &mut Foreseen) -> Result<(), Failure> {
-    match foresee(terms, LinkType::EN10MB, &enforce::compiler()?) {
+fn look(found: Result<Option<Cut>, GrantError>, foreseen: &mut Foreseen) -> Result<(), Failure> {
+    match found {
         Ok(cut) => foreseen.cut = cut.or(foreseen.cut.take()),
         Err(GrantError::Filter {
             source: CompileError::ChildFailed(why),

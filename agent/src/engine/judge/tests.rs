@@ -129,7 +129,7 @@ fn limit_that_is_reached_denies_and_says_when() {
     let denial = send(&judge, &plain(), &decision).unwrap_err();
     assert_eq!(
         denial.reason,
-        "The limit of 1 in any 1 h for this grant is reached: 1 of 1 are used."
+        "The limit of 1 in any 1 h for this caller is reached: 1 of 1 are used."
     );
     let instead = denial.instead.unwrap();
     assert_eq!(instead, "Try again at 15:02:23 UTC, in 1 h.");

@@ -10,7 +10,7 @@ use hyper::{
     http::request::Parts,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -36,8 +36,9 @@ use crate::{
 /// How long a client may take to send a message.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// Messages up to this length are read at once; of longer ones only so many at a time.
-const SMALL: u64 = 64 * 1024;
-const LARGE_AT_ONCE: usize = 16;
+const ROOM: usize = 256 << 20;
+/// What the room is given out in.
+const SHARE: usize = 1024;
 /// MCP sessions at once.
 const SESSIONS: usize = 1024;
 /// What is shown of an error page of the server.
@@ -82,7 +83,7 @@ pub(super) struct Front<G: Rooms> {
     clients: Clients<G>,
     server: Arc<str>,
     grants: Option<Arc<Grants>>,
-    large: Semaphore,
+    room: Arc<Semaphore>,
     connections: std::sync::atomic::AtomicU64,
 }
 
@@ -93,6 +94,8 @@ struct Post<G: Rooms> {
     era: Era,
     headers: HeaderMap,
     message: Bytes,
+    /// What it occupies of the room for messages, until it has gone on.
+    _room: OwnedSemaphorePermit,
 }
 
 impl<G: Rooms> Front<G> {
@@ -108,7 +111,7 @@ impl<G: Rooms> Front<G> {
             clients: Clients::new(SESSIONS),
             server: Arc::clone(&plan.server),
             grants: plan.grants.clone(),
-            large: Semaphore::new(LARGE_AT_ONCE),
+            room: Arc::new(Semaphore::new(ROOM / SHARE)),
             connections: 1.into(),
         })
     }
@@ -174,6 +177,7 @@ impl<G: Rooms> Front<G> {
             return Err(not_allowed());
         }
         headers::media(&head.method, &head.headers)?;
+        headers::connection(&head.headers)?;
         let era = headers::era(&head.headers)?;
         if head.method == Method::POST {
             return self.post(visitor, era, head, body).await;
@@ -239,7 +243,8 @@ impl<G: Rooms> Front<G> {
         let response = self
             .upstream
             .send(&head.method, &forwarded, &Bytes::new())
-            .await?;
+            .await
+            .map_err(|(refusal, _)| refusal)?;
         let status = response.status();
         let over = status == StatusCode::NOT_FOUND
             || (head.method == Method::DELETE && status.is_success());
@@ -260,7 +265,7 @@ impl<G: Rooms> Front<G> {
         head: Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
-        let message = self.read(&visitor, body).await?;
+        let (message, room) = self.read(&visitor, body).await?;
         let (era, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
@@ -282,6 +287,7 @@ impl<G: Rooms> Front<G> {
             era,
             headers: head.headers,
             message,
+            _room: room,
         };
         // A task of its own: what is decided is carried through, whether the client waits or not.
         let (sender, receiver) = oneshot::channel();
@@ -292,7 +298,11 @@ impl<G: Rooms> Front<G> {
     }
 
     /// Reads a message whole.
-    async fn read(&self, visitor: &Visitor, body: Incoming) -> Result<Bytes, Refusal> {
+    async fn read(
+        &self,
+        visitor: &Visitor,
+        body: Incoming,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
         let limit = self.gate.bounds().client_line;
         let too_long = |bytes: u64| {
             let answer = self.stateless(visitor).conversation.too_long(bytes);
@@ -307,17 +317,20 @@ impl<G: Rooms> Front<G> {
         if announced.lower() > most {
             return Err(too_long(announced.lower()));
         }
+        type Broken = Box<dyn std::error::Error + Send + Sync>;
         let reading = async {
-            let large = announced.upper().is_none_or(|length| length > SMALL);
-            let _turn = if large {
-                self.large.acquire().await.ok()
-            } else {
-                None
-            };
-            Limited::new(body, limit).collect().await
+            let upper = announced
+                .upper()
+                .and_then(|length| usize::try_from(length).ok());
+            let shares = |length: usize| u32::try_from(length / SHARE + 1).unwrap_or(u32::MAX);
+            let taken = shares(upper.unwrap_or(limit).min(limit));
+            let mut room = Arc::clone(&self.room).acquire_many_owned(taken).await?;
+            let whole = Limited::new(body, limit).collect().await?.to_bytes();
+            drop(room.split(usize::try_from(taken - shares(whole.len()).min(taken))?));
+            Ok::<_, Broken>((whole, room))
         };
         match timeout(BODY_TIME, reading).await {
-            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+            Ok(Ok(read)) => Ok(read),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 Err(too_long(most.saturating_add(1)))
             }
@@ -342,7 +355,14 @@ impl<G: Rooms> Front<G> {
         envelope: &Envelope<'_>,
     ) -> Result<Arc<Client<G>>, Refusal> {
         if era == Era::Stateless {
-            return Ok(self.stateless(visitor));
+            return match headers::session(headers)? {
+                None => Ok(self.stateless(visitor)),
+                // A server that reads the one header only would take it for that session's.
+                Some(_) => Err(Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    "there are no sessions in this revision: leave Mcp-Session-Id out",
+                )),
+            };
         }
         let begins = envelope.method.as_deref() == Some("initialize");
         match headers::session(headers)? {
@@ -491,8 +511,8 @@ impl<G: Rooms> Front<G> {
         let sent = self.upstream.send(&Method::POST, &forwarded, message).await;
         let response = match sent {
             Ok(response) => response,
-            Err(refusal) => {
-                waiting.over(CallEnd::RpcError);
+            Err((refusal, end)) => {
+                waiting.over(end);
                 return Err(refusal.of(id.as_deref()));
             }
         };
@@ -521,7 +541,8 @@ impl<G: Rooms> Front<G> {
         let (head, body) = response.into_parts();
         let id = waiting.id().map(str::to_owned);
         let refuse = |waiting: &mut Waiting<G>, why: &str| {
-            waiting.over(CallEnd::RpcError);
+            // Whatever it says, it was carried out.
+            waiting.over(CallEnd::Lost);
             Err(Refusal::upstream(why).of(id.as_deref()))
         };
         if head.status.is_redirection() || head.status.is_informational() {
@@ -566,10 +587,10 @@ impl<G: Rooms> Front<G> {
                 } else {
                     relay::json(&text, &mut waiting)
                 };
-                waiting.over(if head.status.is_success() {
-                    CallEnd::Lost
-                } else {
+                waiting.over(if head.status.is_client_error() {
                     CallEnd::RpcError
+                } else {
+                    CallEnd::Lost
                 });
                 match answer {
                     Some(answer) => full(answer),
@@ -597,7 +618,11 @@ impl<G: Rooms> Front<G> {
                 full(Bytes::new())
             }
             _ => {
-                waiting.over(CallEnd::RpcError);
+                waiting.over(if head.status.is_client_error() {
+                    CallEnd::RpcError
+                } else {
+                    CallEnd::Lost
+                });
                 let page = Limited::new(body, ERROR_PAGE).collect().await;
                 full(
                     page.map(http_body_util::Collected::to_bytes)

@@ -381,16 +381,41 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
+/// Whether the client may have headers dropped that the request is understood by: who names them
+/// in `Connection` would have the server read another request than was checked.
+pub(super) fn connection(headers: &HeaderMap) -> Result<(), Refusal> {
+    const CHECKED: [&str; 6] = [
+        "accept",
+        "authorization",
+        "content-type",
+        "host",
+        "last-event-id",
+        "origin",
+    ];
+    match named_in_connection(headers)
+        .find(|name| name.starts_with("mcp-") || CHECKED.contains(&name.as_str()))
+    {
+        None => Ok(()),
+        Some(name) => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "the header {name} concerns more than this connection: leave it out of Connection"
+            ),
+        )),
+    }
+}
+
+fn named_in_connection(headers: &HeaderMap) -> impl Iterator<Item = String> {
+    let values = headers.get_all("connection").iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase())
+}
+
 /// The headers that go on: all but those of the connection, and those that open a server to other
 /// sites' pages.
 pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<String> = headers
-        .get_all("connection")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
+    let named: Vec<String> = named_in_connection(headers).collect();
     let mut kept = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         let text = name.as_str();

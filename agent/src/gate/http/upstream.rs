@@ -14,6 +14,7 @@ use hyper_util::{
 use tokio::time::{Instant, sleep};
 
 use super::refusal::Refusal;
+use crate::gate::CallEnd;
 
 /// How long a connection that is not used is kept. Servers close theirs after five seconds.
 const IDLE: Duration = Duration::from_secs(4);
@@ -31,6 +32,9 @@ pub enum AddressError {
     /// It is no address.
     #[error("an address is written http://127.0.0.1:8000/mcp")]
     Malformed,
+    /// It is not plain HTTP.
+    #[error("{0} is not written http://: a server on this host is asked without TLS")]
+    Scheme(String),
     /// It is not on this host.
     #[error(
         "{0} is not on this host, and what is said to it would be readable on the way: only http://127.0.0.1, http://[::1] and http://localhost are reached"
@@ -47,20 +51,17 @@ impl std::str::FromStr for UpstreamAddress {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let elsewhere = || AddressError::Elsewhere(text.to_owned());
         if uri.scheme_str() != Some("http") {
+            return Err(AddressError::Scheme(text.to_owned()));
+        }
+        let loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if host != "localhost" && !loopback(host.trim_start_matches('[').trim_end_matches(']')) {
             return Err(elsewhere());
         }
         if authority.contains('@') || uri.port_u16().is_none() {
             return Err(AddressError::Malformed);
         }
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let local = bare
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
-        if local {
-            return Ok(Self(uri));
-        }
         if host != "localhost" {
-            return Err(elsewhere());
+            return Ok(Self(uri));
         }
         // Not looked up: it is what it says.
         text.replacen("localhost", "127.0.0.1", 1)
@@ -101,13 +102,14 @@ impl Upstream {
         }
     }
 
-    /// Sends a request; returns when the response's head is there.
+    /// Sends a request; returns when the response's head is there. An error says too what is known
+    /// of a call in it: nothing was sent if nobody listened, else it may have been carried out.
     pub(super) async fn send(
         &self,
         method: &Method,
         headers: &HeaderMap,
         body: &Bytes,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<Incoming>, (Refusal, CallEnd)> {
         loop {
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = method.clone();
@@ -120,14 +122,19 @@ impl Upstream {
                     sleep(RETRY).await;
                 }
                 Err(error) => {
+                    let nobody = error.is_connect();
                     let error: &dyn std::error::Error = &error;
                     let cause = error
                         .source()
                         .map_or_else(|| error.to_string(), ToString::to_string);
                     tracing::warn!(address = %self.address, cause, "the server cannot be reached");
-                    return Err(Refusal::upstream(format!(
-                        "the server behind capwarden cannot be reached: {cause}"
-                    )));
+                    let end = if nobody {
+                        CallEnd::RpcError
+                    } else {
+                        CallEnd::Lost
+                    };
+                    let why = format!("the server behind capwarden cannot be reached: {cause}");
+                    return Err((Refusal::upstream(why), end));
                 }
             }
         }
@@ -152,8 +159,12 @@ mod tests {
             address("http://localhost:8000/mcp").as_deref(),
             Ok("http://127.0.0.1:8000/mcp")
         );
+        assert!(matches!(
+            address("https://127.0.0.1:8000/mcp"),
+            Err(AddressError::Scheme(_))
+        ));
         for elsewhere in [
-            "https://127.0.0.1:8000/mcp",
+            "http://example.com/mcp",
             "http://10.0.0.1:8000/mcp",
             "http://localhost.example:80/",
             "http://0.0.0.0:80/",

@@ -27,7 +27,7 @@ fn limits_are_told_with_the_next_time_that_works() {
     let (reason, instead) = told(2 * MINUTE + 23 * SECOND, 10, &ten);
     assert_eq!(
         reason,
-        "The limit of 10 per minute for this grant is reached: 10 of 10 are used."
+        "The limit of 10 per minute for this caller is reached: 10 of 10 are used."
     );
     assert_eq!(instead, "Try again at 14:03:00 UTC, in 37 s.");
 
@@ -48,7 +48,7 @@ fn limits_are_told_with_the_next_time_that_works() {
     let (reason, instead) = told(1, 2, &sliding);
     assert_eq!(
         reason,
-        "The limit of 2 in any 1 min 30 s for this grant is reached: 2 of 2 are used."
+        "The limit of 2 in any 1 min 30 s for this caller is reached: 2 of 2 are used."
     );
     assert_eq!(
         instead, "Try again at 14:01:31 UTC, in 1 min 30 s.",
@@ -73,7 +73,7 @@ fn limits_are_told_with_the_next_time_that_works() {
     let (reason, instead) = told(0, 0, &huge);
     assert_eq!(
         reason,
-        "This call would use 11, and at most 10 per minute is allowed for this grant."
+        "This call would use 11, and at most 10 per minute is allowed for this caller."
     );
     assert_eq!(instead, "Ask for at most 10.");
 

@@ -57,7 +57,7 @@ fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
         Tree::Text(word) if word == "deny" => {
             return Err(field.fault(
                 "denies without a reason",
-                "Write `{ deny: \"reason\" }`: the reason is what the model gets to read.",
+                "Write `{ deny: \"reason\" }`: the reason is for whoever reads the policy; the model is told that there is no such tool.",
             ));
         }
         Tree::Text(_) => return Err(field.fault("is no rule", HELP)),
@@ -93,7 +93,7 @@ fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
 }
 
 fn reason(deny: &Field<'_>) -> Loaded<String> {
-    const HELP: &str = "Write the reason as a string: it is what the model gets to read.";
+    const HELP: &str = "Write the reason as a string: it is for whoever reads the policy.";
     let reason = deny.text("a reason", HELP)?.trim();
     let reason = reason.trim_end_matches('.');
     if reason.is_empty() || reason.chars().any(char::is_control) {

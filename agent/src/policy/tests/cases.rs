@@ -255,11 +255,13 @@ fn operators(dialect: Dialect) -> usize {
         assert_eq!(policy.dialect(), dialect);
         let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
         assert!(!list("yes").is_empty() || !list("no").is_empty(), "{row}");
-        let truths = ["yes", "no", "open", "text"].into_iter().flat_map(|truth| {
-            list(truth)
-                .into_iter()
-                .map(move |value| (truth, json!({"v": value})))
-        });
+        let truths = ["yes", "no", "open", "text", "read"]
+            .into_iter()
+            .flat_map(|truth| {
+                list(truth)
+                    .into_iter()
+                    .map(move |value| (truth, json!({"v": value})))
+            });
         let none = row["none"].as_str().unwrap();
         let nothing = [json!({}), json!({"v": null}), json!({"w": 1})];
         for (truth, arguments) in truths.chain(nothing.map(|arguments| (none, arguments))) {
@@ -268,6 +270,7 @@ fn operators(dialect: Dialect) -> usize {
                 ("text", Dialect::PolicyLayer) => "open",
                 ("text", _) if negative => "no",
                 ("text", _) => "yes",
+                ("read", _) => "open",
                 (truth, _) => truth,
             };
             for (tool, allowed) in [("require", truth == "yes"), ("deny_if", truth == "no")] {
