@@ -35,6 +35,23 @@ fn connect(stage: &Stage, socket: &Path, name: &str) -> Result<Client> {
 }
 
 #[test]
+fn local_socket_is_not_put_where_a_user_could_swap_it() -> Result<()> {
+    let stage = Stage::new()?;
+    let script = stage.write("hostile.py", SERVER)?;
+    // This directory is the server's own user's.
+    let listen = format!("unix:{}", stage.capture("socket").display());
+    let server = [&*python("python3")?, &*script];
+    let mut agent = stage.run_with(POLICY, &["--listen", &listen], &server)?;
+    ensure!(!agent.exit()?.success());
+    let told = stage.stderr()?;
+    ensure!(
+        told.contains("belongs to user") && told.contains("choose another directory"),
+        "{told}"
+    );
+    Ok(())
+}
+
+#[test]
 fn local_clients_have_servers_and_captures_of_their_own() -> Result<()> {
     let stage = Stage::new()?;
     let script = stage.write("hostile.py", SERVER)?;

@@ -158,8 +158,13 @@ fn metrics_are_what_the_audit_log_says() -> Result<()> {
     }
     let mut denials = BTreeMap::<String, u64>::new();
     for call in calls.iter().filter(|call| text(call, "verdict") == "deny") {
-        let rule = text(call, "rule").split_whitespace().nth(1).unwrap_or("");
-        let cause = if rule.is_empty() { "hidden" } else { "policy" };
+        let (cause, rule) = match text(call, "reason") {
+            "the tool is hidden" => ("hidden", ""),
+            _ => (
+                "policy",
+                text(call, "rule").split_whitespace().nth(1).unwrap_or(""),
+            ),
+        };
         let series = format!("denials_total{{cause={cause},rule={rule}}}");
         *denials.entry(series).or_default() += 1;
     }

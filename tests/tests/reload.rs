@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
     agent::wait_for,
     mcp::{Client, PATIENCE},
-    stage::{Stage, granted, packets, python, text},
+    stage::{Stage, granted, packets, python, text, user},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -67,6 +67,24 @@ fn tools(client: &mut Client) -> Result<Vec<String>> {
 
 fn told_of_tools(client: &mut Client) -> Result<()> {
     client.wait(PATIENCE, |message| text(message, "method") == CHANGED)?;
+    Ok(())
+}
+
+#[test]
+fn policy_that_the_server_could_change_is_not_loaded_again() -> Result<()> {
+    let stage = Stage::new()?;
+    let script = stage.write("hostile.py", SERVER)?;
+    let mut agent = stage.run(SECOND, &[&python("python3")?, &script])?;
+    agent.shake_hands()?;
+    std::os::unix::fs::chown(stage.path("policy.yaml"), Some(user()), None)?;
+    fs::write(stage.path("policy.yaml"), FIRST)?;
+    let refused = settled(&stage, 0, 1)?;
+    let why = refused.last().map(|refusal| text(refusal, "why"));
+    ensure!(
+        why.is_some_and(|why| why.contains("the server could change it")),
+        "{why:?}"
+    );
+    ensure!(tools(&mut agent)? == ["echo"]);
     Ok(())
 }
 

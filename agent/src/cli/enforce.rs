@@ -56,6 +56,8 @@ pub(super) fn policy_to_follow(
         Ok(Some(why)) => Some(format!(
             "the server could change it, so it is not loaded again: {why}"
         )),
+        // It cannot be read either, and that is told.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => Some(format!("cannot be looked at: {error}")),
     };
     let file = path.to_owned();

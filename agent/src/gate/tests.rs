@@ -242,6 +242,24 @@ async fn tools_none_hidden_list_keeps_every_byte() {
 }
 
 #[tokio::test]
+async fn tools_that_readers_find_in_two_places_are_not_shown() {
+    let mut rig = Rig::new();
+    for list in [
+        r#"{"tools":[{"name":"a"}],"tools":[{"name":"hidden"}]}"#,
+        r#"{"tools":[{"name":"a"}],"Tools":[{"name":"hidden"}]}"#,
+    ] {
+        let answer = format!(r#"{{"id":8,"result":{list}}}"#);
+        rig.server.say(&answer).await;
+        assert_eq!(
+            rig.client.hear().await,
+            "{\"id\":8,\"result\":{\"tools\":[]}}\n"
+        );
+    }
+    rig.client.say(r#"{"id":1,"method":"Tools/List"}"#).await;
+    assert!(rig.client.hear().await.contains("-32600"));
+}
+
+#[tokio::test]
 async fn tools_list_in_a_batch_or_unasked_is_cut_too() {
     let mut rig = Rig::new();
     let list = r#"{"id":8,"result":{"tools":[{"name":"hidden"}]}}"#;

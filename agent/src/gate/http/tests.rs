@@ -732,6 +732,14 @@ async fn stateless_headers_must_say_what_the_body_says() {
     assert_eq!(rig.post(&headers, &old).await.code(), Some(-32020));
     let none = body.replace("io.modelcontextprotocol/protocolVersion", "x");
     assert_eq!(rig.post(&headers, &none).await.code(), Some(-32602));
+    // A session belongs to another era, and a server may read that header only.
+    let session = format!("{headers}Mcp-Session-Id: s\r\n");
+    assert_eq!(rig.post(&session, &body).await.status, 400);
+    // What is checked here must reach the server.
+    for named in ["mcp-protocol-version", "close, Mcp-Name", "Authorization"] {
+        let dropped = format!("{headers}Connection: {named}\r\n");
+        assert_eq!(rig.post(&dropped, &body).await.status, 400, "{named}");
+    }
     let unknown = headers.replace("2026-07-28", "2027-01-01");
     let reply = rig.post(&unknown, &body).await;
     assert_eq!((reply.status, reply.code()), (400, Some(-32022)));

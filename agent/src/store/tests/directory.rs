@@ -3,10 +3,11 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::Path,
 };
 
 use super::{NOBODY, directory};
-use crate::store::{StateDirectory, StoreError};
+use crate::store::{StateDirectory, StoreError, exposed};
 
 #[test]
 fn directory_is_made_for_the_owner_alone() {
@@ -35,6 +36,23 @@ fn directories_that_others_can_change_are_refused() {
     // As /tmp is: nobody can rename what belongs to somebody else.
     mode(home.path(), 0o1777);
     StateDirectory::open(directory.path(), Some(NOBODY)).unwrap();
+}
+
+#[test]
+fn what_others_can_change_is_told_of_any_path() {
+    let (home, directory) = directory();
+    let file = home.path().join("policy.yaml");
+    fs::write(&file, "").unwrap();
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let why = |path: &Path| exposed(path, None).unwrap();
+    assert_eq!((why(&file), why(directory.path())), (None, None));
+    mode(&file, 0o664);
+    assert!(why(&file).is_some_and(|why| why.contains("policy.yaml may be changed by others")));
+    mode(&file, 0o644);
+    mode(home.path(), 0o777);
+    assert!(why(&file).is_some_and(|why| why.contains("may be changed by others")));
+    assert!(exposed(&home.path().join("none"), None).is_err());
 }
 
 #[test]
