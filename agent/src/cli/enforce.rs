@@ -11,7 +11,7 @@ use crate::{
     policy::{Denial, Policy, PolicyFilter, RuleRef},
     principal::{self, Grants},
     session::{GrantError, SessionError},
-    store::{self, StateDirectory},
+    store::StateDirectory,
 };
 
 use super::{
@@ -44,32 +44,13 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Loads a policy for use, to be loaded again in the same way when it changes: but not if `governed`,
-/// as whom the server runs, may change it, since then the server could.
-pub(super) fn policy_to_follow(
-    path: &Path,
-    governed: Option<&Credentials>,
-) -> Result<(Policy, Reload), Failure> {
-    let user = governed.map(|credentials| credentials.user);
-    let exposed = move |path: &Path| match store::exposed(path, user) {
-        Ok(None) => None,
-        Ok(Some(why)) => Some(format!(
-            "the server could change it, so it is not loaded again: {why}"
-        )),
-        // It cannot be read either, and that is told.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => Some(format!("cannot be looked at: {error}")),
-    };
+/// Loads a policy for use, to be loaded again in the same way when it changes.
+pub(super) fn policy_to_follow(path: &Path) -> Result<(Policy, Reload), Failure> {
     let file = path.to_owned();
-    let reload = Reload::new(path, move || match exposed(&file) {
-        Some(why) => Err(format!("{}: {why}", file.display())),
-        None => load_policy(&file).map_err(|failure| failure.in_a_line()),
+    let reload = Reload::new(path, move || {
+        load_policy(&file).map_err(|failure| failure.in_a_line())
     });
-    let policy = load_policy(path)?;
-    if let Some(why) = exposed(path) {
-        tracing::warn!(policy = %path.display(), "{why}");
-    }
-    Ok((policy, reload))
+    Ok((load_policy(path)?, reload))
 }
 
 /// A policy's filter that does not compile, and where it is written.

@@ -123,11 +123,9 @@ impl Run {
 
     /// Clients on a Unix socket, each with a stdio server.
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
-        // A wrong policy is told before what it takes to start is.
-        enforce::check_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, Some(&credentials))?;
         let plan = LocalPlan {
             socket,
             server: self.server,
@@ -142,11 +140,9 @@ impl Run {
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        // A wrong policy is told before what it takes to start is.
-        enforce::check_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, Some(&credentials))?;
         let plan = RunPlan {
             server: self.server,
             judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
@@ -160,7 +156,7 @@ impl Run {
 
     /// In front of an HTTP server.
     fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
-        enforce::check_policy(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
             Some(_) => engine::server_name(self.server.first()),
@@ -181,7 +177,6 @@ impl Run {
             None
         };
         let credentials = governed.as_ref().map(|(_, credentials)| credentials);
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, credentials)?;
         let judge = enforce::judge(policy, self.state.as_deref(), credentials)?;
         let grants = if self.anonymous {
             tracing::warn!(

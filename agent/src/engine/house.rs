@@ -9,7 +9,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Degraded, EngineError, Outcome};
+use super::{
+    Degraded, EngineError, Judge, Outcome,
+    record::RecordKeeper,
+    reload::{Reload, follow_policy},
+    timed::Timed,
+};
 use crate::{
     filter::Compiler,
     kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
@@ -79,6 +84,20 @@ pub(super) async fn metrics(
     let serving = endpoint.serve(Arc::clone(&metrics)).await?;
     tracing::info!(at = %serving.endpoint(), "metrics");
     Ok((Some(metrics), Some(serving)))
+}
+
+/// Whoever decides, by a policy that is loaded again for as long as the other part is kept.
+/// `governed` is the user that servers run as, if any is started.
+pub(super) fn decider(
+    judge: Judge,
+    reload: Reload,
+    governed: Option<u32>,
+    record: &RecordKeeper,
+    metrics: Option<Arc<Metrics>>,
+) -> io::Result<(Timed<Arc<Judge>>, JoinSet<()>)> {
+    let judge = Arc::new(judge.telling(record.approvals()));
+    let following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
+    Ok((Timed::new(judge, metrics), following))
 }
 
 /// Keeps the grants right while interfaces come, go and are renamed. Ends only if the host can no

@@ -24,7 +24,7 @@ use super::{
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
-    reload::{Reload, follow_policy},
+    reload::Reload,
     timed::Timed,
 };
 use crate::{
@@ -118,16 +118,13 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
         let routes = Arc::clone(&routes);
         async move { routes.carry(ended).await }
     });
-    let judge = Arc::new(plan.judge.telling(record.approvals()));
-    let reporter = record
-        .observer()
-        .ok_or_else(|| io::Error::other("the record is closed"))?;
-    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
+    let user = Some(plan.credentials.user);
+    let (judge, following) = house::decider(plan.judge, plan.reload, user, &record, metrics)?;
     let local = Arc::new(Local {
         name: server_name(plan.server.first()),
         server: plan.server,
         credentials: plan.credentials,
-        judge: Arc::new(Timed::new(judge, metrics)),
+        judge: Arc::new(judge),
         events,
         routes,
     });
@@ -160,7 +157,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
             );
             continue;
         }
-        let Some(observer) = record.observer() else {
+        let Ok(observer) = record.observer() else {
             break ("the record is closed", None);
         };
         number += 1;

@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsString,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -265,10 +266,11 @@ impl RecordKeeper {
         })
     }
 
-    pub(super) fn observer(&self) -> Option<GateObserver> {
+    pub(super) fn observer(&self) -> io::Result<GateObserver> {
         let breaks = self.breaks.clone();
-        let entries = self.entries.clone()?;
-        Some(GateObserver {
+        let closed = || io::Error::other("the record is closed");
+        let entries = self.entries.clone().ok_or_else(closed)?;
+        Ok(GateObserver {
             entries,
             breaks,
             waiting: Arc::clone(&self.waiting),

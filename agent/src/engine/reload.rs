@@ -2,7 +2,8 @@
 //!
 //! On SIGHUP, and when the file has changed, it is loaded and checked as at the start. One that
 //! cannot be used changes nothing: the policy that was loaded before stays, and that is told in
-//! the log and the record. Sessions keep what they were granted, counters what they counted.
+//! the log and the record. Neither is one loaded that the governed server's user could change, since
+//! then the server could grant itself what it likes. Sessions keep what they were granted, counters what they counted.
 
 use std::{
     fmt, fs, io,
@@ -22,7 +23,7 @@ use super::{
     Judge,
     record::{GateObserver, PolicySource},
 };
-use crate::{kernel::FileWatch, policy::Policy};
+use crate::{kernel::FileWatch, policy::Policy, store};
 
 /// How long a file must have stayed as it is: it may still be written.
 const QUIET: Duration = Duration::from_millis(500);
@@ -85,12 +86,29 @@ impl Stamp {
     }
 }
 
-/// Loads the policy again whenever there is reason to, until it is dropped.
+/// Why a policy file is not to be loaded again: `governed`, as whom servers run, could change it.
+fn unsafe_to_load(path: &Path, governed: Option<u32>) -> Option<String> {
+    let why = match store::exposed(path, governed) {
+        Ok(None) => return None,
+        // It cannot be read either, and that is told.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Ok(Some(why)) => format!("the server could change it, so it is not loaded again: {why}"),
+        Err(error) => format!("cannot be looked at: {error}"),
+    };
+    Some(format!("{}: {why}", path.display()))
+}
+
+/// Loads the policy again whenever there is reason to, until it is dropped. `governed` is the user
+/// that servers run as, if any is started.
 pub(super) fn follow_policy(
     reload: Reload,
+    governed: Option<u32>,
     judge: Arc<Judge>,
     record: GateObserver,
 ) -> io::Result<JoinSet<()>> {
+    if let Some(why) = unsafe_to_load(&reload.path, governed) {
+        tracing::warn!("{why}");
+    }
     let mut asked = signal(SignalKind::hangup())?;
     let mut watch = FileWatch::new(&reload.path)
         .inspect_err(|error| {
@@ -100,6 +118,7 @@ pub(super) fn follow_policy(
     let mut follower = Follower {
         seen: reload.stamp,
         reload,
+        governed,
         judge,
         record,
         failed: false,
@@ -136,6 +155,7 @@ pub(super) fn follow_policy(
 
 struct Follower {
     reload: Reload,
+    governed: Option<u32>,
     judge: Arc<Judge>,
     record: GateObserver,
     /// The file's state when it was last loaded.
@@ -168,8 +188,12 @@ impl Follower {
 
     /// Loads the policy, whatever has happened. One that is the same is told of unless `quiet`.
     async fn load(&mut self, quiet: bool) {
-        let load = Arc::clone(&self.reload.load);
-        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        let (reload, governed) = (self.reload.clone(), self.governed);
+        let load = move || match unsafe_to_load(&reload.path, governed) {
+            Some(why) => Err(why),
+            None => (reload.load)(),
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.unwrap_or_else(|error| Err(error.to_string()));
         let current = self.judge.policy();
         let before = PolicySource::of(&current);

@@ -1,6 +1,6 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::{ffi::OsString, io, sync::Arc};
+use std::{ffi::OsString, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -9,8 +9,7 @@ use super::{
     house::{self, StopSignals},
     pipe::{Pipe, server_name},
     record::{PolicySource, RecordKeeper, Started},
-    reload::{Reload, follow_policy},
-    timed::Timed,
+    reload::Reload,
 };
 use crate::{
     audit::Log,
@@ -66,15 +65,12 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let closed = || io::Error::other("the record is closed");
-    let observer = record.observer().ok_or_else(closed)?;
-    let judge = Arc::new(plan.judge.telling(record.approvals()));
-    let reporter = record.observer().ok_or_else(closed)?;
-    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
+    let user = Some(plan.credentials.user);
+    let (judge, following) = house::decider(plan.judge, plan.reload, user, &record, metrics)?;
     let gate = Gate {
-        policy: Timed::new(judge, metrics),
+        policy: judge,
         captures: sessions.clone(),
-        observer,
+        observer: record.observer()?,
         bounds: Bounds::default(),
     };
     let pipe = Pipe {

@@ -8,7 +8,7 @@ use super::{
     EngineError, Judge, Outcome,
     house::{self, StopSignals},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
-    reload::{Reload, follow_policy},
+    reload::Reload,
     timed::Timed,
 };
 use crate::{
@@ -94,15 +94,16 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let closed = || io::Error::other("the record is closed");
-    let observer = record.observer().ok_or_else(closed)?;
-    let judge = Arc::new(plan.judge.telling(record.approvals()));
-    let reporter = record.observer().ok_or_else(closed)?;
-    let following = follow_policy(plan.reload, Arc::clone(&judge), reporter)?;
+    let observer = record.observer()?;
+    let governed_user = plan
+        .server
+        .as_ref()
+        .map(|(_, credentials)| credentials.user);
+    let (judge, following) =
+        house::decider(plan.judge, plan.reload, governed_user, &record, metrics)?;
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
-    let judge = Timed::new(judge, metrics);
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
