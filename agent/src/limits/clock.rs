@@ -92,14 +92,15 @@ impl Hand {
 
     /// The hand at a later moment.
     pub(super) fn moved(self, reading: Reading) -> Self {
-        let elapsed = if reading.boot == self.boot {
-            reading.since_boot.saturating_sub(self.since_boot)
+        let (elapsed, since_boot) = if reading.boot == self.boot {
+            let elapsed = reading.since_boot.saturating_sub(self.since_boot);
+            (elapsed, reading.since_boot.max(self.since_boot))
         } else {
-            0
+            (0, reading.since_boot)
         };
         Self {
             at: reading.wall.max(self.at.saturating_add(elapsed / 2)),
-            since_boot: reading.since_boot,
+            since_boot,
             boot: reading.boot,
         }
     }
