@@ -591,6 +591,12 @@ impl Counters for View<'_> {
     }
 }
 
+impl Counters for &View<'_> {
+    fn count(&self, counter: &str, scope: Scope, window: Window) -> u64 {
+        View::count(self, counter, scope, window)
+    }
+}
+
 impl fmt::Debug for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The secret is nobody's business.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -95,7 +96,11 @@ fn used(judge: &Judge) -> u64 {
 }
 
 fn send(judge: &Judge, call: &Call, decision: &Decision) -> Result<Ticket, Box<Denial>> {
-    judge.reserve(&caller(), call, &judge.policy(), decision)
+    let policy = judge.policy();
+    let caller = caller();
+    let reserved = judge.reserve(&caller, call, &policy, decision);
+    // Counters in memory are there at once.
+    reserved.now_or_never().unwrap()
 }
 
 #[test]
@@ -202,6 +207,8 @@ fn only_the_caller_itself_comes_again() {
         assert!(
             judge
                 .reserve(&other, &plain(), &judge.policy(), &decision)
+                .now_or_never()
+                .unwrap()
                 .is_err(),
             "{other:?}"
         );

@@ -18,7 +18,7 @@ const LONGEST_PASSWORD: usize = 4 << 10;
 pub struct Address {
     pub(super) place: Place,
     /// Whom the password is for; without one, Redis's default user.
-    pub(super) user: Option<String>,
+    pub(in crate::limits) user: Option<String>,
     /// Which of the server's databases.
     pub(super) database: u32,
 }

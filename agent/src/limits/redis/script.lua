@@ -22,6 +22,8 @@ if not wall then
   local time = redis.call('TIME')
   wall = tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
+-- A clock that is told may stand while this server's, by which keys expire, goes on.
+local spare = ARGV[2] == '' and 0 or 86400000
 
 local floor, fmod, max_of, min_of = math.floor, math.fmod, math.max, math.min
 
@@ -310,7 +312,7 @@ local function keep(key, record)
   if target <= wall then
     redis.call('DEL', key)
   else
-    local left = min_of(floor((target - wall) / 1000) + 1, 100000000000000)
+    local left = min_of(floor((target - wall) / 1000) + 1 + spare, 100000000000000)
     redis.call('SET', key, encode(record), 'PX', text(left))
   end
 end
