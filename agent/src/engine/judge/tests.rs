@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    limits::{Clock, Reading},
+    limits::Reading,
     policy::{LimitUse, Refund, RuleRef, Unit},
     principal::Principal,
 };
@@ -21,20 +21,14 @@ fn judge() -> Judge {
 }
 
 /// 2026-11-21 14:02:23 UTC, for ever.
-struct StandingClock;
-
-impl Clock for StandingClock {
-    fn read(&self) -> Reading {
-        Reading {
-            wall: 1_795_269_743_000_000,
-            since_boot: 1,
-            boot: 1,
-        }
-    }
-}
+const STANDING: Reading = Reading {
+    wall: 1_795_269_743_000_000,
+    since_boot: 1,
+    boot: 1,
+};
 
 fn judge_of(policy: Policy) -> Judge {
-    let limits = Limits::in_memory_with(StandingClock).unwrap();
+    let limits = Limits::in_memory_with(STANDING).unwrap();
     Judge::new(policy, Arc::new(limits))
 }
 
