@@ -221,7 +221,12 @@ fn nothing_is_left_behind() {
         limits.settle(reservation, Settle::NotMade);
         let counters = limits.counters(&caller, "start");
         assert_eq!(counters.count("starts", Scope::Grant, window), 0);
-        assert_eq!(ask(&["DBSIZE"]), ":0\r\n", "{window:?}: nothing counts");
+        // Its own time may be ahead by what the question took to get there: so long it is kept.
+        let gone = (0..1_000).any(|_| {
+            thread::sleep(Duration::from_millis(1));
+            ask(&["DBSIZE"]) == ":0\r\n"
+        });
+        assert!(gone, "{window:?}: nothing counts");
     }
 }
 
