@@ -15,6 +15,7 @@ use crate::{
 };
 
 use super::{
+    counters::Counters,
     exit::Exit,
     failure::{Account, Failure},
     values::User,
@@ -142,17 +143,24 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
     Ok(credentials)
 }
 
-/// Who decides, with the counters of this state directory, or of the usual one.
+/// Who decides, with what is kept in this state directory, or in the usual one; and with counters
+/// that are shared, where they are.
 pub(super) fn judge(
     policy: Policy,
     state: Option<&Path>,
+    counters: &Counters,
     governed: Option<&Credentials>,
 ) -> Result<Judge, Failure> {
+    let server = counters.server()?;
     let open = || -> Result<(Limits, StateDirectory), LimitsError> {
         let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
         let user = governed.map(|credentials| credentials.user);
         let directory = StateDirectory::open(&place, user)?;
-        Ok((Limits::open(&directory)?, directory))
+        let limits = match server {
+            Some(server) => Limits::shared(server)?,
+            None => Limits::open(&directory)?,
+        };
+        Ok((limits, directory))
     };
     match open() {
         Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits))

@@ -10,6 +10,7 @@ mod approvals;
 mod approve;
 mod audit;
 mod completions;
+mod counters;
 mod deny;
 mod doctor;
 mod enforce;

@@ -12,6 +12,7 @@ use crate::{
 };
 
 use super::{
+    counters::Counters,
     enforce,
     exit::Exit,
     failure::{Account, Failure},
@@ -54,6 +55,8 @@ pub(super) struct Run {
     /// otherwise $XDG_STATE_HOME/capwarden/state.
     #[arg(long, value_name = "DIR")]
     pub(super) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) counters: Counters,
     /// Serve metrics here: 127.0.0.1:9464 or unix:/PATH
     ///
     /// For Prometheus, at /metrics, in the OpenMetrics text format. On a loopback address, every
@@ -129,7 +132,12 @@ impl Run {
         let plan = LocalPlan {
             socket,
             server: self.server,
-            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
+            judge: enforce::judge(
+                policy,
+                self.state.as_deref(),
+                &self.counters,
+                Some(&credentials),
+            )?,
             credentials,
             metrics: self.metrics,
             reload,
@@ -145,7 +153,12 @@ impl Run {
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
             server: self.server,
-            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
+            judge: enforce::judge(
+                policy,
+                self.state.as_deref(),
+                &self.counters,
+                Some(&credentials),
+            )?,
             credentials,
             metrics: self.metrics,
             reload,
@@ -177,7 +190,7 @@ impl Run {
             None
         };
         let credentials = governed.as_ref().map(|(_, credentials)| credentials);
-        let judge = enforce::judge(policy, self.state.as_deref(), credentials)?;
+        let judge = enforce::judge(policy, self.state.as_deref(), &self.counters, credentials)?;
         let grants = if self.anonymous {
             tracing::warn!(
                 "--anonymous: every user and every program of this host may call what the policy allows"

@@ -96,6 +96,9 @@ pub(super) fn decider(
     metrics: Option<Arc<Metrics>>,
 ) -> io::Result<(Timed<Arc<Judge>>, JoinSet<()>)> {
     let judge = Arc::new(judge.telling(record.approvals()));
+    if let Some(metrics) = &metrics {
+        metrics.unavailable_limits_are(judge.unavailable());
+    }
     let following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
     Ok((Timed::new(judge, metrics), following))
 }

@@ -25,7 +25,7 @@ mod waiting;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
 };
 
 use serde_json::json;
@@ -37,7 +37,7 @@ use crate::{
     approval::{Approvals, Clerk, Event, Used},
     filter::Compiler,
     gate::{CallEnd, Decide},
-    limits::{LimitReached, Limits, Refused, Reservation, Settle},
+    limits::{LimitReached, Limits, LimitsError, Refused, Reservation, Settle},
     policy::{
         Call, Counters, Decision, Denial, Knowledge, Policy, RuleRef, Scope, Verdict, Window,
     },
@@ -148,6 +148,11 @@ impl Judge {
         }
     }
 
+    /// How often calls were refused because the counters could not be asked.
+    pub(super) fn unavailable(&self) -> Arc<AtomicU64> {
+        self.limits.unavailable()
+    }
+
     /// The policy that decides now.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
@@ -186,7 +191,7 @@ impl Judge {
     }
 
     /// Reserves what a call uses, if it is allowed by all the rest.
-    fn reserve(
+    async fn reserve(
         &self,
         caller: &Caller,
         call: &Call,
@@ -199,12 +204,18 @@ impl Judge {
         let mark = self.waiting.mark(caller, call);
         let (tool, uses) = (call.tool.as_str(), &decision.uses);
         let (reserved, rounds) = match self.waiting.take(mark) {
-            None => (self.limits.reserve(caller, tool, uses), 0),
+            None => {
+                let nothing = Reservation::default();
+                let reserved = self.limits.replace_async(&nothing, caller, tool, uses);
+                (reserved.await, 0)
+            }
             Some(earlier) => {
                 let rounds = earlier.rounds + 1;
+                let reserved = &earlier.reservation;
                 let reserved = self
                     .limits
-                    .replace(&earlier.reservation, caller, tool, uses);
+                    .replace_async(reserved, caller, tool, uses)
+                    .await;
                 if reserved.is_err() {
                     self.waiting.keep(earlier);
                 }
@@ -219,11 +230,7 @@ impl Judge {
                 approved: None,
             }),
             Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
-            Err(Refused::Unavailable(error)) => {
-                tracing::error!(%error, "limits cannot be checked");
-                let reason = format!("The limits of this call cannot be checked: {error}.");
-                Err(Denial::new(reason, first.rule.clone()).into())
-            }
+            Err(Refused::Unavailable(error)) => Err(unchecked(&error, &first.rule).into()),
         }
     }
 }
@@ -254,12 +261,18 @@ impl Decide for Judge {
     }
 
     async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
-        let known = Known {
-            counters: self.limits.counters(caller, &call.tool),
-            judge: self,
-        };
         let policy = self.policy();
-        let mut decision = Policy::decide(&policy, call, &known);
+        let decided = self.limits.deciding(caller, &call.tool, |counters| {
+            let judge = self;
+            Policy::decide(&policy, call, &Known { counters, judge })
+        });
+        let mut decision = match decided.await {
+            Ok(decision) => decision,
+            Err(error) => {
+                let denial = unchecked(&error, policy.rule(&call.tool));
+                return (Verdict::Deny(denial), Ticket::default());
+            }
+        };
         if let Err(denial) = self.hold_to_grant(caller, &policy, &mut decision.verdict) {
             return (Verdict::Deny(*denial), Ticket::default());
         }
@@ -279,7 +292,7 @@ impl Decide for Judge {
                 return (Verdict::Deny(*denial), Ticket::default());
             }
         }
-        let mut ticket = match self.reserve(caller, call, &policy, &decision) {
+        let mut ticket = match self.reserve(caller, call, &policy, &decision).await {
             Ok(ticket) => ticket,
             Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
         };
@@ -322,6 +335,13 @@ impl Decide for Judge {
             }
         }
     }
+}
+
+/// A call whose limits nobody can tell is not made.
+fn unchecked(error: &LimitsError, rule: &RuleRef) -> Denial {
+    tracing::error!(%error, "limits cannot be checked");
+    let reason = format!("The limits of this call cannot be checked: {error}.");
+    Denial::new(reason, rule.clone())
 }
 
 fn denial(reached: &LimitReached, policy: &Policy) -> Denial {

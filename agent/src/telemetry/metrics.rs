@@ -6,6 +6,7 @@
 //! | `capwarden_calls_total` | `tool`, `verdict` | calls decided; the audit log has the same words |
 //! | `capwarden_denials_total` | `cause`, `rule` | calls that were not let through, and what refused them |
 //! | `capwarden_limits_reached_total` | | denials because a limit was reached; `capwarden_denials_total` has its rule |
+//! | `capwarden_limits_unavailable_total` | | calls refused because the counters of their limits could not be asked |
 //! | `capwarden_approvals_total` | `became` | what became of requests for approvals; the audit log has the same words |
 //! | `capwarden_call_ends_total` | `end` | how calls ended that the policy was asked about |
 //! | `capwarden_calls_cancelled_total` | | calls that the client gave up |
@@ -444,6 +445,11 @@ impl Metrics {
         let _ = self.elsewhere.refusals.set(count);
     }
 
+    /// Where calls are counted whose limits nobody could tell.
+    pub fn unavailable_limits_are(&self, count: Arc<AtomicU64>) {
+        let _ = self.elsewhere.unavailable.set(count);
+    }
+
     /// How to find out how many records wait for the disk.
     pub fn queue_is(&self, length: impl Fn() -> usize + Send + Sync + 'static) {
         let _ = self.elsewhere.queue.set(Box::new(length));
@@ -470,6 +476,7 @@ impl Metrics {
 #[derive(Default)]
 struct Elsewhere {
     refusals: OnceLock<Arc<AtomicU64>>,
+    unavailable: OnceLock<Arc<AtomicU64>>,
     queue: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
 }
 
@@ -489,6 +496,15 @@ impl Collector for Elsewhere {
             "Capture sockets, and filters on them, refused",
             None,
             refusals.metric_type(),
+        )?)?;
+        let unavailable = self.unavailable.get();
+        let unavailable = unavailable.map_or(0, |count| count.load(Ordering::Relaxed));
+        let unavailable = ConstCounter::new(unavailable);
+        unavailable.encode(encoder.encode_descriptor(
+            "limits_unavailable",
+            "Calls refused because the counters of their limits could not be asked",
+            None,
+            unavailable.metric_type(),
         )?)?;
         let queue = self.queue.get().map_or(0, |length| length());
         let queue = ConstGauge::new(i64::try_from(queue).unwrap_or(i64::MAX));

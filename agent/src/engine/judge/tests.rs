@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    limits::{Clock, Reading},
+    limits::Reading,
     policy::{LimitUse, Refund, RuleRef, Unit},
     principal::Principal,
 };
@@ -20,20 +21,14 @@ fn judge() -> Judge {
 }
 
 /// 2026-11-21 14:02:23 UTC, for ever.
-struct StandingClock;
-
-impl Clock for StandingClock {
-    fn read(&self) -> Reading {
-        Reading {
-            wall: 1_795_269_743_000_000,
-            since_boot: 1,
-            boot: 1,
-        }
-    }
-}
+const STANDING: Reading = Reading {
+    wall: 1_795_269_743_000_000,
+    since_boot: 1,
+    boot: 1,
+};
 
 fn judge_of(policy: Policy) -> Judge {
-    let limits = Limits::in_memory_with(StandingClock).unwrap();
+    let limits = Limits::in_memory_with(STANDING).unwrap();
     Judge::new(policy, Arc::new(limits))
 }
 
@@ -95,7 +90,11 @@ fn used(judge: &Judge) -> u64 {
 }
 
 fn send(judge: &Judge, call: &Call, decision: &Decision) -> Result<Ticket, Box<Denial>> {
-    judge.reserve(&caller(), call, &judge.policy(), decision)
+    let policy = judge.policy();
+    let caller = caller();
+    let reserved = judge.reserve(&caller, call, &policy, decision);
+    // Counters in memory are there at once.
+    reserved.now_or_never().unwrap()
 }
 
 #[test]
@@ -202,6 +201,8 @@ fn only_the_caller_itself_comes_again() {
         assert!(
             judge
                 .reserve(&other, &plain(), &judge.policy(), &decision)
+                .now_or_never()
+                .unwrap()
                 .is_err(),
             "{other:?}"
         );
