@@ -86,7 +86,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn response(&self) -> Response<Body> {
+    /// The response; one that asks for a token tells with `metadata` where more is to be read.
+    pub(super) fn response(&self, metadata: Option<&str>) -> Response<Body> {
         let mut error = json!({ "code": self.code, "message": self.why });
         if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
             error.insert("data".to_owned(), Value::clone(data));
@@ -95,8 +96,11 @@ impl Refusal {
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}");
         let mut response = json_response(self.status, line);
         if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = HeaderValue::from_static("Bearer realm=\"capwarden\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            let more = metadata.map(|url| format!(", resource_metadata=\"{url}\""));
+            let scheme = format!("Bearer realm=\"capwarden\"{}", more.unwrap_or_default());
+            if let Ok(scheme) = HeaderValue::try_from(scheme) {
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             let allowed = HeaderValue::from_static("POST, GET, DELETE");
