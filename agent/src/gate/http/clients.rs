@@ -114,12 +114,7 @@ impl<G: Rooms> Clients<G> {
             .get(id)
             .map(|seated| &seated.client)
             .filter(|client| client.conversation.caller.principal == *principal)
-            .ok_or_else(|| {
-                Refusal::new(
-                    StatusCode::NOT_FOUND,
-                    "there is no such session (any more): start again with initialize",
-                )
-            })?;
+            .ok_or_else(Refusal::no_session)?;
         *lock(&client.heard) = Instant::now();
         Ok(Arc::clone(client))
     }

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     clients::{Client, Clients},
     headers::{self, Era},
+    legacy::{self, stream::Streams},
     reception::{Held, Place, Reception, ReceptionPlan, Service, Visitor},
     refusal::{Body, Refusal, full, json_response},
     relay::{self, Relay, Waiting},
@@ -64,9 +65,10 @@ pub struct FrontPlan {
 pub(super) struct Front<G: Rooms> {
     gate: Arc<G>,
     memory: Arc<Memory>,
-    reception: Reception,
+    pub(super) reception: Reception,
     upstream: Upstream,
-    clients: Clients<G>,
+    pub(super) clients: Clients<G>,
+    pub(super) streams: Streams,
     answers: Arc<Shares<Principal>>,
     connections: std::sync::atomic::AtomicU64,
 }
@@ -89,6 +91,7 @@ impl<G: Rooms> Front<G> {
             memory: Arc::default(),
             upstream: Upstream::new(&plan.upstream, &plan.authorities, plan.starting),
             clients: Clients::new(),
+            streams: Streams::default(),
             answers: Shares::new(ANSWERS),
             connections: HTTP_CONNECTIONS.into(),
         })
@@ -122,17 +125,17 @@ impl<G: Rooms> Front<G> {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let (head, body) = request.into_parts();
+        match head.uri.path() {
+            legacy::STREAM => return self.legacy_stream(visitor, &head),
+            legacy::MESSAGES => return self.legacy_message(visitor, head, body).await,
+            _ => {}
+        }
         if head.uri.path() != ENDPOINT {
             let why = format!("there is nothing here: the server is at {ENDPOINT}");
             return Err(Refusal::new(StatusCode::NOT_FOUND, why));
         }
         let known = [Method::POST, Method::GET, Method::DELETE].contains(&head.method);
-        let not_allowed = || {
-            Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "messages are sent with POST",
-            )
-        };
+        let not_allowed = || Refusal::not_allowed("messages are sent with POST");
         if !known {
             return Err(not_allowed());
         }
@@ -159,36 +162,38 @@ impl<G: Rooms> Front<G> {
                 ));
             }
         };
-        self.of_session(&head, id, &client).await
+        self.of_session(&head.method, &head.headers, id, &client)
+            .await
     }
 
     /// A stream to listen to, or the end of an MCP session.
-    async fn of_session(
+    pub(super) async fn of_session(
         &self,
-        head: &Parts,
+        method: &Method,
+        headers: &HeaderMap,
         id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
-        let forwarded = self.reception.forwarded(&head.headers);
+        let forwarded = self.reception.forwarded(headers);
         let response = self
             .upstream
-            .send(&head.method, &forwarded, &Bytes::new())
+            .send(method, &forwarded, &Bytes::new())
             .await
             .map_err(|(refusal, _)| refusal)?;
         let status = response.status();
-        let over = status == StatusCode::NOT_FOUND
-            || (head.method == Method::DELETE && status.is_success());
+        let over =
+            status == StatusCode::NOT_FOUND || (method == Method::DELETE && status.is_success());
         if let Some(id) = id.filter(|_| over) {
             self.clients.remove(id);
         }
-        let listens = head.method == Method::GET && status.is_success();
+        let listens = method == Method::GET && status.is_success();
         let notices = listens.then(|| client.listen());
         let waiting = Waiting::new(client, Era::Sessions, None);
         self.answer(response, waiting, notices).await
     }
 
     /// Ends an MCP session at the server, if it hears that.
-    async fn leave(&self, session: &str) {
+    pub(super) async fn leave(&self, session: &str) {
         let Ok(id) = session.try_into() else { return };
         let mut headers = HeaderMap::new();
         headers.insert(headers::SESSION, id);
@@ -210,6 +215,19 @@ impl<G: Rooms> Front<G> {
             tracing::debug!(answer.line, "too long");
         };
         let (message, room) = self.reception.read(&visitor, body, dropped).await?;
+        self.message(visitor, era, head.headers, message, room)
+            .await
+    }
+
+    /// A message that was read.
+    pub(super) async fn message(
+        self: Arc<Self>,
+        visitor: Visitor,
+        era: Result<Era, String>,
+        headers: HeaderMap,
+        message: Bytes,
+        room: Held,
+    ) -> Result<Response<Body>, Refusal> {
         let (era, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
@@ -222,13 +240,13 @@ impl<G: Rooms> Front<G> {
                 }
             };
             let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
-            headers::agree(era, &head.headers, &envelope)?;
-            (era, self.client(&visitor, era, &head.headers, &envelope)?)
+            headers::agree(era, &headers, &envelope)?;
+            (era, self.client(&visitor, era, &headers, &envelope)?)
         };
         let post = Post {
             client,
             era,
-            headers: head.headers,
+            headers,
             message,
             _room: room,
         };
@@ -542,6 +560,7 @@ impl<G: Rooms> Service for Front<G> {
     }
 
     fn ended(self: &Arc<Self>, grant: &str) {
+        self.streams.ended(grant);
         let (sessions, captures) = self.clients.ended(grant);
         for capture in captures {
             self.gate.captures().end(capture, EndReason::Revoked);

@@ -44,6 +44,19 @@ impl Refusal {
         }
     }
 
+    /// What is asked for is asked for in another way.
+    pub(super) fn not_allowed(why: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, why)
+    }
+
+    /// There is no session of this id; another user's is not there, as far as this one is told.
+    pub(super) fn no_session() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "there is no such session (any more): start again with initialize",
+        )
+    }
+
     /// It shows no token, or, in these words, one that is not good.
     pub(super) fn unauthorized(why: Option<&str>) -> Self {
         let missing = "a bearer token is needed: `capwarden grant create` makes one";

@@ -73,6 +73,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_millis(500);
 /// How long a server may take to say which revisions it speaks.
 const DISCOVER: Duration = Duration::from_secs(10);
+const POSTED: &str = "messages are sent with POST";
 /// JSON-RPC: there is no such method.
 const NO_METHOD: i64 = -32601;
 /// MCP 2026-07-28: codes of errors for which the status is 400.
@@ -198,7 +199,7 @@ impl<S: Servers> Piped<S> {
             (ENDPOINT, &Method::GET | &Method::DELETE) => self.of_session(&visitor, &head),
             (legacy::STREAM, &Method::GET) => self.legacy_stream(&visitor, &head),
             (legacy::MESSAGES, &Method::POST) => self.legacy_message(&visitor, head, body).await,
-            (ENDPOINT | legacy::STREAM | legacy::MESSAGES, _) => Err(not_allowed()),
+            (ENDPOINT | legacy::STREAM | legacy::MESSAGES, _) => Err(Refusal::not_allowed(POSTED)),
             _ => {
                 let why = format!("there is nothing here: the server is at {ENDPOINT}");
                 Err(Refusal::new(StatusCode::NOT_FOUND, why))
@@ -255,12 +256,7 @@ impl<S: Servers> Piped<S> {
                 && session.kind == kind
                 && !session.wire.is_gone()
         });
-        let session = session.ok_or_else(|| {
-            Refusal::new(
-                StatusCode::NOT_FOUND,
-                "there is no such session (any more): start again with initialize",
-            )
-        })?;
+        let session = session.ok_or_else(Refusal::no_session)?;
         session.wire.heard();
         Ok(Arc::clone(&session.wire))
     }
@@ -276,7 +272,7 @@ impl<S: Servers> Piped<S> {
         headers::connection(&head.headers)?;
         match headers::era(&head.headers)? {
             Ok(Era::Sessions) => {}
-            Ok(Era::Stateless) => return Err(not_allowed()),
+            Ok(Era::Stateless) => return Err(Refusal::not_allowed(POSTED)),
             Err(version) => return Err(headers::unknown(&version, None)),
         }
         let id = session_id(&head.headers)?;
@@ -536,13 +532,6 @@ impl<S: Servers> Service for Piped<S> {
             }
         }
     }
-}
-
-fn not_allowed() -> Refusal {
-    Refusal::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "messages are sent with POST",
-    )
 }
 
 fn taken(id: Option<&str>) -> Refusal {

@@ -1,6 +1,8 @@
 //! The transport of 2024-11-05: a stream that says where to post, and then has every message of
 //! the server.
 
+pub(super) mod stream;
+
 use http_body_util::BodyExt as _;
 use hyper::{
     HeaderMap, Response, StatusCode, Uri,
