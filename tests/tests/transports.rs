@@ -164,7 +164,7 @@ const GUARDED: &str = "version: 1
 default: deny
 tools:
   echo: { args: { text: { equals: hello } } }
-  spend: { allow: true, limits: [ { max: 10, window: day, amount_from: n, counter: spent } ] }
+  spend: { limits: [ { max: 10, window: day, amount_from: n, counter: spent } ] }
   restart: { approve: { by: operator, timeout: 1 h } }
 ";
 
@@ -270,7 +270,7 @@ fn holes(way: Way) -> Result<()> {
         line.say(message)?;
     }
     let list = line.client.request("tools/list", &json!({}))?;
-    let kept = r#""ttlMs":60000,"cacheScope":"private","resultType":"complete","_meta":{"io.example/x":18446744073709551616},"tools":[ {"name":"echo","inputSchema":{"type":"object"},"x":"\u00e9"}"#;
+    let kept = r#""ttlMs":60000,"cacheScope":"private","resultType":"complete","_meta":{"io.example/x":18446744073709551616},"tools":[{"name":"echo","inputSchema":{"type":"object"},"x":"\u00e9"}"#;
     ensure!(list.line.contains(kept), "{}", list.line);
     ensure!(!list.line.contains("secret"), "{}", list.line);
     ensure!(!list.line.contains("chat"), "{}", list.line);
@@ -322,7 +322,7 @@ fn doors(stage: &Stage, way: Way) -> Result<()> {
     Ok(())
 }
 
-const OPEN: &str = "version: 1\ndefault: allow\ntools: { none: deny }\n";
+const OPEN: &str = "version: 1\ndefault: deny\ntools: { echo: allow, chat: allow, secret: allow, spend: allow, restart: allow }\n";
 
 /// What a client says, in order; each request after the answer to the one before.
 const CONVERSATION: &[&str] = &[
