@@ -1,15 +1,11 @@
 //! Every way to a server: what must not pass does not pass on any of them, what passes does so with
 //! every byte, and each client has what is its own.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{capwarden, wait_for},
+    agent::wait_for,
     mcp::{Client, PATIENCE},
     stage::{Stage, python},
 };
@@ -97,7 +93,7 @@ impl Line {
         let agent = stage.run_with(policy, &options, &server)?;
         let mut command = match way.is_http() {
             true => {
-                listening(&stage, 8808)?;
+                stage.listening_on(8808)?;
                 carrier(&stage, &way.url())?
             }
             false => {
@@ -147,17 +143,6 @@ fn carrier(stage: &Stage, url: &str) -> Result<Command> {
     let mut command = stage.space.command(python("python3")?);
     command.arg(script).arg(url);
     Ok(command)
-}
-
-/// Waits until somebody listens on a port of the space.
-fn listening(stage: &Stage, port: u16) -> Result<()> {
-    wait_for("a listener", PATIENCE, || {
-        let mut command = stage.space.command("ss");
-        let port = port.to_string();
-        let done = command.args(["-Hltn", "sport", "=", &port]).output()?;
-        Ok((!done.stdout.is_empty()).then_some(()))
-    })
-    .with_context(|| stage.stderr().unwrap_or_default())
 }
 
 const GUARDED: &str = "version: 1
@@ -382,45 +367,4 @@ fn bytes_are_those_of_the_server_alone_on_every_way() -> Result<()> {
         line.end()?;
     }
     Ok(())
-}
-
-/// A file for the tests that use grants.
-fn grant(stage: &Stage, name: &str) -> Result<String> {
-    let done = Command::new(capwarden()?)
-        .args(["grant", "create", name, "--server", "python3", "--state"])
-        .arg(stage.path("state"))
-        .output()?;
-    ensure!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(String::from_utf8(done.stdout)?.trim().to_owned())
-}
-
-/// A certificate for localhost, its key, and the authority that vouches for it: itself.
-fn certificate(stage: &Stage) -> Result<(PathBuf, PathBuf)> {
-    let (cert, key) = (stage.path("tls.pem"), stage.path("tls.key"));
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-    ]);
-    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=capture.example"]);
-    openssl.args([
-        "-addext",
-        "subjectAltName=DNS:capture.example,DNS:localhost,IP:127.0.0.1",
-    ]);
-    openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert);
-    let done = openssl.output()?;
-    ensure!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok((cert, key))
 }

@@ -41,7 +41,7 @@ impl fmt::Display for Principal {
 
 /// Connections over HTTP are numbered from here on. Whoever is let in opens as many MCP sessions as
 /// they like, so that nothing can be counted by one: see [`Caller::lasting_connection`].
-pub const HTTP_CONNECTIONS: u64 = 1 << 63;
+pub const HTTP_CONNECTIONS: u64 = 1_000_000_000;
 
 /// The caller of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,11 @@
 //! Who comes in, and what each may occupy: the same for every kind of server behind a front.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
@@ -56,31 +61,26 @@ pub(super) struct Place {
 impl Place {
     /// The names, with ports, under which it may be asked for; that under which it is known first.
     fn hosts(&self, named: &[String]) -> Vec<String> {
-        let port = self.address.port();
-        let ip = self.address.ip();
-        let mut hosts = Vec::new();
-        let add = |hosts: &mut Vec<String>, name: &str, with_port: bool| {
-            // The port that nobody writes.
-            if port == if self.tls { 443 } else { 80 } {
-                hosts.push(name.to_owned());
-            }
-            hosts.push(match with_port {
-                true => format!("{name}:{port}"),
-                false => name.to_owned(),
-            });
-        };
-        for name in named {
-            add(&mut hosts, name, !has_port(name));
-        }
-        // An address for all addresses is none to be asked for.
-        if !ip.is_unspecified() {
-            hosts.push(self.address.to_string());
-        }
-        if ip.is_loopback() {
-            for name in ["localhost", "127.0.0.1", "[::1]"] {
-                add(&mut hosts, name, true);
+        let (port, ip) = (self.address.port(), self.address.ip());
+        // The port that nobody writes.
+        let bare = port == if self.tls { 443 } else { 80 };
+        let own = (!ip.is_unspecified()).then(|| match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        });
+        let local = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+        let local = local.into_iter().filter(|_| ip.is_loopback());
+        let mut hosts: Vec<String> = Vec::new();
+        for name in named.iter().cloned().chain(own).chain(local) {
+            if name.ends_with(']') || !has_port(&name) {
+                hosts.extend(bare.then(|| name.clone()));
+                hosts.push(format!("{name}:{port}"));
+            } else {
+                hosts.push(name);
             }
         }
+        let mut known = HashSet::new();
+        hosts.retain(|host| known.insert(host.clone()));
         hosts
     }
 }
@@ -343,4 +343,51 @@ async fn admit<S: Service>(
         true => response.map(|body| Tied::new(body, tether, held).boxed_unsync()),
         false => response,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_is_known_by_its_names_and_by_nothing_else() {
+        let hosts = |address: &str, tls, named: &[&str]| {
+            let address = address.parse().unwrap();
+            let named: Vec<String> = named.iter().map(|name| (*name).to_owned()).collect();
+            Place { address, tls }.hosts(&named)
+        };
+        assert_eq!(
+            hosts("127.0.0.1:8808", false, &[]),
+            ["127.0.0.1:8808", "localhost:8808", "[::1]:8808"]
+        );
+        assert_eq!(
+            hosts("[::1]:80", false, &[]),
+            [
+                "[::1]",
+                "[::1]:80",
+                "localhost",
+                "localhost:80",
+                "127.0.0.1",
+                "127.0.0.1:80"
+            ]
+        );
+        assert_eq!(
+            hosts("10.0.0.1:443", true, &["c.example", "p.example:8443"]),
+            [
+                "c.example",
+                "c.example:443",
+                "p.example:8443",
+                "10.0.0.1",
+                "10.0.0.1:443"
+            ]
+        );
+        assert_eq!(
+            hosts("0.0.0.0:8443", true, &["c.example"]),
+            ["c.example:8443"]
+        );
+        assert_eq!(
+            hosts("[::]:1", true, &["[2001:db8::1]"]),
+            ["[2001:db8::1]:1"]
+        );
+    }
 }

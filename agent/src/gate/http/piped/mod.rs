@@ -9,6 +9,8 @@
 
 mod events;
 mod renumber;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{

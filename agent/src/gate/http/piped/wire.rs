@@ -165,6 +165,12 @@ impl Wire {
         drop(forgotten);
     }
 
+    /// Whether something waits for a stream.
+    #[cfg(test)]
+    pub(super) fn keeps(&self) -> bool {
+        !lock(&self.streams).kept.is_empty()
+    }
+
     /// The client was heard of.
     pub(super) fn heard(&self) {
         *lock(&self.heard) = Instant::now();
