@@ -23,6 +23,7 @@ mod log;
 mod man;
 mod paths;
 mod policy;
+mod reception;
 mod run;
 mod state;
 mod term;

@@ -1,13 +1,20 @@
 //! `capwarden run`: gate and guard in front of one server.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 
 use crate::{
     audit::Log,
-    engine::{self, LocalPlan, RunPlan, ServePlan},
+    engine::{self, LocalPlan, OwnServerPlan, PipedPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
+    kernel::Credentials,
+    principal::Grants,
     telemetry::Endpoint,
 };
 
@@ -17,6 +24,7 @@ use super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    reception::ReceptionOptions,
     values::{self, Listen, User},
 };
 
@@ -27,13 +35,13 @@ use super::{
 /// and forwards what is allowed. The server runs without any capability; every capture socket in
 /// its process tree is made by capwarden, with the session's limits locked onto it.
 ///
-/// A server that speaks streamable HTTP is put behind --listen and --upstream instead, and clients
-/// are given capwarden's address.
+/// With --listen, clients come over HTTP or a Unix socket instead, to capwarden's address. A server
+/// that speaks streamable HTTP itself is named with --upstream.
 ///
 /// Needs root to start a server; the server does not get it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000"
+    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 192.0.2.7:8443 --host capture.example --tls-cert tls.pem --tls-key tls.key -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server"
 )]
 pub(super) struct Run {
     /// The policy that decides the calls
@@ -71,29 +79,21 @@ pub(super) struct Run {
     pub(super) user: Option<User>,
     /// Serve clients at this address
     ///
-    /// A loopback address, for HTTP under /mcp, in front of a server that speaks it: see
-    /// --upstream. Or unix: and a path, for one message a line: each client gets a server of its
-    /// own, and the socket is the user's who called sudo. Whoever can connect may call what the
-    /// policy allows.
+    /// For HTTP under /mcp (and under /sse, for clients of 2024-11-05): in front of a server that
+    /// speaks it, see --upstream; otherwise each MCP session gets a server of its own. Or unix: and
+    /// a path, for one message a line: each client gets a server of its own, and the socket is the
+    /// user's who called sudo. Whoever can connect to that may call what the policy allows.
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH", value_parser = values::listen)]
     pub(super) listen: Option<Listen>,
     /// Where the server is that speaks streamable HTTP
     ///
-    /// On this host. With a command after --, that is started and watched over. Without one, the
-    /// server runs already: its calls are gated, but nothing that it does is bounded.
+    /// On this host, or at an https:// address. With a command after --, that is started and watched
+    /// over. Without one, the server runs already: its calls are gated, but nothing that it does is
+    /// bounded.
     #[arg(long, value_name = "URL", requires = "listen")]
     pub(super) upstream: Option<UpstreamAddress>,
-    /// Let every user of this host in, without a grant
-    ///
-    /// For development. Without it, clients over HTTP show the token of a grant: see `capwarden
-    /// grant create`.
-    #[arg(long, requires = "upstream")]
-    pub(super) anonymous: bool,
-    /// Let web pages of this origin speak to it
-    ///
-    /// Pages that this host serves may anyway; pages of others are refused.
-    #[arg(long, value_name = "ORIGIN", requires = "upstream")]
-    pub(super) allow_origin: Vec<String>,
+    #[command(flatten)]
+    pub(super) reception: ReceptionOptions,
     /// The server's command and its arguments
     ///
     /// Looked up on PATH, and started with capwarden's environment, but for HOME, USER and LOGNAME,
@@ -113,10 +113,7 @@ impl Run {
             (None, _) => self.pipe(),
             (Some(Listen::Http(listen)), Some(upstream)) => self.serve(listen, upstream),
             (Some(Listen::Unix(socket)), None) => self.local(socket),
-            (Some(Listen::Http(_)), None) => usage(
-                "a server on pipes is not served over HTTP yet",
-                "say with --upstream where the server speaks HTTP, or listen on unix:PATH",
-            ),
+            (Some(Listen::Http(listen)), None) => self.piped(listen),
             (Some(Listen::Unix(_)), Some(_)) => usage(
                 "a server over HTTP is not served on a Unix socket",
                 "listen on 127.0.0.1 and a port",
@@ -126,11 +123,48 @@ impl Run {
 
     /// Clients on a Unix socket, each with a stdio server.
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
+        if self.reception.is_for_http() {
+            return Err(Failure::Usage(
+                Account::new("--anonymous, --allow-origin, --host, --oauth-issuer and TLS are for clients over HTTP")
+                    .hint("leave them out: who may connect to a Unix socket is its owner"),
+            ));
+        }
+        let (servers, log, ()) = self.own_servers(|_| Ok(()))?;
+        let plan = LocalPlan { socket, servers };
+        enforce::block_on(engine::local(plan, log)).map(enforce::exit)
+    }
+
+    /// Clients over HTTP, each with a stdio server.
+    fn piped(mut self, listen: SocketAddr) -> Result<Exit, Failure> {
+        self.reception.check(listen)?;
+        let tls = self.reception.tls()?;
+        let reception = std::mem::take(&mut self.reception);
+        let server = engine::server_name(self.server.first());
+        let state = self.state.clone();
+        let (mut servers, log, grants) = self
+            .own_servers(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
+        if let Some(grants) = &grants {
+            servers.judge = servers.judge.with_grants(Arc::clone(grants));
+        }
+        let plan = PipedPlan {
+            listen,
+            tls,
+            reception: reception.plan(server, grants),
+            servers,
+        };
+        enforce::block_on(engine::piped(plan, log)).map(enforce::exit)
+    }
+
+    /// What each client of a stdio server gets, and what else depends on whom servers run as.
+    fn own_servers<T>(
+        self,
+        more: impl FnOnce(&Credentials) -> Result<T, Failure>,
+    ) -> Result<(OwnServerPlan, Log, T), Failure> {
         let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
-        let plan = LocalPlan {
-            socket,
+        let more = more(&credentials)?;
+        let servers = OwnServerPlan {
             server: self.server,
             judge: enforce::judge(
                 policy,
@@ -143,7 +177,7 @@ impl Run {
             reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-        enforce::block_on(engine::local(plan, log)).map(enforce::exit)
+        Ok((servers, log, more))
     }
 
     /// In front of a stdio server.
@@ -169,6 +203,9 @@ impl Run {
 
     /// In front of an HTTP server.
     fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
+        self.reception.check(listen)?;
+        let tls = self.reception.tls()?;
+        let authorities = self.reception.authorities(upstream.is_tls())?;
         let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
@@ -191,25 +228,15 @@ impl Run {
         };
         let credentials = governed.as_ref().map(|(_, credentials)| credentials);
         let judge = enforce::judge(policy, self.state.as_deref(), &self.counters, credentials)?;
-        let grants = if self.anonymous {
-            tracing::warn!(
-                "--anonymous: every user and every program of this host may call what the policy allows"
-            );
-            None
-        } else {
-            Some(Arc::new(enforce::grants(
-                self.state.as_deref(),
-                credentials,
-            )?))
-        };
+        let grants = grants(&self.reception, self.state.as_deref(), credentials)?;
         let plan = ServePlan {
             listen,
+            tls,
             front: FrontPlan {
                 upstream,
+                authorities,
                 starting,
-                server,
-                origins: self.allow_origin,
-                grants: grants.clone(),
+                reception: self.reception.plan(server, grants.clone()),
             },
             judge: match grants {
                 Some(grants) => judge.with_grants(grants),
@@ -222,4 +249,19 @@ impl Run {
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)
     }
+}
+
+/// The grants that clients over HTTP show; none if everybody of this host may come in.
+fn grants(
+    reception: &ReceptionOptions,
+    state: Option<&Path>,
+    governed: Option<&Credentials>,
+) -> Result<Option<Arc<Grants>>, Failure> {
+    if reception.anonymous {
+        tracing::warn!(
+            "--anonymous: every user and every program of this host may call what the policy allows"
+        );
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(enforce::grants(state, governed)?)))
 }

@@ -1,8 +1,9 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{ffi::OsString, fs::File, io, sync::Arc, time::Duration};
+use std::{ffi::OsString, fmt, fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
+    net::TcpListener,
     process::Child,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     filter::Compiler,
+    gate::http::{self, Listener, Tls},
     kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
@@ -69,6 +71,32 @@ pub(super) fn start(
         admitted.govern(process)?;
         Broker::start(listener, admitted)
     })?)
+}
+
+/// Listens for clients over HTTP.
+pub(super) async fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
+    match TcpListener::bind(at).await {
+        Ok(tcp) => Ok(Listener { tcp, tls }),
+        Err(error) => Err(not_listening(at, &error)),
+    }
+}
+
+/// Somebody else is there, or the system refuses.
+pub(super) fn not_listening(at: impl fmt::Display, error: &io::Error) -> EngineError {
+    let why = format!("cannot listen on {at}: {error}");
+    EngineError::System(io::Error::new(error.kind(), why))
+}
+
+/// Says where clients come: with port 0, the kernel has chosen.
+pub(super) fn say_where(listener: &Listener) -> io::Result<()> {
+    let here = listener.tcp.local_addr()?;
+    let scheme = if listener.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    tracing::info!("listening on {scheme}://{here}{}", http::ENDPOINT);
+    Ok(())
 }
 
 /// Starts to count, and to serve what is counted, where that is wanted.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     EngineError, Judge, Outcome,
@@ -15,7 +15,7 @@ use crate::{
     audit::Log,
     gate::{
         Bounds, Captures, Gate, OpenError, Opened,
-        http::{self, FrontPlan},
+        http::{self, FrontPlan, Tls},
     },
     kernel::{self, Broker, Credentials, Governed},
     policy::Terms,
@@ -31,8 +31,10 @@ const IN_FLIGHT: usize = 64;
 /// What to serve.
 #[derive(Debug)]
 pub struct ServePlan {
-    /// Where clients come: a loopback address.
+    /// Where clients come.
     pub listen: SocketAddr,
+    /// With this certificate.
+    pub tls: Option<Tls>,
     /// What they find there.
     pub front: FrontPlan,
     /// The server's command, and whose ids it gets; none if it runs already.
@@ -48,12 +50,7 @@ pub struct ServePlan {
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
-    let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {}: {error}", plan.listen),
-        )
-    })?;
+    let listener = house::listener(plan.listen, plan.tls).await?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
@@ -101,8 +98,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         .map(|(_, credentials)| credentials.user);
     let (judge, following) =
         house::decider(plan.judge, plan.reload, governed_user, &record, metrics)?;
-    let here = listener.local_addr()?;
-    tracing::info!("listening on http://{here}{}", http::ENDPOINT);
+    house::say_where(&listener)?;
 
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();

@@ -105,6 +105,13 @@ pub trait Observer: Send + Sync + 'static {
     fn observe(&self, event: GateEvent);
 }
 
+/// Shared by several.
+impl<T: Observer> Observer for Arc<T> {
+    fn observe(&self, event: GateEvent) {
+        T::observe(self, event);
+    }
+}
+
 /// Takes no note.
 impl Observer for () {
     fn observe(&self, _: GateEvent) {}

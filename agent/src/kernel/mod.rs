@@ -14,6 +14,7 @@
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
+//! | `local_socket` | Unix sockets at a path, for one user |
 //! | `stdio` | the client's end, waited for without a thread |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
@@ -32,6 +33,7 @@ mod instance;
 mod interfaces;
 mod launch;
 mod link;
+mod local_socket;
 mod notify;
 mod own_filter;
 mod peer;
@@ -55,6 +57,7 @@ pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, launch};
 pub use link::LinkError;
+pub use local_socket::LocalSocket;
 pub use notify::Listener;
 pub use peer::tcp_owner;
 pub use probe::{Host, Layer, Status, Tool, probe};

@@ -28,7 +28,7 @@ pub(super) struct Realm {
 /// |---|---|
 /// | grant | the grant; without one, the principal and the server (a grant is for one server, too) |
 /// | principal | the principal |
-/// | connection | the connection |
+/// | connection | the connection; over HTTP, where anybody opens another, the grant, or without one the principal |
 /// | server | the server |
 /// | tool | the server and the tool |
 /// | global | – |
@@ -83,7 +83,11 @@ pub(super) fn key_of(
         }
         Scope::Connection => {
             part(b"connection");
-            part(&caller.connection.to_le_bytes());
+            match (caller.lasting_connection(), &caller.grant) {
+                (Some(connection), _) => part(&connection.to_le_bytes()),
+                (None, Some(grant)) => part(grant.as_bytes()),
+                (None, None) => part(caller.principal.to_string().as_bytes()),
+            }
         }
         Scope::Server => {
             part(b"server");

@@ -33,7 +33,8 @@ pub enum Scope {
     Grant,
     /// One principal's calls.
     Principal,
-    /// One connection's calls.
+    /// One connection's calls. Over HTTP, where anybody opens another at will: one grant's, or
+    /// without grants one user's.
     Connection,
     /// The calls to one governed server.
     Server,

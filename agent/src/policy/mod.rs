@@ -69,7 +69,7 @@
 //! | `max` | how much is let through in one window |
 //! | `window` | `minute`, `hour`, `day`, or a time such as `90 s`, `5 min`, `2 h` |
 //! | `kind` | `calendar` (from one full minute, hour or day of UTC to the next; if absent, for those), `sliding` (the time before now; if absent, for other times) or `bucket` (`max` tokens that come back over the window) |
-//! | `scope` | among whom it is shared: `grant` (if absent), `principal`, `connection`, `server`, `tool` or `global`; with `--counters`, those of a token's grant, servers and tools by name, and `global` are shared by all hosts |
+//! | `scope` | among whom it is shared: `grant` (if absent), `principal`, `connection` (over HTTP, where anybody opens another at will: the grant, or without one the user), `server`, `tool` or `global`; with `--counters`, those of a token's grant, servers and tools by name, and `global` are shared by all hosts |
 //! | `counter` | its name; if absent, `tool/window`. The same name, scope and window is the same counter; a call that uses it by several limits is counted once, and the smallest `max` holds |
 //! | `amount`, `amount_from` | how much one call uses: a number (1 if absent), or what an argument says, which must then be a whole number |
 //! | `refund` | when a use is given back: `rpc_error` (if absent: the server answered with a JSON-RPC error), `failure` (or with a result that says so) or `never` |

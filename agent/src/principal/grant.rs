@@ -431,7 +431,7 @@ fn is_name(text: &str) -> bool {
 fn is_server(text: &str) -> bool {
     (1..=LONGEST_SERVER).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_graphic())
-        && (text.starts_with("http://") || !text.contains('/'))
+        && (text.starts_with("http://") || text.starts_with("https://") || !text.contains('/'))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -20,14 +20,25 @@ mod base64;
 mod clients;
 mod front;
 mod headers;
+mod legacy;
+mod metadata;
+mod piped;
+mod reception;
 mod refusal;
 mod relay;
 mod serve;
+mod shares;
 mod sse;
+mod tether;
+mod tls;
 mod upstream;
 
 pub use front::{ENDPOINT, FrontPlan};
-pub use serve::serve;
+pub use metadata::{Issuer, NoIssuer};
+pub use piped::{Servers, serve_piped};
+pub use reception::ReceptionPlan;
+pub use serve::{Listener, serve};
+pub use tls::{Authorities, Tls, TlsError};
 pub use upstream::{AddressError, UpstreamAddress};
 
 #[cfg(test)]

@@ -1,24 +1,38 @@
 //! Connections of clients: taken, timed, counted.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::front::{Front, FrontPlan};
-use crate::{gate::conversation::Rooms, principal::Principal, session::SessionEnd};
+use super::{
+    front::{Front, FrontPlan},
+    reception::{Peer, Place, Service, receive},
+    shares::Shares,
+    tls::Tls,
+};
+use crate::{gate::conversation::Rooms, session::SessionEnd};
 
 /// Connections at once.
 const CONNECTIONS: usize = 4096;
 /// How long a client may take for a request's head, and stay without one.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to agree on keys.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long and how many a request's headers may be.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 100;
@@ -29,70 +43,119 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\r\n";
 
-/// Serves a front on a loopback address until it is dropped. `owner` says which user's the socket
-/// at the other end is, given its address and ours; connections of nobody are closed.
+/// Where clients come.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub tcp: TcpListener,
+    /// With this certificate; without TLS, the address is a loopback address.
+    pub tls: Option<Tls>,
+}
+
+/// Whose connections are told apart: the users of this host, and the addresses of others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Origin {
+    User(u32),
+    Address(IpAddr),
+}
+
+impl Listener {
+    pub(super) fn place(&self) -> io::Result<Place> {
+        Ok(Place {
+            address: self.tcp.local_addr()?,
+            tls: self.tls.is_some(),
+        })
+    }
+
+    /// Takes connections for a service until it is dropped. `owner` says which user's the socket at
+    /// the other end is, given its address and ours; on a loopback address, connections of nobody
+    /// are closed.
+    pub(super) async fn take<S: Service>(
+        self,
+        service: Arc<S>,
+        owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
+    ) -> io::Result<()> {
+        let here = self.tcp.local_addr()?;
+        let tls = self.tls.map(Arc::new);
+        let places = Shares::new(CONNECTIONS);
+        let mut connections = JoinSet::new();
+        connections.spawn({
+            let service = Arc::clone(&service);
+            async move {
+                let ended = |grant: &str| service.ended(grant);
+                service.reception().watch(ended).await;
+            }
+        });
+        loop {
+            let (stream, peer) = match self.tcp.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            while connections.try_join_next().is_some() {}
+            let local = peer.ip().to_canonical().is_loopback();
+            let user = if local { owner(peer, here) } else { None };
+            if local && user.is_none() {
+                tracing::warn!(%peer, "closed a connection: the kernel does not say whose it is");
+                continue;
+            }
+            let origin =
+                user.map_or_else(|| Origin::Address(peer.ip().to_canonical()), Origin::User);
+            let Some(place) = places.try_take(&origin, 1) else {
+                connections.spawn(turn_away(stream, tls.is_none()));
+                continue;
+            };
+            let (service, tls) = (Arc::clone(&service), tls.clone());
+            connections.spawn(async move {
+                let _ = stream.set_nodelay(true);
+                let peer = Peer { user };
+                match tls {
+                    None => converse(service, peer, stream).await,
+                    Some(tls) => {
+                        let accepting = TlsAcceptor::from(tls.config()).accept(stream);
+                        match timeout(HANDSHAKE, accepting).await {
+                            Ok(Ok(stream)) => converse(service, peer, stream).await,
+                            Ok(Err(error)) => tracing::debug!(%error, "no keys were agreed on"),
+                            Err(_) => tracing::debug!("no keys were agreed on in time"),
+                        }
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Serves clients in front of an HTTP server, until it is dropped. `owner` says which user's the
+/// socket at the other end of a connection on this host is, given its address and ours.
 pub async fn serve<G: Rooms>(
     plan: &FrontPlan,
-    listener: TcpListener,
+    listener: Listener,
     gate: Arc<G>,
     ends: mpsc::Receiver<SessionEnd>,
     owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
-) -> std::io::Result<()> {
-    let here = listener.local_addr()?;
-    let front = Front::new(plan, hosts(here), gate);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    connections.spawn({
-        let front = Arc::clone(&front);
-        async move { front.notices(ends).await }
-    });
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            connections.spawn(turn_away(stream));
-            continue;
-        };
-        let Some(user) = owner(peer, here) else {
-            tracing::warn!(%peer, "closed a connection: the kernel does not say whose it is");
-            continue;
-        };
-        let front = Arc::clone(&front);
-        connections.spawn(async move {
-            converse(front, Principal::User(user), stream).await;
-            drop(place);
-        });
+) -> io::Result<()> {
+    let front = Front::new(plan, &listener.place()?, gate);
+    let notices = async {
+        front.notices(ends).await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        served = listener.take(Arc::clone(&front), owner) => served,
+        () = notices => Ok(()),
     }
 }
 
-/// The names under which a listener may be asked for.
-fn hosts(here: SocketAddr) -> Vec<String> {
-    let port = here.port();
-    let mut hosts = vec![here.to_string()];
-    for name in ["localhost", "127.0.0.1", "[::1]"] {
-        let host = format!("{name}:{port}");
-        if !hosts.contains(&host) {
-            hosts.push(host);
-        }
-        // The port that nobody writes.
-        if port == 80 {
-            hosts.push(name.to_owned());
-        }
-    }
-    hosts
-}
-
-async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| {
-        let answer = Arc::clone(&front).serve(principal.clone(), request);
+async fn converse<S: Service>(
+    service: Arc<S>,
+    peer: Peer,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let served = service_fn(|request| {
+        let answer = receive(Arc::clone(&service), peer.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let served = http1::Builder::new()
@@ -100,7 +163,7 @@ async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: 
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), served)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
@@ -108,6 +171,9 @@ async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: 
 }
 
 /// There is no room: the client is told, and not kept.
-async fn turn_away(mut stream: TcpStream) {
+async fn turn_away(mut stream: TcpStream, plain: bool) {
+    if !plain {
+        return; // it would be told only after keys were agreed on
+    }
     let _ = timeout(FAREWELL, stream.write_all(FULL)).await;
 }

@@ -109,15 +109,10 @@ impl Rig {
             observer,
             bounds,
         });
-        let plan = FrontPlan {
-            upstream: upstream.parse().unwrap(),
-            starting: false,
-            server: "fake".into(),
-            origins: vec!["https://inspector.example".to_owned()],
-            grants,
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let plan = plan(&upstream, grants);
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listener = Listener { tcp, tls: None };
         tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
         Self {
             address,
@@ -214,6 +209,21 @@ impl Rig {
             }
         };
         timeout(SOON, waiting).await.expect(what);
+    }
+}
+
+fn plan(upstream: &str, grants: Option<Arc<Grants>>) -> FrontPlan {
+    FrontPlan {
+        upstream: upstream.parse().unwrap(),
+        authorities: Authorities::nobody().unwrap(),
+        starting: false,
+        reception: ReceptionPlan {
+            server: "fake".into(),
+            hosts: vec!["named.example".to_owned()],
+            origins: vec!["https://inspector.example".to_owned()],
+            grants,
+            issuer: Some("https://login.example".parse().unwrap()),
+        },
     }
 }
 
@@ -949,15 +959,10 @@ async fn server_that_is_not_there_is_told() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = format!("http://{}/mcp", gone.local_addr().unwrap());
     drop(gone);
-    let plan = FrontPlan {
-        upstream: upstream.parse().unwrap(),
-        starting: false,
-        server: "fake".into(),
-        origins: Vec::new(),
-        grants: None,
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let plan = plan(&upstream, None);
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let listener = Listener { tcp, tls: None };
     let (observer, _events) = mpsc::unbounded_channel();
     let gate = Arc::new(Gate {
         policy: Arc::clone(&rig.policy),
