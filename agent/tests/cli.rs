@@ -52,7 +52,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 22] = [
+    let verbs: [&[&str]; 23] = [
         &[],
         &["run"],
         &["exec"],
@@ -60,6 +60,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["policy", "check"],
         &["policy", "diff"],
         &["policy", "explain"],
+        &["policy", "import"],
         &["policy", "schema"],
         &["policy", "test"],
         &["approvals"],
@@ -831,4 +832,34 @@ fn policy_schema_is_json() {
         schema["$schema"],
         "https://json-schema.org/draft/2020-12/schema"
     );
+}
+
+#[test]
+fn policy_import_writes_a_policy_that_decides_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let theirs = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../policies/policylayer-sharkmcp.json"
+    );
+    let (status, yaml, _) = told(&["policy", "import", theirs]);
+    assert_eq!(status, 0);
+    let ours = path("ours.yaml");
+    fs::write(&ours, &yaml).unwrap();
+    let (status, out, _) = told(&["policy", "diff", theirs, &ours]);
+    assert_eq!((status, out.as_str()), (0, "both decide the same\n"));
+    let (status, out, _) = told(&["policy", "check", &ours]);
+    assert_eq!(status, 0, "{out}");
+
+    let (_, out, _) = told(&["policy", "import", "--json", theirs]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["policy"], yaml);
+    assert_eq!(report["dialect"], "policylayer");
+    let says = report["readings"][0]["says"].as_str().unwrap();
+    assert!(says.contains("UTC") && yaml.contains(&format!("# * {says}")));
+
+    // What is ours already is no other's, and what is none is told with its place.
+    let (status, _, told_why) = told(&["policy", "import", &ours]);
+    assert_eq!(status, 3);
+    assert!(told_why.contains("own language"), "{told_why}");
 }

@@ -8,7 +8,7 @@ use crate::{
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
-    policy::{Denial, Policy, PolicyFilter, RuleRef},
+    policy::{Denial, Policy, PolicyFilter, Replies, RuleRef},
     principal::{self, Grants},
     session::{GrantError, SessionError},
     store::StateDirectory,
@@ -44,13 +44,25 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Loads a policy for use, to be loaded again in the same way when it changes.
-pub(super) fn policy_to_follow(path: &Path) -> Result<(Policy, Reload), Failure> {
+/// Loads a policy for use, to be loaded again in the same way when it changes. `replies` says in
+/// whose words it denies, where that is not for the policy to say.
+pub(super) fn policy_to_follow(
+    path: &Path,
+    replies: Option<Replies>,
+) -> Result<(Policy, Reload), Failure> {
     let file = path.to_owned();
+    let load = move || {
+        let policy = load_policy(&file)?;
+        Ok(match replies {
+            Some(replies) => policy.replying(replies),
+            None => policy,
+        })
+    };
+    let again = load.clone();
     let reload = Reload::new(path, move || {
-        load_policy(&file).map_err(|failure| failure.in_a_line())
+        again().map_err(|failure: Failure| failure.in_a_line())
     });
-    Ok((load_policy(path)?, reload))
+    Ok((load()?, reload))
 }
 
 /// A policy's filter that does not compile, and where it is written.

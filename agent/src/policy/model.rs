@@ -18,6 +18,7 @@ pub struct Policy {
     pub(super) file: Arc<str>,
     pub(super) digest: String,
     pub(super) dialect: Dialect,
+    pub(super) replies: Replies,
     pub(super) default: Unnamed,
     pub(super) hide: Hide,
     pub(super) tools: BTreeMap<String, ToolRule>,
@@ -37,6 +38,55 @@ pub enum Dialect {
     Catalogue,
     /// Intercept's YAML, versions 1.1 to 1.4, without spend limits.
     Intercept,
+}
+
+impl Dialect {
+    /// Its name for programs.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Capwarden => "capwarden",
+            Self::PolicyLayer => "policylayer",
+            Self::Catalogue => "intercept-catalogue",
+            Self::Intercept => "intercept",
+        }
+    }
+
+    /// Its name, after `a policy in`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Capwarden => "capwarden's language",
+            Self::PolicyLayer => "PolicyLayer's JSON",
+            Self::Catalogue => "the YAML of Intercept's catalogue",
+            Self::Intercept => "Intercept's YAML",
+        }
+    }
+}
+
+/// In whose words a denial is told to the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Replies {
+    /// Ours: what was refused, by which rule, and what would be allowed.
+    #[default]
+    Ours,
+    /// As PolicyLayer answers: the policy's own `on_deny`, ours where it has none.
+    PolicyLayer,
+    /// As Intercept answers: `[INTERCEPT POLICY DENIED] Denied by rule "x"`.
+    Intercept,
+}
+
+impl Replies {
+    /// By the name that policies and command lines have for it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "ours" => Some(Self::Ours),
+            "policylayer" => Some(Self::PolicyLayer),
+            "intercept" => Some(Self::Intercept),
+            _ => None,
+        }
+    }
 }
 
 /// What holds for tools that the policy does not name, and where it says so.
@@ -179,6 +229,19 @@ impl Policy {
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// In whose words denials are told.
+    #[must_use]
+    pub fn replies(&self) -> Replies {
+        self.replies
+    }
+
+    /// The same policy with denials in these words.
+    #[must_use]
+    pub fn replying(mut self, replies: Replies) -> Self {
+        self.replies = replies;
+        self
     }
 
     /// Whether any rule limits calls, so that counters are needed at all.
