@@ -445,7 +445,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     let (status, out, err) = verify(&[]);
     assert_eq!(status, 0, "{out}{err}");
     assert!(
-        out.contains("within its grant; 2 packets in 1 file, 1 fewer than"),
+        out.contains("within its terms; 2 packets in 1 file, 1 fewer than"),
         "{out}"
     );
     assert!(out.contains("only pcapng files have them"), "{out}");
@@ -472,7 +472,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
             vec![(vec![8; 61], 61)],
             "61 bytes were captured, and 60 granted",
         ),
-        (vec![good.clone(); 4], "4 packets, and the grant was for 3"),
+        (vec![good.clone(); 4], "4 packets, and the terms were for 3"),
         (
             vec![good.clone(); 4],
             "216 bytes, and the guard delivered 162",
@@ -701,7 +701,7 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
     for line in [
         "start: allowed; starts a capture",
         &format!("rule: {policy}:6:5 tools.start.capture"),
-        "grant: lo, within \"tcp\", 10 packets",
+        "terms: lo, within \"tcp\", 10 packets",
         "changed: count: 50 becomes 10, as the policy allows at most 10 packets",
         "forwarded: {\"count\":10}",
         "counts: 1 of 3 in each hour, counter \"start/hour\", scope grant",
@@ -720,7 +720,7 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((status, &answer["allowed"]), (0, &true.into()), "{out}");
     assert!(answer["cut"].as_str().unwrap().contains("port 53"), "{out}");
-    assert_eq!(answer["grant"]["packets"], 10);
+    assert_eq!(answer["terms"]["packets"], 10);
 
     let (status, out, _) = explain(r#"{"tool": "other"}"#, true);
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
