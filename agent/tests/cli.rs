@@ -863,3 +863,53 @@ fn policy_import_writes_a_policy_that_decides_the_same() {
     assert_eq!(status, 3);
     assert!(told_why.contains("own language"), "{told_why}");
 }
+
+#[test]
+fn policy_check_tells_what_is_allowed_and_all_that_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (policy, cases) = (path("p.yaml"), path("p.test.yaml"));
+    fs::write(&policy, "version: 1\ntools: { a: allow }\n").unwrap();
+    let case = |expect: &str| {
+        let text = format!("- {{ name: n, call: {{ tool: a }}, expect: {expect} }}\n");
+        fs::write(&cases, text).unwrap();
+        told(&["policy", "check", &policy, &cases])
+    };
+    let (status, out, _) = case("allow");
+    assert_eq!(status, 0, "{out}");
+    let expected = format!(
+        "{policy}: sound, in capwarden's language\n  allow    a\n  deny     every tool that is not named here\n{policy}: 1 of 1 cases pass\n"
+    );
+    assert_eq!(out, expected);
+    let (status, out, _) = case("deny");
+    assert!(status == 1 && out.contains("0 of 1 cases pass"), "{out}");
+    let (status, out, _) = case("no");
+    assert!(status == 1 && out.contains("p.test.yaml:1:"), "{out}");
+
+    // Every filter that does not compile is told, with its place.
+    let text = "version: 1
+tools:
+  a: { args: { f: { capture_filter: { within: 'udp prot 1' } } } }
+exec: { interfaces: [ lo ], packets: 1, within: 'tcp prot 2' }
+";
+    fs::write(&policy, text).unwrap();
+    let (status, out, _) = told(&["policy", "check", &policy]);
+    assert_eq!(status, 1);
+    assert!(
+        out.contains("udp prot 1") && out.contains("tcp prot 2"),
+        "{out}"
+    );
+    let (_, out, _) = told(&["policy", "check", "--json", &policy]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report[0]["line"], 3);
+    assert_eq!(report[0]["others"][0]["line"], 4);
+
+    // In whose language a file is read is told with what is wrong in it.
+    fs::write(
+        &policy,
+        "version: \"1\"\ntools: { a: { rules: [ { nam: x } ] } }\n",
+    )
+    .unwrap();
+    let (_, out, _) = told(&["policy", "check", &policy]);
+    assert!(out.contains("read as Intercept's YAML"), "{out}");
+}

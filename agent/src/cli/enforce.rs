@@ -65,12 +65,13 @@ pub(super) fn policy_to_follow(
     Ok((load()?, reload))
 }
 
-/// A policy's filter that does not compile, and where it is written.
+/// A policy's filter that does not compile, and where it is written; with the others that do not.
 #[derive(Debug, thiserror::Error)]
 #[error("{rule}: {message}")]
 pub(super) struct BadWithin {
     pub(super) rule: RuleRef,
     pub(super) message: String,
+    pub(super) others: Vec<Self>,
 }
 
 impl miette::Diagnostic for BadWithin {
@@ -79,12 +80,21 @@ impl miette::Diagnostic for BadWithin {
             "See pcap-filter(7). Names are not looked up: write numbers.",
         ))
     }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        if self.others.is_empty() {
+            return None;
+        }
+        let others = self.others.iter();
+        Some(Box::new(others.map(|one| one as &dyn miette::Diagnostic)))
+    }
 }
 
 /// Loads a policy, its capture filters checked by libpcap.
 pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
     let compiler = compiler()?;
+    let mut bad: Vec<BadWithin> = Vec::new();
     for PolicyFilter {
         expression: filter,
         rule,
@@ -98,18 +108,25 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
                     Account::new("cannot compile a filter").because(why),
                 ));
             }
-            Err(error) => {
-                return Err(Failure::Policy(
-                    BadWithin {
-                        rule: rule.clone(),
-                        message: format!("the filter {filter:?} in `within`: {error}"),
-                    }
-                    .into(),
-                ));
-            }
+            Err(error) => bad.push(BadWithin {
+                rule: rule.clone(),
+                message: format!("the filter {filter:?} in `within`: {error}"),
+                others: Vec::new(),
+            }),
         }
     }
-    Ok(policy)
+    bad.sort_by_key(|one| (one.rule.line, one.rule.column));
+    let mut bad = bad.into_iter();
+    match bad.next() {
+        None => Ok(policy),
+        Some(first) => Err(Failure::Policy(
+            BadWithin {
+                others: bad.collect(),
+                ..first
+            }
+            .into(),
+        )),
+    }
 }
 
 /// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
@@ -249,10 +266,15 @@ fn failure(error: EngineError) -> Failure {
             Failure::Kernel(Account::new(error.to_string()).hint("capwarden doctor"))
         }
         EngineError::Session(SessionError::Grant(error)) => {
-            let hint = match error {
-                GrantError::NoInterface { .. } => "ip link show",
-                GrantError::Filter { .. } => "see pcap-filter(7); names are not looked up",
-                _ => "capwarden exec --help",
+            let hint = match &error {
+                GrantError::NoInterface { .. } => "ip link show".to_owned(),
+                GrantError::Filter { .. } => {
+                    "see pcap-filter(7); names are not looked up".to_owned()
+                }
+                error => {
+                    let other = || "capwarden exec --help".to_owned();
+                    error.instead().unwrap_or_else(other)
+                }
             };
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }

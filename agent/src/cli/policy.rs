@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod import;
 mod schema;
+mod summary;
 mod test;
 
 use clap::{Args, Subcommand};

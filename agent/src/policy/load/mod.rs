@@ -102,15 +102,16 @@ pub(super) fn text(file: &str, text: &str) -> Loaded<Policy> {
 
 /// Reads a policy from a tree; `json` says in what it was written.
 pub(super) fn tree_policy(source: &Source, root: &Node, json: bool) -> Loaded<Policy> {
-    match dialect::detect(root, json) {
-        Dialect::Capwarden => own(source, root),
+    let dialect = dialect::detect(root, json);
+    let loaded = match dialect {
+        Dialect::Capwarden => return own(source, root),
         Dialect::PolicyLayer => {
-            json::check(source)?;
-            dialect::policylayer(source, root)
+            json::check(source).and_then(|()| dialect::policylayer(source, root))
         }
         Dialect::Catalogue => dialect::catalogue(source, root),
         Dialect::Intercept => dialect::intercept(source, root),
-    }
+    };
+    loaded.map_err(|error| error.read_as(dialect))
 }
 
 /// Whether this is a part of a PolicyLayer policy, its tools alone.
