@@ -144,6 +144,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-policy-check.8",
             "capwarden-policy-diff.8",
             "capwarden-policy-explain.8",
+            "capwarden-policy-import.8",
             "capwarden-policy-schema.8",
             "capwarden-policy-test.8",
             "capwarden-policy.8",
@@ -912,4 +913,49 @@ exec: { interfaces: [ lo ], packets: 1, within: 'tcp prot 2' }
     .unwrap();
     let (_, out, _) = told(&["policy", "check", &policy]);
     assert!(out.contains("read as Intercept's YAML"), "{out}");
+}
+
+#[test]
+fn grants_are_recorded_and_a_misspelled_place_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let log = path("audit.jsonl");
+    let grant = |words: &[&str], state: &str| {
+        told(&[&["grant"], words, &["--audit", &log, "--state", state]].concat())
+    };
+    let create = ["create", "laptop", "--server", "pcap", "--packets", "10"];
+    // Only the last part of a path is made.
+    let (status, _, why) = grant(&create, &path("no/such"));
+    assert_eq!(status, 2, "{why}");
+    assert!(why.contains("there is no directory") && !directory.path().join("no").exists());
+    let state = path("state");
+    let (status, token, why) = grant(&create, &state);
+    assert_eq!(status, 0, "{why}");
+    assert_eq!(grant(&["revoke", "laptop"], &state).0, 0);
+    let (_, shown, _) = told(&["audit", "show", &log, "--kind", "grant"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].contains(" made for pcap by uid:"), "{shown}");
+    assert!(lines[1].contains(" revoked for pcap by uid:"), "{shown}");
+    assert!(!fs::read_to_string(&log).unwrap().contains(token.trim()));
+    assert_eq!(told(&["audit", "verify", &log]).0, 0);
+    // A log that cannot be written: nothing is made.
+    let mut again = ["grant", "create", "other", "--server", "s"].to_vec();
+    let nowhere = path("no/audit");
+    again.extend(["--audit", nowhere.as_str(), "--state", &state]);
+    assert_ne!(told(&again).0, 0);
+    let (_, list, _) = told(&["grant", "list", "--state", &state]);
+    assert!(!list.contains("other"), "{list}");
+}
+
+#[test]
+fn audit_show_says_so_of_what_is_no_audit_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    fs::write(&path, "milk\n{\"bread\": 2}\n").unwrap();
+    let (status, out, why) = told(&["audit", "show", path.to_str().unwrap()]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(
+        why.contains("no audit log") && why.contains("notes.txt"),
+        "{why}"
+    );
 }

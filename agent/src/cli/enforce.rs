@@ -17,6 +17,7 @@ use crate::{
 use super::{
     exit::Exit,
     failure::{Account, Failure},
+    state,
     values::User,
 };
 
@@ -177,8 +178,8 @@ pub(super) fn judge(
     state: Option<&Path>,
     governed: Option<&Credentials>,
 ) -> Result<Judge, Failure> {
+    let place = state::place(state)?;
     let open = || -> Result<(Limits, StateDirectory), LimitsError> {
-        let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
         let user = governed.map(|credentials| credentials.user);
         let directory = StateDirectory::open(&place, user)?;
         Ok((Limits::open(&directory)?, directory))
@@ -198,8 +199,8 @@ pub(super) fn grants(
     state: Option<&Path>,
     governed: Option<&Credentials>,
 ) -> Result<Grants, Failure> {
+    let place = state::place(state)?;
     let open = || -> Result<Grants, principal::GrantError> {
-        let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
         let user = governed.map(|credentials| credentials.user);
         Grants::open(&StateDirectory::open(&place, user)?)
     };
@@ -239,11 +240,39 @@ pub(super) fn denied(denial: &Denial) -> Failure {
     })
 }
 
+/// What is told of a program that is not there: what was looked for, and where.
+fn not_there(program: &str, path: &str) -> Account {
+    let account = Account::new("cannot execute").on(program);
+    if !program.contains('/') {
+        let sudo = match std::env::var_os("SUDO_UID") {
+            Some(_) => " (sudo does not search yours)",
+            None => "",
+        };
+        return account
+            .because(format!(
+                "it is in no directory of PATH, which is {path}{sudo}"
+            ))
+            .hint("give its full path after --, or install it");
+    }
+    if Path::new(program).exists() {
+        let account = account.because("it is there, but what its first line (#!) names is not");
+        return account.hint("see: head -1 FILE");
+    }
+    let account = account.because("there is no such file");
+    match program.starts_with('/') {
+        true => account.hint("see whether its path is spelled right"),
+        false => account.hint("give its full path: it is looked for from the current directory"),
+    }
+}
+
 fn failure(error: EngineError) -> Failure {
     match error {
         EngineError::Launch(LaunchError::Execute { program, source }) => {
+            let path = std::env::var("PATH").unwrap_or_default();
+            if source.kind() == std::io::ErrorKind::NotFound {
+                return Failure::NotStarted(not_there(&program, &path));
+            }
             let hint = match source.kind() {
-                std::io::ErrorKind::NotFound => "give its full path, or install it",
                 std::io::ErrorKind::PermissionDenied => {
                     "give its full path; the governed user must be able to read PATH's directories and to execute it (see --user)"
                 }
@@ -286,5 +315,28 @@ fn failure(error: EngineError) -> Failure {
             Account::new(error.to_string())
         }),
         error => Failure::Internal(Account::new(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_with_where_it_was_looked_for() {
+        let here = std::env::current_exe().unwrap();
+        for (program, why) in [
+            ("tshrak", "it is in no directory of PATH, which is /a:/b"),
+            ("/opt/no/such", "there is no such file"),
+            ("bin/no", "there is no such file"),
+            (
+                here.to_str().unwrap(),
+                "what its first line (#!) names is not",
+            ),
+        ] {
+            let text = Failure::NotStarted(not_there(program, "/a:/b"))
+                .render(super::super::term::Paint::off());
+            assert!(text.contains(why) && text.contains("hint: "), "{text}");
+        }
     }
 }
