@@ -147,6 +147,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-policy-import.8",
             "capwarden-policy-schema.8",
             "capwarden-policy-test.8",
+            "capwarden-policy.5",
             "capwarden-policy.8",
             "capwarden-run.8",
             "capwarden.8",
@@ -154,10 +155,14 @@ fn manual_has_a_page_for_every_command() {
     );
     for page in pages {
         let text = fs::read_to_string(path.join(&page)).unwrap();
-        assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
+        let section = match page.ends_with(".5") {
+            true => ".SH LIMITS",
+            false => ".SH \"EXIT STATUS\"",
+        };
+        assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 28));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 30));
 }
 
 #[test]
@@ -886,6 +891,12 @@ fn policy_check_tells_what_is_allowed_and_all_that_is_wrong() {
     assert!(status == 1 && out.contains("0 of 1 cases pass"), "{out}");
     let (status, out, _) = case("no");
     assert!(status == 1 && out.contains("p.test.yaml:1:"), "{out}");
+
+    // A document among them is left alone.
+    let notes = path("README.md");
+    fs::write(&notes, "# Policies\n").unwrap();
+    let (status, out, _) = told(&["policy", "check", &notes, &policy]);
+    assert!(status == 0 && out.contains("README.md: left out"), "{out}");
 
     // Every filter that does not compile is told, with its place.
     let text = "version: 1

@@ -39,7 +39,7 @@ use super::{
 /// packets. So is a filter that cannot be used on `any`, where its rule lists that.
 ///
 /// Of a sound policy, it tells what each tool may do. Cases (`NAME.test.yaml`) are run against the
-/// policy beside them, as `policy test` does.
+/// policy beside them, as `policy test` does; Markdown is left out.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The policy files, and cases beside them
@@ -55,6 +55,15 @@ impl Check {
         let mut unsound = false;
         let mut reports = Vec::new();
         for file in &self.files {
+            if file.extension().is_some_and(|ending| ending == "md") {
+                let name = file.display().to_string();
+                if !self.json {
+                    term::print(|out| {
+                        writeln!(out, "{}: left out, as it is Markdown", visible(&name))
+                    })?;
+                }
+                continue;
+            }
             if test::has_cases(file) {
                 let tried = test::tried(file);
                 unsound |= tried.as_ref().map_or(true, |tried| tried.failed() > 0);

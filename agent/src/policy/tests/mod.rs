@@ -5,6 +5,7 @@ mod cases;
 mod decisions;
 mod dialects;
 mod diff;
+mod documented;
 mod import;
 mod loading;
 mod mutations;
