@@ -1,7 +1,10 @@
 //! What `run` and `exec` share: the checks before anything is started, and the translation of
 //! what went wrong.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     engine::{EngineError, Judge, Outcome, Reload},
@@ -240,6 +243,12 @@ pub(super) fn denied(denial: &Denial) -> Failure {
     })
 }
 
+/// Where a program is on PATH.
+fn found(program: &str, path: &str) -> Option<PathBuf> {
+    let mut files = std::env::split_paths(path).map(|directory| directory.join(program));
+    files.find(|file| file.is_file())
+}
+
 /// What is told of a program that is not there: what was looked for, and where.
 fn not_there(program: &str, path: &str) -> Account {
     let account = Account::new("cannot execute").on(program);
@@ -269,7 +278,10 @@ fn failure(error: EngineError) -> Failure {
     match error {
         EngineError::Launch(LaunchError::Execute { program, source }) => {
             let path = std::env::var("PATH").unwrap_or_default();
-            if source.kind() == std::io::ErrorKind::NotFound {
+            // Where the governed user may not look into a directory of PATH, the system says that
+            // something is not permitted, whether the program is there or not.
+            let nowhere = !program.contains('/') && found(&program, &path).is_none();
+            if nowhere || source.kind() == std::io::ErrorKind::NotFound {
                 return Failure::NotStarted(not_there(&program, &path));
             }
             let hint = match source.kind() {
@@ -325,6 +337,13 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_told_with_where_it_was_looked_for() {
         let here = std::env::current_exe().unwrap();
+        let (directory, name) = (here.parent().unwrap(), here.file_name().unwrap());
+        let (path, name) = (
+            format!("/a:{}", directory.display()),
+            name.to_str().unwrap(),
+        );
+        assert_eq!(found(name, &path), Some(here.clone()));
+        assert_eq!(found("tshrak", &path), None);
         for (program, why) in [
             ("tshrak", "it is in no directory of PATH, which is /a:/b"),
             ("/opt/no/such", "there is no such file"),
