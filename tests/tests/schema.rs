@@ -17,9 +17,9 @@ const VALIDATOR: &str = include_str!("../scripts/schema.py");
 
 /// All keys of the language, each with a value.
 const ALL: &str = r#"{
-  "version": 1, "default": "deny", "hide": ["a"],
+  "version": 1, "default": { "allow": "a dialect says so" }, "replies": "intercept", "hide": ["a"],
   "all_tools": { "limits": [{ "max": 1000, "window": "day" }], "args": { "x": { "absent": true } },
-                 "required_by_schema": true, "approve": "operator" },
+                 "required_by_schema": true, "approve": "operator", "checks": [ { "deny_if": [] } ] },
   "tools": {
     "allowed": "allow", "free": {}, "denied": { "deny": "no" },
     "asked": {
@@ -38,6 +38,16 @@ const ALL: &str = r#"{
         { "max": 3, "window": "hour", "kind": "calendar", "scope": "global" }
       ]
     },
+    "required": { "checks": [ { "require": [
+        { "argument": "a.b", "absent": false }, { "argument": "a", "no_more_than": 5 } ],
+      "name": "n", "on_deny": "no" } ] },
+    "compared": { "checks": [ { "require": [
+        { "argument": "a", "equals": { "x": [1, "y"] }, "compare": "text" }, { "argument": "a", "one_of": [[1], 2] } ] } ] },
+    "counted": { "checks": [ { "deny_if": [
+        { "counter": "c", "scope": "server", "window": "day", "kind": "calendar", "at_least": 3 } ] } ] },
+    "approved": { "checks": [ { "required_by_schema": true },
+        { "approve": { "by": "operator", "if": [ { "argument": "a", "contains": "x" } ] } } ] },
+    "worded": { "limits": [ { "max": 3, "window": "day", "name": "n", "on_deny": "no" } ] },
     "start": { "capture": {
       "from": { "interface": "i", "filter": "f", "packets": "p", "bytes": "b", "seconds": "s" },
       "interfaces": ["lo", "veth*"], "within": "ip", "outside": "deny", "packets": 5,

@@ -88,7 +88,7 @@ pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, FilterAttached, FilterRecord,
-    InterfaceRecord, KINDS, Origin, PolicyFile, PolicyRefused, PolicyReloaded, Record,
+    GrantRecord, InterfaceRecord, KINDS, Origin, PolicyFile, PolicyRefused, PolicyReloaded, Record,
     SessionOpened, SocketArmed, SocketRefused, TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};

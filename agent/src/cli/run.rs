@@ -14,6 +14,7 @@ use crate::{
     engine::{self, LocalPlan, OwnServerPlan, PipedPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
     kernel::Credentials,
+    policy::Replies,
     principal::Grants,
     telemetry::Endpoint,
 };
@@ -50,6 +51,13 @@ pub(super) struct Run {
     /// SIGHUP, it is loaded again; one that cannot be used changes nothing.
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: PathBuf,
+    /// Deny in these words: ours, policylayer or intercept
+    ///
+    /// What the model reads of a denial. Ours say what would be allowed; the others are as these
+    /// vendors' gateways answer, for clients that know them. Without it: as the policy's `replies`
+    /// says, otherwise ours.
+    #[arg(long, value_name = "WHOSE", value_parser = values::replies)]
+    pub(super) replies: Option<Replies>,
     /// Append the audit log to this file
     ///
     /// Created with mode 0600. Without it: /var/log/capwarden/audit.jsonl for root, otherwise
@@ -160,7 +168,7 @@ impl Run {
         self,
         more: impl FnOnce(&Credentials) -> Result<T, Failure>,
     ) -> Result<(OwnServerPlan, Log, T), Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let more = more(&credentials)?;
@@ -182,7 +190,7 @@ impl Run {
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
@@ -206,7 +214,7 @@ impl Run {
         self.reception.check(listen)?;
         let tls = self.reception.tls()?;
         let authorities = self.reception.authorities(upstream.is_tls())?;
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
             Some(_) => engine::server_name(self.server.first()),

@@ -228,6 +228,33 @@ pub enum CallVerdict {
     },
 }
 
+#[cfg(test)]
+impl CallVerdict {
+    /// One of each kind.
+    pub(crate) fn one_of_each() -> Vec<Self> {
+        let session = SessionId(1);
+        let words = String::new;
+        vec![
+            Self::Forwarded,
+            Self::EndsCapture,
+            Self::Captures {
+                session,
+                granted: words(),
+                changes: Vec::new(),
+            },
+            Self::Denied {
+                reason: words(),
+                instead: None,
+            },
+            Self::Pending { id: words() },
+            Self::NotOpened { reason: words() },
+            Self::Withdrawn { session },
+            Self::Hidden,
+            Self::Refused { why: words() },
+        ]
+    }
+}
+
 /// An answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerEvent {

@@ -43,7 +43,7 @@ use prometheus_client::{
         gauge::{ConstGauge, Gauge},
         info::Info,
     },
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 use super::{
@@ -96,8 +96,8 @@ struct RelationLabels {
 /// The counters of one tool.
 #[derive(Clone, Debug)]
 struct ToolCounters {
-    forward: Counter,
-    end_capture: Counter,
+    allow: Counter,
+    ends: Counter,
     capture: Counter,
     pending: Counter,
     deny: Counter,
@@ -112,8 +112,8 @@ impl ToolCounters {
             })
         };
         Self {
-            forward: of("forward"),
-            end_capture: of("end-capture"),
+            allow: of("allow"),
+            ends: of("ends"),
             capture: of("capture"),
             pending: of("pending"),
             deny: of("deny"),
@@ -122,8 +122,8 @@ impl ToolCounters {
 
     const fn of(&self, verdict: &CallVerdict) -> &Counter {
         match verdict {
-            CallVerdict::Forwarded => &self.forward,
-            CallVerdict::EndsCapture => &self.end_capture,
+            CallVerdict::Forwarded => &self.allow,
+            CallVerdict::EndsCapture => &self.ends,
             CallVerdict::Captures { .. } => &self.capture,
             CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }
@@ -249,83 +249,102 @@ impl Metrics {
             let reason = reason_word(reason);
             metrics.ended.get_or_create_owned(&ReasonLabels { reason });
         }
-        metrics.registered(ends, dropped)
+        metrics.registered(&ends, &dropped)
     }
 
     fn registered(
         mut self,
-        ends: Family<EndLabels, Counter>,
-        dropped: Family<SideLabels, Counter>,
+        ends: &Family<EndLabels, Counter>,
+        dropped: &Family<SideLabels, Counter>,
     ) -> Self {
-        let registry = &mut self.registry;
-        registry.register(
-            "build",
-            "The capwarden that runs",
-            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        fn add<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: &M) {
+            to.register(name, help, metric.clone());
+        }
+        let to = &mut self.registry;
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        to.register("build", "The capwarden that runs", build);
+        add(to, "calls", "Tool calls, by what was decided", &self.calls);
+        add(
+            to,
+            "denials",
+            "Tool calls not let through, by cause",
+            &self.denials,
         );
-        let calls = self.calls.clone();
-        registry.register("calls", "Tool calls, by what was decided", calls);
-        let denials = self.denials.clone();
-        registry.register("denials", "Tool calls not let through, by cause", denials);
-        let reached = self.limits_reached.clone();
-        registry.register(
+        add(
+            to,
             "limits_reached",
             "Tool calls denied because a limit was reached",
-            reached,
+            &self.limits_reached,
         );
-        let approvals = self.approvals.clone();
-        registry.register(
+        add(
+            to,
             "approvals",
             "What became of requests for approvals",
-            approvals,
+            &self.approvals,
         );
-        registry.register("call_ends", "How decided tool calls ended", ends);
-        let cancelled = self.cancelled.clone();
-        registry.register(
+        add(to, "call_ends", "How decided tool calls ended", ends);
+        add(
+            to,
             "calls_cancelled",
             "Tool calls that the client gave up",
-            cancelled,
+            &self.cancelled,
         );
-        registry.register("dropped_lines", "Lines not let through, by sender", dropped);
-        let decisions = self.decisions.clone();
-        registry.register(
+        add(
+            to,
+            "dropped_lines",
+            "Lines not let through, by sender",
+            dropped,
+        );
+        add(
+            to,
             "decision_seconds",
             "How long the decision on a tool call took",
-            decisions,
+            &self.decisions,
         );
-        let opened = self.opened.clone();
-        registry.register("sessions_opened", "Capture sessions opened", opened);
-        let ended = self.ended.clone();
-        registry.register("sessions_ended", "Capture sessions ended, by reason", ended);
-        let live = self.live.clone();
-        registry.register("sessions_live", "Capture sessions open now", live);
-        let packets = self.packets.clone();
-        registry.register(
+        add(
+            to,
+            "sessions_opened",
+            "Capture sessions opened",
+            &self.opened,
+        );
+        add(
+            to,
+            "sessions_ended",
+            "Capture sessions ended, by reason",
+            &self.ended,
+        );
+        add(to, "sessions_live", "Capture sessions open now", &self.live);
+        add(
+            to,
             "delivered_packets",
             "Packets that the guard delivered, in sessions that ended",
-            packets,
+            &self.packets,
         );
-        let bytes = self.bytes.clone();
-        registry.register(
+        add(
+            to,
             "delivered_bytes",
             "Bytes that the guard delivered, in sessions that ended",
-            bytes,
+            &self.bytes,
         );
-        let armed = self.armed.clone();
-        registry.register("sockets_armed", "Capture sockets handed over", armed);
-        let attached = self.attached.clone();
-        registry.register(
+        add(
+            to,
+            "sockets_armed",
+            "Capture sockets handed over",
+            &self.armed,
+        );
+        add(
+            to,
             "filters_attached",
             "Capture tools' own filters, by how they compare with what was asked for",
-            attached,
+            &self.attached,
         );
-        let recorded = self.recorded.clone();
-        registry.register(
+        add(
+            to,
             "audit_records",
             "Records written to the audit log",
-            recorded,
+            &self.recorded,
         );
-        registry.register_collector(Box::new(Arc::clone(&self.elsewhere)));
+        to.register_collector(Box::new(Arc::clone(&self.elsewhere)));
         self
     }
 
