@@ -95,7 +95,10 @@ pub(super) fn decider(
     record: &RecordKeeper,
     metrics: Option<Arc<Metrics>>,
 ) -> io::Result<(Timed<Arc<Judge>>, JoinSet<()>)> {
-    let judge = Arc::new(judge.telling(record.approvals()));
+    let judge = judge
+        .telling(record.approvals())
+        .keeping(record.definitions());
+    let judge = Arc::new(judge);
     let following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
     Ok((Timed::new(judge, metrics), following))
 }

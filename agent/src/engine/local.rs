@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     EngineError, Judge, Outcome,
     house::{self, StopSignals},
-    pipe::{Pipe, server_name},
+    pipe::Pipe,
     record::{GateObserver, PolicySource, RecordKeeper, Started},
     reload::Reload,
     timed::Timed,
@@ -52,6 +52,8 @@ pub struct LocalPlan {
     pub socket: PathBuf,
     /// The server's command.
     pub server: Vec<OsString>,
+    /// What the servers are called.
+    pub name: Arc<str>,
     /// Whose ids each server gets.
     pub credentials: Credentials,
     /// What decides the calls.
@@ -121,7 +123,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
     let user = Some(plan.credentials.user);
     let (judge, following) = house::decider(plan.judge, plan.reload, user, &record, metrics)?;
     let local = Arc::new(Local {
-        name: server_name(plan.server.first()),
+        name: plan.name,
         server: plan.server,
         credentials: plan.credentials,
         judge: Arc::new(judge),

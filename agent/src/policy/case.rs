@@ -18,11 +18,13 @@
 //! is what counters hold, for rules that look at them. A tool that is `hidden` is denied and not
 //! shown; `deny` says nothing of whether it is shown.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use super::{Assumed, Call, Outcome, Policy, PolicyError, RuleRef, Verdict, argument::same, load};
+use super::{
+    Assumed, Call, Definition, Outcome, Policy, PolicyError, RuleRef, Verdict, argument::same, load,
+};
 
 /// A call, and what is expected of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +92,11 @@ impl Case {
     /// The file cannot be read, or has something else in it; the error points at the place.
     pub fn load(path: &Path) -> Result<Vec<Self>, PolicyError> {
         load::cases(path)
+    }
+
+    /// Takes the server to have listed these tools.
+    pub fn list(&mut self, definitions: &Arc<BTreeMap<String, Arc<Definition>>>) {
+        self.assumed.definitions = Arc::clone(definitions);
     }
 
     /// What a policy decides otherwise than expected, and all that it decides.

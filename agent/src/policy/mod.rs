@@ -1,7 +1,7 @@
 //! What a policy file says, and what it says about a call.
 //!
 //! Nothing here looks at the host or at a clock: a [`Policy`] is read once, and [`Policy::decide`]
-//! is a function of the policy, the call, and what is known of counters and of tools' schemas
+//! is a function of the policy, the call, and what is known of counters and of tools' definitions
 //! ([`Knowledge`]). It decides on what is *asked*; the kernel holds what is *done*, whatever was
 //! asked. What a policy cannot find out by itself is in the [`Decision`]: limits to reserve,
 //! approvals to ask for, capture filters to prove.
@@ -14,6 +14,8 @@
 //! hide: [ reset_all ]           # denied, and not shown, whatever else is said of it; "*" is all
 //! all_tools:                    # asked of every call that is let through, after its own tool's
 //!   limits: [ { max: 1000, window: day } ]
+//! definitions: pinned           # tools whose definition changed, or is new, are held back until an operator
+//!                               # accepts them; or { pinned: strict }: those that are seen first, too
 //! tools:
 //!   list_interfaces: allow      # or {}: forwarded as it is
 //!   manage_config: { deny: "saved configurations replace checked arguments" }
@@ -24,6 +26,8 @@
 //!       format: { one_of: [ text, json ] }
 //!       file: { under: /var/lib/captures, pattern: '[\w/.-]+' }
 //!     required_by_schema: true  # what the tool's own schema requires is there and not null
+//!     schema: true              # arguments are valid by the tool's own inputSchema, as the server listed it
+//!     definitions: pinned       # as above, for this tool alone
 //!     limits:
 //!       - { max: 10, window: minute }
 //!       - { max: 500, window: 90 s, kind: bucket, scope: server, amount_from: count }
@@ -86,11 +90,13 @@ mod capture;
 mod case;
 mod condition;
 mod decide;
+mod definition;
 mod dialect;
 mod diff;
 mod error;
 mod explain;
 mod interface;
+mod json_schema;
 mod limit;
 mod load;
 mod model;
@@ -110,10 +116,11 @@ mod tests;
 pub const SCHEMA: &str = include_str!("schema.json");
 
 pub use case::{Case, Difference, Expected};
+pub use definition::{Definition, LONGEST_DEFINITION, PARTS};
 pub use diff::{Effect, PolicyChange, Subject};
 pub use error::PolicyError;
 pub use explain::{Assumed, Outcome};
 pub use limit::*;
-pub use model::{Dialect, Policy, PolicyFilter, Summary};
+pub use model::{Dialect, Pinning, Policy, PolicyFilter, Summary};
 pub use request::{Request, unpoliced};
 pub use verdict::*;

@@ -36,10 +36,19 @@ pub(super) struct Test {
     /// The policies, or their cases
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// What the server answered to tools/list
+    ///
+    /// A JSON file, for policies that ask for the tools' own schemas. Without it: of `pcap.yaml`, the file
+    /// `pcap.tools.json`, if there is one beside it.
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
+
+/// The same of what its server answers to tools/list.
+const TOOLS: &str = "tools.json";
 
 /// A policy, and where its cases are.
 struct Pair {
@@ -61,7 +70,17 @@ impl Test {
         let mut reports = Vec::new();
         for pair in pairs {
             let policy = enforce::check_policy(&pair.policy)?;
-            let cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+            let mut cases =
+                Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+            let beside = pair.policy.with_extension(TOOLS);
+            let tools = match &self.tools {
+                Some(file) => Some(file.as_path()),
+                None => beside.is_file().then_some(beside.as_path()),
+            };
+            if let Some(tools) = tools {
+                let tools = super::recorded(tools)?;
+                cases.iter_mut().for_each(|case| case.list(&tools));
+            }
             let results = cases.iter().map(|case| (case, case.run(&policy)));
             let results: Vec<(&Case, (Vec<Difference>, Outcome))> = results.collect();
             let failed = results

@@ -32,14 +32,22 @@ pub(super) use self::{
 use super::{
     Dialect, Policy, PolicyError, dialect,
     error::Source,
-    model::{Hide, Unnamed},
+    model::{Hide, Step, Unnamed},
 };
 
 /// Bytes of a policy file at most.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Keys at the top of a policy.
-const POLICY: &[&str] = &["version", "default", "hide", "all_tools", "tools", "exec"];
+const POLICY: &[&str] = &[
+    "version",
+    "default",
+    "hide",
+    "all_tools",
+    "definitions",
+    "tools",
+    "exec",
+];
 
 pub(super) type Loaded<T> = Result<T, PolicyError>;
 
@@ -121,6 +129,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
     let default = gather.keep(default(&section));
     let hide = gather.keep(section.read("hide", hide));
     let all_tools = gather.keep(section.read("all_tools", tools::all_tools));
+    let pinning = gather.keep(section.read("definitions", tools::pinning));
     let tools = gather.keep(section.read("tools", tools::tools));
     let exec = gather.keep(section.read("exec", |field| capture::capture(field, capture::EXEC)));
     if gather.is_clean() && section.field("tools").is_none() && section.field("exec").is_none() {
@@ -132,6 +141,8 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
         ));
     }
     let rule = gather.done(default)?;
+    let mut all_tools = all_tools.flatten().unwrap_or_default();
+    all_tools.0.extend(pinning.flatten().map(Step::Pinned));
     Ok(Policy {
         file: Arc::clone(&source.file),
         digest: digest(&source.text),
@@ -139,7 +150,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
         default: Unnamed { allow: false, rule },
         hide: hide.flatten().unwrap_or_default(),
         tools: tools.flatten().unwrap_or_default(),
-        all_tools: all_tools.flatten().unwrap_or_default(),
+        all_tools,
         exec: exec.flatten(),
     })
 }
