@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    audit::visible,
+    audit::{visible, visible_json},
     definitions::{AcceptError, Pin, Pins, ServerPins, Standing},
 };
 
@@ -123,8 +123,13 @@ impl Tools {
                 let tools = known.tools.iter();
                 tools.map(move |(tool, pin)| in_json(server, tool, pin))
             });
-            // Beyond ASCII is escaped, so that a terminal shows what is there.
-            term::print_json(&list.collect::<Vec<Value>>())?;
+            let list: Vec<Value> = list.collect();
+            // Line by line, since the ends of lines would be escaped too.
+            let text = serde_json::to_string_pretty(&list).unwrap_or_default();
+            term::print(|out| {
+                let mut lines = text.lines();
+                lines.try_for_each(|line| writeln!(out, "{}", visible_json(line)))
+            })?;
             return Ok(Exit::Ok);
         }
         let paint = Paint::for_stdout();

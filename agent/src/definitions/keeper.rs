@@ -182,6 +182,7 @@ impl Keeper {
     ///
     /// It may not.
     pub async fn check(&self, server: &str, definition: &Definition) -> Result<(), Held> {
+        self.shared.open();
         let wanted = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = self.shared.done.subscribe();
         if done.wait_for(|done| *done >= wanted).await.is_err() {

@@ -68,7 +68,9 @@ impl Version {
 
     /// About how many bytes it takes up in the table.
     pub(super) fn bytes(&self) -> usize {
-        let mut count = Count(128);
+        // Its name is the key, too.
+        let name = self.parts.get("name").and_then(Value::as_str);
+        let mut count = Count(128 + name.map_or(0, str::len));
         // Counting cannot fail.
         let _ = serde_json::to_writer(&mut count, &self.parts);
         count.0

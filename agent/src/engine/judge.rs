@@ -162,7 +162,8 @@ impl Judge {
             let mut place = self.policy.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *place, Arc::clone(&policy))
         };
-        if !before.shows_the_same(&policy) {
+        // What is pinned from now on is to be listed once more, for it to be known.
+        if !before.shows_the_same(&policy) || before.pins() || policy.pins() {
             self.changes.send_modify(|times| *times += 1);
         }
     }

@@ -14,9 +14,9 @@
 //! ```
 //!
 //! `approval: true` says that an operator is asked; a case that does not say so fails if one is.
-//! `requires: [ port ]` are the arguments that the tool's schema requires, and `counts: { a: 3 }`
-//! is what counters hold, for rules that look at them. A tool that is `hidden` is denied and not
-//! shown; `deny` says nothing of whether it is shown.
+//! `requires: [ port ]` are the arguments that the tool's schema requires, in place of all that the server's own
+//! list of tools says ([`Case::list`]), and `counts: { a: 3 }` is what counters hold, for rules that look
+//! at them. A tool that is `hidden` is denied and not shown; `deny` says nothing of whether it is shown.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

@@ -200,6 +200,14 @@ impl Policy {
         pinned.next()
     }
 
+    /// Whether any tool's definition must be the accepted one.
+    #[must_use]
+    pub fn pins(&self) -> bool {
+        let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
+        let mut steps = steps.chain(&self.all_tools.0);
+        steps.any(|step| matches!(step, Step::Pinned(_)))
+    }
+
     /// The dialect that the file is written in.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
