@@ -69,7 +69,7 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, all: &mut 
             return;
         }
         (Some(Value::String(before)), Some(Value::String(after))) => {
-            if before.len().min(after.len()) < 24 {
+            if before.len().min(after.len()) < 12 {
                 Edit::Changed(before.as_str().into(), after.as_str().into())
             } else {
                 Edit::Text(text(before, after))

@@ -27,8 +27,8 @@ struct Inner {
     /// In the order in which they came.
     order: VecDeque<u64>,
     anybody: Tools,
-    /// One of each, by its text's digest: most connections are told the same.
-    all: HashMap<String, Weak<Definition>>,
+    /// One of each with its size, by its digest: most connections are told the same.
+    all: HashMap<String, (Weak<Definition>, usize)>,
     bytes: usize,
 }
 
@@ -80,14 +80,14 @@ impl Inner {
             // Nothing but a name and a reason.
             return Some(Arc::new(definition));
         }
-        if let Some(same) = self.all.get(definition.digest()).and_then(Weak::upgrade) {
+        let same = self.all.get(definition.digest());
+        if let Some(same) = same.and_then(|(same, _)| same.upgrade()) {
             return Some(same);
         }
         let bytes = bytes_of(&definition);
         if self.bytes + bytes > MOST_BYTES {
-            self.all.retain(|_, one| one.strong_count() > 0);
-            let left = self.all.values().filter_map(Weak::upgrade);
-            self.bytes = left.map(|one| bytes_of(&one)).sum();
+            self.all.retain(|_, (one, _)| one.strong_count() > 0);
+            self.bytes = self.all.values().map(|(_, bytes)| bytes).sum();
             if self.bytes + bytes > MOST_BYTES {
                 return None;
             }
@@ -95,7 +95,7 @@ impl Inner {
         self.bytes += bytes;
         let one = Arc::new(definition);
         let digest = one.digest().to_owned();
-        self.all.insert(digest, Arc::downgrade(&one));
+        self.all.insert(digest, (Arc::downgrade(&one), bytes));
         Some(one)
     }
 }

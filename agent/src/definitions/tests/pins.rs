@@ -135,13 +135,19 @@ fn forgotten_tool_is_new_and_forgotten_server_is_seen_first() {
 fn what_has_no_room_is_held_back() {
     let desk = Desk::new();
     let long = "x".repeat(100_000);
-    let mut refused = 0;
-    for n in 0..60 {
-        let became = desk.offer(&tool(&format!("t{n}"), &long), false);
-        refused += u32::from(matches!(became, Some(What::Unfit(_))));
-    }
-    assert_eq!(refused, 8, "52 of 100 KB have room");
-    // And so is a change of what is there.
+    let offers: Vec<Offer> = (0..60)
+        .map(|n| Offer {
+            server: "s".to_owned(),
+            definition: tool(&format!("t{n}"), &long),
+            strict: false,
+        })
+        .collect();
+    let became = desk.pins.offer(&offers).unwrap();
+    let refused = became
+        .iter()
+        .filter(|what| matches!(what, Some(What::Unfit(_))));
+    assert_eq!(refused.count(), 8, "52 of 100 KB have room");
+    // And so has no change of what is there.
     let changed = desk.offer(&tool("t0", &format!("{long}y")), false);
     assert!(matches!(changed, Some(What::Unfit(_))), "{changed:?}");
 }
