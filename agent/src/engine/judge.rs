@@ -129,7 +129,7 @@ impl Judge {
         let changes = self.changes.clone();
         let keeper = self.state.clone().map(|directory| {
             Keeper::start(directory, tell, move || {
-                changes.send_modify(|times| *times += 1)
+                changes.send_modify(|times| *times += 1);
             })
         });
         Self { keeper, ..self }

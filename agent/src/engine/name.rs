@@ -128,7 +128,6 @@ fn launcher(program: &str) -> Option<Launcher> {
             flags: &["-q", "--quiet", "--no-cache", "-v", "--verbose"],
             names: &["--spec"],
             kind: Kind::Python,
-            ..known
         },
         "npx" | "bunx" => Launcher {
             flags: &[

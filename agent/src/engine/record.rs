@@ -308,8 +308,8 @@ impl RecordKeeper {
         move |event| {
             let entries = entries.as_ref();
             // Its thread can wait, as nobody else does.
-            let sent = entries.map(|entries| entries.blocking_send(Entry::Definition(event)));
-            if sent.is_none_or(|sent| sent.is_err()) {
+            let event = Entry::Definition(event);
+            if entries.is_none_or(|entries| entries.blocking_send(event).is_err()) {
                 tracing::error!("the record cannot keep up");
                 breaks.send_replace(true);
             }

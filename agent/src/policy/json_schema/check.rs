@@ -501,7 +501,7 @@ impl Check<'_> {
                 }
             }
             if !fits {
-                return self.none_of(faults);
+                return self.none_of(&faults);
             }
         }
         if let Some(all) = list("oneOf") {
@@ -518,7 +518,7 @@ impl Check<'_> {
                 }
             }
             if fits == 0 {
-                return self.none_of(faults);
+                return self.none_of(&faults);
             }
             if fits > 1 {
                 return self.wrong(format!(
@@ -554,12 +554,12 @@ impl Check<'_> {
 
     /// What is wrong with a value that fits no alternative: with the one that was meant, if the others
     /// are for values of other types.
-    fn none_of<T>(&self, faults: Vec<Fault>) -> Result<T, Fault> {
+    fn none_of<T>(&self, faults: &[Fault]) -> Result<T, Fault> {
         let is_type = |fault: &Fault| matches!(fault, Fault::Wrong { of_type: true, .. });
         let mut meant = faults.iter().filter(|fault| !is_type(fault));
         match (meant.next(), meant.next()) {
             (Some(only), None) => Err(only.clone()),
-            _ => self.wrong(match faults.as_slice() {
+            _ => self.wrong(match faults {
                 [only] => return Err(only.clone()),
                 all => format!("fits none of the {} alternatives", all.len()),
             }),
