@@ -52,7 +52,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 23] = [
+    let verbs: [&[&str]; 27] = [
         &[],
         &["run"],
         &["exec"],
@@ -70,6 +70,10 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["grant", "create"],
         &["grant", "list"],
         &["grant", "revoke"],
+        &["tools"],
+        &["tools", "accept"],
+        &["tools", "diff"],
+        &["tools", "forget"],
         &["audit"],
         &["audit", "show"],
         &["audit", "verify"],
@@ -150,6 +154,10 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-policy.5",
             "capwarden-policy.8",
             "capwarden-run.8",
+            "capwarden-tools-accept.8",
+            "capwarden-tools-diff.8",
+            "capwarden-tools-forget.8",
+            "capwarden-tools.8",
             "capwarden.8",
         ]
     );
@@ -162,7 +170,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 30));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 34));
 }
 
 #[test]
@@ -625,6 +633,61 @@ fn filter_explain_says_it_in_words() {
         answer["lint"].as_array().unwrap().contains(&"arp".into()),
         "{answer}"
     );
+}
+
+#[test]
+fn policy_is_explained_and_tested_with_the_servers_own_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let policy = write("p.yaml", "version: 1\ntools: { t: { schema: true } }\n");
+    let call = write("call.json", r#"{"tool":"t","arguments":{"n":5}}"#);
+    let explain = ["policy", "explain", &call, "-p", &policy];
+    let (status, out, _) = told(&explain);
+    assert_eq!(status, 1);
+    assert!(out.contains("has not listed the tool"), "{out}");
+    let tools =
+        r#"{"result":{"tools":[{"name":"t","inputSchema":{"properties":{"n":{"maximum":4}}}}]}}"#;
+    let tools = write("p.tools.json", tools);
+    let (status, out, _) = told(&[&explain[..], &["--tools", &tools]].concat());
+    assert_eq!(status, 1);
+    assert!(out.contains("/n: 5 is more than 4."), "{out}");
+
+    let cases = "- { name: a, call: { tool: t, arguments: { n: 5 } }, expect: deny, reason: 5 is more than 4 }\n\
+                 - { name: b, call: { tool: t, arguments: { n: 4 } }, expect: allow }\n";
+    write("p.test.yaml", cases);
+    let (status, out, _) = told(&["policy", "test", &policy]);
+    assert_eq!((status, out.contains("2 of 2")), (0, true), "{out}");
+    let (status, _, err) = told(&["policy", "test", &policy, "--tools", &call]);
+    assert_eq!(status, 2);
+    assert!(err.contains("it has no list of tools"), "{err}");
+}
+
+#[test]
+fn tools_of_servers_that_are_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let state = ["--state", state.to_str().unwrap()];
+    let (status, out, _) = told(&[&["tools"], &state[..]].concat());
+    assert_eq!(
+        (status, out.as_str()),
+        (0, "no server's definitions are pinned yet\n")
+    );
+    for words in [
+        &["tools", "s"][..],
+        &["tools", "diff", "s"],
+        &["tools", "accept", "s", "--all"],
+        &["tools", "forget", "s", "t"],
+    ] {
+        let (status, _, err) = told(&[words, &state[..]].concat());
+        assert_eq!(status, 1, "{words:?} {err}");
+        assert!(err.contains("no tool of a server \"s\""), "{err}");
+    }
+    let (status, ..) = told(&["tools", "accept", "s", "t", "--sha256", "x"]);
+    assert_eq!(status, 2);
 }
 
 #[test]

@@ -393,7 +393,7 @@ fn log_as_json_follows_each_call_and_session() -> Result<()> {
     let capture = [
         ("tool", "capture"),
         ("session", "s1"),
-        ("server", "python3"),
+        ("server", "hostile.py"),
     ];
     assert_eq!(said("call", "answered", &capture), 1, "{log}");
     let session = [("session", "s1")];

@@ -18,8 +18,10 @@ const VALIDATOR: &str = include_str!("../scripts/schema.py");
 /// All keys of the language, each with a value.
 const ALL: &str = r#"{
   "version": 1, "default": { "allow": "a dialect says so" }, "replies": "intercept", "hide": ["a"],
+  "definitions": { "pinned": "strict" },
   "all_tools": { "limits": [{ "max": 1000, "window": "day" }], "args": { "x": { "absent": true } },
-                 "required_by_schema": true, "approve": "operator", "checks": [ { "deny_if": [] } ] },
+                 "required_by_schema": true, "schema": true, "approve": "operator",
+                 "checks": [ { "deny_if": [] } ] },
   "tools": {
     "allowed": "allow", "free": {}, "denied": { "deny": "no" },
     "asked": {
@@ -30,7 +32,7 @@ const ALL: &str = r#"{
         "u": { "under": "/var", "in_cidr": ["10.0.0.0/8", "fd00::/8"], "interface": ["lo", "any"] },
         "f": { "capture_filter": { "within": "tcp" } }
       },
-      "required_by_schema": true,
+      "required_by_schema": true, "schema": true, "definitions": "pinned",
       "approve": { "by": "operator", "timeout": "1h30m", "why": "it restarts" },
       "limits": [
         { "max": 3, "window": "90 s", "kind": "bucket", "scope": "server", "counter": "c", "amount": 2, "refund": "never" },

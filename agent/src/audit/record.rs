@@ -29,6 +29,8 @@ pub enum Record {
     Approval(Box<ApprovalRecord>),
     /// A bearer's grant was made or revoked.
     Grant(Box<GrantRecord>),
+    /// Something became of the definition of a tool.
+    Definition(Box<DefinitionRecord>),
     /// A session was opened.
     SessionOpened(Box<SessionOpened>),
     /// A capture socket was armed and handed over.
@@ -50,11 +52,12 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 14] = [
     "agent-started",
     "call",
     "approval",
     "grant",
+    "definition",
     "session-opened",
     "socket-armed",
     "filter-attached",
@@ -69,6 +72,10 @@ pub const KINDS: [&str; 13] = [
 impl Record {
     /// True if the record must be on the disk before anything else happens.
     pub(super) fn must_last(&self) -> bool {
+        if let Self::Definition(definition) = self {
+            // There are many of these at once, and what they say lasts elsewhere.
+            return definition.became.as_str() != "first-seen";
+        }
         matches!(
             self,
             Self::Approval(_)
@@ -230,6 +237,29 @@ pub struct GrantRecord {
     pub bytes: Option<u64>,
     /// How long.
     pub seconds: Option<f64>,
+}
+
+/// Something became of the definition of a tool. Written by the agent whose server lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DefinitionRecord {
+    /// The governed server, by name.
+    pub server: Text,
+    /// The tool.
+    pub tool: Text,
+    /// What became of it: `first-seen`, which accepts it, `new`, `changed`, `unfit`, `accepted`.
+    pub became: Text,
+    /// The hash of the definition, as `capwarden tools` shows it; none of what cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Hash>,
+    /// Who accepted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Text>,
+    /// When that was, UTC, to the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Text>,
+    /// Why it cannot be accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Text>,
 }
 
 /// A session was opened: what it may see.

@@ -159,6 +159,9 @@ fn render(entry: &Entry, colour: bool) -> String {
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
         "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
         "approval" => "33",
+        "definition" if matches!(entry.text("became"), Some("accepted")) => "32",
+        "definition" if matches!(entry.text("became"), Some("first-seen")) => "",
+        "definition" => "31",
         "socket-refused" | "policy-refused" => "31",
         "grant" if entry.text("became") == Some("revoked") => "31",
         "grant" => "33",
@@ -270,6 +273,21 @@ fn describe(entry: &Entry) -> String {
                 text += &format!("; at most {}", caps.join(", "));
             }
             text
+        }
+        "definition" => {
+            let became = match entry.text("became") {
+                Some("first-seen") => "seen first, and accepted by that".to_owned(),
+                Some("new") => "new, and held back".to_owned(),
+                Some("changed") => "changed, and held back".to_owned(),
+                Some("unfit") => "held back".to_owned(),
+                _ => text("became"),
+            };
+            let hash: String = text("sha256").chars().take(12).collect();
+            let mut text = format!("{} of {}: {became}", text("tool"), text("server"));
+            text += &optional(", by ", "by");
+            text += &optional(" at ", "at");
+            text += &optional(", because ", "why");
+            text + &format!(" (sha256 {hash})")
         }
         "session-opened" => {
             format!("{}: {}", text("session"), text("summary"))

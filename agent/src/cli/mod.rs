@@ -27,6 +27,7 @@ mod reception;
 mod run;
 mod state;
 mod term;
+mod tools;
 mod values;
 
 use std::{io::Write as _, process::ExitCode};
@@ -84,6 +85,7 @@ enum Verb {
     Approve(approve::Approve),
     Deny(deny::Deny),
     Grant(grant::Grant),
+    Tools(tools::Tools),
     Audit(audit::Audit),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
@@ -107,6 +109,7 @@ impl Cli {
             Verb::Approve(approve) => approve.run(),
             Verb::Deny(deny) => deny.run(),
             Verb::Grant(grant) => grant.run(),
+            Verb::Tools(tools) => tools.run(),
             Verb::Audit(audit) => audit.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),

@@ -7,14 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::{
-    audit::Log,
+    audit::{Log, visible},
     engine::{self, LocalPlan, OwnServerPlan, PipedPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
     kernel::Credentials,
-    policy::Replies,
+    policy::{Pinning, Replies, RuleRef},
     principal::Grants,
     telemetry::Endpoint,
 };
@@ -102,6 +102,26 @@ pub(super) struct Run {
     pub(super) upstream: Option<UpstreamAddress>,
     #[command(flatten)]
     pub(super) reception: ReceptionOptions,
+    /// Call the server by this name
+    ///
+    /// Grants, approvals, limits and accepted definitions go by it. Without it: the file name of its
+    /// command, or what a launcher runs: of `uvx netmcp@1.2`, `netmcp`; of `python3 -m netmcp`, `netmcp`;
+    /// of `node /opt/netmcp/dist/index.js`, `netmcp`. The log says it at the start.
+    #[arg(long = "server", value_name = "NAME", value_parser = name)]
+    pub(super) name: Option<String>,
+    /// Hold tools back whose definition is not the accepted one
+    ///
+    /// As `definitions: pinned` does in a policy of our own language; with --pin=strict, definitions that
+    /// are seen first are held back, too. See `capwarden tools`.
+    #[arg(
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "first",
+        value_enum
+    )]
+    pub(super) pin: Option<Pin>,
     /// The server's command and its arguments
     ///
     /// Looked up on PATH, and started with capwarden's environment, but for HOME, USER and LOGNAME,
@@ -114,7 +134,49 @@ pub(super) struct Run {
     pub(super) server: Vec<OsString>,
 }
 
+/// What becomes of definitions that are seen first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Pin {
+    /// They are accepted.
+    First,
+    /// They are held back.
+    Strict,
+}
+
+/// A server's name.
+fn name(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > 128 || text.chars().any(char::is_control) {
+        return Err("a name has 1 to 128 bytes, and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 impl Run {
+    /// What the server is called.
+    fn server_name(&self) -> Arc<str> {
+        let name = match (&self.name, &self.upstream) {
+            (Some(name), _) => Arc::from(name.as_str()),
+            (None, Some(upstream)) if self.server.is_empty() => upstream.to_string().into(),
+            (None, _) => engine::server_name(&self.server),
+        };
+        tracing::info!(server = %visible(&name), "grants, approvals, limits and accepted definitions go by this name");
+        name
+    }
+
+    /// What is pinned, whatever the policy says.
+    fn pinning(&self) -> Option<Pinning> {
+        let strict = self.pin? == Pin::Strict;
+        let path = if strict { "--pin=strict" } else { "--pin" };
+        let rule = RuleRef {
+            file: Arc::from(""),
+            line: 0,
+            column: 0,
+            path: path.to_owned(),
+        };
+        Some(Pinning { strict, rule })
+    }
+
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let usage = |what, hint| Err(Failure::Usage(Account::new(what).hint(hint)));
         match (self.listen.clone(), self.upstream.clone()) {
@@ -147,7 +209,7 @@ impl Run {
         self.reception.check(listen)?;
         let tls = self.reception.tls()?;
         let reception = std::mem::take(&mut self.reception);
-        let server = engine::server_name(self.server.first());
+        let server = self.server_name();
         let state = self.state.clone();
         let (mut servers, log, grants) = self
             .own_servers(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
@@ -172,14 +234,16 @@ impl Run {
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let more = more(&credentials)?;
+        let judge = enforce::judge(
+            policy,
+            self.state.as_deref(),
+            &self.counters,
+            Some(&credentials),
+        )?;
         let servers = OwnServerPlan {
+            name: self.server_name(),
+            judge: judge.with_pinning(self.pinning()),
             server: self.server,
-            judge: enforce::judge(
-                policy,
-                self.state.as_deref(),
-                &self.counters,
-                Some(&credentials),
-            )?,
             credentials,
             metrics: self.metrics,
             reload,
@@ -193,14 +257,16 @@ impl Run {
         let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
+        let judge = enforce::judge(
+            policy,
+            self.state.as_deref(),
+            &self.counters,
+            Some(&credentials),
+        )?;
         let plan = RunPlan {
+            name: self.server_name(),
+            judge: judge.with_pinning(self.pinning()),
             server: self.server,
-            judge: enforce::judge(
-                policy,
-                self.state.as_deref(),
-                &self.counters,
-                Some(&credentials),
-            )?,
             credentials,
             metrics: self.metrics,
             reload,
@@ -216,10 +282,8 @@ impl Run {
         let authorities = self.reception.authorities(upstream.is_tls())?;
         let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         let starting = !self.server.is_empty();
-        let server: Arc<str> = match self.server.first() {
-            Some(_) => engine::server_name(self.server.first()),
-            None => upstream.to_string().into(),
-        };
+        let server = self.server_name();
+        let pinning = self.pinning();
         if self.user.is_some() && !starting {
             return Err(Failure::Usage(
                 Account::new(
@@ -236,6 +300,7 @@ impl Run {
         };
         let credentials = governed.as_ref().map(|(_, credentials)| credentials);
         let judge = enforce::judge(policy, self.state.as_deref(), &self.counters, credentials)?;
+        let judge = judge.with_pinning(pinning);
         let grants = grants(&self.reception, self.state.as_deref(), credentials)?;
         let plan = ServePlan {
             listen,

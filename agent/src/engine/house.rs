@@ -123,7 +123,10 @@ pub(super) fn decider(
     record: &RecordKeeper,
     metrics: Option<Arc<Metrics>>,
 ) -> io::Result<(Timed<Arc<Judge>>, JoinSet<()>)> {
-    let judge = Arc::new(judge.telling(record.approvals()));
+    let judge = judge
+        .telling(record.approvals())
+        .keeping(record.definitions());
+    let judge = Arc::new(judge);
     if let Some(metrics) = &metrics {
         metrics.unavailable_limits_are(judge.unavailable());
     }

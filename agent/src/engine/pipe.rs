@@ -1,12 +1,6 @@
 //! One stdio server and its one client, from the server's start to its end.
 
-use std::{
-    ffi::{OsStr, OsString},
-    io,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -109,10 +103,4 @@ where
             .map_err(io::Error::other)?;
         Ok((why, outcome))
     }
-}
-
-/// A server without a name of its own is called by its command's file name.
-pub fn server_name(command: Option<&OsString>) -> Arc<str> {
-    let program = command.map(Path::new).and_then(Path::file_name);
-    Arc::from(program.unwrap_or(OsStr::new("server")).to_string_lossy())
 }

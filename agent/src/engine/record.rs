@@ -19,9 +19,10 @@ use crate::{
     approval::{self, What},
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
-        Decision, FilterAttached, Hash, Log, PolicyFile, PolicyRefused, PolicyReloaded, Record,
-        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
+        Decision, DefinitionRecord, FilterAttached, Hash, Log, PolicyFile, PolicyRefused,
+        PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
     },
+    definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
     session::{SessionEnd, SessionEvent},
@@ -72,6 +73,7 @@ enum Entry {
     /// A long one, with the bytes that it counts for.
     LongCall(Box<CallRecord>, usize),
     Approval(approval::Event),
+    Definition(definitions::Event),
     Session(SessionEvent),
     Policy(Record),
 }
@@ -235,7 +237,10 @@ impl RecordKeeper {
                 };
                 let bytes = match &entry {
                     Entry::Call(_, bytes) | Entry::LongCall(_, bytes) => *bytes,
-                    Entry::Session(_) | Entry::Approval(_) | Entry::Policy(_) => 0,
+                    Entry::Session(_)
+                    | Entry::Approval(_)
+                    | Entry::Definition(_)
+                    | Entry::Policy(_) => 0,
                 };
                 let written = record(entry).and_then(|record| writer.append(&record));
                 waits.fetch_sub(bytes, Ordering::Relaxed);
@@ -290,6 +295,21 @@ impl RecordKeeper {
             }
             let entries = entries.as_ref();
             if entries.is_none_or(|entries| entries.try_send(Entry::Approval(event)).is_err()) {
+                tracing::error!("the record cannot keep up");
+                breaks.send_replace(true);
+            }
+        }
+    }
+
+    /// The line of whoever keeps definitions.
+    pub(super) fn definitions(&self) -> impl FnMut(definitions::Event) + Send + use<> {
+        let breaks = self.breaks.clone();
+        let entries = self.entries.clone();
+        move |event| {
+            let entries = entries.as_ref();
+            // Its thread can wait, as nobody else does.
+            let event = Entry::Definition(event);
+            if entries.is_none_or(|entries| entries.blocking_send(event).is_err()) {
                 tracing::error!("the record cannot keep up");
                 breaks.send_replace(true);
             }
@@ -366,6 +386,7 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
         Entry::Call(call, _) => Record::Call(Box::new(call_record(&call)?)),
         Entry::LongCall(record, _) => Record::Call(record),
         Entry::Approval(event) => Record::Approval(Box::new(approval_record(event))),
+        Entry::Definition(event) => Record::Definition(Box::new(definition_record(event))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
@@ -426,6 +447,24 @@ fn approval_record(event: approval::Event) -> ApprovalRecord {
         server: Text::new(event.server),
         tool: Text::new(event.tool),
         rule: Text::new(event.rule),
+        by: by.map(|(by, _)| Text::new(by.to_string())),
+        at: by.map(|(_, at)| Text::new(approve::time(at))),
+        why: why.map(Text::new),
+    }
+}
+
+fn definition_record(event: definitions::Event) -> DefinitionRecord {
+    let became = event.what.word();
+    let (by, why) = match event.what {
+        definitions::What::Accepted(by, at) => (Some((by, at)), None),
+        definitions::What::Unfit(why) => (None, Some(why)),
+        _ => (None, None),
+    };
+    DefinitionRecord {
+        server: Text::new(event.server),
+        tool: Text::new(event.tool),
+        became: became.into(),
+        sha256: event.digest.parse().ok(),
         by: by.map(|(by, _)| Text::new(by.to_string())),
         at: by.map(|(_, at)| Text::new(approve::time(at))),
         why: why.map(Text::new),

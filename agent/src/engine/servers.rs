@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     EngineError, Judge, house,
-    pipe::{Pipe, server_name},
+    pipe::Pipe,
     record::{GateObserver, PolicySource, RecordKeeper, Started},
     reload::Reload,
     timed::Timed,
@@ -39,6 +39,8 @@ const ENDS: usize = 256;
 pub struct OwnServerPlan {
     /// The server's command.
     pub server: Vec<OsString>,
+    /// What the servers are called.
+    pub name: Arc<str>,
     /// Whose ids each server gets.
     pub credentials: Credentials,
     /// What decides the calls.
@@ -97,7 +99,7 @@ impl OwnServerPlan {
             async move { routes.carry(ended).await }
         });
         let servers = OwnServers {
-            name: server_name(self.server.first()),
+            name: self.name,
             command: self.server,
             credentials: self.credentials,
             judge: Arc::new(judge),

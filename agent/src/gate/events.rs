@@ -31,8 +31,14 @@ pub trait Decide: Send + Sync + 'static {
         watch::channel(0).1
     }
 
-    /// The server listed a tool that is visible; its schema requires these arguments.
-    fn advertised(&self, _tool: &str, _required: &[String]) {}
+    /// The server listed a tool that is visible, to this caller and in these words. Returns whether it
+    /// is shown.
+    fn listed(&self, _caller: &Caller, _tool: &str, _definition: &str) -> bool {
+        true
+    }
+
+    /// The server's list, or the last page of it, is at its end.
+    fn list_ended(&self, _caller: &Caller) {}
 
     /// What is to be done with a call, and what was reserved for it. Messages of the same
     /// connection wait meanwhile.
@@ -62,8 +68,12 @@ impl<T: Decide> Decide for Arc<T> {
         T::changes(self)
     }
 
-    fn advertised(&self, tool: &str, required: &[String]) {
-        T::advertised(self, tool, required);
+    fn listed(&self, caller: &Caller, tool: &str, definition: &str) -> bool {
+        T::listed(self, caller, tool, definition)
+    }
+
+    fn list_ended(&self, caller: &Caller) {
+        T::list_ended(self, caller);
     }
 
     fn decide(

@@ -10,6 +10,8 @@ use super::{
     Approval, Call, Decision, Denial, FilterDemand, Knowledge, LimitUse, Policy, Replies, RuleRef,
     Unit, Verdict, Window,
     condition::Clause,
+    definition::Unfit,
+    json_schema::Fault,
     model::{Action, ApprovalRule, Step, ToolRule},
     operator::Truth,
     source::quoted,
@@ -157,6 +159,7 @@ impl Policy {
             },
             Step::Clause(clause) => self.clause(clause, call, known)?,
             Step::RequiredBySchema(rule) => self.required(rule, call, known)?,
+            Step::Schema(rule) => self.schema(rule, call, known)?,
             Step::Approve(asked) => {
                 if let Some(one) = approve(asked, call, known) {
                     // The one that ends first, if several are asked for.
@@ -166,7 +169,7 @@ impl Policy {
                     }
                 }
             }
-            Step::Limit(_) => {}
+            Step::Limit(_) | Step::Pinned(_) => {}
         }
         Ok(())
     }
@@ -204,18 +207,16 @@ impl Policy {
         call: &Call,
         known: &dyn Knowledge,
     ) -> Result<(), Box<Denial>> {
-        let Some(names) = known.required(&call.tool) else {
-            let mut denial = Denial::new(
-                "The server has not listed the tool yet, so its required arguments are not known.",
-                rule.clone(),
-            );
-            denial.instead = Some("List the tools, then call again.".to_owned());
-            denial.text = self.vendor_text(&denial.reason);
-            return Err(Box::new(denial));
+        let Some(definition) = known.definition(&call.tool) else {
+            return Err(self.not_listed(rule, "its required arguments are not known"));
         };
-        let missing = |name: &&String| {
+        if let Some(why) = definition.fault() {
+            return Err(self.unusable(rule, why));
+        }
+        let names = definition.required();
+        let missing = |name: &&&str| {
             // Not by a dotted path: these are the schema's own names.
-            call.arguments.get(*name).is_none_or(Value::is_null)
+            call.arguments.get(**name).is_none_or(Value::is_null)
         };
         let missing: Vec<String> = names.iter().filter(missing).map(|it| quoted(it)).collect();
         if missing.is_empty() {
@@ -227,9 +228,64 @@ impl Policy {
             rule.clone(),
         );
         denial.instead = Some(format!("Call again with {list}."));
-        denial.allowed = Some(Box::new(json!({ "required": &*names })));
+        denial.allowed = Some(Box::new(json!({ "required": names })));
         denial.text = self.vendor_text(&denial.reason);
         Err(Box::new(denial))
+    }
+
+    fn schema(
+        &self,
+        rule: &RuleRef,
+        call: &Call,
+        known: &dyn Knowledge,
+    ) -> Result<(), Box<Denial>> {
+        let Some(definition) = known.definition(&call.tool) else {
+            return Err(self.not_listed(rule, "its schema is not known"));
+        };
+        let fault = match definition.check(&call.arguments) {
+            Ok(()) => return Ok(()),
+            Err(Unfit::Unusable(why)) => return Err(self.unusable(rule, &why)),
+            Err(Unfit::Arguments(fault)) => fault,
+        };
+        let (at, why) = match fault {
+            Fault::Wrong { at, why, .. } => (at, why),
+            Fault::TooMuch => {
+                let why = "it takes too long to hold these arguments against it";
+                return Err(self.unusable(rule, why));
+            }
+        };
+        let place = match at.as_str() {
+            "" => "the arguments as a whole",
+            at => at,
+        };
+        let mut denial = Denial::new(
+            format!("The arguments do not fit the tool's own schema: {place}: {why}."),
+            rule.clone(),
+        );
+        denial.instead = Some("Call again with arguments that fit its inputSchema.".to_owned());
+        denial.allowed = Some(Box::new(json!({ "at": at })));
+        Err(Box::new(denial))
+    }
+
+    /// The server has not said what the tool is.
+    fn not_listed(&self, rule: &RuleRef, so: &str) -> Box<Denial> {
+        let reason = format!("The server has not listed the tool yet, so {so}.");
+        let mut denial = Denial::new(reason, rule.clone());
+        denial.instead = Some("List the tools, then call again.".to_owned());
+        denial.text = self.vendor_text(&denial.reason);
+        Box::new(denial)
+    }
+
+    /// What the server said of the tool is of no use.
+    fn unusable(&self, rule: &RuleRef, why: &str) -> Box<Denial> {
+        let reason = format!("The tool's own schema cannot be used: {why}.");
+        let mut denial = Denial::new(reason, rule.clone());
+        denial.instead = Some(
+            "Use another tool: only the server's maker, or another rule, can change this."
+                .to_owned(),
+        );
+        denial.text = self.vendor_text(&denial.reason);
+        Box::new(denial)
     }
 
     /// A denial of the tool as such.

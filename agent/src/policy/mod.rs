@@ -1,7 +1,7 @@
 //! What a policy file says, and what it says about a call.
 //!
 //! Nothing here looks at the host or at a clock: a [`Policy`] is read once, and [`Policy::decide`]
-//! is a function of the policy, the call, and what is known of counters and of tools' schemas
+//! is a function of the policy, the call, and what is known of counters and of tools' definitions
 //! ([`Knowledge`]). It decides on what is *asked*; the kernel holds what is *done*, whatever was
 //! asked. What a policy cannot find out by itself is in the [`Decision`]: limits to reserve,
 //! approvals to ask for, capture filters to prove.
@@ -29,12 +29,14 @@ mod capture;
 mod case;
 mod condition;
 mod decide;
+mod definition;
 mod dialect;
 mod diff;
 mod error;
 mod explain;
 mod import;
 mod interface;
+mod json_schema;
 mod limit;
 mod load;
 mod model;
@@ -55,12 +57,13 @@ mod tests;
 pub const SCHEMA: &str = include_str!("schema.json");
 
 pub use case::{Case, Difference, Expected};
+pub use definition::{Definition, LONGEST_DEFINITION, PARTS};
 pub use diff::{Effect, PolicyChange, Subject};
 pub use error::PolicyError;
 pub use explain::{Assumed, Outcome};
 pub use import::{Imported, Reading};
 pub use limit::*;
-pub use model::{Dialect, Policy, PolicyFilter, Replies};
+pub use model::{Dialect, Pinning, Policy, PolicyFilter, Replies};
 pub use request::{Request, unpoliced};
 pub use summary::{Summary, ToolSummary};
 pub use verdict::*;

@@ -133,8 +133,21 @@ pub(super) enum Step {
     Clause(Clause),
     /// The arguments that the tool's advertised schema requires are there.
     RequiredBySchema(RuleRef),
+    /// The arguments are valid by the tool's advertised schema.
+    Schema(RuleRef),
+    /// The tool's definition is the one that was accepted, which is for others to know.
+    Pinned(Pinning),
     Approve(ApprovalRule),
     Limit(LimitRule),
+}
+
+/// Definitions of tools are to be those that were accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinning {
+    /// Those that a server shows first are not accepted by that.
+    pub strict: bool,
+    /// The rule that asks for it.
+    pub rule: RuleRef,
 }
 
 /// An approval that is asked for.
@@ -223,6 +236,26 @@ impl Policy {
             && names
                 .into_iter()
                 .all(|name| self.visible(&name) == other.visible(&name))
+    }
+
+    /// Whether the tool's definition must be the accepted one.
+    #[must_use]
+    pub fn pinning(&self, tool: &str) -> Option<&Pinning> {
+        let own = self.tools.get(tool).map(|tool| &tool.rules.0);
+        let steps = own.into_iter().flatten().chain(&self.all_tools.0);
+        let mut pinned = steps.filter_map(|step| match step {
+            Step::Pinned(pinning) => Some(pinning),
+            _ => None,
+        });
+        pinned.next()
+    }
+
+    /// Whether any tool's definition must be the accepted one.
+    #[must_use]
+    pub fn pins(&self) -> bool {
+        let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
+        let mut steps = steps.chain(&self.all_tools.0);
+        steps.any(|step| matches!(step, Step::Pinned(_)))
     }
 
     /// The dialect that the file is written in.

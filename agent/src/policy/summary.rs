@@ -108,7 +108,10 @@ fn asks(rules: &Rules) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for step in &rules.0 {
         let word = match step {
-            Step::Argument(_) | Step::RequiredBySchema(_) => "arguments checked".to_owned(),
+            Step::Argument(_) | Step::RequiredBySchema(_) | Step::Schema(_) => {
+                "arguments checked".to_owned()
+            }
+            Step::Pinned(_) => "definition pinned".to_owned(),
             Step::Clause(_) => "conditions checked".to_owned(),
             Step::Approve(_) => "an operator asked".to_owned(),
             Step::Limit(limit) => limit_words(limit),

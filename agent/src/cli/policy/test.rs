@@ -36,10 +36,19 @@ pub(super) struct Test {
     /// The policies, or their cases
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// What the server answered to tools/list
+    ///
+    /// A JSON file, for policies that ask for the tools' own schemas. Without it: of `pcap.yaml`, the file
+    /// `pcap.tools.json`, if there is one beside it.
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
+
+/// The same of what its server answers to tools/list.
+const TOOLS: &str = "tools.json";
 
 /// A policy, and where its cases are.
 struct Pair {
@@ -59,7 +68,7 @@ impl Test {
         let mut unsound = false;
         let mut reports = Vec::new();
         for pair in pairs {
-            let tried = Tried::of(pair)?;
+            let tried = Tried::of(pair, self.tools.as_deref())?;
             unsound |= tried.failed() > 0;
             if self.json {
                 reports.push(tried.as_json());
@@ -82,7 +91,7 @@ pub(super) fn has_cases(file: &Path) -> bool {
 
 /// Runs the cases of a file, or those beside a policy.
 pub(super) fn tried(file: &Path) -> Result<Tried, Failure> {
-    Tried::of(Pair::of(file)?)
+    Tried::of(Pair::of(file)?, None)
 }
 
 /// What came of the cases of one file.
@@ -92,9 +101,16 @@ pub(super) struct Tried {
 }
 
 impl Tried {
-    fn of(pair: Pair) -> Result<Self, Failure> {
+    /// With what the server answered to `tools/list`, in this file or in the one beside the policy.
+    fn of(pair: Pair, tools: Option<&Path>) -> Result<Self, Failure> {
         let policy = enforce::check_policy(&pair.policy)?;
-        let cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+        let mut cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+        let beside = pair.policy.with_extension(TOOLS);
+        let beside = beside.is_file().then_some(beside.as_path());
+        if let Some(tools) = tools.or(beside) {
+            let tools = super::recorded(tools)?;
+            cases.iter_mut().for_each(|case| case.list(&tools));
+        }
         let results = cases.into_iter().map(|case| {
             let (unlike, outcome) = case.run(&policy);
             (case, unlike, outcome)

@@ -304,14 +304,19 @@ async fn policy_comes_first_and_can_be_replaced() {
 #[test]
 fn tools_that_were_listed_are_known() {
     let judge = judge();
-    judge.advertised("start", &["interface".to_owned()]);
-    judge.advertised("start", &["interface".to_owned(), "packets".to_owned()]);
+    let definition =
+        |required: &str| format!(r#"{{"name":"start","inputSchema":{{"required":[{required}]}}}}"#);
+    judge.listed(&caller(), "start", &definition(r#""interface""#));
+    judge.listed(&caller(), "start", &definition(r#""interface","packets""#));
     let known = Known {
         counters: (),
-        judge: &judge,
+        listings: &judge.listings,
+        connection: caller().connection,
     };
-    assert_eq!(known.required("start").unwrap().len(), 2);
-    assert!(known.required("stop").is_none());
+    let start = known.definition("start").unwrap();
+    let required = start.parts().get("inputSchema").unwrap().get("required");
+    assert_eq!(required, Some(&serde_json::json!(["interface", "packets"])));
+    assert!(known.definition("stop").is_none());
     assert_eq!(
         known.count("starts", Scope::Grant, Window::Calendar(Unit::Day)),
         0
@@ -347,7 +352,9 @@ async fn eleventh_call_in_a_minute_is_refused_by_the_published_policies() {
             tool: tool.to_owned(),
             ..plain()
         };
-        judge.advertised(tool, &["interface".to_owned()]);
+        let definition =
+            format!(r#"{{"name":"{tool}","inputSchema":{{"required":["interface"]}}}}"#);
+        judge.listed(&caller(), tool, &definition);
         for n in 1..=10 {
             let (verdict, ticket) = Decide::decide(&judge, &caller(), &one).await;
             assert_eq!(verdict, Verdict::Forward, "{file}, call {n}");

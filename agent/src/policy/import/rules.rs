@@ -196,8 +196,8 @@ impl Writer<'_> {
                 let approve = self.approve(approval)?;
                 self.line(level, &format!("- approve: {approve}"));
             }
-            // No other language has our own predicates, and limits stand elsewhere.
-            Step::Argument(_) | Step::Limit(_) => {}
+            // No other language has these, and limits stand elsewhere.
+            Step::Argument(_) | Step::Schema(_) | Step::Pinned(_) | Step::Limit(_) => {}
         }
         Ok(())
     }

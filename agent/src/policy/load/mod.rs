@@ -33,7 +33,7 @@ pub(super) use self::{
 use super::{
     Dialect, Policy, PolicyError, Replies, dialect,
     error::Source,
-    model::{Hide, Unnamed},
+    model::{Hide, Step, Unnamed},
 };
 
 /// Bytes of a policy file at most.
@@ -46,6 +46,7 @@ const POLICY: &[&str] = &[
     "replies",
     "hide",
     "all_tools",
+    "definitions",
     "tools",
     "exec",
 ];
@@ -142,6 +143,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
     let replies = gather.keep(section.read("replies", replies));
     let hide = gather.keep(section.read("hide", hide));
     let all_tools = gather.keep(section.read("all_tools", tools::all_tools));
+    let pinning = gather.keep(section.read("definitions", tools::pinning));
     let tools = gather.keep(section.read("tools", tools::tools));
     let exec = gather.keep(section.read("exec", |field| capture::capture(field, capture::EXEC)));
     if gather.is_clean() && section.field("tools").is_none() && section.field("exec").is_none() {
@@ -153,6 +155,8 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
         ));
     }
     let default = gather.done(default)?;
+    let mut all_tools = all_tools.flatten().unwrap_or_default();
+    all_tools.0.extend(pinning.flatten().map(Step::Pinned));
     Ok(Policy {
         file: Arc::clone(&source.file),
         digest: digest(&source.text),
@@ -161,7 +165,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
         default,
         hide: hide.flatten().unwrap_or_default(),
         tools: tools.flatten().unwrap_or_default(),
-        all_tools: all_tools.flatten().unwrap_or_default(),
+        all_tools,
         exec: exec.flatten(),
     })
 }

@@ -10,12 +10,17 @@ use super::{
     checks::{checks, required},
     limits::limits,
 };
-use crate::policy::model::{Action, Rules, Step, ToolRule};
+use crate::policy::{
+    RuleRef,
+    model::{Action, Pinning, Rules, Step, ToolRule},
+};
 
 /// Keys of a tool's rule.
 const TOOL: &[&str] = &[
     "args",
     "required_by_schema",
+    "schema",
+    "definitions",
     "approve",
     "checks",
     "capture",
@@ -25,7 +30,14 @@ const TOOL: &[&str] = &[
 ];
 
 /// Keys of `all_tools`.
-const ALL_TOOLS: &[&str] = &["args", "required_by_schema", "approve", "checks", "limits"];
+const ALL_TOOLS: &[&str] = &[
+    "args",
+    "required_by_schema",
+    "schema",
+    "approve",
+    "checks",
+    "limits",
+];
 
 pub(super) fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
     const HELP: &str = "Write a map from each tool's name to its rule.";
@@ -113,11 +125,14 @@ fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
     let mut steps = Vec::new();
     let arguments = gather.keep(section.read("args", args)).flatten();
     steps.extend(arguments.into_iter().flatten().map(Step::Argument));
-    steps.extend(
-        gather
-            .keep(section.read("required_by_schema", required))
-            .flatten(),
-    );
+    let pinning = gather.keep(section.read("definitions", pinning));
+    steps.extend(pinning.flatten().map(Step::Pinned));
+    let required_by_schema = gather.keep(section.read("required_by_schema", required));
+    steps.extend(required_by_schema.flatten());
+    let schema = gather.keep(section.read("schema", |field| {
+        demanded(field, "Write `schema: true`, or leave it out.")
+    }));
+    steps.extend(schema.flatten().map(Step::Schema));
     let approval = gather.keep(section.read("approve", approve)).flatten();
     steps.extend(approval.map(Step::Approve));
     let checks = gather.keep(section.read("checks", checks)).flatten();
@@ -125,6 +140,39 @@ fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
     let limits = gather.keep(section.read("limits", |field| limits(field, tool)));
     steps.extend(limits.flatten().into_iter().flatten().map(Step::Limit));
     Rules(steps)
+}
+
+/// Reads `true`, the only thing that can be said.
+fn demanded(field: &Field<'_>, help: &str) -> Loaded<RuleRef> {
+    match field.node.tree {
+        Tree::Bool(true) => Ok(field.rule()),
+        Tree::Bool(false) => Err(field.fault("demands nothing", help)),
+        _ => Err(field.wrong("true", help)),
+    }
+}
+
+/// Reads `pinned`, or `{ pinned: strict }`.
+pub(super) fn pinning(field: &Field<'_>) -> Loaded<Pinning> {
+    const HELP: &str = "Write `definitions: pinned`, or `{ pinned: strict }` where definitions that are seen first are held back, too.";
+    let pinning = |strict| Pinning {
+        strict,
+        rule: field.rule(),
+    };
+    if !matches!(field.node.tree, Tree::Map(_)) {
+        return match field.text("`pinned`", HELP)? {
+            "pinned" => Ok(pinning(false)),
+            _ => Err(field.fault("is nothing that definitions can be", HELP)),
+        };
+    }
+    let (section, mut gather) = field.open("how definitions are pinned", &["pinned"])?;
+    let strict = match section.field("pinned") {
+        Some(field) => gather.keep(match field.text("`strict`", HELP)? {
+            "strict" => Ok(()),
+            _ => Err(field.fault("is no way to pin definitions", HELP)),
+        }),
+        None => gather.keep(Err(section.missing("pinned", HELP))),
+    };
+    gather.done(strict.map(|()| pinning(true)))
 }
 
 /// What a tool does for captures, by its `capture` and `ends`, which the dialects' tools may have

@@ -15,6 +15,7 @@ use super::{
 struct Known {
     counts: BTreeMap<String, u64>,
     required: Option<Arc<[String]>>,
+    schema: Option<Value>,
 }
 
 impl Counters for Known {
@@ -25,8 +26,16 @@ impl Counters for Known {
 }
 
 impl Knowledge for Known {
-    fn required(&self, _tool: &str) -> Option<Arc<[String]>> {
-        self.required.clone()
+    fn definition(&self, tool: &str) -> Option<Arc<Definition>> {
+        if let Some(schema) = &self.schema {
+            let tool = json!({ "name": tool, "inputSchema": schema });
+            return Some(Arc::new(Definition::read(
+                tool["name"].as_str()?,
+                &tool.to_string(),
+            )));
+        }
+        let names = self.required.as_ref()?;
+        Some(Arc::new(Definition::requiring(tool, names)))
     }
 }
 
@@ -69,8 +78,8 @@ pub(super) fn use_words(one: &LimitUse) -> String {
 
 /// Keys of a case: what is asked, and what is expected. A misspelled one would expect nothing.
 const KEYS: &[&str] = &[
-    "tool", "args", "counts", "required", "deny", "says", "text", "allowed", "visible", "captures",
-    "ends", "uses", "rules", "texts", "approval", "proofs",
+    "tool", "args", "counts", "required", "schema", "deny", "says", "text", "allowed", "visible",
+    "captures", "ends", "uses", "rules", "texts", "approval", "proofs",
 ];
 
 /// Runs the cases of a file; returns how many there were.
@@ -131,6 +140,7 @@ fn judge(policy: &Policy, ours: Option<&Policy>, case: &Value, prefix: &str) -> 
         counts: case.get("counts").map_or_else(BTreeMap::new, |counts| {
             serde_json::from_value(counts.clone()).unwrap()
         }),
+        schema: case.get("schema").cloned(),
         required: case.get("required").map(|names| {
             serde_json::from_value::<Vec<String>>(names.clone())
                 .unwrap()

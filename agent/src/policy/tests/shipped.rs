@@ -258,8 +258,9 @@ fn policylayer_and_intercept() {
         }
     }
     impl Knowledge for Listed {
-        fn required(&self, _: &str) -> Option<std::sync::Arc<[String]>> {
-            Some(["host".to_owned()].into())
+        fn definition(&self, tool: &str) -> Option<std::sync::Arc<Definition>> {
+            let definition = Definition::requiring(tool, &["host".to_owned()]);
+            Some(std::sync::Arc::new(definition))
         }
     }
     for (file, dialect, tool, counter, scope, window, refund) in [
