@@ -389,6 +389,7 @@ impl<S: Servers> Piped<S> {
             let line = reply::error(id, -32601, "there is no initialize in this revision");
             return Ok(json_response(StatusCode::NOT_FOUND, line));
         }
+        headers::capabilities(envelope)?;
         if self.only_sessions.load(Ordering::Relaxed) {
             return Err(headers::only_sessions(envelope));
         }
