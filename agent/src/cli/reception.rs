@@ -110,7 +110,7 @@ impl ReceptionOptions {
     pub(super) fn tls(&self) -> Result<Option<Tls>, Failure> {
         let files = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
         files
-            .map(|(certificate, key)| Tls::open(certificate, key).map_err(failed))
+            .map(|(certificate, key)| Tls::open(certificate, key).map_err(|error| failed(&error)))
             .transpose()
     }
 
@@ -121,8 +121,8 @@ impl ReceptionOptions {
                 Account::new("--upstream-ca is for a server that is reached over TLS")
                     .hint("write https:// in --upstream, or leave it out"),
             )),
-            (file, true) => Authorities::open(file.as_deref()).map_err(failed),
-            (None, false) => Authorities::nobody().map_err(failed),
+            (file, true) => Authorities::open(file.as_deref()).map_err(|error| failed(&error)),
+            (None, false) => Authorities::nobody().map_err(|error| failed(&error)),
         }
     }
 
@@ -138,8 +138,8 @@ impl ReceptionOptions {
     }
 }
 
-fn failed(error: TlsError) -> Failure {
-    let hint = match &error {
+fn failed(error: &TlsError) -> Failure {
+    let hint = match error {
         TlsError::Exposed { file, .. } => format!("chmod 600 {file}"),
         TlsError::NoAuthorities => "apt-get install ca-certificates".to_owned(),
         _ => "capwarden run --help".to_owned(),

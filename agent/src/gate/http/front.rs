@@ -582,7 +582,9 @@ async fn gather(
     let announced = body.size_hint().exact();
     if announced.is_some_and(|length| length <= SHORT as u64) {
         let whole = Limited::new(body, limit).collect().await;
-        return whole.map(|whole| whole.to_bytes()).map_err(|_| BROKEN);
+        return whole
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|_| BROKEN);
     }
     let mut body = Limited::new(body, limit);
     let mut whole = Vec::new();

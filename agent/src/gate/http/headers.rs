@@ -34,6 +34,9 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// Where a message of the stateless protocol says its version.
 const BODY_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
+/// And what its client can do.
+const BODY_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+
 /// The revisions of the protocol that the front carries. 2024-11-05 had a transport of its own,
 /// but there are servers of today that agree on it over this one.
 const SESSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
@@ -246,6 +249,27 @@ fn version_in_meta<'a>(params: &Members<'a>) -> Option<(&'a str, bool)> {
     let meta = Members::parse(params.get("_meta")?).ok()?;
     let mut said = meta.iter().filter(|(key, _)| *key == BODY_VERSION);
     Some((said.next()?.1, said.next().is_none()))
+}
+
+/// Checks that a request of the stateless protocol says what its client can do, which a server that
+/// hears of it on pipes could refuse in no way that HTTP has.
+pub(super) fn capabilities(envelope: &Envelope<'_>) -> Result<(), Refusal> {
+    let params = envelope
+        .params
+        .and_then(|params| Members::parse(params).ok());
+    let meta = params.and_then(|params| Members::parse(params.get("_meta")?).ok());
+    let said = meta.and_then(|meta| meta.get(BODY_CAPABILITIES));
+    if said.is_some_and(|said| said.starts_with('{')) {
+        return Ok(());
+    }
+    let why = format!(
+        "a request of this revision says what its client can do in _meta, as {BODY_CAPABILITIES}"
+    );
+    Err(Refusal {
+        code: INVALID_PARAMS,
+        ..Refusal::new(StatusCode::BAD_REQUEST, why)
+    }
+    .of(id_of(envelope)))
 }
 
 /// Checks that the headers say what the body says: who routes by the one, and who acts by the

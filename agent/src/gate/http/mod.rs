@@ -2,19 +2,27 @@
 //! transport, and what the server sends back is looked at message by message.
 //!
 //! The eras with sessions (2025-03-26, 2025-06-18, 2025-11-25) and the stateless one (2026-07-28)
-//! are told apart by the header `MCP-Protocol-Version`, as the protocol has it. 2024-11-05 had a
-//! transport of two endpoints; it is not spoken. JSON-RPC batches, which one revision had, are
-//! refused.
+//! are told apart by the header `MCP-Protocol-Version`, as the protocol has it. Clients of
+//! 2024-11-05, which had a transport of two endpoints, find it under `/sse` and `/messages`.
+//! JSON-RPC batches, which one revision had, are refused.
+//!
+//! Behind it is one server that speaks HTTP itself, which all clients share ([`serve()`]), or a
+//! server on pipes for each MCP session ([`serve_piped`]). Whoever comes is checked, counted and let
+//! go in the same way: grants end what was begun under them within a second, and nobody can take
+//! what others need.
 //!
 //! | file | has |
 //! |---|---|
-//! | `serve` | connections: taken, timed, counted |
+//! | `serve`, `tls` | connections: taken, encrypted, timed, counted |
+//! | `reception`, `tether`, `shares` | who comes in, until when, and how much each may occupy |
 //! | `headers` | what must hold before a body is believed; which headers go on |
-//! | `front` | one request: checked, decided, carried |
-//! | `clients` | who has an MCP session |
-//! | `upstream` | the server behind |
+//! | `front`, `clients` | one request to an HTTP server: checked, decided, carried; who has an MCP session |
+//! | `upstream` | the HTTP server behind |
 //! | `relay`, `sse` | its answers on their way back |
-//! | `refusal` | what is answered in its place |
+//! | `piped` | servers on pipes, one for each session |
+//! | `legacy` | the transport of 2024-11-05 |
+//! | `metadata` | what OAuth clients are told |
+//! | `refusal` | what is answered in place of an answer |
 
 mod base64;
 mod clients;

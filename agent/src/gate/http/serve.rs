@@ -141,7 +141,7 @@ pub async fn serve<G: Rooms>(
     let front = Front::new(plan, &listener.place()?, gate);
     let notices = async {
         front.notices(ends).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         served = listener.take(Arc::clone(&front), owner) => served,

@@ -3,7 +3,7 @@
 use std::slice::from_ref;
 
 use super::*;
-use crate::{limits::LimitsError, policy::Counters as _};
+use crate::{limits::LimitsError, policy::Counters as _, principal::HTTP_CONNECTIONS};
 
 fn unit(unit: Unit) -> Window {
     Window::Calendar(unit)
@@ -228,6 +228,33 @@ pub(super) fn scopes_keep_callers_apart() {
         let got = limits.reserve(caller, tool, &[one(scope)]).is_ok();
         assert_eq!(got, expected, "{scope:?} {caller:?} {tool}");
     }
+}
+
+/// Whoever begins one MCP session after the other over HTTP uses one counter, and keeps nobody out.
+#[test]
+fn connections_over_http_are_counted_as_whose_they_are() {
+    let house = House::new();
+    let limits = house.limits();
+    let ten = LimitUse {
+        scope: Scope::Connection,
+        ..limit(10, PER_MINUTE)
+    };
+    let over_http = |grant: Option<&str>, number| Caller {
+        grant: grant.map(Into::into),
+        connection: HTTP_CONNECTIONS + number,
+        ..caller()
+    };
+    let mut admitted = 0;
+    for number in 0..40_000 {
+        let caller = over_http(Some("laptop"), number);
+        admitted += usize::from(limits.reserve(&caller, "start", from_ref(&ten)).is_ok());
+    }
+    assert_eq!(admitted, 10);
+    for grant in [Some("desk"), None] {
+        let caller = over_http(grant, 50_000);
+        assert!(limits.reserve(&caller, "start", from_ref(&ten)).is_ok());
+    }
+    assert!(limits.reserve(&caller(), "start", &[ten]).is_ok());
 }
 
 #[test]

@@ -130,6 +130,9 @@ impl Drop for Session {
     }
 }
 
+/// A caller, and the grant's id.
+type Whose = (Principal, Option<Arc<str>>);
+
 /// The server that requests of one caller share which belong to no session; none until there is one.
 type Shared = Arc<tokio::sync::Mutex<Option<Session>>>;
 
@@ -141,7 +144,7 @@ struct Piped<S> {
     places: Arc<Shares<Principal>>,
     answers: Arc<Shares<Principal>>,
     sessions: Mutex<HashMap<String, Session>>,
-    shared: Mutex<HashMap<(Principal, Option<Arc<str>>), Shared>>,
+    shared: Mutex<HashMap<Whose, Shared>>,
     /// The server has said that it speaks revisions with sessions only.
     only_sessions: AtomicBool,
     connections: AtomicU64,
@@ -297,11 +300,12 @@ impl<S: Servers> Piped<S> {
         self.reception.read(visitor, body, dropped).await
     }
 
-    fn envelope<'a>(&self, message: &'a [u8]) -> Result<Envelope<'a>, Response<Body>> {
+    fn envelope<'a>(&self, message: &'a [u8]) -> Result<Envelope<'a>, Box<Response<Body>>> {
         let refused = |id: Option<&str>, code, why: &str| {
             let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
             self.servers.dropped(bytes, why);
-            json_response(StatusCode::BAD_REQUEST, reply::error(id, code, why))
+            let line = reply::error(id, code, why);
+            Box::new(json_response(StatusCode::BAD_REQUEST, line))
         };
         match Envelope::parse(message) {
             Ok(envelope) => match &envelope.id {
@@ -331,7 +335,7 @@ impl<S: Servers> Piped<S> {
         let (message, _room) = self.message(&visitor, body).await?;
         let envelope = match self.envelope(&message) {
             Ok(envelope) => envelope,
-            Err(response) => return Ok(response),
+            Err(response) => return Ok(*response),
         };
         let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
         headers::agree(era, &head.headers, &envelope)?;
@@ -385,12 +389,12 @@ impl<S: Servers> Piped<S> {
             let line = reply::error(id, -32601, "there is no initialize in this revision");
             return Ok(json_response(StatusCode::NOT_FOUND, line));
         }
+        headers::capabilities(envelope)?;
         if self.only_sessions.load(Ordering::Relaxed) {
             return Err(headers::only_sessions(envelope));
         }
-        let wire = match self.shared(visitor).await? {
-            Some(wire) => wire,
-            None => return Err(headers::only_sessions(envelope)),
+        let Some(wire) = self.shared(visitor).await? else {
+            return Err(headers::only_sessions(envelope));
         };
         let text = str::from_utf8(message).unwrap_or_default();
         let renumbered = Renumbered::of(text, envelope, wire.next_number())
@@ -475,7 +479,7 @@ impl<S: Servers> Piped<S> {
         let (message, _room) = self.message(visitor, body).await?;
         let envelope = match self.envelope(&message) {
             Ok(envelope) => envelope,
-            Err(response) => return Ok(response),
+            Err(response) => return Ok(*response),
         };
         headers::agree(Era::Sessions, &head.headers, &envelope)?;
         wire.send(&message).await.map_err(|_| gone(None))?;

@@ -53,7 +53,7 @@ impl Renumbered {
     /// The server's answer, as the client knows the request.
     pub(super) fn answer(&self, text: &str, members: &Members<'_>) -> Option<String> {
         let result = members.get("result");
-        let subscription = result.and_then(|result| subscription(Members::parse(result).ok()?));
+        let subscription = result.and_then(|result| subscription(&Members::parse(result).ok()?));
         let mine = subscription.filter(|named| self.is_named(named));
         Splices::new(text)
             .put(members.get("id")?, &self.id)?
@@ -67,7 +67,7 @@ impl Renumbered {
         let params = Members::parse(members.get("params")?).ok()?;
         let (named, own) = match &*method {
             "notifications/progress" => (params.get("progressToken")?, self.progress.as_ref()?),
-            _ => match subscription(params) {
+            _ => match subscription(&params) {
                 Some(named) => (named, &self.id),
                 None if method == "notifications/message" && self.logs => {
                     return Some(text.to_owned());
@@ -96,7 +96,7 @@ impl Renumbered {
 }
 
 /// The subscription that `_meta` names.
-fn subscription<'a>(members: Members<'a>) -> Option<&'a str> {
+fn subscription<'a>(members: &Members<'a>) -> Option<&'a str> {
     Members::parse(members.get("_meta")?)
         .ok()?
         .get(SUBSCRIPTION)

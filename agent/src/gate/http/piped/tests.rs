@@ -347,8 +347,7 @@ const STATELESS: &str = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: METHOD\
 
 /// A request of the stateless revision, with its headers.
 fn stateless(id: &Value, method: &str, more: &Value) -> (String, String) {
-    let mut params =
-        json!({ "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } });
+    let mut params = json!({ "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} } });
     for (key, value) in more.as_object().unwrap() {
         params[key] = value.clone();
     }
@@ -413,6 +412,11 @@ async fn stateless_requests_share_a_server_and_get_their_own_answers() {
     };
     let (unknown, ()) = tokio::join!(rig_too.post(&headers, &body), answering);
     assert_eq!(unknown.status, 404);
+    // So is a request that does not say what its client can do, before anybody hears of it.
+    let silent = body.replace("clientCapabilities", "clientInfo");
+    let refused = rig_too.post(&headers, &silent).await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.body().await.contains("-32602"));
     // And it is nobody's to turn it into a server of another revision, or to cancel for others.
     let (headers, body) = stateless(&json!(1), "initialize", &json!({}));
     assert_eq!(rig_too.post(&headers, &body).await.status, 404);

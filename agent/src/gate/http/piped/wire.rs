@@ -100,6 +100,7 @@ pub(super) struct Reply {
     wire: Arc<Wire>,
     id: Id,
     number: u64,
+    sent: bool,
 }
 
 /// A request with this id waits already.
@@ -241,13 +242,17 @@ impl Wire {
                 },
             );
         }
-        let reply = Reply {
+        // Should whoever asks leave before it is sent, nothing waits for its answer.
+        let mut reply = Reply {
             messages,
             wire: Arc::clone(self),
             id,
             number,
+            sent: false,
         };
-        Ok(self.send(message).await.map(|()| reply))
+        let sent = self.send(message).await;
+        reply.sent = sent.is_ok();
+        Ok(sent.map(|()| reply))
     }
 
     /// The stream that hears what no request waits for, from now on; the one before ends.
@@ -269,17 +274,19 @@ impl Wire {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        let stateless = self.wire.kind == Kind::Stateless;
-        let cancelled = {
-            let mut streams = lock(&self.wire.streams);
-            let mine = |waiting: &Waiting| waiting.number == self.number;
-            match stateless && streams.waiting.get(&self.id).is_some_and(mine) {
-                true => streams.waiting.remove(&self.id),
-                false => None,
-            }
+        // The client of a session may still hear of its request; see `Wire::forget`.
+        if self.sent && self.wire.kind != Kind::Stateless {
+            return;
+        }
+        let mut streams = lock(&self.wire.streams);
+        let waiting = streams.waiting.get(&self.id);
+        let gone = match waiting.is_some_and(|waiting| waiting.number == self.number) {
+            true => streams.waiting.remove(&self.id),
+            false => None,
         };
+        drop(streams);
         // In the stateless protocol, who leaves takes the request back.
-        if let Some(renumbered) = cancelled.and_then(|waiting| waiting.renumbered) {
+        if let Some(renumbered) = gone.filter(|_| self.sent).and_then(|gone| gone.renumbered) {
             let wire = Arc::clone(&self.wire);
             tokio::spawn(async move { wire.send(renumbered.cancellation().as_bytes()).await });
         }
