@@ -37,9 +37,7 @@ mod rules;
 mod slot;
 
 use aya_ebpf::{
-    macros::{
-        cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops,
-    },
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
     programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
 };
 use capwarden_abi::network::{Event, event, protocol};

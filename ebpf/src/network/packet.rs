@@ -140,10 +140,7 @@ fn listens(socket: *mut bpf_sock, tag: *const SocketTag, roles: u32) -> bool {
         let words = (&raw const (*socket).src_ip6).cast::<u32>();
         let is_v4 = ptr::read_volatile(&raw const (*socket).family) == AF_INET;
         if is_v4 {
-            a == 0
-                && b == 0
-                && c == MAPPED
-                && d == ptr::read_volatile(&raw const (*socket).src_ip4)
+            a == 0 && b == 0 && c == MAPPED && d == ptr::read_volatile(&raw const (*socket).src_ip4)
         } else {
             a == ptr::read_volatile(words)
                 && b == ptr::read_volatile(words.add(1))

@@ -58,7 +58,9 @@ impl Slot {
         (generation != 0 && slot.current_generation() == generation).then_some(slot)
     }
 
-    counters!(packets, bytes_in, bytes_out, accepted, made, dropped, refused, ended);
+    counters!(
+        packets, bytes_in, bytes_out, accepted, made, dropped, refused, ended
+    );
     terms!(
         current_generation = generation: u64,
         deadline = deadline: u64,
