@@ -9,8 +9,8 @@ use aya_ebpf::programs::SockoptContext;
 use capwarden_abi::network::{BASELINE, Event, event};
 
 use crate::{
-    maps::{CONTROL, TAGS},
-    rules::owner,
+    maps::TAGS,
+    rules::Owner,
     slot::{self, Slot},
 };
 
@@ -92,14 +92,12 @@ fn of(ctx: &SockoptContext) -> Option<Slot> {
     // SAFETY: the kernel's socket.
     unsafe {
         let socket = (*ctx.sockopt).__bindgen_anon_1.sk;
-        let (number, generation) = match TAGS.get(socket) {
-            Some(tag) => owner(tag),
-            None => (
-                BASELINE,
-                ptr::read_volatile(&raw const (*CONTROL.get_ptr(BASELINE)?).generation),
-            ),
-        };
-        Slot::of(number, generation)
+        let tag = TAGS.get(socket);
+        if tag.is_null() {
+            Slot::current(BASELINE)
+        } else {
+            Owner::of(tag).slot()
+        }
     }
 }
 

@@ -237,7 +237,7 @@ impl NetworkSlot {
         let mut slots = lock(&self.slots);
         let before = match slots.slots.get_mut(index(self.number)) {
             Some(Slot::Used(used)) => {
-                let new = terms::encode(rules, &used.caps, self.number, self.id.0)?;
+                let new = terms::encode(rules, &used.caps, self.number)?;
                 std::mem::replace(&mut used.rules, new)
             }
             _ => return Ok(()),
@@ -348,8 +348,8 @@ impl Slots {
             .and_then(|place| u32::try_from(place).ok())
             .ok_or(NetworkError::TooManySessions)?;
         let generation = self.next_generation;
-        let control = terms.control(generation)?;
-        let rules = terms::encode(&terms.rules, &terms.caps, number, generation)?;
+        let control = terms.control(number, generation)?;
+        let rules = terms::encode(&terms.rules, &terms.caps, number)?;
         self.next_generation += 1;
 
         self.state
@@ -375,19 +375,14 @@ impl Slots {
         }
     }
 
-    /// Writes the rules of all slots that are in use, those of older uses first. When this returns,
+    /// Writes the rules of all slots that are in use. When this returns,
     /// no program runs any more that has seen a closed slot's use, and so those are free.
     fn publish(&mut self) -> Result<(), NetworkError> {
-        let mut used: Vec<&Used> = self
-            .slots
-            .iter()
-            .filter_map(|slot| match slot {
-                Slot::Used(used) => Some(&**used),
-                Slot::Free | Slot::Closed => None,
-            })
-            .collect();
-        used.sort_by_key(|used| used.control.generation);
-        let rules: Vec<Rule> = used.iter().flat_map(|used| used.rules.clone()).collect();
+        let used = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Used(used) => Some(&used.rules),
+            Slot::Free | Slot::Closed => None,
+        });
+        let rules: Vec<Rule> = used.flatten().copied().collect();
         if rules.len() > MAX_RULES {
             return Err(NetworkError::TooManyRulesTogether(rules.len()));
         }
@@ -427,7 +422,7 @@ const NOBODYS: SlotControl = SlotControl {
     revoked: 1,
     any_interface: 0,
     interface_count: 0,
-    unused: 0,
+    number: 0,
     interfaces: [0; MAX_INTERFACES],
 };
 
