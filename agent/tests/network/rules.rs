@@ -166,7 +166,7 @@ pub(crate) fn options() {
     );
     // Longer than what the guard is shown of it.
     let long = format!("option $ 1 25 {}", "x".repeat(5000));
-    assert_eq!(guarded.server.attempt(&[UDP4, &long]), Err(EPERM));
+    assert_eq!(guarded.server.attempt(&[UDP4, tagged, &long]), Err(EPERM));
     let long = format!("option $ 0 48 {}", "x".repeat(5000)); // MCAST_MSFILTER: not a sensible one
     let mut free = Server::start(None);
     let (free, held) = (

@@ -10,8 +10,9 @@ pub const SLOTS: usize = 64;
 /// The slot of what the server may do without a session.
 pub const BASELINE: u32 = 0;
 /// Rules of all slots of one server. They are compared one by one, but only when an address is
-/// named (`bind`, `connect`, `sendto`), and when a datagram comes to a socket that has no peer.
-pub const MAX_RULES: usize = 512;
+/// named (`bind`, `connect`, `sendto`), and when a datagram comes to a socket that has no peer. The
+/// time that the verifier takes before a server starts grows with this number.
+pub const MAX_RULES: usize = 256;
 /// Those who have sent datagrams to the server's listening sockets, and so may be answered.
 pub const MAX_PEERS: u32 = 4_096;
 
