@@ -11,7 +11,7 @@ use capwarden::kernel::{
 };
 use libc::{EAGAIN, EINPROGRESS, EPERM};
 
-use super::{Guarded, SILENCE, TCP4, UDP4, connect, listen, reaches, tcp, terms, udp};
+use super::{Guarded, SILENCE, TCP4, UDP4, connect, listen, nothing, reaches, tcp, terms, udp};
 
 /// IP and UDP headers.
 const HEADERS: u64 = 28;
@@ -204,11 +204,12 @@ pub(crate) fn interfaces() {
 /// Each datagram says when it was sent, by the guard's clock: none that arrives may say that it
 /// was too late, and the server notices at once.
 pub(crate) fn deadline() {
+    let mut guarded = Guarded::new(&nothing());
+    let peer = udp("127.0.0.1:9000");
     let mut short = outward();
     let deadline = BootTime::now().after(Duration::from_millis(400));
     short.deadline = Some(deadline);
-    let (mut guarded, session) = Guarded::with(&short);
-    let peer = udp("127.0.0.1:9000");
+    let session = guarded.guard.open(&short).unwrap();
     let reader = std::thread::spawn(move || {
         let mut latest = 0;
         let mut clock = [0; 8];

@@ -155,6 +155,7 @@ impl Sockets {
                 let socket = check(made)?;
                 self.0.insert(made, ());
                 patience(made);
+                reuse(made);
                 Ok(socket)
             }
             ["bind", socket, to] => with_address(to, |address, size| {
@@ -313,6 +314,7 @@ fn behind(listener: c_int, each: fn(c_int)) -> i64 {
             let stream =
                 unsafe { libc::accept(listener, std::ptr::null_mut(), std::ptr::null_mut()) };
             if stream >= 0 {
+                set_patience(stream, 0);
                 thread::spawn(move || each(stream));
             }
         }
@@ -321,9 +323,14 @@ fn behind(listener: c_int, each: fn(c_int)) -> i64 {
 }
 
 fn patience(socket: c_int) {
+    set_patience(socket, PATIENCE_MS);
+}
+
+/// 0 for ever.
+fn set_patience(socket: c_int, milliseconds: i64) {
     let time = libc::timeval {
         tv_sec: 0,
-        tv_usec: PATIENCE_MS * 1000,
+        tv_usec: milliseconds * 1000,
     };
     for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
         // SAFETY: the value and its size.
@@ -337,6 +344,21 @@ fn patience(socket: c_int) {
             )
         };
     }
+}
+
+/// What the test before has left behind in TIME_WAIT shall not matter.
+fn reuse(socket: c_int) {
+    let yes: c_int = 1;
+    // SAFETY: the value and its size.
+    unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            (&raw const yes).cast(),
+            4,
+        )
+    };
 }
 
 fn local_port(socket: c_int) -> Answer {
