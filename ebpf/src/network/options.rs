@@ -24,11 +24,13 @@ const SO_BINDTODEVICE: i32 = 25;
 const SO_TXTIME: i32 = 61;
 const SO_BINDTOIFINDEX: i32 = 62;
 const IP_OPTIONS: i32 = 4;
+const IP_FREEBIND: i32 = 15;
 const IP_TRANSPARENT: i32 = 19;
 const IPV6_2292RTHDR: i32 = 5;
 const IPV6_2292PKTOPTIONS: i32 = 6;
 const IPV6_RTHDR: i32 = 57;
 const IPV6_TRANSPARENT: i32 = 75;
+const IPV6_FREEBIND: i32 = 78;
 const TCP_REPAIR: i32 = 19;
 const TCP_ULP: i32 = 31;
 const UDP_ENCAP: i32 = 100;
@@ -49,8 +51,11 @@ pub fn may_set(ctx: &SockoptContext) -> bool {
             value::<u32>(ctx).is_some_and(|index| index == 0 || granted(ctx, index))
         }
         (SOL_SOCKET, SO_TXTIME)
-        | (SOL_IP, IP_OPTIONS | IP_TRANSPARENT)
-        | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_RTHDR | IPV6_TRANSPARENT)
+        | (SOL_IP, IP_OPTIONS | IP_FREEBIND | IP_TRANSPARENT)
+        | (
+            SOL_IPV6,
+            IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_RTHDR | IPV6_TRANSPARENT | IPV6_FREEBIND,
+        )
         | (SOL_TCP, TCP_REPAIR)
         | (SOL_UDP, UDP_ENCAP) => false,
         // Others carry data past the socket's packets.

@@ -246,3 +246,85 @@ pub(super) fn endpoint(words: [u32; 4], port: u32) -> SocketAddr {
     let address = IpAddr::from(bytes).to_canonical();
     SocketAddr::new(address, u16::try_from(port).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a range has an address, by the arithmetic of the guard.
+    fn has(range: AddressRange, address: &str) -> bool {
+        let address: IpAddr = address.parse().unwrap();
+        let family = match address.to_canonical() {
+            IpAddr::V4(_) => V4,
+            IpAddr::V6(_) => V6,
+        };
+        let bits = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let (families, start, mask) = range.encode();
+        let address = words(bits);
+        let differs = (0..4).any(|word| (address[word] ^ start[word]) & mask[word] != 0);
+        families & family != 0 && !differs
+    }
+
+    #[test]
+    fn ranges_of_addresses_are_what_they_say() {
+        let range = |text: &str| {
+            let (address, bits) = text.split_once('/').unwrap();
+            AddressRange::Prefix(address.parse().unwrap(), bits.parse().unwrap())
+        };
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
+            ("10.1.2.3/8", "10.255.0.1", "11.0.0.0"),
+            ("10.1.2.3/32", "::ffff:10.1.2.3", "10.1.2.2"),
+            ("10.1.2.3/99", "10.1.2.3", "10.1.2.2"),
+            ("0.0.0.0/0", "1.2.3.4", "::1"),
+            ("::ffff:10.0.0.0/104", "10.3.0.1", "11.0.0.0"),
+            ("::ffff:0.0.0.0/96", "10.3.0.1", "::1"),
+            // What is written as IPv6 is about IPv6.
+            ("::/0", "2001:db8::1", "1.2.3.4"),
+            ("::/0", "::", "0.0.0.0"),
+            ("fd00::/8", "fdff::1", "fe80::1"),
+            ("::1/128", "::1", "::2"),
+            ("::1/255", "::1", "127.0.0.1"),
+        ] {
+            assert!(has(range(text), inside), "{inside} in {text}");
+            assert!(!has(range(text), outside), "{outside} not in {text}");
+        }
+        for address in ["::", "0.0.0.0", "1.2.3.4", "fe80::1"] {
+            assert!(has(AddressRange::Any, address), "{address}");
+        }
+        let one = AddressRange::one("127.0.0.1".parse().unwrap());
+        assert!(has(one, "127.0.0.1") && !has(one, "127.0.0.2"));
+    }
+
+    #[test]
+    fn addresses_come_back_as_they_were() {
+        for text in ["127.0.0.1:80", "[::1]:65535", "[::]:0", "0.0.0.0:53"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let (_, words, _) = AddressRange::one(address.ip()).encode();
+            assert_eq!(endpoint(words, address.port().into()), address);
+        }
+    }
+
+    #[test]
+    fn no_connection_at_all_leaves_datagrams() {
+        let rule = |protocol| NetworkRule {
+            kind: NetworkUse::Connect,
+            protocol,
+            addresses: AddressRange::Any,
+            ports: 1..=9,
+        };
+        let caps = NetworkCaps {
+            made: Some(0),
+            ..NetworkCaps::default()
+        };
+        let encoded = |protocol| encode(&[rule(protocol)], &caps, 3).unwrap();
+        assert!(encoded(Some(Transport::Tcp)).is_empty());
+        assert_eq!(encoded(None), encoded(Some(Transport::Udp)));
+        let rules = vec![rule(None); MAX_SLOT_RULES + 1];
+        let refused = encode(&rules, &caps, 3);
+        assert!(matches!(refused, Err(NetworkError::TooManyRules(65))));
+    }
+}
