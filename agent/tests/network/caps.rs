@@ -7,11 +7,11 @@ use std::{
 };
 
 use capwarden::kernel::{
-    BootTime, NetworkEnd, NetworkInterfaces, NetworkSlot, NetworkTerms, Transport,
+    BootTime, NetworkCounts, NetworkEnd, NetworkInterfaces, NetworkTerms, Transport,
 };
 use libc::{EAGAIN, EINPROGRESS, EPERM};
 
-use super::{Guarded, SILENCE, TCP4, UDP4, connect, listen, nothing, reaches, tcp, terms, udp};
+use super::{Guarded, SILENCE, TCP4, UDP4, connect, listen, reaches, tcp, terms, udp};
 
 /// IP and UDP headers.
 const HEADERS: u64 = 28;
@@ -20,8 +20,15 @@ fn outward() -> NetworkTerms {
     terms([connect(Transport::Udp, "127.0.0.1", 9000..=9000)])
 }
 
-/// How many of 20 datagrams of 100 bytes arrive, each way.
-fn exchanged(change: impl FnOnce(&mut NetworkTerms)) -> ((usize, usize), NetworkSlot) {
+/// What came of 20 datagrams of 100 bytes, and their answers.
+struct Exchange {
+    out: usize,
+    back: usize,
+    counts: NetworkCounts,
+    ended: Option<NetworkEnd>,
+}
+
+fn exchange(change: impl FnOnce(&mut NetworkTerms)) -> Exchange {
     let mut terms = outward();
     change(&mut terms);
     let (mut guarded, session) = Guarded::with(&terms);
@@ -49,33 +56,39 @@ fn exchanged(change: impl FnOnce(&mut NetworkTerms)) -> ((usize, usize), Network
             other => assert_eq!(other, Err(EAGAIN)),
         }
     }
-    ((out, back), session)
+    Exchange {
+        out,
+        back,
+        counts: session.counts().unwrap(),
+        ended: session.ended().unwrap(),
+    }
 }
 
 pub(crate) fn datagrams() {
-    let (all, session) = exchanged(|_| ());
-    assert_eq!((all, session.ended().unwrap()), ((20, 20), None));
+    let all = exchange(|_| ());
+    assert_eq!((all.out, all.back, all.ended), (20, 20, None));
 
     let each = 100 + HEADERS;
-    let (passed, session) = exchanged(|terms| terms.caps.bytes_out = Some(7 * each));
-    let counts = session.counts().unwrap();
-    assert_eq!(passed, (7, 6), "the last one's answer comes after the end");
-    assert_eq!((counts.bytes_out, counts.bytes_in), (7 * each, 6 * each));
-    assert_eq!(session.ended().unwrap(), Some(NetworkEnd::BytesOut));
+    let some = exchange(|terms| terms.caps.bytes_out = Some(7 * each));
+    // The last one's answer comes after the end.
+    assert_eq!((some.out, some.back), (7, 6));
+    assert_eq!(some.counts.bytes_out, 7 * each);
+    assert_eq!(some.counts.bytes_in, 6 * each);
+    assert_eq!(some.ended, Some(NetworkEnd::BytesOut));
 
-    let (passed, session) = exchanged(|terms| terms.caps.bytes_out = Some(7 * each - 1));
-    assert_eq!(passed, (6, 6), "a byte less");
-    assert_eq!(session.counts().unwrap().bytes_out, 6 * each);
+    let less = exchange(|terms| terms.caps.bytes_out = Some(7 * each - 1));
+    assert_eq!((less.out, less.back), (6, 6), "a byte less");
+    assert_eq!(less.counts.bytes_out, 6 * each);
 
-    let (passed, session) = exchanged(|terms| terms.caps.bytes_in = Some(7 * each));
-    assert_eq!(passed, (7, 7));
-    assert_eq!(session.counts().unwrap().bytes_in, 7 * each);
-    assert_eq!(session.ended().unwrap(), Some(NetworkEnd::BytesIn));
+    let inward = exchange(|terms| terms.caps.bytes_in = Some(7 * each));
+    assert_eq!((inward.out, inward.back), (7, 7));
+    assert_eq!(inward.counts.bytes_in, 7 * each);
+    assert_eq!(inward.ended, Some(NetworkEnd::BytesIn));
 
-    let (passed, session) = exchanged(|terms| terms.caps.packets = Some(7));
-    assert_eq!(passed, (4, 3));
-    assert_eq!(session.counts().unwrap().packets, 7);
-    assert_eq!(session.ended().unwrap(), Some(NetworkEnd::Packets));
+    let few = exchange(|terms| terms.caps.packets = Some(7));
+    assert_eq!((few.out, few.back), (4, 3));
+    assert_eq!(few.counts.packets, 7);
+    assert_eq!(few.ended, Some(NetworkEnd::Packets));
 }
 
 /// A stream gets never more than the cap, headers included, in either direction.
@@ -204,7 +217,7 @@ pub(crate) fn interfaces() {
 /// Each datagram says when it was sent, by the guard's clock: none that arrives may say that it
 /// was too late, and the server notices at once.
 pub(crate) fn deadline() {
-    let mut guarded = Guarded::new(&nothing());
+    let mut guarded = Guarded::bare();
     let peer = udp("127.0.0.1:9000");
     let mut short = outward();
     let deadline = BootTime::now().after(Duration::from_millis(400));

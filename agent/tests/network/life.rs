@@ -39,7 +39,7 @@ fn serve(server: &mut Server, port: u16) {
 }
 
 pub(crate) fn two_sessions() {
-    let mut guarded = Guarded::new(&nothing());
+    let mut guarded = Guarded::bare();
     let sessions: [NetworkSlot; 2] = [8080, 8081].map(|at| guarded.guard.open(&port(at)).unwrap());
     serve(&mut guarded.server, 8080);
     serve(&mut guarded.server, 8081);
@@ -61,7 +61,7 @@ pub(crate) fn two_sessions() {
 }
 
 pub(crate) fn slots_are_used_again() {
-    let mut guarded = Guarded::new(&nothing());
+    let mut guarded = Guarded::bare();
     let session = guarded.guard.open(&port(8080)).unwrap();
     serve(&mut guarded.server, 8080);
     let mut stream = at(8080);

@@ -20,6 +20,7 @@ mod server;
 mod tricks;
 
 use std::{
+    cell::RefCell,
     env,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     ops::RangeInclusive,
@@ -113,6 +114,7 @@ fn main() -> ExitCode {
         *count += 1;
         println!("{said} ({:.2} s)", start.elapsed().as_secs_f64());
     }
+    drop(SHARED.take());
     println!("test result: {passed} passed; {failed} failed");
     ExitCode::from(u8::from(failed > 0))
 }
@@ -120,31 +122,56 @@ fn main() -> ExitCode {
 /// A guarded server.
 pub(crate) struct Guarded {
     pub(crate) server: Server,
-    pub(crate) baseline: NetworkSlot,
     pub(crate) guard: NetworkGuard,
-    /// Kills the server when it is dropped.
-    _cgroup: Cgroup,
+    /// None for a server that shares a guard with those of other tests.
+    own: Option<(Cgroup, NetworkSlot)>,
+}
+
+thread_local! {
+    /// A guard whose baseline is nothing. To load one takes longer than most tests.
+    static SHARED: RefCell<Option<(Cgroup, NetworkGuard, NetworkSlot)>> = const { RefCell::new(None) };
 }
 
 impl Guarded {
+    /// With a baseline, and a guard of its own.
     pub(crate) fn new(baseline: &NetworkTerms) -> Self {
-        let cgroup = Cgroup::create().unwrap();
-        let user = Credentials::choose(Some("nobody")).unwrap();
-        let (guard, baseline) = NetworkGuard::attach(&cgroup, &user, baseline).unwrap();
+        let (cgroup, guard, baseline) = attach(baseline);
         Self {
             server: Server::start(Some(cgroup.path())),
-            baseline,
             guard,
-            _cgroup: cgroup,
+            own: Some((cgroup, baseline)),
         }
+    }
+
+    /// With nothing.
+    pub(crate) fn bare() -> Self {
+        SHARED.with_borrow_mut(|shared| {
+            let (cgroup, guard, _) = shared.get_or_insert_with(|| attach(&nothing()));
+            Self {
+                server: Server::start(Some(cgroup.path())),
+                guard: guard.clone(),
+                own: None,
+            }
+        })
     }
 
     /// With nothing but a session.
     pub(crate) fn with(terms: &NetworkTerms) -> (Self, NetworkSlot) {
-        let guarded = Self::new(&nothing());
+        let guarded = Self::bare();
         let session = guarded.guard.open(terms).unwrap();
         (guarded, session)
     }
+
+    pub(crate) fn baseline(&self) -> &NetworkSlot {
+        &self.own.as_ref().unwrap().1
+    }
+}
+
+fn attach(baseline: &NetworkTerms) -> (Cgroup, NetworkGuard, NetworkSlot) {
+    let cgroup = Cgroup::create().unwrap();
+    let user = Credentials::choose(Some("nobody")).unwrap();
+    let (guard, baseline) = NetworkGuard::attach(&cgroup, &user, baseline).unwrap();
+    (cgroup, guard, baseline)
 }
 
 pub(crate) fn nothing() -> NetworkTerms {

@@ -4,8 +4,8 @@ use capwarden::kernel::{NetworkCall, NetworkNews, Transport};
 use libc::EPERM;
 
 use super::{
-    Guarded, Server, TCP4, TCP6, UDP4, UDP6, connect, listen, reaches, server::Answer, tcp, terms,
-    udp,
+    Guarded, Server, TCP4, TCP6, UDP4, UDP6, connect, listen, nothing, reaches, server::Answer,
+    tcp, terms, udp,
 };
 
 /// Each is tried by a server that is free, and by one that is guarded.
@@ -190,7 +190,7 @@ pub(crate) fn baseline_stays() {
     drop(session);
     assert_eq!(guarded.server.attempt(&other), REFUSED);
     assert_eq!(guarded.server.attempt(&own), Ok(5));
-    let counts = guarded.baseline.counts().unwrap();
+    let counts = guarded.baseline().counts().unwrap();
     assert_eq!((counts.packets, counts.bytes_out), (2, 2 * (20 + 8 + 5)));
     let mut bytes = [0; 16];
     assert_eq!(api.recv(&mut bytes).unwrap(), 5);
@@ -215,7 +215,8 @@ pub(crate) fn names_are_looked_up_again() {
 pub(crate) fn refusals_are_told() {
     let mut few = terms([connect(Transport::Tcp, "127.0.0.1", 9000..=9000)]);
     few.caps.packets = Some(1);
-    let (mut guarded, session) = Guarded::with(&few);
+    let mut guarded = Guarded::new(&nothing());
+    let session = guarded.guard.open(&few).unwrap();
     let mut events = guarded.guard.take_events().unwrap();
     assert!(guarded.guard.take_events().is_none());
     let _ = guarded.server.attempt(&[TCP6, "bind $ [::]:8080"]);
