@@ -85,6 +85,7 @@ fn main() -> ExitCode {
         ("bind_again", tricks::bind_again),
         ("datagrams_of_strangers", tricks::datagrams_of_strangers),
         ("answers_to_clients", tricks::answers_to_clients),
+        ("options_of_packets", tricks::options_of_packets),
         ("carry_over", tricks::carry_over),
         ("datagrams_are_capped_exactly", caps::datagrams),
         ("streams_are_capped", caps::streams),

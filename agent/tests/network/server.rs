@@ -228,6 +228,38 @@ impl Sockets {
                     )
                 })
             }
+            // A datagram with IP options (IP_RETOPTS): three that do nothing.
+            ["options", socket, to] => with_address(to, |address, size| {
+                let mut control = [0_u64; 3];
+                let length = size_of::<libc::cmsghdr>() + 4;
+                let header = libc::cmsghdr {
+                    cmsg_len: length,
+                    cmsg_level: 0,
+                    cmsg_type: 7,
+                };
+                // SAFETY: the header, and then the options, fit; what is sent outlives the call.
+                let sent = unsafe {
+                    control.as_mut_ptr().cast::<libc::cmsghdr>().write(header);
+                    control
+                        .as_mut_ptr()
+                        .add(2)
+                        .cast::<[u8; 4]>()
+                        .write([1, 1, 1, 0]);
+                    let mut part = libc::iovec {
+                        iov_base: b"hello".as_ptr().cast_mut().cast(),
+                        iov_len: 5,
+                    };
+                    let mut message: libc::msghdr = std::mem::zeroed();
+                    message.msg_name = address.cast_mut().cast();
+                    message.msg_namelen = size;
+                    message.msg_iov = &raw mut part;
+                    message.msg_iovlen = 1;
+                    message.msg_control = control.as_mut_ptr().cast();
+                    message.msg_controllen = length;
+                    libc::sendmsg(number(socket), &raw const message, 0)
+                };
+                i64::try_from(sent).unwrap()
+            }),
             // Accepts for ever; sends each connection as much as it takes, or what it said.
             ["flood", socket] => Ok(behind(number(socket), |stream| {
                 let bytes = [7_u8; 65_536];

@@ -105,6 +105,19 @@ pub(crate) fn answers_to_clients() {
     assert_eq!(server.ask(answer), Err(EPERM));
 }
 
+/// Options can lead a packet past another host first; they can be given with each.
+pub(crate) fn options_of_packets() {
+    let (mut guarded, session) =
+        Guarded::with(&terms([connect(Transport::Udp, "127.0.0.1", 9000..=9000)]));
+    let peer = udp("127.0.0.1:9000");
+    let lines = [UDP4, "options $ 127.0.0.1:9000"];
+    assert_eq!(Server::start(None).attempt(&lines), Ok(5));
+    assert_eq!(peer.recv(&mut [0; 16]).unwrap(), 5);
+    assert_eq!(guarded.server.attempt(&lines), Err(EPERM));
+    assert!(peer.recv(&mut [0; 16]).is_err());
+    assert_eq!(session.counts().unwrap().dropped, 1);
+}
+
 /// What a session let a socket do does not go on in the baseline.
 pub(crate) fn carry_over() {
     let mut guarded = Guarded::new(&terms([connect(Transport::Udp, "127.0.0.1", 9001..=9001)]));
