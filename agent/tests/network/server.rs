@@ -230,34 +230,28 @@ impl Sockets {
             }
             // A datagram with IP options (IP_RETOPTS): three that do nothing.
             ["options", socket, to] => with_address(to, |address, size| {
-                let mut control = [0_u64; 3];
+                let [level, kind] = [0_i32, 7].map(i32::to_ne_bytes);
+                let [a, b, c, d] = kind;
                 let length = size_of::<libc::cmsghdr>() + 4;
-                let header = libc::cmsghdr {
-                    cmsg_len: length,
-                    cmsg_level: 0,
-                    cmsg_type: 7,
+                let mut control = [
+                    u64::try_from(length).unwrap(),
+                    u64::from_ne_bytes([level[0], level[1], level[2], level[3], a, b, c, d]),
+                    u64::from_ne_bytes([1, 1, 1, 0, 0, 0, 0, 0]),
+                ];
+                let mut part = libc::iovec {
+                    iov_base: b"hello".as_ptr().cast_mut().cast(),
+                    iov_len: 5,
                 };
-                // SAFETY: the header, and then the options, fit; what is sent outlives the call.
-                let sent = unsafe {
-                    control.as_mut_ptr().cast::<libc::cmsghdr>().write(header);
-                    control
-                        .as_mut_ptr()
-                        .add(2)
-                        .cast::<[u8; 4]>()
-                        .write([1, 1, 1, 0]);
-                    let mut part = libc::iovec {
-                        iov_base: b"hello".as_ptr().cast_mut().cast(),
-                        iov_len: 5,
-                    };
-                    let mut message: libc::msghdr = std::mem::zeroed();
-                    message.msg_name = address.cast_mut().cast();
-                    message.msg_namelen = size;
-                    message.msg_iov = &raw mut part;
-                    message.msg_iovlen = 1;
-                    message.msg_control = control.as_mut_ptr().cast();
-                    message.msg_controllen = length;
-                    libc::sendmsg(number(socket), &raw const message, 0)
-                };
+                // SAFETY: all zeros is a valid value of this plain C structure.
+                let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+                message.msg_name = address.cast_mut().cast();
+                message.msg_namelen = size;
+                message.msg_iov = &raw mut part;
+                message.msg_iovlen = 1;
+                message.msg_control = control.as_mut_ptr().cast();
+                message.msg_controllen = length;
+                // SAFETY: what the message points at outlives the call.
+                let sent = unsafe { libc::sendmsg(number(socket), &raw const message, 0) };
                 i64::try_from(sent).unwrap()
             }),
             // Accepts for ever; sends each connection as much as it takes, or what it said.
