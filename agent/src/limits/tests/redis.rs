@@ -298,13 +298,13 @@ fn server_that_is_slow_is_not_waited_for_and_what_it_was_asked_counts() {
     signal(Signal::STOP);
     assert_eq!(
         refusal(&limits, &ten),
-        "the counters cannot be reached: no answer within 250 ms"
+        "the counters cannot be reached: no answer within 2500 ms"
     );
     // Given back while nobody listens: it stays counted.
     limits.settle(reservation, Settle::NotMade);
     assert_eq!(
         refusal(&limits, &ten),
-        "the counters cannot be reached: no answer within 250 ms"
+        "the counters cannot be reached: no answer within 2500 ms"
     );
     signal(Signal::CONT);
     assert!(recovered(&limits, &ten).is_ok());
