@@ -34,7 +34,7 @@ const MOST: usize = 12;
 const LOST: &str = "the counters cannot be reached";
 
 fn agent(stage: &Stage, redis: &Redis) -> Result<Client> {
-    let server = stage.write("server.py", ECHO)?;
+    let server = stage.write("echo_server.py", ECHO)?;
     let python = python("python")?;
     let command: [&Path; 2] = [&python, &server];
     let mut client = stage.run_with(POLICY, &["--counters", &redis.address()], &command)?;

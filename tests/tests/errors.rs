@@ -378,12 +378,18 @@ fn run_missing_program_ends_with_6() -> Result<()> {
             6,
             &[
                 "cannot execute `no-such-program`",
-                "No such file",
+                "it is in no directory of PATH, which is",
                 "hint: give its full path",
             ],
         )?;
     here.run("good.yaml", "audit.jsonl", "/no/such/program")?
-        .is(6, &["/no/such/program", "hint: give its full path"])?;
+        .is(
+            6,
+            &[
+                "/no/such/program",
+                "hint: see whether its path is spelled right",
+            ],
+        )?;
     let exec = [
         "exec",
         "--audit",
