@@ -7,7 +7,11 @@ use std::{
     collections::HashMap,
     ffi::OsString,
     fs, io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown},
+    net::Shutdown,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{FileTypeExt as _, PermissionsExt as _, chown},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -210,7 +214,8 @@ impl Local {
             observer,
             bounds: Bounds::default(),
         };
-        let (client_in, client_out) = stream.into_split();
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
         let pipe = Pipe {
             sessions,
             governed,
@@ -222,8 +227,8 @@ impl Local {
                 connection: number,
                 server: Arc::clone(&self.name),
             },
-            client_in,
-            client_out,
+            client_in: kernel::Input::from(OwnedFd::from(stream.try_clone()?)),
+            client_out: kernel::Output::to(stream.as_fd())?,
             ended,
         };
         let told = async {
@@ -231,7 +236,10 @@ impl Local {
             let _ = stopping.wait_for(|stopping| *stopping).await;
             ("the agent ends", None)
         };
-        let ((why, _), _) = pipe.run(told).await?;
+        let end = pipe.run(told).await;
+        // Whoever still waits for the client to write does so no longer.
+        let _ = stream.shutdown(Shutdown::Both);
+        let ((why, _), _) = end?;
         Ok(why)
     }
 }

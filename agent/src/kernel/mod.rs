@@ -62,7 +62,7 @@ pub use process::{Holder, Process, holders};
 pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
-pub use stdio::{Input, Output, standard_input, standard_output};
+pub use stdio::{Input, Output};
 pub use tree::{Tree, TreeError};
 pub use users::{Credentials, NoSuchUser, invoking_user};
 pub use watch::{FileWatch, Inotify};
