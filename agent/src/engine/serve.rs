@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     EngineError, Judge, Outcome,
@@ -48,7 +48,7 @@ pub struct ServePlan {
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
-    let listener = TcpListener::bind(plan.listen).await.map_err(|error| {
+    let listener = http::listen(plan.listen).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("cannot listen on {}: {error}", plan.listen),
@@ -104,6 +104,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let here = listener.local_addr()?;
     tracing::info!("listening on http://{here}{}", http::ENDPOINT);
 
+    // After the server was started, which is not to have them.
+    let descriptors = kernel::descriptors(http::DESCRIPTORS);
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
@@ -115,7 +117,15 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             let gate = gate(judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
-                http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
+                http::serve(
+                    &front,
+                    listener,
+                    gate,
+                    ended,
+                    descriptors,
+                    kernel::tcp_owner,
+                )
+                .await
             });
         }
         None => {
@@ -126,7 +136,15 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             let gate = gate(judge, Unenforced, observer);
             let front = plan.front;
             serving.spawn(async move {
-                http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
+                http::serve(
+                    &front,
+                    listener,
+                    gate,
+                    ended,
+                    descriptors,
+                    kernel::tcp_owner,
+                )
+                .await
             });
         }
     }

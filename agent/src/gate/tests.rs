@@ -973,17 +973,26 @@ async fn fuzz_both_sides_leave_a_working_pump() {
         let mark = format!("{{\"method\":\"mark/{round}\"}}\n");
         from_client.extend(mark.bytes());
         from_server.extend(mark.bytes());
+        // Its answer is the last that the client gets to what it has sent.
+        let last = format!("\"last/{round}\"");
+        let denied = format!(
+            "{{\"id\":{last},\"method\":\"tools/call\",\"params\":{{\"name\":\"deny\"}}}}\n"
+        );
+        from_client.extend(denied.bytes());
 
-        let hear = async |party: &mut Party| {
+        let hear = async |party: &mut Party, mut ends: u32| {
             let mut heard = Vec::new();
-            loop {
+            while ends > 0 {
                 let mut line = Vec::new();
                 party.from.read_until(b'\n', &mut line).await.unwrap();
-                if line == mark.as_bytes() {
-                    return heard;
+                let answer = str::from_utf8(&line).is_ok_and(|line| line.contains(&last));
+                if line == mark.as_bytes() || answer {
+                    ends -= 1;
+                } else {
+                    heard.push(line);
                 }
-                heard.push(line);
             }
+            heard
         };
         let Rig { client, server, .. } = &mut rig;
         let (mut to_server, mut to_client) = (client.to.take().unwrap(), server.to.take().unwrap());
@@ -991,8 +1000,8 @@ async fn fuzz_both_sides_leave_a_working_pump() {
             tokio::join!(
                 async { to_server.write_all(&from_client).await.unwrap() },
                 async { to_client.write_all(&from_server).await.unwrap() },
-                hear(client),
-                hear(server),
+                hear(client, 2),
+                hear(server, 1),
             )
         };
         let ((), (), to_client_heard, to_server_heard) =

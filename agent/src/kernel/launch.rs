@@ -271,17 +271,24 @@ const DESCRIPTORS: u64 = 8_192;
 /// Raises the agent's own limit as far as it may. Returns what it was, if it was raised.
 fn raise_descriptor_limit() -> Option<Rlimit> {
     let before = getrlimit(Resource::Nofile);
-    let wanted = before
-        .maximum
-        .map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-    if before.current.is_none_or(|now| now >= wanted) {
-        return None;
-    }
+    descriptors(DESCRIPTORS);
+    let raised = getrlimit(Resource::Nofile).current != before.current;
+    raised.then_some(before)
+}
+
+/// Raises the agent's limit of descriptors to so many, or as far as it may, and returns what it is
+/// then. What was started before keeps the limit that it has.
+pub fn descriptors(wanted: u64) -> u64 {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = before.maximum.map_or(wanted, |most| most.min(wanted));
+    let Some(now) = before.current.filter(|now| *now < wanted) else {
+        return before.current.unwrap_or(u64::MAX);
+    };
     let raised = Rlimit {
         current: Some(wanted),
         ..before
     };
-    setrlimit(Resource::Nofile, raised).ok().map(|()| before)
+    setrlimit(Resource::Nofile, raised).map_or(now, |()| wanted)
 }
 
 impl ChildPlan {

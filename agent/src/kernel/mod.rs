@@ -14,7 +14,8 @@
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
-//! | `stdio` | the client's end, waited for without a thread |
+//! | `stdio` | pipes that a thread reads and writes, waiting for them |
+//! | `peer` | whose the other end of a connection is |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
     unsafe_code,
@@ -53,7 +54,7 @@ pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list};
-pub use launch::{Governed, Launch, LaunchError, launch};
+pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use notify::Listener;
 pub use peer::tcp_owner;

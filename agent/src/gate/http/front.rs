@@ -39,8 +39,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 const ROOM: usize = 256 << 20;
 /// What the room is given out in.
 const SHARE: usize = 1024;
-/// MCP sessions at once.
-const SESSIONS: usize = 1024;
+/// MCP sessions at once: one for each connection that there may be.
+const SESSIONS: usize = 16_384;
 /// What is shown of an error page of the server.
 const ERROR_PAGE: usize = 64 * 1024;
 /// The number of the connection of requests that belong to no MCP session: one for each user, from

@@ -27,7 +27,7 @@ mod sse;
 mod upstream;
 
 pub use front::{ENDPOINT, FrontPlan};
-pub use serve::serve;
+pub use serve::{DESCRIPTORS, listen, serve};
 pub use upstream::{AddressError, UpstreamAddress};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
@@ -15,8 +15,16 @@ use tokio::{
 use super::front::{Front, FrontPlan};
 use crate::{gate::conversation::Rooms, principal::Principal, session::SessionEnd};
 
-/// Connections at once.
-const CONNECTIONS: usize = 4096;
+/// Connections at once, where there are descriptors for them.
+const CONNECTIONS: u64 = 16_384;
+/// Descriptors that are kept for all else: captures, logs, stores.
+const OTHERS: u64 = 4_608;
+/// Descriptors of a connection: its own, and that of one to the server.
+const EACH: u64 = 2;
+/// How many descriptors are wanted.
+pub const DESCRIPTORS: u64 = EACH * CONNECTIONS + OTHERS;
+/// Connections that may wait to be taken. The host may allow fewer.
+const BACKLOG: u32 = 4_096;
 /// How long a client may take for a request's head, and stay without one.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long and how many a request's headers may be.
@@ -29,18 +37,50 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\r\n";
 
-/// Serves a front on a loopback address until it is dropped. `owner` says which user's the socket
+/// Listens at an address.
+///
+/// # Errors
+///
+/// Somebody else listens there, or it is not this host's.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // What is left of earlier connections does not keep the port taken.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// How many connections there may be at once for so many descriptors.
+fn connections(descriptors: u64) -> usize {
+    let spared = OTHERS.min(descriptors / 4);
+    let most = (descriptors.saturating_sub(spared) / EACH).clamp(1, CONNECTIONS);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+/// Serves a front on a loopback address until it is dropped, with no more connections than so many
+/// `descriptors` allow; others are turned away. `owner` says which user's the socket
 /// at the other end is, given its address and ours; connections of nobody are closed.
 pub async fn serve<G: Rooms>(
     plan: &FrontPlan,
     listener: TcpListener,
     gate: Arc<G>,
     ends: mpsc::Receiver<SessionEnd>,
+    descriptors: u64,
     owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
 ) -> std::io::Result<()> {
     let here = listener.local_addr()?;
     let front = Front::new(plan, hosts(here), gate);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let most = connections(descriptors);
+    tracing::info!(
+        at = %here,
+        connections = most,
+        descriptors,
+        "serving; more connections than this are turned away"
+    );
+    let room = Arc::new(Semaphore::new(most));
     let mut connections = JoinSet::new();
     connections.spawn({
         let front = Arc::clone(&front);
@@ -110,4 +150,23 @@ async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: 
 /// There is no room: the client is told, and not kept.
 async fn turn_away(mut stream: TcpStream) {
     let _ = timeout(FAREWELL, stream.write_all(FULL)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_descriptors() {
+        for (descriptors, expected) in [
+            (0, 1),
+            (256, 96),
+            (1_024, 384),
+            (20_000, 7_696),
+            (DESCRIPTORS, 16_384),
+            (u64::MAX, 16_384),
+        ] {
+            assert_eq!(connections(descriptors), expected, "{descriptors}");
+        }
+    }
 }

@@ -118,7 +118,9 @@ impl Rig {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
+        tokio::spawn(
+            async move { serve(&plan, listener, gate, ended, 1_024, |_, _| Some(1000)).await },
+        );
         Self {
             address,
             got,
@@ -966,7 +968,9 @@ async fn server_that_is_not_there_is_told() {
         bounds: Bounds::default(),
     });
     let (_ends, ended) = mpsc::channel(1);
-    tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
+    tokio::spawn(
+        async move { serve(&plan, listener, gate, ended, 1_024, |_, _| Some(1000)).await },
+    );
     let rig = Rig { address, ..rig };
     let reply = rig.post("", &call("start")).await;
     assert_eq!((reply.status, reply.code()), (502, Some(-32603)));
