@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc},
     task::JoinSet,
@@ -30,8 +30,9 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long and how many a request's headers may be.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 100;
-/// How long one who is turned away is listened to.
+/// How long one who is turned away is listened to, and how many are at once.
 const FAREWELL: Duration = Duration::from_millis(200);
+const FAREWELLS: usize = 64;
 /// How long nobody is let in when the host has no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -81,6 +82,7 @@ pub async fn serve<G: Rooms>(
         "serving; more connections than this are turned away"
     );
     let room = Arc::new(Semaphore::new(most));
+    let leaving = Arc::new(Semaphore::new(FAREWELLS));
     let mut connections = JoinSet::new();
     connections.spawn({
         let front = Arc::clone(&front);
@@ -97,7 +99,13 @@ pub async fn serve<G: Rooms>(
         };
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            connections.spawn(turn_away(stream));
+            // Of very many, not all.
+            if let Ok(place) = Arc::clone(&leaving).try_acquire_owned() {
+                connections.spawn(async move {
+                    turn_away(stream).await;
+                    drop(place);
+                });
+            }
             continue;
         };
         let Some(user) = owner(peer, here) else {
@@ -147,9 +155,17 @@ async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: 
     }
 }
 
-/// There is no room: the client is told, and not kept.
+/// There is no room: the client is told, and not kept. What it sends is taken meanwhile, since a
+/// connection that is closed with something unread takes back what was said.
 async fn turn_away(mut stream: TcpStream) {
-    let _ = timeout(FAREWELL, stream.write_all(FULL)).await;
+    let farewell = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        let mut unheard = [0; 1024];
+        while stream.read(&mut unheard).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = timeout(FAREWELL, farewell).await;
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use crate::{
     session::{EndReason, SessionEnd, SessionId},
 };
 
+mod crowd;
 mod grants;
 
 /// What the server got.
@@ -93,6 +94,15 @@ impl Rig {
     }
 
     async fn guarded(script: Script, bounds: Bounds, grants: Option<Arc<Grants>>) -> Self {
+        Self::with_descriptors(script, bounds, grants, 1_024).await
+    }
+
+    async fn with_descriptors(
+        script: Script,
+        bounds: Bounds,
+        grants: Option<Arc<Grants>>,
+        descriptors: u64,
+    ) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -118,9 +128,9 @@ impl Rig {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(
-            async move { serve(&plan, listener, gate, ended, 1_024, |_, _| Some(1000)).await },
-        );
+        tokio::spawn(async move {
+            serve(&plan, listener, gate, ended, descriptors, |_, _| Some(1000)).await
+        });
         Self {
             address,
             got,
