@@ -26,6 +26,8 @@ const COUNTED: &str = "version: 1\ndefault: deny\ntools: { echo: { limits: [ { m
 /// Calls in a row before it is the other's turn.
 const CALLS: usize = 100;
 const TURNS: usize = 11;
+/// How long all are left alone before a turn, so that nobody else's threads run in it.
+const REST: Duration = Duration::from_millis(20);
 /// How long the agent may settle before its memory is looked at.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -130,6 +132,7 @@ impl Gateway {
 
     /// One turn, which counts unless it is the one that warms up.
     fn turn(&mut self, turn: usize) -> Result<()> {
+        std::thread::sleep(REST);
         let times = self.client.calls(10 + turn * CALLS);
         let times = times.with_context(|| format!("through {}", self.name))?;
         if turn > 0 {

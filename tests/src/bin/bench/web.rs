@@ -25,6 +25,8 @@ const GRANTS: u16 = 18_002;
 const POLICY: &str = "version: 1\ndefault: deny\ntools: { echo: allow }\n";
 const CALLS: usize = 100;
 const TURNS: usize = 11;
+/// How long all are left alone before a turn.
+const REST: Duration = Duration::from_millis(20);
 
 /// A call of the tool `echo`, as it is sent.
 pub(crate) fn call(id: usize, text: &str, token: Option<&str>) -> String {
@@ -105,6 +107,7 @@ impl Client {
     }
 
     fn turn(&mut self, turn: usize) -> Result<()> {
+        std::thread::sleep(REST);
         let mut times = Vec::with_capacity(CALLS);
         for id in 1..=CALLS {
             let took = self.call(turn * CALLS + id);
