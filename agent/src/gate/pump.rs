@@ -106,12 +106,10 @@ where
     let from_client = Lines::new(streams.client_in, bounds.client_line);
     let from_server = Lines::new(streams.server_out, bounds.server_line);
     let (weak, other) = (Arc::downgrade(&pump), Arc::downgrade(&pump));
+    let client_side = move || Pump::client_side(&weak, from_client);
+    let server_side = move || Pump::server_side(&other, from_server);
     let started =
-        in_thread("from client", move || Pump::client_side(&weak, from_client)).and_then(|()| {
-            in_thread("from server", move || {
-                Pump::server_side(&other, from_server)
-            })
-        });
+        in_thread("from client", client_side).and_then(|()| in_thread("from server", server_side));
     if let Err(error) = started {
         tracing::error!(%error, "no thread can be started");
         return PumpEnd::ServerClosed;

@@ -149,7 +149,6 @@ impl Output {
     }
 
     /// Once it is called, from any thread, a write that would have to wait fails.
-    #[must_use]
     pub fn interrupter(&self) -> impl Fn() + Send + Sync + use<> {
         let news = Arc::clone(&self.news);
         move || {
