@@ -9,6 +9,7 @@ pub mod approval;
 pub mod audit;
 pub mod capture_file;
 pub mod cli;
+pub mod definitions;
 pub mod engine;
 pub mod filter;
 pub mod gate;

@@ -52,7 +52,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 22] = [
+    let verbs: [&[&str]; 27] = [
         &[],
         &["run"],
         &["exec"],
@@ -60,6 +60,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["policy", "check"],
         &["policy", "diff"],
         &["policy", "explain"],
+        &["policy", "import"],
         &["policy", "schema"],
         &["policy", "test"],
         &["approvals"],
@@ -69,6 +70,10 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["grant", "create"],
         &["grant", "list"],
         &["grant", "revoke"],
+        &["tools"],
+        &["tools", "accept"],
+        &["tools", "diff"],
+        &["tools", "forget"],
         &["audit"],
         &["audit", "show"],
         &["audit", "verify"],
@@ -143,19 +148,29 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-policy-check.8",
             "capwarden-policy-diff.8",
             "capwarden-policy-explain.8",
+            "capwarden-policy-import.8",
             "capwarden-policy-schema.8",
             "capwarden-policy-test.8",
+            "capwarden-policy.5",
             "capwarden-policy.8",
             "capwarden-run.8",
+            "capwarden-tools-accept.8",
+            "capwarden-tools-diff.8",
+            "capwarden-tools-forget.8",
+            "capwarden-tools.8",
             "capwarden.8",
         ]
     );
     for page in pages {
         let text = fs::read_to_string(path.join(&page)).unwrap();
-        assert!(text.contains(".SH \"EXIT STATUS\""), "{page}: {text}");
+        let section = match page.ends_with(".5") {
+            true => ".SH LIMITS",
+            false => ".SH \"EXIT STATUS\"",
+        };
+        assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 28));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 34));
 }
 
 #[test]
@@ -444,7 +459,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     let (status, out, err) = verify(&[]);
     assert_eq!(status, 0, "{out}{err}");
     assert!(
-        out.contains("within its grant; 2 packets in 1 file, 1 fewer than"),
+        out.contains("within its terms; 2 packets in 1 file, 1 fewer than"),
         "{out}"
     );
     assert!(out.contains("only pcapng files have them"), "{out}");
@@ -471,7 +486,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
             vec![(vec![8; 61], 61)],
             "61 bytes were captured, and 60 granted",
         ),
-        (vec![good.clone(); 4], "4 packets, and the grant was for 3"),
+        (vec![good.clone(); 4], "4 packets, and the terms were for 3"),
         (
             vec![good.clone(); 4],
             "216 bytes, and the guard delivered 162",
@@ -621,6 +636,61 @@ fn filter_explain_says_it_in_words() {
 }
 
 #[test]
+fn policy_is_explained_and_tested_with_the_servers_own_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let policy = write("p.yaml", "version: 1\ntools: { t: { schema: true } }\n");
+    let call = write("call.json", r#"{"tool":"t","arguments":{"n":5}}"#);
+    let explain = ["policy", "explain", &call, "-p", &policy];
+    let (status, out, _) = told(&explain);
+    assert_eq!(status, 1);
+    assert!(out.contains("has not listed the tool"), "{out}");
+    let tools =
+        r#"{"result":{"tools":[{"name":"t","inputSchema":{"properties":{"n":{"maximum":4}}}}]}}"#;
+    let tools = write("p.tools.json", tools);
+    let (status, out, _) = told(&[&explain[..], &["--tools", &tools]].concat());
+    assert_eq!(status, 1);
+    assert!(out.contains("/n: 5 is more than 4."), "{out}");
+
+    let cases = "- { name: a, call: { tool: t, arguments: { n: 5 } }, expect: deny, reason: 5 is more than 4 }\n\
+                 - { name: b, call: { tool: t, arguments: { n: 4 } }, expect: allow }\n";
+    write("p.test.yaml", cases);
+    let (status, out, _) = told(&["policy", "test", &policy]);
+    assert_eq!((status, out.contains("2 of 2")), (0, true), "{out}");
+    let (status, _, err) = told(&["policy", "test", &policy, "--tools", &call]);
+    assert_eq!(status, 2);
+    assert!(err.contains("it has no list of tools"), "{err}");
+}
+
+#[test]
+fn tools_of_servers_that_are_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let state = ["--state", state.to_str().unwrap()];
+    let (status, out, _) = told(&[&["tools"], &state[..]].concat());
+    assert_eq!(
+        (status, out.as_str()),
+        (0, "no server's definitions are pinned yet\n")
+    );
+    for words in [
+        &["tools", "s"][..],
+        &["tools", "diff", "s"],
+        &["tools", "accept", "s", "--all"],
+        &["tools", "forget", "s", "t"],
+    ] {
+        let (status, _, err) = told(&[words, &state[..]].concat());
+        assert_eq!(status, 1, "{words:?} {err}");
+        assert!(err.contains("no tool of a server \"s\""), "{err}");
+    }
+    let (status, ..) = told(&["tools", "accept", "s", "t", "--sha256", "x"]);
+    assert_eq!(status, 2);
+}
+
+#[test]
 fn policy_check_warns_of_what_its_filters_let_through() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy.yaml");
@@ -700,7 +770,7 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
     for line in [
         "start: allowed; starts a capture",
         &format!("rule: {policy}:6:5 tools.start.capture"),
-        "grant: lo, within \"tcp\", 10 packets",
+        "terms: lo, within \"tcp\", 10 packets",
         "changed: count: 50 becomes 10, as the policy allows at most 10 packets",
         "forwarded: {\"count\":10}",
         "counts: 1 of 3 in each hour, counter \"start/hour\", scope grant",
@@ -719,7 +789,7 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((status, &answer["allowed"]), (0, &true.into()), "{out}");
     assert!(answer["cut"].as_str().unwrap().contains("port 53"), "{out}");
-    assert_eq!(answer["grant"]["packets"], 10);
+    assert_eq!(answer["terms"]["packets"], 10);
 
     let (status, out, _) = explain(r#"{"tool": "other"}"#, true);
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -830,5 +900,136 @@ fn policy_schema_is_json() {
     assert_eq!(
         schema["$schema"],
         "https://json-schema.org/draft/2020-12/schema"
+    );
+}
+
+#[test]
+fn policy_import_writes_a_policy_that_decides_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let theirs = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../policies/policylayer-sharkmcp.json"
+    );
+    let (status, yaml, _) = told(&["policy", "import", theirs]);
+    assert_eq!(status, 0);
+    let ours = path("ours.yaml");
+    fs::write(&ours, &yaml).unwrap();
+    let (status, out, _) = told(&["policy", "diff", theirs, &ours]);
+    assert_eq!((status, out.as_str()), (0, "both decide the same\n"));
+    let (status, out, _) = told(&["policy", "check", &ours]);
+    assert_eq!(status, 0, "{out}");
+
+    let (_, out, _) = told(&["policy", "import", "--json", theirs]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["policy"], yaml);
+    assert_eq!(report["dialect"], "policylayer");
+    let says = report["readings"][0]["says"].as_str().unwrap();
+    assert!(says.contains("UTC") && yaml.contains(&format!("# * {says}")));
+
+    // What is ours already is no other's, and what is none is told with its place.
+    let (status, _, told_why) = told(&["policy", "import", &ours]);
+    assert_eq!(status, 3);
+    assert!(told_why.contains("own language"), "{told_why}");
+}
+
+#[test]
+fn policy_check_tells_what_is_allowed_and_all_that_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (policy, cases) = (path("p.yaml"), path("p.test.yaml"));
+    fs::write(&policy, "version: 1\ntools: { a: allow }\n").unwrap();
+    let case = |expect: &str| {
+        let text = format!("- {{ name: n, call: {{ tool: a }}, expect: {expect} }}\n");
+        fs::write(&cases, text).unwrap();
+        told(&["policy", "check", &policy, &cases])
+    };
+    let (status, out, _) = case("allow");
+    assert_eq!(status, 0, "{out}");
+    let expected = format!(
+        "{policy}: sound, in capwarden's language\n  allow    a\n  deny     every tool that is not named here\n{policy}: 1 of 1 cases pass\n"
+    );
+    assert_eq!(out, expected);
+    let (status, out, _) = case("deny");
+    assert!(status == 1 && out.contains("0 of 1 cases pass"), "{out}");
+    let (status, out, _) = case("no");
+    assert!(status == 1 && out.contains("p.test.yaml:1:"), "{out}");
+
+    // A document among them is left alone.
+    let notes = path("README.md");
+    fs::write(&notes, "# Policies\n").unwrap();
+    let (status, out, _) = told(&["policy", "check", &notes, &policy]);
+    assert!(status == 0 && out.contains("README.md: left out"), "{out}");
+
+    // Every filter that does not compile is told, with its place.
+    let text = "version: 1
+tools:
+  a: { args: { f: { capture_filter: { within: 'udp prot 1' } } } }
+exec: { interfaces: [ lo ], packets: 1, within: 'tcp prot 2' }
+";
+    fs::write(&policy, text).unwrap();
+    let (status, out, _) = told(&["policy", "check", &policy]);
+    assert_eq!(status, 1);
+    assert!(
+        out.contains("udp prot 1") && out.contains("tcp prot 2"),
+        "{out}"
+    );
+    let (_, out, _) = told(&["policy", "check", "--json", &policy]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report[0]["line"], 3);
+    assert_eq!(report[0]["others"][0]["line"], 4);
+
+    // In whose language a file is read is told with what is wrong in it.
+    fs::write(
+        &policy,
+        "version: \"1\"\ntools: { a: { rules: [ { nam: x } ] } }\n",
+    )
+    .unwrap();
+    let (_, out, _) = told(&["policy", "check", &policy]);
+    assert!(out.contains("read as Intercept's YAML"), "{out}");
+}
+
+#[test]
+fn grants_are_recorded_and_a_misspelled_place_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let log = path("audit.jsonl");
+    let grant = |words: &[&str], state: &str| {
+        told(&[&["grant"], words, &["--audit", &log, "--state", state]].concat())
+    };
+    let create = ["create", "laptop", "--server", "pcap", "--packets", "10"];
+    // Only the last part of a path is made.
+    let (status, _, why) = grant(&create, &path("no/such"));
+    assert_eq!(status, 2, "{why}");
+    assert!(why.contains("there is no directory") && !directory.path().join("no").exists());
+    let state = path("state");
+    let (status, token, why) = grant(&create, &state);
+    assert_eq!(status, 0, "{why}");
+    assert_eq!(grant(&["revoke", "laptop"], &state).0, 0);
+    let (_, shown, _) = told(&["audit", "show", &log, "--kind", "grant"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].contains(" made for pcap by uid:"), "{shown}");
+    assert!(lines[1].contains(" revoked for pcap by uid:"), "{shown}");
+    assert!(!fs::read_to_string(&log).unwrap().contains(token.trim()));
+    assert_eq!(told(&["audit", "verify", &log]).0, 0);
+    // A log that cannot be written: nothing is made.
+    let mut again = ["grant", "create", "other", "--server", "s"].to_vec();
+    let nowhere = path("no/audit");
+    again.extend(["--audit", nowhere.as_str(), "--state", &state]);
+    assert_ne!(told(&again).0, 0);
+    let (_, list, _) = told(&["grant", "list", "--state", &state]);
+    assert!(!list.contains("other"), "{list}");
+}
+
+#[test]
+fn audit_show_says_so_of_what_is_no_audit_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    fs::write(&path, "milk\n{\"bread\": 2}\n").unwrap();
+    let (status, out, why) = told(&["audit", "show", path.to_str().unwrap()]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(
+        why.contains("no audit log") && why.contains("notes.txt"),
+        "{why}"
     );
 }

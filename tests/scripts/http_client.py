@@ -1,14 +1,27 @@
-"""A client of the official SDK against an address: prints what it saw as one JSON text."""
+"""A client of the official SDK against an address: prints what it saw as one JSON text. An address
+that ends in /sse is spoken to as in 2024-11-05. With a second argument, that is the token it shows."""
 
 import asyncio
+import contextlib
 import json
 import sys
 
 from mcp import ClientSession, types
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamablehttp_client
 
 
-async def main(address):
+@contextlib.asynccontextmanager
+async def connect(address, headers):
+    if address.endswith("/sse"):
+        async with sse_client(address, headers=headers) as (read, write):
+            yield read, write, lambda: "one stream"
+    else:
+        async with streamablehttp_client(address, headers=headers) as streams:
+            yield streams
+
+
+async def main(address, *token):
     told = []
 
     async def roots(_):
@@ -23,7 +36,8 @@ async def main(address):
 
     notices = []
     seen = {}
-    async with streamablehttp_client(address) as (read, write, session_id):
+    headers = {"Authorization": f"Bearer {token[0]}"} if token else {}
+    async with connect(address, headers) as (read, write, session_id):
         async with ClientSession(read, write, list_roots_callback=roots, message_handler=message) as session:
             seen["version"] = (await session.initialize()).protocolVersion
             seen["session"] = session_id() is not None
@@ -52,4 +66,4 @@ async def main(address):
     print(json.dumps(seen))
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""An MCP server over streamable HTTP, of the official SDK: `http_server.py PORT [json] [stateless]`."""
+"""An MCP server of the official SDK, over streamable HTTP or on pipes: `http_server.py PORT|pipes [json] [stateless]`."""
 
 import asyncio
 import subprocess
@@ -7,7 +7,8 @@ import sys
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.server.transport_security import TransportSecuritySettings
 
-port, options = int(sys.argv[1]), sys.argv[2:]
+pipes, options = sys.argv[1] == "pipes", sys.argv[2:]
+port = 0 if pipes else int(sys.argv[1])
 server = FastMCP(
     "http-server",
     host="127.0.0.1",
@@ -56,4 +57,4 @@ async def capture(interface: str, packets: int) -> str:
     return errors.decode()
 
 
-server.run(transport="streamable-http")
+server.run(transport="stdio" if pipes else "streamable-http")

@@ -5,6 +5,7 @@ pub mod dice;
 pub mod mcp;
 pub mod netns;
 pub mod readers;
+pub mod redis;
 pub mod space;
 pub mod spellings;
 pub mod stage;

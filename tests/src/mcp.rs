@@ -158,6 +158,13 @@ impl Client {
         .with_context(|| format!("the answer to request {id}"))
     }
 
+    /// Waits for the answer to a request, and leaves it with the rest.
+    pub fn answered(&mut self, id: &Value) -> Result<()> {
+        let answer = self.answer(id)?;
+        self.inbox.push(answer);
+        Ok(())
+    }
+
     /// Waits for capwarden's word that a session ended.
     pub fn session_end(&mut self, session: &str) -> Result<Value> {
         let end = self.wait(PATIENCE, |message| {

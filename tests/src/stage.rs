@@ -120,6 +120,32 @@ impl Stage {
         Client::start(&mut command, &self.path("stderr"))
     }
 
+    /// Makes a grant for servers that are started as this program, and returns its token.
+    pub fn grant(&self, name: &str, server: &str) -> Result<String> {
+        self.verb(&["grant", "create", name, "--server", server])
+    }
+
+    /// What a verb prints that works on the state.
+    pub fn verb(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(capwarden()?);
+        command.args(words).arg("--state").arg(self.path("state"));
+        let done = command.output()?;
+        let errors = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{errors}");
+        Ok(String::from_utf8(done.stdout)?.trim().to_owned())
+    }
+
+    /// Waits until somebody listens on a port of the space.
+    pub fn listening_on(&self, port: u16) -> Result<()> {
+        wait_for("a listener", PATIENCE, || {
+            let mut command = self.space.command("ss");
+            let port = port.to_string();
+            let done = command.args(["-Hltn", "sport", "=", &port]).output()?;
+            Ok((!done.stdout.is_empty()).then_some(()))
+        })
+        .with_context(|| self.stderr().unwrap_or_default())
+    }
+
     /// The server alone, as the same user.
     pub fn direct(&self, server: &[&Path]) -> Result<Client> {
         let mut command = self.space.command("setpriv");

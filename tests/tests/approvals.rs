@@ -262,6 +262,8 @@ fn approval_outlives_an_agent_that_is_killed() -> Result<()> {
 #[test]
 fn grant_is_shown_once_and_revoked() -> Result<()> {
     let desk = Desk::new()?;
+    let log = desk.stage.path("audit.jsonl");
+    let log = log.to_str().context("no UTF-8")?;
     let create = [
         "grant",
         "create",
@@ -272,6 +274,8 @@ fn grant_is_shown_once_and_revoked() -> Result<()> {
         "1h",
         "--packets",
         "10",
+        "--audit",
+        log,
     ];
     let (status, told) = desk.verb(&create)?;
     ensure!(status == Some(0), "{told}");
@@ -287,8 +291,14 @@ fn grant_is_shown_once_and_revoked() -> Result<()> {
     );
     ensure!(!list.contains(token));
     ensure!(desk.verb(&create)?.0 == Some(2), "the name is taken");
-    desk.say(&["grant", "revoke", "laptop"])?;
-    ensure!(desk.verb(&["grant", "revoke", "laptop"])?.0 == Some(1));
+    let revoke = ["grant", "revoke", "laptop", "--audit", log];
+    desk.say(&revoke)?;
+    ensure!(desk.verb(&revoke)?.0 == Some(1));
+    let records = desk.stage.audit("grant")?;
+    let became: Vec<&str> = records.iter().map(|one| text(one, "became")).collect();
+    ensure!(became == ["made", "revoked"], "{records:?}");
+    ensure!(text(&records[0], "name") == "laptop" && text(&records[1], "by") == "uid:0");
+    ensure!(!format!("{records:?}").contains(token));
     let (_, list) = desk.verb(&["grant", "list", "--json"])?;
     let list: Vec<Value> = serde_json::from_str(&list)?;
     ensure!(text(&list[0], "standing") == "revoked", "{list:?}");

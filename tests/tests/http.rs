@@ -3,11 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use capwarden_tests::{
-    agent::wait_for,
-    mcp::PATIENCE,
-    stage::{Stage, python, text},
-};
+use capwarden_tests::stage::{Stage, python, text};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -41,17 +37,6 @@ fn seen(stage: &Stage, address: &str) -> Result<Value> {
     let errors = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "{errors}{}", stage.stderr()?);
     Ok(serde_json::from_slice(&done.stdout)?)
-}
-
-/// Waits until somebody listens on a port of the space.
-fn listening(stage: &Stage, port: u16) -> Result<()> {
-    wait_for("a listener", PATIENCE, || {
-        let mut command = stage.space.command("ss");
-        let done = command
-            .args(["-Hltn", "sport", "=", &port.to_string()])
-            .output()?;
-        Ok((!done.stdout.is_empty()).then_some(()))
-    })
 }
 
 /// What holds whether or not the kernel holds anything to it.
@@ -89,7 +74,7 @@ fn http_server_is_governed_with_its_captures() -> Result<()> {
         &["--listen", HERE, "--upstream", SERVER_AT, "--anonymous"],
         &[&python("python3")?, &script, Path::new("8000")],
     )?;
-    listening(&stage, 8808)?;
+    stage.listening_on(8808)?;
     let seen = seen(&stage, &format!("http://{HERE}/mcp"))?;
     gated(&seen)?;
     ensure!(seen.get("session") == Some(&json!(true)), "{seen}");
@@ -137,8 +122,8 @@ fn http_server_that_runs_already_is_gated_only() -> Result<()> {
         &["--listen", HERE, "--upstream", SERVER_AT, "--anonymous"],
         &[],
     )?;
-    listening(&stage, 8808)?;
-    listening(&stage, 8000)?;
+    stage.listening_on(8808)?;
+    stage.listening_on(8000)?;
     let seen = seen(&stage, &format!("http://{HERE}/mcp"))?;
     gated(&seen)?;
     ensure!(seen.get("session") == Some(&json!(false)), "{seen}");

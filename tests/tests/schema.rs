@@ -17,9 +17,11 @@ const VALIDATOR: &str = include_str!("../scripts/schema.py");
 
 /// All keys of the language, each with a value.
 const ALL: &str = r#"{
-  "version": 1, "default": "deny", "hide": ["a"],
+  "version": 1, "default": { "allow": "a dialect says so" }, "replies": "intercept", "hide": ["a"],
+  "definitions": { "pinned": "strict" },
   "all_tools": { "limits": [{ "max": 1000, "window": "day" }], "args": { "x": { "absent": true } },
-                 "required_by_schema": true, "approve": "operator" },
+                 "required_by_schema": true, "schema": true, "approve": "operator",
+                 "checks": [ { "deny_if": [] } ] },
   "tools": {
     "allowed": "allow", "free": {}, "denied": { "deny": "no" },
     "asked": {
@@ -30,7 +32,7 @@ const ALL: &str = r#"{
         "u": { "under": "/var", "in_cidr": ["10.0.0.0/8", "fd00::/8"], "interface": ["lo", "any"] },
         "f": { "capture_filter": { "within": "tcp" } }
       },
-      "required_by_schema": true,
+      "required_by_schema": true, "schema": true, "definitions": "pinned",
       "approve": { "by": "operator", "timeout": "1h30m", "why": "it restarts" },
       "limits": [
         { "max": 3, "window": "90 s", "kind": "bucket", "scope": "server", "counter": "c", "amount": 2, "refund": "never" },
@@ -38,6 +40,16 @@ const ALL: &str = r#"{
         { "max": 3, "window": "hour", "kind": "calendar", "scope": "global" }
       ]
     },
+    "required": { "checks": [ { "require": [
+        { "argument": "a.b", "absent": false }, { "argument": "a", "no_more_than": 5 } ],
+      "name": "n", "on_deny": "no" } ] },
+    "compared": { "checks": [ { "require": [
+        { "argument": "a", "equals": { "x": [1, "y"] }, "compare": "text" }, { "argument": "a", "one_of": [[1], 2] } ] } ] },
+    "counted": { "checks": [ { "deny_if": [
+        { "counter": "c", "scope": "server", "window": "day", "kind": "calendar", "at_least": 3 } ] } ] },
+    "approved": { "checks": [ { "required_by_schema": true },
+        { "approve": { "by": "operator", "if": [ { "argument": "a", "contains": "x" } ] } } ] },
+    "worded": { "limits": [ { "max": 3, "window": "day", "name": "n", "on_deny": "no" } ] },
     "start": { "capture": {
       "from": { "interface": "i", "filter": "f", "packets": "p", "bytes": "b", "seconds": "s" },
       "interfaces": ["lo", "veth*"], "within": "ip", "outside": "deny", "packets": 5,

@@ -51,7 +51,7 @@ enum Sign {
     PerlModule(&'static str),
 }
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     Package {
         name: "libpcap-dev",
         sign: Sign::File("/usr/include/pcap/pcap.h"),
@@ -71,6 +71,10 @@ const PACKAGES: [Package; 6] = [
     Package {
         name: "python3-venv",
         sign: Sign::PythonModule("ensurepip"),
+    },
+    Package {
+        name: "redis-server",
+        sign: Sign::Program("redis-server"),
     },
     Package {
         name: "perl",

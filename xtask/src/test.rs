@@ -16,6 +16,15 @@ use serde_json::Value;
 
 use crate::{house, root, setup, term};
 
+/// Test programs of the agent that run as it is shipped: they do so much that the time to build
+/// them optimized comes back many times over.
+const OPTIMIZED: [&str; 4] = [
+    "filter_kernel",
+    "filter_lists",
+    "filter_prove",
+    "limits_kills",
+];
+
 /// How long one binary of end-to-end tests may take.
 const MOST_SECONDS: &str = "600";
 
@@ -159,16 +168,69 @@ fn lint(tally: &mut Tally) {
 }
 
 fn unit(options: &Options, tally: &mut Tally) {
-    let selection = "test --workspace --exclude capwarden-ebpf --exclude capwarden-tests";
-    let mut cargo = house::cargo(&selection.split(' ').collect::<Vec<_>>());
-    cargo.arg("--no-fail-fast");
+    let agent = match agents_programs() {
+        Ok(programs) => programs,
+        Err(error) => return tally.broken.push(format!("{error:#}")),
+    };
+    let (optimized, plain): (Vec<String>, Vec<String>) = agent
+        .into_iter()
+        .partition(|program| OPTIMIZED.contains(&program.as_str()));
+    let named = |programs: &[String]| -> Vec<String> {
+        let each = programs.iter().map(|program| format!("--test={program}"));
+        each.collect()
+    };
+    let package = ["--package=capwarden".to_owned()];
+    let parts = ["--lib".to_owned(), "--bins".to_owned()];
+    let others =
+        "--workspace --exclude=capwarden-ebpf --exclude=capwarden-tests --exclude=capwarden";
+    let others: Vec<String> = others.split(' ').map(str::to_owned).collect();
+    let release = ["--release".to_owned()];
+
+    println!("{} unit tests", term::bold("→"));
+    unit_part(
+        options,
+        tally,
+        &[&package[..], &parts, &named(&plain)].concat(),
+    );
+    unit_part(options, tally, &others);
+    println!("{} unit tests that need the optimizer", term::bold("→"));
+    unit_part(
+        options,
+        tally,
+        &[&release[..], &package, &named(&optimized)].concat(),
+    );
+}
+
+/// What stands in the agent's folder of test programs.
+fn agents_programs() -> Result<Vec<String>> {
+    let folder = house::root().join("agent/tests");
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut programs = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let is_program =
+            path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").exists();
+        programs.extend(
+            is_program
+                .then_some(path.file_stem())
+                .flatten()
+                .map(|name| name.to_string_lossy().into_owned()),
+        );
+    }
+    programs.sort();
+    Ok(programs)
+}
+
+fn unit_part(options: &Options, tally: &mut Tally, selection: &[String]) {
+    let mut cargo = house::cargo(&["test", "--no-fail-fast"]);
+    cargo.args(selection);
     if let Ok(venv) = house::venv() {
         cargo.env("CAPWARDEN_VENV", venv);
     }
     if let Some(filter) = &options.filter {
         cargo.args(["--", filter]);
     }
-    println!("{} unit tests", term::bold("→"));
     let failed = tally.failed;
     match echo(&mut cargo, tally) {
         // Tests that failed are counted by their own lines.

@@ -1,6 +1,6 @@
 //! The requests of a host, shared by all agents and the operator's verbs.
 
-use std::{fmt, time::SystemTime};
+use std::fmt;
 
 use super::{
     Asked, Entry, Request, Standing, Used,
@@ -10,13 +10,11 @@ use super::{
 };
 use crate::{
     principal::{Operator, code},
-    store::{Seen, StateDirectory, StoreError, Table},
+    store::{Clock, Seen, StateDirectory, StoreError, Table},
 };
 
 /// Bytes of an operator's reason.
 const LONGEST_WHY: usize = 1 << 10;
-
-type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// All requests for approvals. May be used from any thread and by several processes. Everything
 /// here goes to the disk and takes milliseconds: a [`Clerk`](super::Clerk) does that for a gate.
@@ -62,25 +60,18 @@ impl Approvals {
     ///
     /// The store cannot be used.
     pub fn open(directory: &StateDirectory) -> Result<Self, StoreError> {
-        Self::open_with(directory, || {
-            let now = SystemTime::UNIX_EPOCH.elapsed();
-            // Before 1970 everything is over.
-            now.map_or(u64::MAX, |now| now.as_secs())
-        })
+        Self::open_with(directory, Clock::system())
     }
 
-    /// The same, told by another clock: seconds since 1970, UTC.
+    /// The same, told by another clock.
     ///
     /// # Errors
     ///
     /// As for [`open`](Self::open).
-    pub fn open_with(
-        directory: &StateDirectory,
-        clock: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Result<Self, StoreError> {
+    pub fn open_with(directory: &StateDirectory, clock: Clock) -> Result<Self, StoreError> {
         Ok(Self {
             table: Table::open(directory, "approvals")?,
-            clock: Box::new(clock),
+            clock,
         })
     }
 
@@ -190,7 +181,7 @@ impl Approvals {
     }
 
     pub(super) fn now(&self) -> u64 {
-        (self.clock)()
+        self.clock.now()
     }
 
     #[cfg(test)]

@@ -87,9 +87,9 @@ pub use error::AuditError;
 pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
-    AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, FilterAttached, FilterRecord,
-    InterfaceRecord, KINDS, Origin, PolicyFile, PolicyRefused, PolicyReloaded, Record,
-    SessionOpened, SocketArmed, SocketRefused, TornTail,
+    AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
+    FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, Origin, PolicyFile,
+    PolicyRefused, PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused, TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible, visible_json};

@@ -27,6 +27,10 @@ pub enum Record {
     Call(Box<CallRecord>),
     /// Something became of a request for an approval.
     Approval(Box<ApprovalRecord>),
+    /// A bearer's grant was made or revoked.
+    Grant(Box<GrantRecord>),
+    /// Something became of the definition of a tool.
+    Definition(Box<DefinitionRecord>),
     /// A session was opened.
     SessionOpened(Box<SessionOpened>),
     /// A capture socket was armed and handed over.
@@ -48,10 +52,12 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 14] = [
     "agent-started",
     "call",
     "approval",
+    "grant",
+    "definition",
     "session-opened",
     "socket-armed",
     "filter-attached",
@@ -66,9 +72,14 @@ pub const KINDS: [&str; 12] = [
 impl Record {
     /// True if the record must be on the disk before anything else happens.
     pub(super) fn must_last(&self) -> bool {
+        if let Self::Definition(definition) = self {
+            // There are many of these at once, and what they say lasts elsewhere.
+            return definition.became.as_str() != "first-seen";
+        }
         matches!(
             self,
             Self::Approval(_)
+                | Self::Grant(_)
                 | Self::SessionEnded(_)
                 | Self::SocketRefused(_)
                 | Self::PolicyReloaded(_)
@@ -161,14 +172,14 @@ pub struct CallRecord {
     pub session: Option<SessionId>,
 }
 
-/// What a policy said, in one word.
+/// What became of a call, in one word: that of policies, and of `policy explain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
     /// Forwarded.
-    Forward,
+    Allow,
     /// Forwarded; the tool ends captures.
-    EndCapture,
+    Ends,
     /// A session was opened, then forwarded.
     Capture,
     /// Not forwarded.
@@ -204,6 +215,53 @@ pub struct ApprovalRecord {
     pub why: Option<Text>,
 }
 
+/// A bearer's grant was made or revoked. Written by the verb that did it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GrantRecord {
+    /// What the operator calls it: calls under it are `grant:NAME`.
+    pub name: Text,
+    /// Which of that name.
+    pub id: Text,
+    /// What became of it: `made` or `revoked`.
+    pub became: Text,
+    /// The server that it is for.
+    pub server: Text,
+    /// Who did that.
+    pub by: Text,
+    /// When it ends, UTC; none if it never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Text>,
+    /// Packets that no capture under it exceeds; `null` is no cap, here and below.
+    pub packets: Option<u64>,
+    /// Bytes in all.
+    pub bytes: Option<u64>,
+    /// How long.
+    pub seconds: Option<f64>,
+}
+
+/// Something became of the definition of a tool. Written by the agent whose server lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DefinitionRecord {
+    /// The governed server, by name.
+    pub server: Text,
+    /// The tool.
+    pub tool: Text,
+    /// What became of it: `first-seen`, which accepts it, `new`, `changed`, `unfit`, `accepted`.
+    pub became: Text,
+    /// The hash of the definition, as `capwarden tools` shows it; none of what cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Hash>,
+    /// Who accepted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Text>,
+    /// When that was, UTC, to the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Text>,
+    /// Why it cannot be accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Text>,
+}
+
 /// A session was opened: what it may see.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SessionOpened {
@@ -232,7 +290,7 @@ pub struct SessionOpened {
     pub snap: u32,
     /// `full`, `headers`, or a number of bytes after the transport header.
     pub payload: Text,
-    /// The grant in one line for people.
+    /// The terms in one line for people.
     pub summary: Text,
 }
 
@@ -321,7 +379,7 @@ pub struct SocketArmed {
 }
 
 /// A process attached a filter of its own to its capture socket. What is delivered to that socket
-/// passes the grant's filters and this one.
+/// passes the filters of its terms and this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FilterAttached {
     /// Whose socket.

@@ -54,6 +54,8 @@ pub struct Shown {
     pub shown: u64,
     /// Lines that are not records. `verify` names them.
     pub unreadable: u64,
+    /// Lines that are records, shown or not.
+    pub records: u64,
     /// The hash of the last line of the file.
     pub head: Option<Hash>,
     /// Where a session was asked for: that session if it is there, and some that there are. Of the
@@ -86,6 +88,7 @@ pub fn show(
                 continue;
             }
         };
+        summary.records += 1;
         if let (Some(wanted), Some(session)) = (&filter.session, entry.text("session"))
             && filter.is_agent(&entry)
             && (wanted == session || summary.sessions.len() < NAMED)
@@ -156,7 +159,12 @@ fn render(entry: &Entry, colour: bool) -> String {
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
         "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
         "approval" => "33",
+        "definition" if matches!(entry.text("became"), Some("accepted")) => "32",
+        "definition" if matches!(entry.text("became"), Some("first-seen")) => "",
+        "definition" => "31",
         "socket-refused" | "policy-refused" => "31",
+        "grant" if entry.text("became") == Some("revoked") => "31",
+        "grant" => "33",
         "call" if entry.text("verdict") == Some("deny") => "31",
         "filter-attached" if entry.text("relation") == Some("same") => "32",
         "torn-tail" | "filter-attached" => "33",
@@ -244,6 +252,43 @@ fn describe(entry: &Entry) -> String {
             text += &optional(", because ", "why");
             text + &optional(", rule ", "rule")
         }
+        "grant" => {
+            let mut text = format!(
+                "{} ({}) {} for {} by {}",
+                text("name"),
+                text("id"),
+                text("became"),
+                text("server"),
+                text("by")
+            );
+            text += &optional(", ends at ", "expires");
+            let caps = ["packets", "bytes", "seconds"].into_iter();
+            let caps: Vec<String> = caps
+                .filter_map(|cap| {
+                    let number = entry.fields.get(cap)?.as_f64()?;
+                    Some(format!("{number} {cap}"))
+                })
+                .collect();
+            if !caps.is_empty() {
+                text += &format!("; at most {}", caps.join(", "));
+            }
+            text
+        }
+        "definition" => {
+            let became = match entry.text("became") {
+                Some("first-seen") => "seen first, and accepted by that".to_owned(),
+                Some("new") => "new, and held back".to_owned(),
+                Some("changed") => "changed, and held back".to_owned(),
+                Some("unfit") => "held back".to_owned(),
+                _ => text("became"),
+            };
+            let hash: String = text("sha256").chars().take(12).collect();
+            let mut text = format!("{} of {}: {became}", text("tool"), text("server"));
+            text += &optional(", by ", "by");
+            text += &optional(" at ", "at");
+            text += &optional(", because ", "why");
+            text + &format!(" (sha256 {hash})")
+        }
         "session-opened" => {
             format!("{}: {}", text("session"), text("summary"))
         }
@@ -261,11 +306,11 @@ fn describe(entry: &Entry) -> String {
                 Some("same") => "the same packets as asked".to_owned(),
                 Some("narrower") => format!("fewer packets than asked, not {}", text("leaves_out")),
                 Some("wider") => format!(
-                    "more packets than asked, as {}, which the grant drops",
+                    "more packets than asked, as {}, which the guard drops",
                     text("adds")
                 ),
                 Some("different") => format!(
-                    "other packets than asked: not {}, but {}, which the grant drops",
+                    "other packets than asked: not {}, but {}, which the guard drops",
                     text("leaves_out"),
                     text("adds")
                 ),

@@ -573,8 +573,8 @@ fn own_filter_is_shown_in_a_sentence_with_packets() {
     let phrases = [
         "the same packets as asked",
         "fewer packets than asked, not UDP c → d",
-        "more packets than asked, as TCP a → b, which the grant drops",
-        "other packets than asked: not UDP c → d, but TCP a → b, which the grant drops",
+        "more packets than asked, as TCP a → b, which the guard drops",
+        "other packets than asked: not UDP c → d, but TCP a → b, which the guard drops",
         "not compared with what was asked: no proof within the time allowed",
     ];
     for (line, phrase) in shown.lines().zip(phrases) {
@@ -585,6 +585,33 @@ fn own_filter_is_shown_in_a_sentence_with_packets() {
         assert!(line.ends_with(&whole), "{line}");
     }
     assert_eq!(shown.lines().count(), phrases.len());
+}
+
+fn made() -> GrantRecord {
+    GrantRecord {
+        name: "laptop".into(),
+        id: "g1".into(),
+        became: "made".into(),
+        server: "pcap".into(),
+        by: "uid:0".into(),
+        expires: Some("2026-12-01T00:00:00Z".into()),
+        packets: Some(10),
+        bytes: None,
+        seconds: Some(5.0),
+    }
+}
+
+#[test]
+fn grants_are_shown_in_a_phrase() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = Log::open(&path).unwrap();
+    log.append(&Record::Grant(Box::new(made()))).unwrap();
+    let mut out = Vec::new();
+    show(&path, &Filter::default(), Rendering::Plain, &mut out).unwrap();
+    let line = String::from_utf8(out).unwrap();
+    let phrase = "laptop (g1) made for pcap by uid:0, ends at 2026-12-01T00:00:00Z; at most 10 packets, 5 seconds";
+    assert!(line.trim_end().ends_with(phrase), "{line}");
 }
 
 #[test]
@@ -600,7 +627,7 @@ fn kinds_are_all_of_them() {
             arguments: TextList::default(),
             digest: ArgumentsDigest::of(&serde_json::Map::new()).unwrap(),
             values: Values::default(),
-            verdict: Decision::Forward,
+            verdict: Decision::Allow,
             reason: None,
             rule: None,
             changes: TextList::default(),
@@ -613,6 +640,16 @@ fn kinds_are_all_of_them() {
             server: "pcap".into(),
             tool: "t".into(),
             rule: "p:1:1 tools.t".into(),
+            by: None,
+            at: None,
+            why: None,
+        })),
+        Record::Grant(Box::new(made())),
+        Record::Definition(Box::new(DefinitionRecord {
+            server: "pcap".into(),
+            tool: "t".into(),
+            became: "changed".into(),
+            sha256: Some(Hash::ZERO),
             by: None,
             at: None,
             why: None,

@@ -137,10 +137,19 @@ impl Show {
         term::print(|out| {
             shown = audit::show(&path, &filter, rendering, out);
             match &shown {
+                Ok(shown) if is_no_log(shown) => Ok(()),
                 Ok(shown) => end(shown, rendering, out),
                 Err(_) => Ok(()),
             }
         })?;
+        if shown.as_ref().is_ok_and(is_no_log) {
+            let account = Account::new("this is no audit log:").on(path.display());
+            return Err(Failure::Usage(
+                account
+                    .because("no line of it is a record")
+                    .hint("name the file that `capwarden run` was given with --audit"),
+            ));
+        }
         if let (Some(session), Ok(shown)) = (&filter.session, &shown)
             && !shown.sessions.contains(session)
         {
@@ -167,6 +176,11 @@ impl Show {
             shown => Ok(shown.map(|_| Exit::Ok)?),
         }
     }
+}
+
+/// Whether there is something in the file, and none of it is a record.
+fn is_no_log(shown: &audit::Shown) -> bool {
+    shown.records == 0 && shown.unreadable > 0
 }
 
 /// Reads a JSON object from a file, or standard input.

@@ -6,10 +6,12 @@ use clap::Args;
 
 use crate::{
     audit::visible,
-    kernel::{Host, Status, probe},
+    kernel::{Host, Layer, Status, probe},
+    limits::{Looked, Server},
 };
 
 use super::{
+    counters::Counters,
     exit::Exit,
     failure::Failure,
     term::{self, Paint},
@@ -18,18 +20,22 @@ use super::{
 /// Say what this host offers for enforcement
 ///
 /// Probes each layer by using it, and names what is lost where one is missing. Run it as root: most
-/// layers can only be probed by root. The exit status is 5 if a layer is missing that capwarden
+/// layers can only be probed by root. With --counters, the server that keeps them is asked, too. The exit status is 5 if a layer is missing that capwarden
 /// cannot do without.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    counters: Counters,
 }
 
 impl DoctorArgs {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let host = probe();
+        let mut host = probe();
+        let server = self.counters.server()?;
+        host.layers.extend(server.as_ref().map(shared_counters));
         if self.json {
             term::print_json(&host)?;
         } else {
@@ -40,6 +46,36 @@ impl DoctorArgs {
         } else {
             Exit::Kernel
         })
+    }
+}
+
+/// The server that keeps the counters is a layer, too, where one is wanted.
+fn shared_counters(server: &Server) -> Layer {
+    let name = "shared counters".to_owned();
+    match server.look() {
+        Ok(Looked { version, warnings }) => Layer {
+            name,
+            status: if warnings.is_empty() {
+                Status::Present
+            } else {
+                Status::Degraded
+            },
+            required: true,
+            detail: format!("{version} at {}", server.address),
+            cost: (!warnings.is_empty()).then(|| warnings.join(". Also: ")),
+            hint: None,
+        },
+        Err(error) => Layer {
+            name,
+            status: Status::Missing,
+            required: true,
+            detail: error.to_string(),
+            cost: Some("calls with limits are denied".to_owned()),
+            hint: Some(format!(
+                "see whether a server listens at {}",
+                server.address
+            )),
+        },
     }
 }
 
@@ -98,7 +134,7 @@ fn write(host: &Host, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::kernel::{Layer, Tool};
+    use crate::kernel::Tool;
 
     use super::*;
 

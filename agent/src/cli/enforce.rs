@@ -1,22 +1,27 @@
 //! What `run` and `exec` share: the checks before anything is started, and the translation of
 //! what went wrong.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     engine::{EngineError, Judge, Outcome, Reload},
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
-    policy::{Denial, Policy, PolicyFilter, RuleRef},
+    policy::{Denial, Policy, PolicyFilter, Replies, RuleRef},
     principal::{self, Grants},
     session::{GrantError, SessionError},
     store::StateDirectory,
 };
 
 use super::{
+    counters::Counters,
     exit::Exit,
     failure::{Account, Failure},
+    state,
     values::User,
 };
 
@@ -44,21 +49,34 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Loads a policy for use, to be loaded again in the same way when it changes.
-pub(super) fn policy_to_follow(path: &Path) -> Result<(Policy, Reload), Failure> {
+/// Loads a policy for use, to be loaded again in the same way when it changes. `replies` says in
+/// whose words it denies, where that is not for the policy to say.
+pub(super) fn policy_to_follow(
+    path: &Path,
+    replies: Option<Replies>,
+) -> Result<(Policy, Reload), Failure> {
     let file = path.to_owned();
+    let load = move || {
+        let policy = load_policy(&file)?;
+        Ok(match replies {
+            Some(replies) => policy.replying(replies),
+            None => policy,
+        })
+    };
+    let again = load.clone();
     let reload = Reload::new(path, move || {
-        load_policy(&file).map_err(|failure| failure.in_a_line())
+        again().map_err(|failure: Failure| failure.in_a_line())
     });
-    Ok((load_policy(path)?, reload))
+    Ok((load()?, reload))
 }
 
-/// A policy's filter that does not compile, and where it is written.
+/// A policy's filter that does not compile, and where it is written; with the others that do not.
 #[derive(Debug, thiserror::Error)]
 #[error("{rule}: {message}")]
 pub(super) struct BadWithin {
     pub(super) rule: RuleRef,
     pub(super) message: String,
+    pub(super) others: Vec<Self>,
 }
 
 impl miette::Diagnostic for BadWithin {
@@ -67,12 +85,21 @@ impl miette::Diagnostic for BadWithin {
             "See pcap-filter(7). Names are not looked up: write numbers.",
         ))
     }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        if self.others.is_empty() {
+            return None;
+        }
+        let others = self.others.iter();
+        Some(Box::new(others.map(|one| one as &dyn miette::Diagnostic)))
+    }
 }
 
 /// Loads a policy, its capture filters checked by libpcap.
 pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
     let compiler = compiler()?;
+    let mut bad: Vec<BadWithin> = Vec::new();
     for PolicyFilter {
         expression: filter,
         rule,
@@ -86,18 +113,25 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
                     Account::new("cannot compile a filter").because(why),
                 ));
             }
-            Err(error) => {
-                return Err(Failure::Policy(
-                    BadWithin {
-                        rule: rule.clone(),
-                        message: format!("the filter {filter:?} in `within`: {error}"),
-                    }
-                    .into(),
-                ));
-            }
+            Err(error) => bad.push(BadWithin {
+                rule: rule.clone(),
+                message: format!("the filter {filter:?} in `within`: {error}"),
+                others: Vec::new(),
+            }),
         }
     }
-    Ok(policy)
+    bad.sort_by_key(|one| (one.rule.line, one.rule.column));
+    let mut bad = bad.into_iter();
+    match bad.next() {
+        None => Ok(policy),
+        Some(first) => Err(Failure::Policy(
+            BadWithin {
+                others: bad.collect(),
+                ..first
+            }
+            .into(),
+        )),
+    }
 }
 
 /// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
@@ -142,17 +176,24 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
     Ok(credentials)
 }
 
-/// Who decides, with the counters of this state directory, or of the usual one.
+/// Who decides, with what is kept in this state directory, or in the usual one; and with counters
+/// that are shared, where they are.
 pub(super) fn judge(
     policy: Policy,
     state: Option<&Path>,
+    counters: &Counters,
     governed: Option<&Credentials>,
 ) -> Result<Judge, Failure> {
+    let server = counters.server()?;
+    let place = state::place(state)?;
     let open = || -> Result<(Limits, StateDirectory), LimitsError> {
-        let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
         let user = governed.map(|credentials| credentials.user);
         let directory = StateDirectory::open(&place, user)?;
-        Ok((Limits::open(&directory)?, directory))
+        let limits = match server {
+            Some(server) => Limits::shared(server)?,
+            None => Limits::open(&directory)?,
+        };
+        Ok((limits, directory))
     };
     match open() {
         Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits))
@@ -169,8 +210,8 @@ pub(super) fn grants(
     state: Option<&Path>,
     governed: Option<&Credentials>,
 ) -> Result<Grants, Failure> {
+    let place = state::place(state)?;
     let open = || -> Result<Grants, principal::GrantError> {
-        let place = state.map_or_else(StateDirectory::usual_place, |path| Ok(path.to_owned()))?;
         let user = governed.map(|credentials| credentials.user);
         Grants::open(&StateDirectory::open(&place, user)?)
     };
@@ -210,11 +251,48 @@ pub(super) fn denied(denial: &Denial) -> Failure {
     })
 }
 
+/// Where a program is on PATH.
+fn found(program: &str, path: &str) -> Option<PathBuf> {
+    let mut files = std::env::split_paths(path).map(|directory| directory.join(program));
+    files.find(|file| file.is_file())
+}
+
+/// What is told of a program that is not there: what was looked for, and where.
+fn not_there(program: &str, path: &str) -> Account {
+    let account = Account::new("cannot execute").on(program);
+    if !program.contains('/') {
+        let sudo = match std::env::var_os("SUDO_UID") {
+            Some(_) => " (sudo does not search yours)",
+            None => "",
+        };
+        return account
+            .because(format!(
+                "it is in no directory of PATH, which is {path}{sudo}"
+            ))
+            .hint("give its full path after --, or install it");
+    }
+    if Path::new(program).exists() {
+        let account = account.because("it is there, but what its first line (#!) names is not");
+        return account.hint("see: head -1 FILE");
+    }
+    let account = account.because("there is no such file");
+    match program.starts_with('/') {
+        true => account.hint("see whether its path is spelled right"),
+        false => account.hint("give its full path: it is looked for from the current directory"),
+    }
+}
+
 fn failure(error: EngineError) -> Failure {
     match error {
         EngineError::Launch(LaunchError::Execute { program, source }) => {
+            let path = std::env::var("PATH").unwrap_or_default();
+            // Where the governed user may not look into a directory of PATH, the system says that
+            // something is not permitted, whether the program is there or not.
+            let nowhere = !program.contains('/') && found(&program, &path).is_none();
+            if nowhere || source.kind() == std::io::ErrorKind::NotFound {
+                return Failure::NotStarted(not_there(&program, &path));
+            }
             let hint = match source.kind() {
-                std::io::ErrorKind::NotFound => "give its full path, or install it",
                 std::io::ErrorKind::PermissionDenied => {
                     "give its full path; the governed user must be able to read PATH's directories and to execute it (see --user)"
                 }
@@ -237,10 +315,15 @@ fn failure(error: EngineError) -> Failure {
             Failure::Kernel(Account::new(error.to_string()).hint("capwarden doctor"))
         }
         EngineError::Session(SessionError::Grant(error)) => {
-            let hint = match error {
-                GrantError::NoInterface { .. } => "ip link show",
-                GrantError::Filter { .. } => "see pcap-filter(7); names are not looked up",
-                _ => "capwarden exec --help",
+            let hint = match &error {
+                GrantError::NoInterface { .. } => "ip link show".to_owned(),
+                GrantError::Filter { .. } => {
+                    "see pcap-filter(7); names are not looked up".to_owned()
+                }
+                error => {
+                    let other = || "capwarden exec --help".to_owned();
+                    error.instead().unwrap_or_else(other)
+                }
             };
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }
@@ -252,5 +335,35 @@ fn failure(error: EngineError) -> Failure {
             Account::new(error.to_string())
         }),
         error => Failure::Internal(Account::new(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_with_where_it_was_looked_for() {
+        let here = std::env::current_exe().unwrap();
+        let (directory, name) = (here.parent().unwrap(), here.file_name().unwrap());
+        let (path, name) = (
+            format!("/a:{}", directory.display()),
+            name.to_str().unwrap(),
+        );
+        assert_eq!(found(name, &path), Some(here.clone()));
+        assert_eq!(found("tshrak", &path), None);
+        for (program, why) in [
+            ("tshrak", "it is in no directory of PATH, which is /a:/b"),
+            ("/opt/no/such", "there is no such file"),
+            ("bin/no", "there is no such file"),
+            (
+                here.to_str().unwrap(),
+                "what its first line (#!) names is not",
+            ),
+        ] {
+            let text = Failure::NotStarted(not_there(program, "/a:/b"))
+                .render(super::super::term::Paint::off());
+            assert!(text.contains(why) && text.contains("hint: "), "{text}");
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::Args;
 
 use crate::{
-    audit::Log,
+    audit::{Log, visible},
     engine::{self, ExecPlan, PolicySource},
-    policy::{Payload, Request, unpoliced},
+    policy::{Payload, Request, Terms, unpoliced},
     telemetry::Endpoint,
 };
 
@@ -115,18 +115,89 @@ impl Exec {
             Some(policy) => policy.exec_verdict(&request),
             None => unpoliced(&request),
         };
+        let terms = verdict.map_err(|denial| enforce::denied(&denial))?.terms;
+        let clamped = clamped(&request, &terms);
         let plan = ExecPlan {
             command: self.command,
             credentials: enforce::credentials(self.user.as_ref())?,
-            terms: verdict.map_err(|denial| enforce::denied(&denial))?.terms,
+            terms,
             policy: policy.as_ref().map(PolicySource::of),
             metrics: self.metrics,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-        let (outcome, end) = enforce::block_on(engine::exec(plan, log))?;
-        if let Some(end) = end {
+        let done = enforce::block_on(engine::exec(plan, log))?;
+        for what in clamped {
+            tracing::warn!("the policy allowed less than was asked: {what}");
+        }
+        for refused in &done.refused {
+            tracing::warn!("refused a capture socket: {}", visible(refused));
+        }
+        if done.more_refused > 0 {
+            tracing::warn!(
+                "refused {} more; see capwarden audit show --kind socket-refused",
+                done.more_refused
+            );
+        }
+        if let Some(end) = done.end {
             tracing::info!("{end}");
         }
-        Ok(enforce::exit(outcome))
+        Ok(enforce::exit(done.outcome))
+    }
+}
+
+/// What is less than was asked, each in a phrase: `10 packets, not 50`.
+fn clamped(asked: &Request, terms: &Terms) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut less = |asked: Option<String>, granted: Option<String>, what: &str| {
+        if let (Some(asked), Some(granted)) = (asked, granted)
+            && asked != granted
+        {
+            all.push(format!("{granted} {what}, not {asked}"));
+        }
+    };
+    let number = |n: Option<u64>| n.map(|n| n.to_string());
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64().to_string());
+    less(number(asked.packets), number(terms.packets), "packets");
+    less(number(asked.bytes), number(terms.bytes), "bytes");
+    less(seconds(asked.duration), seconds(terms.duration), "seconds");
+    let payload = |payload: Payload| match payload {
+        Payload::Full => "full".to_owned(),
+        Payload::Bytes(0) => "headers".to_owned(),
+        Payload::Bytes(n) => format!("{n} bytes"),
+    };
+    let kept = Some(payload(terms.payload));
+    less(asked.payload.map(payload), kept, "of payload");
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn what_is_less_than_was_asked_is_told() {
+        let policy = "version: 1\nexec: { interfaces: [ lo ], packets: 10, seconds: 2.5, payload: headers }\n";
+        let policy = Policy::parse("p", policy).unwrap();
+        let request = Request {
+            packets: Some(50),
+            bytes: Some(7),
+            duration: Some(Duration::from_secs(60)),
+            payload: Some(Payload::Full),
+            ..Request::default()
+        };
+        let terms = policy.exec_verdict(&request).unwrap().terms;
+        let told = [
+            "10 packets, not 50",
+            "2.5 seconds, not 60",
+            "headers of payload, not full",
+        ];
+        assert_eq!(clamped(&request, &terms), told);
+        let request = Request {
+            packets: Some(10),
+            ..Request::default()
+        };
+        let terms = policy.exec_verdict(&request).unwrap().terms;
+        assert!(clamped(&request, &terms).is_empty());
     }
 }

@@ -1,18 +1,19 @@
 //! `capwarden grant`: who may use a server over HTTP.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    audit::visible,
+    audit::{GrantRecord, Log, Record, Text, visible},
     principal::{Ceiling, Grant as Granted, GrantError, Grants, NewGrant, Standing},
 };
 
 use super::{
     exit::Exit,
     failure::{Account, Failure},
+    paths,
     state::{self, State},
     term,
     values::{self, Size},
@@ -58,6 +59,12 @@ struct Create {
     /// No capture under it lasts longer than this
     #[arg(long, value_name = "S", value_parser = values::seconds)]
     seconds: Option<Duration>,
+    /// Record it in this audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, no grant is made.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
     #[command(flatten)]
     state: State,
 }
@@ -82,6 +89,12 @@ struct Revoke {
     /// Its name
     #[arg(value_name = "NAME")]
     name: String,
+    /// Record it in this audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
     #[command(flatten)]
     state: State,
 }
@@ -136,7 +149,13 @@ impl Create {
             lasts: self.expires.0,
         };
         let name = new.name.clone();
+        let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         let (token, grant) = grants.create(new, state::operator()).map_err(failed)?;
+        if let Err(error) = log.append(&record(&name, "made", &grant)) {
+            // Nobody has its token, and a grant that is not in the log is to be none.
+            grants.revoke(&name, state::operator()).map_err(failed)?;
+            return Err(error.into());
+        }
         tracing::info!(
             "made the grant {name} for {}, which {}; its token is printed this once",
             grant.server,
@@ -192,7 +211,10 @@ impl Revoke {
     fn run(self) -> Result<Exit, Failure> {
         let grants = Grants::open(&self.state.open()?).map_err(failed)?;
         match grants.revoke(&self.name, state::operator()) {
-            Ok(_) => {
+            Ok(grant) => {
+                // It is revoked, whatever becomes of the log.
+                let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+                log.append(&record(&self.name, "revoked", &grant))?;
                 let name = visible(&self.name);
                 term::print(|out| writeln!(out, "revoked {name}"))?;
                 Ok(Exit::Ok)
@@ -206,6 +228,21 @@ impl Revoke {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// What the audit log gets to hold of it.
+fn record(name: &str, became: &str, grant: &Granted) -> Record {
+    Record::Grant(Box::new(GrantRecord {
+        name: Text::new(name),
+        id: Text::new(grant.id.to_string()),
+        became: Text::new(became),
+        server: Text::new(grant.server.as_str()),
+        by: Text::new(state::operator().to_string()),
+        expires: grant.expires.map(|time| Text::new(state::time(time))),
+        packets: grant.ceiling.packets,
+        bytes: grant.ceiling.bytes,
+        seconds: grant.ceiling.duration.map(|time| time.as_secs_f64()),
+    }))
 }
 
 fn end(grant: &Granted) -> String {

@@ -1,5 +1,7 @@
 //! `capwarden man`: the manual pages.
 
+mod language;
+
 use std::{
     fs,
     io::{self, Write},
@@ -20,7 +22,7 @@ use super::{
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  capwarden man | man -l -")]
 pub(super) struct Man {
-    /// Write one page for each command into this directory
+    /// Write one page for each command, and one for the policy language, into this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -32,19 +34,26 @@ impl Man {
         let mut pages = Vec::new();
         collect(&command, &mut pages);
         match self.out {
-            None => term::print(|out| pages.iter().try_for_each(|page| page.write(out)))?,
+            None => term::print(|out| {
+                pages.iter().try_for_each(|page| page.write(out))?;
+                language::write(out)
+            })?,
             Some(directory) => {
                 let failed = |path: &PathBuf, error: io::Error| {
                     let account = Account::new("cannot write the manual to").on(path.display());
                     Failure::Internal(account.because(error))
                 };
                 fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
-                for page in pages {
-                    let path = directory.join(page.0.get_filename());
+                let save = |name: &str, write: &dyn Fn(&mut dyn Write) -> io::Result<()>| {
+                    let path = directory.join(name);
                     let mut text = Vec::new();
-                    let written = page.write(&mut text).and_then(|()| fs::write(&path, text));
-                    written.map_err(|error| failed(&path, error))?;
+                    let written = write(&mut text).and_then(|()| fs::write(&path, text));
+                    written.map_err(|error| failed(&path, error))
+                };
+                for page in pages {
+                    save(&page.0.get_filename(), &|out| page.write(out))?;
                 }
+                save(language::NAME, &|out| language::write(out))?;
             }
         }
         Ok(Exit::Ok)

@@ -10,6 +10,7 @@ mod approvals;
 mod approve;
 mod audit;
 mod completions;
+mod counters;
 mod deny;
 mod doctor;
 mod enforce;
@@ -22,9 +23,11 @@ mod log;
 mod man;
 mod paths;
 mod policy;
+mod reception;
 mod run;
 mod state;
 mod term;
+mod tools;
 mod values;
 
 use std::{io::Write as _, process::ExitCode};
@@ -82,6 +85,7 @@ enum Verb {
     Approve(approve::Approve),
     Deny(deny::Deny),
     Grant(grant::Grant),
+    Tools(tools::Tools),
     Audit(audit::Audit),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
@@ -105,6 +109,7 @@ impl Cli {
             Verb::Approve(approve) => approve.run(),
             Verb::Deny(deny) => deny.run(),
             Verb::Grant(grant) => grant.run(),
+            Verb::Tools(tools) => tools.run(),
             Verb::Audit(audit) => audit.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),

@@ -3,14 +3,26 @@
 mod check;
 mod diff;
 mod explain;
+mod import;
 mod schema;
+mod summary;
 mod test;
+
+use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path, sync::Arc};
 
 use clap::{Args, Subcommand};
 
-use super::{exit::Exit, failure::Failure};
+use crate::policy::Definition;
 
-/// Check, explain, test and compare policies
+use super::{
+    exit::Exit,
+    failure::{Account, Failure},
+};
+
+/// Bytes of a recorded list of tools at most.
+const MAX_LIST: u64 = 8 << 20;
+
+/// Check, explain, test, compare and import policies
 #[derive(Debug, Args)]
 pub(super) struct Policy {
     #[command(subcommand)]
@@ -23,7 +35,33 @@ enum Verb {
     Explain(explain::Explain),
     Test(test::Test),
     Diff(diff::Diff),
+    Import(import::Import),
     Schema(schema::Schema),
+}
+
+/// What a server answered to tools/list, by the tools' names; of one that is there twice, the last.
+fn recorded(path: &Path) -> Result<Arc<BTreeMap<String, Arc<Definition>>>, Failure> {
+    let mut text = String::new();
+    let read = File::open(path)
+        .and_then(|file| file.take(MAX_LIST + 1).read_to_string(&mut text))
+        .map_err(|error| error.to_string());
+    let read = read.and_then(|length| {
+        if u64::try_from(length).unwrap_or(u64::MAX) > MAX_LIST {
+            return Err("it is longer than 8 MiB".to_owned());
+        }
+        Definition::recorded(&text)
+    });
+    let tools = read.map_err(|why| {
+        Failure::Usage(
+            Account::new("cannot use the list of tools")
+                .on(path.display())
+                .because(why)
+                .hint("write down what the server answers to tools/list: {\"tools\": […]}"),
+        )
+    })?;
+    let tools = tools.into_iter();
+    let tools = tools.map(|tool| (tool.name().to_owned(), Arc::new(tool)));
+    Ok(Arc::new(tools.collect()))
 }
 
 impl Policy {
@@ -33,6 +71,7 @@ impl Policy {
             Verb::Explain(explain) => explain.run(),
             Verb::Test(test) => test.run(),
             Verb::Diff(diff) => diff.run(),
+            Verb::Import(import) => import.run(),
             Verb::Schema(schema) => schema.run(),
         }
     }

@@ -1,21 +1,31 @@
 //! `capwarden run`: gate and guard in front of one server.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::{
-    audit::Log,
-    engine::{self, LocalPlan, RunPlan, ServePlan},
+    audit::{Log, visible},
+    engine::{self, LocalPlan, OwnServerPlan, PipedPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
+    kernel::Credentials,
+    policy::{Pinning, Replies, RuleRef},
+    principal::Grants,
     telemetry::Endpoint,
 };
 
 use super::{
+    counters::Counters,
     enforce,
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    reception::ReceptionOptions,
     values::{self, Listen, User},
 };
 
@@ -26,13 +36,13 @@ use super::{
 /// and forwards what is allowed. The server runs without any capability; every capture socket in
 /// its process tree is made by capwarden, with the session's limits locked onto it.
 ///
-/// A server that speaks streamable HTTP is put behind --listen and --upstream instead, and clients
-/// are given capwarden's address.
+/// With --listen, clients come over HTTP or a Unix socket instead, to capwarden's address. A server
+/// that speaks streamable HTTP itself is named with --upstream.
 ///
 /// Needs root to start a server; the server does not get it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000"
+    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 192.0.2.7:8443 --host capture.example --tls-cert tls.pem --tls-key tls.key -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server"
 )]
 pub(super) struct Run {
     /// The policy that decides the calls
@@ -41,6 +51,13 @@ pub(super) struct Run {
     /// SIGHUP, it is loaded again; one that cannot be used changes nothing.
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: PathBuf,
+    /// Deny in these words: ours, policylayer or intercept
+    ///
+    /// What the model reads of a denial. Ours say what would be allowed; the others are as these
+    /// vendors' gateways answer, for clients that know them. Without it: as the policy's `replies`
+    /// says, otherwise ours.
+    #[arg(long, value_name = "WHOSE", value_parser = values::replies)]
+    pub(super) replies: Option<Replies>,
     /// Append the audit log to this file
     ///
     /// Created with mode 0600. Without it: /var/log/capwarden/audit.jsonl for root, otherwise
@@ -54,6 +71,8 @@ pub(super) struct Run {
     /// otherwise $XDG_STATE_HOME/capwarden/state.
     #[arg(long, value_name = "DIR")]
     pub(super) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) counters: Counters,
     /// Serve metrics here: 127.0.0.1:9464 or unix:/PATH
     ///
     /// For Prometheus, at /metrics, in the OpenMetrics text format. On a loopback address, every
@@ -68,29 +87,41 @@ pub(super) struct Run {
     pub(super) user: Option<User>,
     /// Serve clients at this address
     ///
-    /// A loopback address, for HTTP under /mcp, in front of a server that speaks it: see
-    /// --upstream. Or unix: and a path, for one message a line: each client gets a server of its
-    /// own, and the socket is the user's who called sudo. Whoever can connect may call what the
-    /// policy allows.
+    /// For HTTP under /mcp (and under /sse, for clients of 2024-11-05): in front of a server that
+    /// speaks it, see --upstream; otherwise each MCP session gets a server of its own. Or unix: and
+    /// a path, for one message a line: each client gets a server of its own, and the socket is the
+    /// user's who called sudo. Whoever can connect to that may call what the policy allows.
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH", value_parser = values::listen)]
     pub(super) listen: Option<Listen>,
     /// Where the server is that speaks streamable HTTP
     ///
-    /// On this host. With a command after --, that is started and watched over. Without one, the
-    /// server runs already: its calls are gated, but nothing that it does is bounded.
+    /// On this host, or at an https:// address. With a command after --, that is started and watched
+    /// over. Without one, the server runs already: its calls are gated, but nothing that it does is
+    /// bounded.
     #[arg(long, value_name = "URL", requires = "listen")]
     pub(super) upstream: Option<UpstreamAddress>,
-    /// Let every user of this host in, without a grant
+    #[command(flatten)]
+    pub(super) reception: ReceptionOptions,
+    /// Call the server by this name
     ///
-    /// For development. Without it, clients over HTTP show the token of a grant: see `capwarden
-    /// grant create`.
-    #[arg(long, requires = "upstream")]
-    pub(super) anonymous: bool,
-    /// Let web pages of this origin speak to it
+    /// Grants, approvals, limits and accepted definitions go by it. Without it: the file name of its
+    /// command, or what a launcher runs: of `uvx netmcp@1.2`, `netmcp`; of `python3 -m netmcp`, `netmcp`;
+    /// of `node /opt/netmcp/dist/index.js`, `netmcp`. The log says it at the start.
+    #[arg(long = "server", value_name = "NAME", value_parser = name)]
+    pub(super) name: Option<String>,
+    /// Hold tools back whose definition is not the accepted one
     ///
-    /// Pages that this host serves may anyway; pages of others are refused.
-    #[arg(long, value_name = "ORIGIN", requires = "upstream")]
-    pub(super) allow_origin: Vec<String>,
+    /// As `definitions: pinned` does in a policy of our own language; with --pin=strict, definitions that
+    /// are seen first are held back, too. See `capwarden tools`.
+    #[arg(
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "first",
+        value_enum
+    )]
+    pub(super) pin: Option<Pin>,
     /// The server's command and its arguments
     ///
     /// Looked up on PATH, and started with capwarden's environment, but for HOME, USER and LOGNAME,
@@ -103,17 +134,56 @@ pub(super) struct Run {
     pub(super) server: Vec<OsString>,
 }
 
+/// What becomes of definitions that are seen first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Pin {
+    /// They are accepted.
+    First,
+    /// They are held back.
+    Strict,
+}
+
+/// A server's name.
+fn name(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > 128 || text.chars().any(char::is_control) {
+        return Err("a name has 1 to 128 bytes, and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 impl Run {
+    /// What the server is called.
+    fn server_name(&self) -> Arc<str> {
+        let name = match (&self.name, &self.upstream) {
+            (Some(name), _) => Arc::from(name.as_str()),
+            (None, Some(upstream)) if self.server.is_empty() => upstream.to_string().into(),
+            (None, _) => engine::server_name(&self.server),
+        };
+        tracing::info!(server = %visible(&name), "grants, approvals, limits and accepted definitions go by this name");
+        name
+    }
+
+    /// What is pinned, whatever the policy says.
+    fn pinning(&self) -> Option<Pinning> {
+        let strict = self.pin? == Pin::Strict;
+        let path = if strict { "--pin=strict" } else { "--pin" };
+        let rule = RuleRef {
+            file: Arc::from(""),
+            line: 0,
+            column: 0,
+            path: path.to_owned(),
+        };
+        Some(Pinning { strict, rule })
+    }
+
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let usage = |what, hint| Err(Failure::Usage(Account::new(what).hint(hint)));
         match (self.listen.clone(), self.upstream.clone()) {
             (None, _) => self.pipe(),
             (Some(Listen::Http(listen)), Some(upstream)) => self.serve(listen, upstream),
             (Some(Listen::Unix(socket)), None) => self.local(socket),
-            (Some(Listen::Http(_)), None) => usage(
-                "a server on pipes is not served over HTTP yet",
-                "say with --upstream where the server speaks HTTP, or listen on unix:PATH",
-            ),
+            (Some(Listen::Http(listen)), None) => self.piped(listen),
             (Some(Listen::Unix(_)), Some(_)) => usage(
                 "a server over HTTP is not served on a Unix socket",
                 "listen on 127.0.0.1 and a port",
@@ -123,29 +193,80 @@ impl Run {
 
     /// Clients on a Unix socket, each with a stdio server.
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        if self.reception.is_for_http() {
+            return Err(Failure::Usage(
+                Account::new("--anonymous, --allow-origin, --host, --oauth-issuer and TLS are for clients over HTTP")
+                    .hint("leave them out: who may connect to a Unix socket is its owner"),
+            ));
+        }
+        let (servers, log, ()) = self.own_servers(|_| Ok(()))?;
+        let plan = LocalPlan { socket, servers };
+        enforce::block_on(engine::local(plan, log)).map(enforce::exit)
+    }
+
+    /// Clients over HTTP, each with a stdio server.
+    fn piped(mut self, listen: SocketAddr) -> Result<Exit, Failure> {
+        self.reception.check(listen)?;
+        let tls = self.reception.tls()?;
+        let reception = std::mem::take(&mut self.reception);
+        let server = self.server_name();
+        let state = self.state.clone();
+        let (mut servers, log, grants) = self
+            .own_servers(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
+        if let Some(grants) = &grants {
+            servers.judge = servers.judge.with_grants(Arc::clone(grants));
+        }
+        let plan = PipedPlan {
+            listen,
+            tls,
+            reception: reception.plan(server, grants),
+            servers,
+        };
+        enforce::block_on(engine::piped(plan, log)).map(enforce::exit)
+    }
+
+    /// What each client of a stdio server gets, and what else depends on whom servers run as.
+    fn own_servers<T>(
+        self,
+        more: impl FnOnce(&Credentials) -> Result<T, Failure>,
+    ) -> Result<(OwnServerPlan, Log, T), Failure> {
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
-        let plan = LocalPlan {
-            socket,
+        let more = more(&credentials)?;
+        let judge = enforce::judge(
+            policy,
+            self.state.as_deref(),
+            &self.counters,
+            Some(&credentials),
+        )?;
+        let servers = OwnServerPlan {
+            name: self.server_name(),
+            judge: judge.with_pinning(self.pinning()),
             server: self.server,
-            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
             credentials,
             metrics: self.metrics,
             reload,
         };
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-        enforce::block_on(engine::local(plan, log)).map(enforce::exit)
+        Ok((servers, log, more))
     }
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
+        let judge = enforce::judge(
+            policy,
+            self.state.as_deref(),
+            &self.counters,
+            Some(&credentials),
+        )?;
         let plan = RunPlan {
+            name: self.server_name(),
+            judge: judge.with_pinning(self.pinning()),
             server: self.server,
-            judge: enforce::judge(policy, self.state.as_deref(), Some(&credentials))?,
             credentials,
             metrics: self.metrics,
             reload,
@@ -156,12 +277,13 @@ impl Run {
 
     /// In front of an HTTP server.
     fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        self.reception.check(listen)?;
+        let tls = self.reception.tls()?;
+        let authorities = self.reception.authorities(upstream.is_tls())?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         let starting = !self.server.is_empty();
-        let server: Arc<str> = match self.server.first() {
-            Some(_) => engine::server_name(self.server.first()),
-            None => upstream.to_string().into(),
-        };
+        let server = self.server_name();
+        let pinning = self.pinning();
         if self.user.is_some() && !starting {
             return Err(Failure::Usage(
                 Account::new(
@@ -177,26 +299,17 @@ impl Run {
             None
         };
         let credentials = governed.as_ref().map(|(_, credentials)| credentials);
-        let judge = enforce::judge(policy, self.state.as_deref(), credentials)?;
-        let grants = if self.anonymous {
-            tracing::warn!(
-                "--anonymous: every user and every program of this host may call what the policy allows"
-            );
-            None
-        } else {
-            Some(Arc::new(enforce::grants(
-                self.state.as_deref(),
-                credentials,
-            )?))
-        };
+        let judge = enforce::judge(policy, self.state.as_deref(), &self.counters, credentials)?;
+        let judge = judge.with_pinning(pinning);
+        let grants = grants(&self.reception, self.state.as_deref(), credentials)?;
         let plan = ServePlan {
             listen,
+            tls,
             front: FrontPlan {
                 upstream,
+                authorities,
                 starting,
-                server,
-                origins: self.allow_origin,
-                grants: grants.clone(),
+                reception: self.reception.plan(server, grants.clone()),
             },
             judge: match grants {
                 Some(grants) => judge.with_grants(grants),
@@ -209,4 +322,19 @@ impl Run {
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)
     }
+}
+
+/// The grants that clients over HTTP show; none if everybody of this host may come in.
+fn grants(
+    reception: &ReceptionOptions,
+    state: Option<&Path>,
+    governed: Option<&Credentials>,
+) -> Result<Option<Arc<Grants>>, Failure> {
+    if reception.anonymous {
+        tracing::warn!(
+            "--anonymous: every user and every program of this host may call what the policy allows"
+        );
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(enforce::grants(state, governed)?)))
 }

@@ -1,6 +1,6 @@
 //! The state directory, as the verbs find it, and who runs them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -22,18 +22,36 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Where it is, or is to be.
-    fn path(&self) -> Result<PathBuf, Failure> {
-        match &self.directory {
-            Some(path) => Ok(path.clone()),
-            None => Ok(StateDirectory::usual_place()?),
-        }
-    }
-
     /// The directory, which is made if it is not there.
     pub(super) fn open(&self) -> Result<StateDirectory, Failure> {
-        Ok(StateDirectory::open(&self.path()?, None)?)
+        Ok(StateDirectory::open(
+            &place(self.directory.as_deref())?,
+            None,
+        )?)
     }
+}
+
+/// Where the state is, or is to be: where it was said, or in the usual place. A directory that was
+/// named is made, but none above it: it may be misspelled.
+pub(super) fn place(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    let Some(path) = named else {
+        return Ok(StateDirectory::usual_place()?);
+    };
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    if let Some(above) = above
+        && !above.is_dir()
+    {
+        return Err(Failure::Usage(
+            Account::new("cannot keep the state in")
+                .on(path.display())
+                .because(format!("there is no directory {}", above.display()))
+                .hint("see whether --state is spelled right; only its last part is made"),
+        ));
+    }
+    if !path.exists() {
+        tracing::info!("making the state directory {}", path.display());
+    }
+    Ok(path.to_owned())
 }
 
 /// Who runs this verb.

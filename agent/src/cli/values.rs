@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::policy::Payload;
+use crate::policy::{Payload, Replies};
 
 /// Whom a server or a command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Size(pub u64);
 /// Where clients come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Listen {
-    /// A loopback address.
+    /// An address, for HTTP.
     Http(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
@@ -37,15 +37,11 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
             )
         };
     }
-    let address: SocketAddr = text.parse().map_err(|_| {
+    let address = text.parse().map_err(|_| {
         "it is an address and a port, or a path: 127.0.0.1:8808, unix:/run/capwarden.sock"
             .to_owned()
     })?;
-    if address.ip().is_loopback() {
-        Ok(Listen::Http(address))
-    } else {
-        Err("who is on the way could read and change what is said there, since capwarden speaks no TLS: take 127.0.0.1 or [::1], and put a TLS proxy in front".to_owned())
-    }
+    Ok(Listen::Http(address))
 }
 
 pub(super) fn user(text: &str) -> Result<User, String> {
@@ -104,6 +100,11 @@ pub(super) fn payload(text: &str) -> Result<Payload, String> {
     }
 }
 
+/// In whose words denials are told.
+pub(super) fn replies(text: &str) -> Result<Replies, String> {
+    Replies::named(text).ok_or_else(|| "it is ours, policylayer or intercept".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,14 +137,11 @@ mod tests {
     #[test]
     fn listeners() {
         let http = |text: &str| Listen::Http(text.parse().unwrap());
-        for good in ["127.0.0.1:8808", "[::1]:1", "127.1.2.3:0"] {
+        for good in ["127.0.0.1:8808", "[::1]:1", "127.1.2.3:0", "10.0.0.1:443"] {
             assert_eq!(listen(good), Ok(http(good)));
         }
         assert_eq!(listen("unix:/run/x"), Ok(Listen::Unix("/run/x".into())));
         for (bad, why) in [
-            ("0.0.0.0:8808", "TLS proxy"),
-            ("10.0.0.1:80", "TLS proxy"),
-            ("[::]:80", "TLS proxy"),
             ("localhost:80", "an address"),
             ("127.0.0.1", "an address"),
             ("unix:x", "from the root"),

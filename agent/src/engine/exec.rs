@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
 use super::{
     EngineError, Outcome,
@@ -13,7 +13,7 @@ use crate::{
     audit::Log,
     kernel::{Credentials, Process},
     policy::Terms,
-    session::{Attribution, EndReason, Events, SessionEnd},
+    session::{Attribution, EndReason, Events, SessionEnd, SessionEvent},
     telemetry::Endpoint,
 };
 
@@ -35,11 +35,59 @@ pub struct ExecPlan {
     pub metrics: Option<Endpoint>,
 }
 
-/// Runs a command under one session. Returns how it ended, and what it captured.
-pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEnd>), EngineError> {
+/// What came of a command.
+#[derive(Debug)]
+pub struct Executed {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it captured.
+    pub end: Option<SessionEnd>,
+    /// The capture sockets that it was refused, and filters on them, in words: the first few.
+    pub refused: Vec<String>,
+    /// How many more were refused, and recorded.
+    pub more_refused: usize,
+}
+
+/// Refusals that are told.
+const TOLD: usize = 5;
+
+/// Passes events on, and keeps what is told of refusals.
+fn listen(
+    mut events: mpsc::Receiver<SessionEvent>,
+) -> (
+    mpsc::Receiver<SessionEvent>,
+    JoinHandle<(Vec<String>, usize)>,
+) {
+    let (on, next) = mpsc::channel(1);
+    let heard = tokio::spawn(async move {
+        let (mut refused, mut more) = (Vec::new(), 0);
+        while let Some(event) = events.recv().await {
+            if let SessionEvent::Refused { caller, refusal } = &event {
+                let who = caller.as_ref().map_or_else(
+                    || "a process that has gone".to_owned(),
+                    |caller| format!("{} (pid {})", caller.name, caller.process),
+                );
+                if refused.len() < TOLD {
+                    refused.push(format!("{who}: {}", refusal.reason));
+                } else {
+                    more += 1;
+                }
+            }
+            if on.send(event).await.is_err() {
+                break;
+            }
+        }
+        (refused, more)
+    });
+    (next, heard)
+}
+
+/// Runs a command under one session.
+pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let mut stop = StopSignals::new()?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
+    let (happened, heard) = listen(happened);
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
     let (ends, mut ended) = mpsc::channel(1);
@@ -95,5 +143,11 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<(Outcome, Option<SessionEn
         .map_err(std::io::Error::other)?;
     drop((follower, sessions)); // the record is complete once nobody can add to it
     record.finish(why, outcome.status()).await?;
-    Ok((outcome, ended.recv().await))
+    let (refused, more_refused) = heard.await.map_err(std::io::Error::other)?;
+    Ok(Executed {
+        outcome,
+        end: ended.recv().await,
+        refused,
+        more_refused,
+    })
 }

@@ -1,6 +1,6 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{ffi::OsString, fs::File, io, sync::Arc, time::Duration};
+use std::{ffi::OsString, fmt, fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     process::Child,
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     filter::Compiler,
-    kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    gate::http::{self, Listener, Tls},
+    kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
 };
@@ -71,6 +72,36 @@ pub(super) fn start(
     })?)
 }
 
+/// Listens for clients over HTTP.
+pub(super) fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
+    let tcp = http::listen(at).map_err(|error| not_listening(at, &error))?;
+    let connections = http::connections(kernel::descriptors(http::DESCRIPTORS));
+    tracing::info!(connections, "more connections than this are turned away");
+    Ok(Listener {
+        tcp,
+        tls,
+        connections,
+    })
+}
+
+/// Somebody else is there, or the system refuses.
+pub(super) fn not_listening(at: impl fmt::Display, error: &io::Error) -> EngineError {
+    let why = format!("cannot listen on {at}: {error}");
+    EngineError::System(io::Error::new(error.kind(), why))
+}
+
+/// Says where clients come: with port 0, the kernel has chosen.
+pub(super) fn say_where(listener: &Listener) -> io::Result<()> {
+    let here = listener.tcp.local_addr()?;
+    let scheme = if listener.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    tracing::info!("listening on {scheme}://{here}{}", http::ENDPOINT);
+    Ok(())
+}
+
 /// Starts to count, and to serve what is counted, where that is wanted.
 pub(super) async fn metrics(
     endpoint: Option<Endpoint>,
@@ -95,7 +126,13 @@ pub(super) fn decider(
     record: &RecordKeeper,
     metrics: Option<Arc<Metrics>>,
 ) -> io::Result<(Timed<Arc<Judge>>, JoinSet<()>)> {
-    let judge = Arc::new(judge.telling(record.approvals()));
+    let judge = judge
+        .telling(record.approvals())
+        .keeping(record.definitions());
+    let judge = Arc::new(judge);
+    if let Some(metrics) = &metrics {
+        metrics.unavailable_limits_are(judge.unavailable());
+    }
     let following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
     Ok((Timed::new(judge, metrics), following))
 }

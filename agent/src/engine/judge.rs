@@ -11,7 +11,7 @@
 //!
 //! # The order
 //!
-//! The policy first, then the limits, then, of a call that needs one, the approval: it is used up only for
+//! The policy first, then whether the tool's definition is the accepted one, then the limits, then, of a call that needs one, the approval: it is used up only for
 //! a call that may go. Where it is missing, the limits get back what was reserved.
 //!
 //! A call that came with a grant has that looked at anew, so that a grant which is taken back ends what
@@ -23,23 +23,22 @@ mod approval_tests;
 mod tests;
 mod waiting;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
 
 use serde_json::json;
 use tokio::sync::watch;
 
 use self::waiting::Waiting;
-use super::{approve, stay::Prover};
+use super::{approve, pinned, stay::Prover};
 use crate::{
     approval::{Approvals, Clerk, Event, Used},
+    definitions::{self, Keeper, Listings},
     filter::Compiler,
     gate::{CallEnd, Decide},
-    limits::{LimitReached, Limits, Refused, Reservation, Settle},
+    limits::{LimitReached, Limits, LimitsError, Refused, Reservation, Settle},
     policy::{
-        Call, Counters, Decision, Denial, Knowledge, Policy, RuleRef, Scope, Verdict, Window,
+        Call, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef, Scope,
+        Verdict, Window,
     },
     principal::{Caller, Grants},
     store::StateDirectory,
@@ -48,16 +47,16 @@ use crate::{
 /// How often a call may come again, with the input that was asked for, on one charge.
 const MOST_ROUNDS: u8 = 8;
 
-/// Of how many tools it is remembered which arguments they require.
-const MOST_TOOLS: usize = 4_096;
-
 /// Decides the calls to one governed server.
 #[derive(Debug)]
 pub struct Judge {
     policy: RwLock<Arc<Policy>>,
     limits: Arc<Limits>,
-    /// What the server's tools require, by their names.
-    required: RwLock<HashMap<String, Arc<[String]>>>,
+    listings: Listings,
+    /// What is pinned where the policy says nothing of that.
+    pinning: Option<Pinning>,
+    /// Knows which definitions are accepted.
+    keeper: Option<Keeper>,
     waiting: Waiting,
     /// Where approvals are kept, and who asks for them there.
     state: Option<StateDirectory>,
@@ -87,7 +86,9 @@ impl Judge {
         Self {
             policy: RwLock::new(Arc::new(policy)),
             limits,
-            required: RwLock::default(),
+            listings: Listings::default(),
+            pinning: None,
+            keeper: None,
             waiting: Waiting::default(),
             changes: watch::Sender::new(0),
             state: None,
@@ -114,6 +115,24 @@ impl Judge {
             Clerk::start(move || Approvals::open(&directory), tell)
         });
         Self { approvals, ..self }
+    }
+
+    /// Pins all definitions, whatever the policy says.
+    #[must_use]
+    pub fn with_pinning(self, pinning: Option<Pinning>) -> Self {
+        Self { pinning, ..self }
+    }
+
+    /// Keeps definitions from now on, and tells what becomes of them.
+    #[must_use]
+    pub(super) fn keeping(self, tell: impl FnMut(definitions::Event) + Send + 'static) -> Self {
+        let changes = self.changes.clone();
+        let keeper = self.state.clone().map(|directory| {
+            Keeper::start(directory, tell, move || {
+                changes.send_modify(|times| *times += 1);
+            })
+        });
+        Self { keeper, ..self }
     }
 
     /// Proves with this compiler what the policy wants proved of filters in arguments. Without it,
@@ -143,9 +162,15 @@ impl Judge {
             let mut place = self.policy.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *place, Arc::clone(&policy))
         };
-        if !before.shows_the_same(&policy) {
+        // What is pinned from now on is to be listed once more, for it to be known.
+        if !before.shows_the_same(&policy) || before.pins() || policy.pins() {
             self.changes.send_modify(|times| *times += 1);
         }
+    }
+
+    /// How often calls were refused because the counters could not be asked.
+    pub(super) fn unavailable(&self) -> Arc<AtomicU64> {
+        self.limits.unavailable()
     }
 
     /// The policy that decides now.
@@ -185,8 +210,29 @@ impl Judge {
         }
     }
 
+    /// The tool's definition must be the accepted one, where that is asked for.
+    async fn hold_to_definition(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        policy: &Policy,
+    ) -> Result<(), Box<Denial>> {
+        let Some(pinning) = policy.pinning(&call.tool).or(self.pinning.as_ref()) else {
+            return Ok(());
+        };
+        let listed = self.listings.find(caller.connection, &call.tool);
+        pinned::check(
+            self.keeper.as_ref(),
+            caller,
+            call,
+            listed.as_deref(),
+            pinning,
+        )
+        .await
+    }
+
     /// Reserves what a call uses, if it is allowed by all the rest.
-    fn reserve(
+    async fn reserve(
         &self,
         caller: &Caller,
         call: &Call,
@@ -199,12 +245,18 @@ impl Judge {
         let mark = self.waiting.mark(caller, call);
         let (tool, uses) = (call.tool.as_str(), &decision.uses);
         let (reserved, rounds) = match self.waiting.take(mark) {
-            None => (self.limits.reserve(caller, tool, uses), 0),
+            None => {
+                let nothing = Reservation::default();
+                let reserved = self.limits.replace_async(&nothing, caller, tool, uses);
+                (reserved.await, 0)
+            }
             Some(earlier) => {
                 let rounds = earlier.rounds + 1;
+                let reserved = &earlier.reservation;
                 let reserved = self
                     .limits
-                    .replace(&earlier.reservation, caller, tool, uses);
+                    .replace_async(reserved, caller, tool, uses)
+                    .await;
                 if reserved.is_err() {
                     self.waiting.keep(earlier);
                 }
@@ -219,11 +271,7 @@ impl Judge {
                 approved: None,
             }),
             Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
-            Err(Refused::Unavailable(error)) => {
-                tracing::error!(%error, "limits cannot be checked");
-                let reason = format!("The limits of this call cannot be checked: {error}.");
-                Err(Denial::new(reason, first.rule.clone()).into())
-            }
+            Err(Refused::Unavailable(error)) => Err(unchecked(&error, &first.rule).into()),
         }
     }
 }
@@ -243,28 +291,49 @@ impl Decide for Judge {
         self.changes.subscribe()
     }
 
-    fn advertised(&self, tool: &str, required: &[String]) {
-        let mut known = self
-            .required
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known.len() < MOST_TOOLS || known.contains_key(tool) {
-            known.insert(tool.to_owned(), required.into());
+    fn listed(&self, caller: &Caller, tool: &str, definition: &str) -> bool {
+        let definition = self.listings.listed(caller.connection, tool, definition);
+        let policy = self.policy();
+        match policy.pinning(tool).or(self.pinning.as_ref()) {
+            None => true,
+            Some(pinning) => self
+                .keeper
+                .as_ref()
+                .is_some_and(|keeper| keeper.listed(&caller.server, &definition, pinning.strict)),
+        }
+    }
+
+    fn list_ended(&self, caller: &Caller) {
+        if let Some(keeper) = &self.keeper {
+            keeper.list_ended(&caller.server);
         }
     }
 
     async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
-        let known = Known {
-            counters: self.limits.counters(caller, &call.tool),
-            judge: self,
-        };
         let policy = self.policy();
-        let mut decision = Policy::decide(&policy, call, &known);
+        let decided = self.limits.deciding(caller, &call.tool, |counters| {
+            let known = Known {
+                counters,
+                listings: &self.listings,
+                connection: caller.connection,
+            };
+            Policy::decide(&policy, call, &known)
+        });
+        let mut decision = match decided.await {
+            Ok(decision) => decision,
+            Err(error) => {
+                let denial = unchecked(&error, policy.rule(&call.tool));
+                return (Verdict::Deny(denial), Ticket::default());
+            }
+        };
         if let Err(denial) = self.hold_to_grant(caller, &policy, &mut decision.verdict) {
             return (Verdict::Deny(*denial), Ticket::default());
         }
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
+        }
+        if let Err(denial) = self.hold_to_definition(caller, call, &policy).await {
+            return (Verdict::Deny(*denial), Ticket::default());
         }
         let proofs = std::mem::take(&mut decision.proofs);
         if let Some(demand) = proofs.first() {
@@ -279,7 +348,7 @@ impl Decide for Judge {
                 return (Verdict::Deny(*denial), Ticket::default());
             }
         }
-        let mut ticket = match self.reserve(caller, call, &policy, &decision) {
+        let mut ticket = match self.reserve(caller, call, &policy, &decision).await {
             Ok(ticket) => ticket,
             Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
         };
@@ -324,6 +393,13 @@ impl Decide for Judge {
     }
 }
 
+/// A call whose limits nobody can tell is not made.
+fn unchecked(error: &LimitsError, rule: &RuleRef) -> Denial {
+    tracing::error!(%error, "limits cannot be checked");
+    let reason = format!("The limits of this call cannot be checked: {error}.");
+    Denial::new(reason, rule.clone())
+}
+
 fn denial(reached: &LimitReached, policy: &Policy) -> Denial {
     let limit = &reached.limit;
     let mut allowed = json!({ "max": limit.max, "used": reached.used });
@@ -344,7 +420,8 @@ fn denial(reached: &LimitReached, policy: &Policy) -> Denial {
 /// What a decision may know.
 struct Known<'a, C> {
     counters: C,
-    judge: &'a Judge,
+    listings: &'a Listings,
+    connection: u64,
 }
 
 impl<C: Counters> Counters for Known<'_, C> {
@@ -354,12 +431,7 @@ impl<C: Counters> Counters for Known<'_, C> {
 }
 
 impl<C: Counters> Knowledge for Known<'_, C> {
-    fn required(&self, tool: &str) -> Option<Arc<[String]>> {
-        let known = self
-            .judge
-            .required
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        known.get(tool).cloned()
+    fn definition(&self, tool: &str) -> Option<Arc<Definition>> {
+        self.listings.find(self.connection, tool)
     }
 }

@@ -10,11 +10,15 @@ mod house;
 mod join;
 mod judge;
 mod local;
+mod name;
+mod pinned;
 mod pipe;
+mod piped;
 mod record;
 mod reload;
 mod run;
 mod serve;
+mod servers;
 mod stay;
 mod timed;
 
@@ -23,11 +27,13 @@ use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 pub use exec::{ExecPlan, exec};
 pub use judge::{Judge, Ticket};
 pub use local::{LocalPlan, local};
-pub use pipe::server_name;
+pub use name::server_name;
+pub use piped::{PipedPlan, piped};
 pub use record::PolicySource;
 pub use reload::Reload;
 pub use run::{RunPlan, run};
 pub use serve::{ServePlan, serve};
+pub use servers::OwnServerPlan;
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError, telemetry::ServeError};
 

@@ -1,10 +1,8 @@
 //! One stdio server and its one client, from the server's start to its end.
 
 use std::{
-    ffi::{OsStr, OsString},
     io::{self, Read},
     os::fd::AsFd as _,
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -113,10 +111,4 @@ where
             .map_err(io::Error::other)?;
         Ok((why, outcome))
     }
-}
-
-/// A server without a name of its own is called by its command's file name.
-pub fn server_name(command: Option<&OsString>) -> Arc<str> {
-    let program = command.map(Path::new).and_then(Path::file_name);
-    Arc::from(program.unwrap_or(OsStr::new("server")).to_string_lossy())
 }

@@ -25,9 +25,10 @@ use crate::{
     approval::{self, What},
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
-        Decision, FilterAttached, Hash, Log, PolicyFile, PolicyRefused, PolicyReloaded, Record,
-        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
+        Decision, DefinitionRecord, FilterAttached, Hash, Log, PolicyFile, PolicyRefused,
+        PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
     },
+    definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
     session::{SessionEnd, SessionEvent},
@@ -79,6 +80,7 @@ enum Entry {
     /// A long one, with the bytes that it counts for.
     LongCall(Box<CallRecord>, usize),
     Approval(approval::Event),
+    Definition(definitions::Event),
     Session(SessionEvent),
     Policy(Record),
 }
@@ -323,6 +325,22 @@ impl RecordKeeper {
         }
     }
 
+    /// The line of whoever keeps definitions.
+    pub(super) fn definitions(&self) -> impl FnMut(definitions::Event) + Send + use<> {
+        let breaks = self.breaks.clone();
+        let (entries, alarm) = (self.entries.clone(), self.alarm.clone());
+        move |event| {
+            let entries = entries.as_ref();
+            // Its thread can wait, as nobody else does.
+            let event = Entry::Definition(event);
+            if entries.is_none_or(|entries| entries.blocking_send(event).is_err()) {
+                tracing::error!("the record cannot keep up");
+                breaks.send_replace(true);
+            }
+            alarm.ring();
+        }
+    }
+
     /// Returns when something that happened is not, or cannot be, written down.
     pub(super) async fn broken(&self) {
         let mut breaks = self.breaks.subscribe();
@@ -394,6 +412,7 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
         Entry::Call(call, _) => Record::Call(Box::new(call_record(&call)?)),
         Entry::LongCall(record, _) => Record::Call(record),
         Entry::Approval(event) => Record::Approval(Box::new(approval_record(event))),
+        Entry::Definition(event) => Record::Definition(Box::new(definition_record(event))),
         Entry::Session(SessionEvent::Opened { session, grant }) => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
@@ -460,11 +479,29 @@ fn approval_record(event: approval::Event) -> ApprovalRecord {
     }
 }
 
+fn definition_record(event: definitions::Event) -> DefinitionRecord {
+    let became = event.what.word();
+    let (by, why) = match event.what {
+        definitions::What::Accepted(by, at) => (Some((by, at)), None),
+        definitions::What::Unfit(why) => (None, Some(why)),
+        _ => (None, None),
+    };
+    DefinitionRecord {
+        server: Text::new(event.server),
+        tool: Text::new(event.tool),
+        became: became.into(),
+        sha256: event.digest.parse().ok(),
+        by: by.map(|(by, _)| Text::new(by.to_string())),
+        at: by.map(|(_, at)| Text::new(approve::time(at))),
+        why: why.map(Text::new),
+    }
+}
+
 fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
     let waiting;
     let (verdict, reason, session) = match &call.verdict {
-        CallVerdict::Forwarded => (Decision::Forward, None, None),
-        CallVerdict::EndsCapture => (Decision::EndCapture, None, None),
+        CallVerdict::Forwarded => (Decision::Allow, None, None),
+        CallVerdict::EndsCapture => (Decision::Ends, None, None),
         CallVerdict::Captures { session, .. } => (Decision::Capture, None, Some(*session)),
         CallVerdict::Withdrawn { session } => (
             Decision::Deny,

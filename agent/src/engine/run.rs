@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     EngineError, Judge, Outcome,
     house::{self, StopSignals},
-    pipe::{Pipe, server_name},
+    pipe::Pipe,
     record::{PolicySource, RecordKeeper, Started},
     reload::Reload,
 };
@@ -31,6 +31,8 @@ const ONLY_CONNECTION: u64 = 1;
 pub struct RunPlan {
     /// The server's command.
     pub server: Vec<OsString>,
+    /// What the server is called.
+    pub name: Arc<str>,
     /// Whose ids it gets.
     pub credentials: Credentials,
     /// What decides its calls.
@@ -82,7 +84,7 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
             principal: Principal::User(kernel::invoking_user()),
             grant: None,
             connection: ONLY_CONNECTION,
-            server: server_name(plan.server.first()),
+            server: plan.name,
         },
         client_in: kernel::Input::standard()?,
         client_out: kernel::Output::standard()?,

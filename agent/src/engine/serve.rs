@@ -15,7 +15,7 @@ use crate::{
     audit::Log,
     gate::{
         Bounds, Captures, Gate, OpenError, Opened,
-        http::{self, FrontPlan},
+        http::{self, FrontPlan, Tls},
     },
     kernel::{self, Broker, Credentials, Governed},
     policy::Terms,
@@ -31,8 +31,10 @@ const IN_FLIGHT: usize = 64;
 /// What to serve.
 #[derive(Debug)]
 pub struct ServePlan {
-    /// Where clients come: a loopback address.
+    /// Where clients come.
     pub listen: SocketAddr,
+    /// With this certificate.
+    pub tls: Option<Tls>,
     /// What they find there.
     pub front: FrontPlan,
     /// The server's command, and whose ids it gets; none if it runs already.
@@ -48,12 +50,7 @@ pub struct ServePlan {
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
-    let listener = http::listen(plan.listen).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {}: {error}", plan.listen),
-        )
-    })?;
+    let listener = house::listener(plan.listen, plan.tls)?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
@@ -101,11 +98,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         .map(|(_, credentials)| credentials.user);
     let (judge, following) =
         house::decider(plan.judge, plan.reload, governed_user, &record, metrics)?;
-    let here = listener.local_addr()?;
-    tracing::info!("listening on http://{here}{}", http::ENDPOINT);
+    house::say_where(&listener)?;
 
-    // After the server was started, which is not to have them.
-    let descriptors = kernel::descriptors(http::DESCRIPTORS);
     // Tasks of their own: however much there is to carry, the signals below are heard.
     let mut serving = JoinSet::new();
     match &governed {
@@ -117,15 +111,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             let gate = gate(judge, sessions.clone(), observer);
             let front = plan.front;
             serving.spawn(async move {
-                http::serve(
-                    &front,
-                    listener,
-                    gate,
-                    ended,
-                    descriptors,
-                    kernel::tcp_owner,
-                )
-                .await
+                http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
             });
         }
         None => {
@@ -136,15 +122,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             let gate = gate(judge, Unenforced, observer);
             let front = plan.front;
             serving.spawn(async move {
-                http::serve(
-                    &front,
-                    listener,
-                    gate,
-                    ended,
-                    descriptors,
-                    kernel::tcp_owner,
-                )
-                .await
+                http::serve(&front, listener, gate, ended, kernel::tcp_owner).await
             });
         }
     }
@@ -215,8 +193,8 @@ struct Unenforced;
 
 impl Captures for Unenforced {
     async fn open(&self, _: Terms) -> Result<Opened, OpenError> {
-        Err(OpenError(
-            "The policy bounds this capture in the kernel, which is possible only for a server that capwarden started.".to_owned(),
+        Err(OpenError::new(
+            "The policy bounds this capture in the kernel, which is possible only for a server that capwarden started.",
         ))
     }
 

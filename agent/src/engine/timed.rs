@@ -44,8 +44,12 @@ impl<D: Decide> Decide for Timed<D> {
         self.inner.changes()
     }
 
-    fn advertised(&self, tool: &str, required: &[String]) {
-        self.inner.advertised(tool, required);
+    fn listed(&self, caller: &Caller, tool: &str, definition: &str) -> bool {
+        self.inner.listed(caller, tool, definition)
+    }
+
+    fn list_ended(&self, caller: &Caller) {
+        self.inner.list_ended(caller);
     }
 
     async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, D::Ticket) {

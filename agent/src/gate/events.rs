@@ -31,8 +31,14 @@ pub trait Decide: Send + Sync + 'static {
         watch::channel(0).1
     }
 
-    /// The server listed a tool that is visible; its schema requires these arguments.
-    fn advertised(&self, _tool: &str, _required: &[String]) {}
+    /// The server listed a tool that is visible, to this caller and in these words. Returns whether it
+    /// is shown.
+    fn listed(&self, _caller: &Caller, _tool: &str, _definition: &str) -> bool {
+        true
+    }
+
+    /// The server's list, or the last page of it, is at its end.
+    fn list_ended(&self, _caller: &Caller) {}
 
     /// What is to be done with a call, and what was reserved for it. Messages of the same
     /// connection wait meanwhile.
@@ -62,8 +68,12 @@ impl<T: Decide> Decide for Arc<T> {
         T::changes(self)
     }
 
-    fn advertised(&self, tool: &str, required: &[String]) {
-        T::advertised(self, tool, required);
+    fn listed(&self, caller: &Caller, tool: &str, definition: &str) -> bool {
+        T::listed(self, caller, tool, definition)
+    }
+
+    fn list_ended(&self, caller: &Caller) {
+        T::list_ended(self, caller);
     }
 
     fn decide(
@@ -103,6 +113,13 @@ pub enum CallEnd {
 pub trait Observer: Send + Sync + 'static {
     /// Takes note of an event.
     fn observe(&self, event: GateEvent);
+}
+
+/// Shared by several.
+impl<T: Observer> Observer for Arc<T> {
+    fn observe(&self, event: GateEvent) {
+        T::observe(self, event);
+    }
 }
 
 /// Takes no note.
@@ -219,6 +236,33 @@ pub enum CallVerdict {
         /// Why.
         why: String,
     },
+}
+
+#[cfg(test)]
+impl CallVerdict {
+    /// One of each kind.
+    pub(crate) fn one_of_each() -> Vec<Self> {
+        let session = SessionId(1);
+        let words = String::new;
+        vec![
+            Self::Forwarded,
+            Self::EndsCapture,
+            Self::Captures {
+                session,
+                granted: words(),
+                changes: Vec::new(),
+            },
+            Self::Denied {
+                reason: words(),
+                instead: None,
+            },
+            Self::Pending { id: words() },
+            Self::NotOpened { reason: words() },
+            Self::Withdrawn { session },
+            Self::Hidden,
+            Self::Refused { why: words() },
+        ]
+    }
 }
 
 /// An answer to a call.

@@ -29,7 +29,8 @@ pub(super) fn rule() -> RuleRef {
 #[derive(Default)]
 pub(super) struct FakePolicy {
     pub(super) settled: Mutex<Vec<(String, CallEnd)>>,
-    pub(super) advertised: Mutex<Vec<(String, Vec<String>)>>,
+    /// What was listed; an empty definition stands for the end of a list.
+    pub(super) listed: Mutex<Vec<(String, String)>>,
 }
 
 impl FakePolicy {
@@ -88,9 +89,15 @@ impl Decide for FakePolicy {
         (verdict, call.tool.clone())
     }
 
-    fn advertised(&self, tool: &str, required: &[String]) {
-        let tool = (tool.to_owned(), required.to_vec());
-        self.advertised.lock().unwrap().push(tool);
+    fn listed(&self, _: &Caller, tool: &str, definition: &str) -> bool {
+        let listed = (tool.to_owned(), definition.to_owned());
+        self.listed.lock().unwrap().push(listed);
+        !definition.contains("poison")
+    }
+
+    fn list_ended(&self, _: &Caller) {
+        let end = (String::new(), String::new());
+        self.listed.lock().unwrap().push(end);
     }
 
     fn settle(&self, ticket: String, end: CallEnd) {
@@ -127,7 +134,7 @@ impl Captures for FakeCaptures {
     async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
         self.permits.acquire().await.unwrap().forget();
         if *self.refuse.lock().unwrap() {
-            return Err(OpenError("No such interface: eth9.".into()));
+            return Err(OpenError::new("No such interface: eth9."));
         }
         let mut log = self.log.lock().unwrap();
         let opened = log.iter().filter(|line| line.starts_with("open")).count();

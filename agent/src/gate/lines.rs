@@ -5,6 +5,8 @@ use std::{
     ops::Range,
 };
 
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
 /// What one read asks for.
 const CHUNK: usize = 64 * 1024;
 
@@ -36,7 +38,7 @@ pub(super) struct Lines<R> {
     ended: bool,
 }
 
-impl<R: Read> Lines<R> {
+impl<R> Lines<R> {
     pub(super) fn new(inner: R, limit: usize) -> Self {
         Self {
             inner,
@@ -50,26 +52,20 @@ impl<R: Read> Lines<R> {
         }
     }
 
-    /// The bytes of a line, until the next call of [`Self::next`].
+    /// The bytes of a line, until the next is read.
     pub(super) fn bytes(&self, line: Range<usize>) -> &[u8] {
         self.buffer.get(line).unwrap_or_default()
     }
 
-    /// Waits for the next line.
-    pub(super) fn next(&mut self) -> io::Result<Next> {
-        loop {
-            if let Some(next) = self.take() {
-                return Ok(next);
-            }
-            self.make_room();
-            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
-            match self.inner.read(room) {
-                Ok(0) => self.ended = true,
-                Ok(read) => self.filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    /// Takes down what a read has come to.
+    fn came(&mut self, read: io::Result<usize>) -> io::Result<()> {
+        match read {
+            Ok(0) => self.ended = true,
+            Ok(read) => self.filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// What the buffer already holds.
@@ -120,6 +116,36 @@ impl<R: Read> Lines<R> {
             self.buffer.reserve(CHUNK);
             // Cleared once, not for each read.
             self.buffer.resize(self.buffer.capacity(), 0);
+        }
+    }
+}
+
+impl<R: Read> Lines<R> {
+    /// Waits for the next line, in a thread.
+    pub(super) fn next(&mut self) -> io::Result<Next> {
+        loop {
+            if let Some(next) = self.take() {
+                return Ok(next);
+            }
+            self.make_room();
+            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+            let read = self.inner.read(room);
+            self.came(read)?;
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    /// Waits for the next line, in a task.
+    pub(super) async fn arrives(&mut self) -> io::Result<Next> {
+        loop {
+            if let Some(next) = self.take() {
+                return Ok(next);
+            }
+            self.make_room();
+            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+            let read = self.inner.read(room).await;
+            self.came(read)?;
         }
     }
 }

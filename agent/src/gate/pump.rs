@@ -40,6 +40,8 @@ use crate::{principal::Caller, session::SessionEnd};
 
 /// Session ends kept for a client that has not begun to speak.
 const WAITING_ENDS: usize = 256;
+/// What a thread may use to take a line apart, which nests only so deep: there are many threads.
+const STACK: usize = 512 << 10;
 
 /// The two ends of the two pipes that a pump stands between.
 #[derive(Debug)]
@@ -135,7 +137,9 @@ where
 }
 
 fn in_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let thread = thread::Builder::new().name(name.to_owned());
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK);
     thread.spawn(work).map(drop)
 }
 

@@ -186,7 +186,14 @@ impl<G: Rooms> Conversation<G> {
 
     fn tool_list(&self, answer: &Answer<'_>) -> Outgoing {
         let edited = answer.result.and_then(|result| {
-            tools::filter(answer.text, result, self.gate.policy(), &mut self.schemas())
+            let policy = self.gate.policy();
+            tools::filter(
+                answer.text,
+                result,
+                policy,
+                &self.caller,
+                &mut self.schemas(),
+            )
         });
         Outgoing {
             edited,

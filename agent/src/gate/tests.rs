@@ -279,10 +279,28 @@ async fn tools_hidden_are_cut_out_and_the_rest_stays() {
         rig.client.hear().await,
         "{\"id\":1, \"result\":{\"ttlMs\":5,\"tools\":[{\"name\":\"a\",\"inputSchema\":{\"required\":[\"x\"]}},{\"title\":\"?\"} ],\"_meta\":{\"k\":[ ]},\"nextCursor\":\"c\"},\"z\":0}\n"
     );
+    let definition = r#"{"name":"a","inputSchema":{"required":["x"]}}"#.to_owned();
     assert_eq!(
-        *rig.policy.advertised.lock().unwrap(),
-        [("a".to_owned(), vec!["x".to_owned()])]
+        *rig.policy.listed.lock().unwrap(),
+        [("a".to_owned(), definition)]
     );
+}
+
+#[tokio::test]
+async fn tools_whose_definition_is_held_back_are_not_shown() {
+    let mut rig = Rig::new();
+    rig.client.say(r#"{"id":1,"method":"tools/list"}"#).await;
+    rig.server.hear().await;
+    rig.server
+        .say(r#"{"id":1,"result":{"tools":[{"name":"a","description":"poison"},{"name":"b"}],"nextCursor":null}}"#)
+        .await;
+    assert_eq!(
+        rig.client.hear().await,
+        "{\"id\":1,\"result\":{\"tools\":[{\"name\":\"b\"}],\"nextCursor\":null}}\n"
+    );
+    let listed = rig.policy.listed.lock().unwrap();
+    let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "b", ""], "the list is told to be at its end");
 }
 
 #[tokio::test]

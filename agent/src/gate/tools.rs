@@ -7,7 +7,7 @@ use super::{
     json::{self, Members},
     splice,
 };
-use crate::spelling::folds;
+use crate::{principal::Caller, spelling::folds};
 
 /// Tools whose schemas are remembered at most.
 const KNOWN: usize = 16 * 1024;
@@ -38,17 +38,21 @@ pub(super) fn filter<P: Decide>(
     text: &str,
     result: &str,
     policy: &P,
+    caller: &Caller,
     schemas: &mut Schemas,
 ) -> Option<String> {
-    let array = match Members::parse(result) {
+    let (array, last) = match Members::parse(result) {
         Ok(members) => {
+            let last = members
+                .get("nextCursor")
+                .is_none_or(|cursor| cursor == "null");
             let mut lists = members.iter().filter(|(key, _)| folds(key, "tools"));
             let (_, first) = lists.next()?;
             if lists.next().is_some() {
                 // Readers differ in which one they take.
                 return splice::replace(text, result, r#"{"tools":[]}"#);
             }
-            first
+            (first, last)
         }
         // An object that cannot be looked into could hide a list.
         Err(_) if result.trim_ascii_start().starts_with('{') => {
@@ -61,8 +65,11 @@ pub(super) fn filter<P: Decide>(
     };
     let keep: Vec<bool> = elements
         .iter()
-        .map(|element| keeps(element, policy, schemas))
+        .map(|element| keeps(element, policy, caller, schemas))
         .collect();
+    if last {
+        policy.list_ended(caller);
+    }
     if keep.iter().all(|keep| *keep) {
         return None;
     }
@@ -70,7 +77,7 @@ pub(super) fn filter<P: Decide>(
     splice::replace(text, array, &kept)
 }
 
-fn keeps<P: Decide>(element: &str, policy: &P, schemas: &mut Schemas) -> bool {
+fn keeps<P: Decide>(element: &str, policy: &P, caller: &Caller, schemas: &mut Schemas) -> bool {
     // What has no name cannot be called, and is not ours to judge; an object that cannot be looked
     // into may have one.
     let Ok(tool) = Members::parse(element) else {
@@ -93,16 +100,7 @@ fn keeps<P: Decide>(element: &str, policy: &P, schemas: &mut Schemas) -> bool {
         tool.get("outputSchema")
             .is_some_and(|schema| schema != "null"),
     );
-    policy.advertised(&name, &required(&tool));
-    true
-}
-
-fn required(tool: &Members<'_>) -> Vec<String> {
-    tool.get("inputSchema")
-        .and_then(|schema| Members::parse(schema).ok())
-        .and_then(|schema| schema.get("required"))
-        .and_then(|required| serde_json::from_str(required).ok())
-        .unwrap_or_default()
+    policy.listed(caller, &name, element)
 }
 
 #[cfg(test)]
@@ -111,7 +109,7 @@ mod tests {
     use crate::{
         gate::CallEnd,
         policy::{Call, Verdict},
-        principal::Caller,
+        principal::{Caller, Principal},
     };
 
     struct Nothing;
@@ -134,7 +132,13 @@ mod tests {
         let text = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
         let start = text.find(result)?;
         let result = text.get(start..start + result.len())?;
-        filter(&text, result, &Nothing, &mut Schemas::default())
+        let caller = Caller {
+            principal: Principal::User(1000),
+            grant: None,
+            connection: 1,
+            server: "s".into(),
+        };
+        filter(&text, result, &Nothing, &caller, &mut Schemas::default())
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
-//! | `stdio` | pipes that a thread reads and writes, waiting for them |
+//! | `local_socket` | Unix sockets at a path, for one user |
+//! | `stdio` | pipes and sockets that a thread reads and writes, waiting for them |
 //! | `peer` | whose the other end of a connection is |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
@@ -33,6 +34,7 @@ mod instance;
 mod interfaces;
 mod launch;
 mod link;
+mod local_socket;
 mod notify;
 mod own_filter;
 mod peer;
@@ -56,6 +58,7 @@ pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
+pub use local_socket::LocalSocket;
 pub use notify::Listener;
 pub use peer::tcp_owner;
 pub use probe::{Host, Layer, Status, Tool, probe};

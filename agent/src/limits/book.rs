@@ -133,6 +133,30 @@ pub(super) fn write_down<B: Book>(
     Ok(())
 }
 
+/// Charges uses that are known to fit, and gives nothing back: for as long as it is open whether the
+/// call can be made, both count, what it was charged and what it is charged now.
+pub(super) fn charge_all<B: Book>(
+    book: &mut B,
+    uses: &[(Key, &LimitUse)],
+    reading: Reading,
+) -> Result<Vec<Charge>, StoreError> {
+    let mut charges = Vec::with_capacity(uses.len());
+    for (key, one) in uses {
+        let (place, record) = book.read(key)?;
+        let mut record = record.unwrap_or_else(|| Record::new(one.window, reading));
+        record.advance(reading);
+        let stamp = record.charge(one.amount, one.max);
+        book.write(&place, &record, reading)?;
+        charges.push(Charge {
+            key: *key,
+            stamp,
+            amount: one.amount,
+            refund: one.refund,
+        });
+    }
+    Ok(charges)
+}
+
 /// Gives a use back.
 pub(super) fn give_back<B: Book>(
     book: &mut B,

@@ -27,6 +27,13 @@ pub trait Clock: Send + Sync + 'static {
     fn read(&self) -> Reading;
 }
 
+/// The same moment for ever.
+impl Clock for Reading {
+    fn read(&self) -> Reading {
+        *self
+    }
+}
+
 /// The host's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
@@ -92,14 +99,15 @@ impl Hand {
 
     /// The hand at a later moment.
     pub(super) fn moved(self, reading: Reading) -> Self {
-        let elapsed = if reading.boot == self.boot {
-            reading.since_boot.saturating_sub(self.since_boot)
+        let (elapsed, since_boot) = if reading.boot == self.boot {
+            let elapsed = reading.since_boot.saturating_sub(self.since_boot);
+            (elapsed, reading.since_boot.max(self.since_boot))
         } else {
-            0
+            (0, reading.since_boot)
         };
         Self {
             at: reading.wall.max(self.at.saturating_add(elapsed / 2)),
-            since_boot: reading.since_boot,
+            since_boot,
             boot: reading.boot,
         }
     }

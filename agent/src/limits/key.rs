@@ -11,6 +11,16 @@ use crate::{
     store::Key,
 };
 
+/// Among whose counters a counter is.
+#[derive(Clone)]
+pub(super) struct Realm {
+    /// The store's, so that nobody can find names whose counters take each other's place. Keys that agents
+    /// share have none: nobody can be kept from reckoning them.
+    pub(super) secret: [u8; 16],
+    /// This host, where there are others.
+    pub(super) host: Option<String>,
+}
+
 /// The key of a counter: a digest over the store's secret, and everything that keeps this counter apart
 /// from others, so that it is short however long the names are.
 ///
@@ -18,15 +28,20 @@ use crate::{
 /// |---|---|
 /// | grant | the grant; without one, the principal and the server (a grant is for one server, too) |
 /// | principal | the principal |
-/// | connection | the connection |
+/// | connection | the connection; over HTTP, where anybody opens another, the grant, or without one the principal |
 /// | server | the server |
 /// | tool | the server and the tool |
 /// | global | – |
 ///
+/// Where agents of several hosts share counters (`redis/`), users and the names of grants are a
+/// host's own, and so are servers that are called by an address (`http://127.0.0.1:8000/mcp`): there the
+/// host's id is added. Shared are what one grant's token uses, servers and tools by name, and what is global.
+/// Connections are never there.
+///
 /// The window belongs to the key: the same name over a minute and over a day is two counters. `max` does
 /// not: when a policy changes it, what was counted stays.
 pub(super) fn key_of(
-    secret: &[u8; 16],
+    realm: &Realm,
     caller: &Caller,
     tool: &str,
     counter: &str,
@@ -34,11 +49,22 @@ pub(super) fn key_of(
     window: Window,
 ) -> Key {
     let mut digest = Sha256::new();
-    digest.update(secret);
+    digest.update(realm.secret);
     let mut part = |bytes: &[u8]| {
         digest.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
         digest.update(bytes);
     };
+    let by_address = caller.server.contains("://");
+    let of_the_host = match scope {
+        Scope::Grant => caller.grant.is_none(),
+        Scope::Principal | Scope::Connection => true,
+        Scope::Server | Scope::Tool => by_address,
+        Scope::Global => false,
+    };
+    if let Some(host) = realm.host.as_ref().filter(|_| of_the_host) {
+        part(b"host");
+        part(host.as_bytes());
+    }
     match scope {
         Scope::Grant => match &caller.grant {
             Some(grant) => {
@@ -57,7 +83,11 @@ pub(super) fn key_of(
         }
         Scope::Connection => {
             part(b"connection");
-            part(&caller.connection.to_le_bytes());
+            match (caller.lasting_connection(), &caller.grant) {
+                (Some(connection), _) => part(&connection.to_le_bytes()),
+                (None, Some(grant)) => part(grant.as_bytes()),
+                (None, None) => part(caller.principal.to_string().as_bytes()),
+            }
         }
         Scope::Server => {
             part(b"server");

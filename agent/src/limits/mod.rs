@@ -11,33 +11,41 @@
 //!   everything when the store fails.
 //!
 //! A connection ends with its process, and so do its counters: they are kept in memory. All others
-//! are in the store.
+//! are in the store; or, where agents on several hosts share them, in Redis or Valkey (`redis/`).
 #![forbid(unsafe_code)]
 
 mod book;
 mod clock;
 mod key;
 mod record;
+mod redis;
 mod refused;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     fmt,
     fs::File,
     io::Read as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 pub use clock::{Clock, Reading, SystemClock};
+pub use redis::{Address, LIMIT, Looked, Password, RemoteError, Server};
 pub use refused::{Again, LimitReached, LimitsError, Refused};
+pub use view::View;
 
 use self::{
-    book::{Book as _, Charge, Denied, Memory, fit, give_back, write_down},
-    key::key_of,
+    book::{Charge, Denied, Memory, charge_all, fit, give_back, write_down},
+    key::{Realm, key_of},
+    redis::{Remote, Reserved},
 };
 use crate::{
-    policy::{Counters, LimitUse, Refund, Scope, Window},
+    policy::{LimitUse, Refund, Scope, Window},
     principal::Caller,
     store::{Key, Slots, StateDirectory, StoreError},
 };
@@ -48,10 +56,19 @@ pub const MOST_COUNTERS: u64 = 16_384;
 /// All counters. Shared by reference: all methods take `&self` and may be called from any thread.
 pub struct Limits {
     clock: Box<dyn Clock>,
-    secret: [u8; 16],
-    /// Of connections; and all, if there is no store.
+    realm: Realm,
+    /// Of connections; and all, if they are kept nowhere else.
     memory: Mutex<Memory>,
-    store: Option<Slots>,
+    keeper: Keeper,
+    /// How often they could not be asked.
+    unavailable: Arc<AtomicU64>,
+}
+
+/// Where counters are that do not end with the process.
+enum Keeper {
+    Nobody,
+    Store(Slots),
+    Remote(Remote),
 }
 
 /// What was reserved for one call. Dropped, it counts as used.
@@ -112,12 +129,49 @@ impl Limits {
     /// As for [`open`](Self::open).
     pub fn open_with(directory: &StateDirectory, clock: impl Clock) -> Result<Self, LimitsError> {
         let store = Slots::open(directory, "counters", MOST_COUNTERS)?;
-        Ok(Self {
-            clock: Box::new(clock),
+        let realm = Realm {
             secret: *store.secret(),
+            host: None,
+        };
+        Ok(Self::new(realm, Keeper::Store(store), clock))
+    }
+
+    fn new(realm: Realm, keeper: Keeper, clock: impl Clock) -> Self {
+        Self {
+            clock: Box::new(clock),
+            realm,
             memory: Mutex::default(),
-            store: Some(store),
-        })
+            keeper,
+            unavailable: Arc::default(),
+        }
+    }
+
+    /// Counters of a Redis or Valkey server, shared with all agents that use it, and told by its
+    /// clock. Returns before that is reached: until it is, and whenever it is not, what is
+    /// to be reserved there is refused.
+    ///
+    /// # Errors
+    ///
+    /// The host has no clock, no name of its own, or no thread to spare.
+    pub fn shared(server: Server) -> Result<Self, LimitsError> {
+        let clock = SystemClock::new().map_err(LimitsError::Clock)?;
+        Self::shared_with(server, clock, false)
+    }
+
+    /// The same; and if it is `told` so, by another clock.
+    fn shared_with(server: Server, clock: impl Clock, told: bool) -> Result<Self, LimitsError> {
+        let realm = Realm {
+            secret: [0; 16],
+            host: Some(redis::host().map_err(LimitsError::Share)?),
+        };
+        let remote = Remote::start(server, told).map_err(LimitsError::Share)?;
+        Ok(Self::new(realm, Keeper::Remote(remote), clock))
+    }
+
+    /// How often counters could not be asked, and calls were refused for it.
+    #[must_use]
+    pub fn unavailable(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.unavailable)
     }
 
     /// Counters that are forgotten with the process.
@@ -139,18 +193,15 @@ impl Limits {
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut secret))
             .map_err(LimitsError::Random)?;
-        Ok(Self {
-            clock: Box::new(clock),
-            secret,
-            memory: Mutex::default(),
-            store: None,
-        })
+        let realm = Realm { secret, host: None };
+        Ok(Self::new(realm, Keeper::Nobody, clock))
     }
 
     /// Reserves all uses of one call, or none.
     ///
     /// Without uses it does nothing. In the store it takes a few microseconds; if a process that holds the
-    /// store's lock was stopped, it blocks the thread for a quarter of a second, and refuses.
+    /// store's lock was stopped, it blocks the thread for a quarter of a second, and refuses. Shared
+    /// counters block it for as long at most: see [`replace_async`](Self::replace_async).
     ///
     /// # Errors
     ///
@@ -180,41 +231,164 @@ impl Limits {
         tool: &str,
         uses: &[LimitUse],
     ) -> Result<Reservation, Refused> {
-        let (mut in_memory, mut in_store) = (Vec::new(), Vec::with_capacity(uses.len()));
+        let uses = self.sort(caller, tool, uses);
+        let replaced = match &self.keeper {
+            Keeper::Remote(remote) if uses.ask(earlier) => {
+                let begun = self.begin(&uses, earlier);
+                begun.and_then(|begun| {
+                    let answer = redis::now(|tell| {
+                        remote.reserve(&uses.kept, &earlier.in_store, self.clock.read(), tell);
+                    });
+                    self.finish(begun, &uses, earlier, answer)
+                })
+            }
+            Keeper::Remote(_) | Keeper::Store(_) | Keeper::Nobody => {
+                self.replace_here(earlier, &uses)
+            }
+        };
+        self.counted(replaced)
+    }
+
+    /// As [`replace`](Self::replace), but others can work while counters elsewhere are waited for, for
+    /// [`LIMIT`] at most. Once begun, what is not awaited counts as used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replace`](Self::replace).
+    pub async fn replace_async(
+        &self,
+        earlier: &Reservation,
+        caller: &Caller,
+        tool: &str,
+        uses: &[LimitUse],
+    ) -> Result<Reservation, Refused> {
+        let Keeper::Remote(remote) = &self.keeper else {
+            return self.replace(earlier, caller, tool, uses);
+        };
+        let uses = self.sort(caller, tool, uses);
+        if !uses.ask(earlier) {
+            return self.counted(self.replace_here(earlier, &uses));
+        }
+        let begun = match self.begin(&uses, earlier) {
+            Ok(begun) => begun,
+            Err(refused) => return self.counted(Err(refused)),
+        };
+        let answer = redis::soon(|tell| {
+            remote.reserve(&uses.kept, &earlier.in_store, self.clock.read(), tell);
+        });
+        let answer = answer.await;
+        self.counted(self.finish(begun, &uses, earlier, answer))
+    }
+
+    fn sort<'a>(&self, caller: &Caller, tool: &str, uses: &'a [LimitUse]) -> Uses<'a> {
+        let mut sorted = Uses::default();
         for one in uses {
             let key = self.key(caller, tool, &one.counter, one.scope, one.window);
-            if self.store.is_none() || one.scope == Scope::Connection {
-                in_memory.push((key, one));
+            if self.is_in_memory(one.scope) {
+                sorted.in_memory.push((key, one));
             } else {
-                in_store.push((key, one));
+                sorted.kept.push((key, one));
             }
         }
+        sorted
+    }
+
+    fn is_in_memory(&self, scope: Scope) -> bool {
+        scope == Scope::Connection || matches!(self.keeper, Keeper::Nobody)
+    }
+
+    fn counted<T>(&self, result: Result<T, Refused>) -> Result<T, Refused> {
+        if let Err(Refused::Unavailable(_)) = &result {
+            self.unavailable.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Reserves what is counted in memory, before the rest is asked for elsewhere. What was
+    /// charged earlier counts, too, until there is an answer.
+    fn begin(&self, uses: &Uses<'_>, earlier: &Reservation) -> Result<Vec<Charge>, Refused> {
+        if uses.in_memory.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut memory = self.memory();
+        let reading = self.clock.read();
+        fit(&mut *memory, &uses.in_memory, &earlier.in_memory, reading)
+            .map_err(|denied| refused(denied, reading))?;
+        charge_all(&mut *memory, &uses.in_memory, reading).map_err(unavailable)
+    }
+
+    /// What becomes of it, with the answer.
+    fn finish(
+        &self,
+        begun: Vec<Charge>,
+        uses: &Uses<'_>,
+        earlier: &Reservation,
+        answer: Result<redis::Reply, RemoteError>,
+    ) -> Result<Reservation, Refused> {
+        let answer = answer.and_then(|reply| redis::reserved(&reply, uses.kept.len()));
+        let (back, result) = match answer {
+            Ok(Reserved::All(stamps)) => {
+                let charges = uses.kept.iter().zip(stamps);
+                let in_store = charges.map(|((key, one), stamp)| Charge {
+                    key: *key,
+                    stamp,
+                    amount: one.amount,
+                    refund: one.refund,
+                });
+                let reservation = Reservation {
+                    in_store: in_store.collect(),
+                    in_memory: begun,
+                };
+                (earlier.in_memory.as_slice(), Ok(reservation))
+            }
+            Ok(Reserved::Full { which, full, wall }) => {
+                let reading = Reading {
+                    wall,
+                    ..self.clock.read()
+                };
+                let refused = match uses.kept.get(which) {
+                    Some((_, one)) => {
+                        Refused::Reached(Box::new(LimitReached::new(one, full, reading)))
+                    }
+                    None => Refused::Unavailable(RemoteError::Closed.into()),
+                };
+                (begun.as_slice(), Err(refused))
+            }
+            Err(error) => (begun.as_slice(), Err(Refused::Unavailable(error.into()))),
+        };
+        if !back.is_empty() {
+            let mut memory = self.memory();
+            for charge in back {
+                report(give_back(&mut *memory, charge, self.clock.read()));
+            }
+        }
+        result
+    }
+
+    /// Where all counters are on this host.
+    fn replace_here(&self, earlier: &Reservation, uses: &Uses<'_>) -> Result<Reservation, Refused> {
+        let (in_memory, in_store) = (&uses.in_memory, &uses.kept);
         // Locks are always taken in this order. Time is read under them, so that it passes for a
         // counter in the order in which it is used.
         let needs = |new: &[_], old: &[_]| !new.is_empty() || !old.is_empty();
-        let mut memory = needs(&in_memory, &earlier.in_memory).then(|| self.memory());
-        let mut store = match &self.store {
-            Some(store) if needs(&in_store, &earlier.in_store) => {
+        let mut memory = needs(in_memory, &earlier.in_memory).then(|| self.memory());
+        let mut store = match &self.keeper {
+            Keeper::Store(store) if needs(in_store, &earlier.in_store) => {
                 Some(store.lock().map_err(unavailable)?)
             }
             _ => None,
         };
         let reading = self.clock.read();
-        let refused = |denied: Denied<'_>| match denied {
-            Denied::Full(one, full) => {
-                Refused::Reached(Box::new(LimitReached::new(one, full, reading)))
-            }
-            Denied::Store(error) => unavailable(error),
-        };
+        let refused = |denied: Denied<'_>| refused(denied, reading);
         let mut reservation = Reservation::default();
         let fits_memory = match &mut memory {
             Some(memory) => {
-                Some(fit(&mut **memory, &in_memory, &earlier.in_memory, reading).map_err(refused)?)
+                Some(fit(&mut **memory, in_memory, &earlier.in_memory, reading).map_err(refused)?)
             }
             None => None,
         };
         if let Some(store) = &mut store {
-            let fitting = fit(store, &in_store, &earlier.in_store, reading).map_err(refused)?;
+            let fitting = fit(store, in_store, &earlier.in_store, reading).map_err(refused)?;
             write_down(store, &fitting, reading).map_err(unavailable)?;
             reservation.in_store = fitting.charges;
         }
@@ -240,46 +414,56 @@ impl Limits {
             }
         }
         let mut in_store = back(reservation.in_store).peekable();
-        let (Some(store), Some(_)) = (&self.store, in_store.peek()) else {
+        if in_store.peek().is_none() {
             return;
-        };
-        match store.lock() {
-            Ok(mut store) => {
-                for charge in in_store {
-                    report(give_back(&mut store, &charge, self.clock.read()));
-                }
-            }
-            Err(error) => report(Err(error)),
         }
-    }
-
-    /// The counters as one call of a caller sees them, for conditions.
-    pub fn counters<'a>(&'a self, caller: &'a Caller, tool: &'a str) -> impl Counters + 'a {
-        View {
-            limits: self,
-            caller,
-            tool,
+        match &self.keeper {
+            Keeper::Nobody => {}
+            Keeper::Remote(remote) => {
+                let charges: Vec<Charge> = in_store.collect();
+                remote.give_back(&charges, self.clock.read());
+            }
+            Keeper::Store(store) => match store.lock() {
+                Ok(mut store) => {
+                    for charge in in_store {
+                        report(give_back(&mut store, &charge, self.clock.read()));
+                    }
+                }
+                Err(error) => report(Err(error)),
+            },
         }
     }
 
     fn key(&self, caller: &Caller, tool: &str, counter: &str, scope: Scope, window: Window) -> Key {
-        key_of(&self.secret, caller, tool, counter, scope, window)
+        key_of(&self.realm, caller, tool, counter, scope, window)
     }
 
     /// A panic elsewhere cannot leave a counter too low: it is replaced in one assignment.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn count(&self, key: &Key, scope: Scope) -> Result<u64, StoreError> {
-        let record = match &self.store {
-            Some(store) if scope != Scope::Connection => store.lock()?.read(key)?.1,
-            _ => self.memory().get(key).cloned(),
-        };
-        Ok(record.map_or(0, |mut record| {
-            record.advance(self.clock.read());
-            record.used()
-        }))
+/// The uses of one call, by where they are counted.
+#[derive(Default)]
+struct Uses<'a> {
+    in_memory: Vec<(Key, &'a LimitUse)>,
+    kept: Vec<(Key, &'a LimitUse)>,
+}
+
+impl Uses<'_> {
+    /// Whether who keeps the counters has to be asked.
+    const fn ask(&self, earlier: &Reservation) -> bool {
+        !self.kept.is_empty() || !earlier.in_store.is_empty()
+    }
+}
+
+fn refused(denied: Denied<'_>, reading: Reading) -> Refused {
+    match denied {
+        Denied::Full(one, full) => {
+            Refused::Reached(Box::new(LimitReached::new(one, full, reading)))
+        }
+        Denied::Store(error) => unavailable(error),
     }
 }
 
@@ -293,30 +477,11 @@ fn report(result: Result<(), StoreError>) {
     }
 }
 
-struct View<'a> {
-    limits: &'a Limits,
-    caller: &'a Caller,
-    tool: &'a str,
-}
-
-impl Counters for View<'_> {
-    /// The highest number there is, if the counters cannot be asked.
-    fn count(&self, counter: &str, scope: Scope, window: Window) -> u64 {
-        let key = self
-            .limits
-            .key(self.caller, self.tool, counter, scope, window);
-        self.limits.count(&key, scope).unwrap_or_else(|error| {
-            tracing::warn!(%error, counter, "a counter cannot be read, and is taken for the highest number");
-            u64::MAX
-        })
-    }
-}
-
 impl fmt::Debug for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The secret is nobody's business.
         f.debug_struct("Limits")
-            .field("store", &self.store.is_some())
+            .field("in_memory", &matches!(self.keeper, Keeper::Nobody))
             .finish_non_exhaustive()
     }
 }

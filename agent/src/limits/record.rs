@@ -1,4 +1,5 @@
-//! What one counter holds, and its arithmetic. Pure: the time comes in as a [`Reading`].
+//! What one counter holds, and its arithmetic. Pure: the time comes in as a [`Reading`]. What changes here
+//! changes in `redis/script.lua`, which does the same for counters in Redis.
 //!
 //! - **Calendar**: a count, and the start of the window that it belongs to.
 //! - **Sliding**: the uses of the last while, each with its time: exact as long as there are no
@@ -58,6 +59,17 @@ struct Cell {
 /// Which part of a counter a use was charged to, for its refund.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(u64);
+
+impl Stamp {
+    /// For counters that are reckoned elsewhere.
+    pub(super) const fn of(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(super) const fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// Why a use does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

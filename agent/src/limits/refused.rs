@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::{clock::Reading, record::Full};
+use super::{clock::Reading, record::Full, redis::RemoteError};
 use crate::{
     policy::{LimitUse, Scope, Unit, Window},
     store::StoreError,
@@ -31,6 +31,12 @@ pub enum LimitsError {
     /// There is no randomness for keys.
     #[error("cannot read /dev/urandom: {0}")]
     Random(std::io::Error),
+    /// Shared counters cannot be asked.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Shared counters cannot be used on this host.
+    #[error("cannot share counters: {0}")]
+    Share(std::io::Error),
 }
 
 /// A limit that is reached.

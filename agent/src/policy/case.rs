@@ -14,15 +14,17 @@
 //! ```
 //!
 //! `approval: true` says that an operator is asked; a case that does not say so fails if one is.
-//! `requires: [ port ]` are the arguments that the tool's schema requires, and `counts: { a: 3 }`
-//! is what counters hold, for rules that look at them. A tool that is `hidden` is denied and not
-//! shown; `deny` says nothing of whether it is shown.
+//! `requires: [ port ]` are the arguments that the tool's schema requires, in place of all that the server's own
+//! list of tools says ([`Case::list`]), and `counts: { a: 3 }` is what counters hold, for rules that look
+//! at them. A tool that is `hidden` is denied and not shown; `deny` says nothing of whether it is shown.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use super::{Assumed, Call, Outcome, Policy, PolicyError, RuleRef, Verdict, argument::same, load};
+use super::{
+    Assumed, Call, Definition, Outcome, Policy, PolicyError, RuleRef, Verdict, argument::same, load,
+};
 
 /// A call, and what is expected of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +92,11 @@ impl Case {
     /// The file cannot be read, or has something else in it; the error points at the place.
     pub fn load(path: &Path) -> Result<Vec<Self>, PolicyError> {
         load::cases(path)
+    }
+
+    /// Takes the server to have listed these tools.
+    pub fn list(&mut self, definitions: &Arc<BTreeMap<String, Arc<Definition>>>) {
+        self.assumed.definitions = Arc::clone(definitions);
     }
 
     /// What a policy decides otherwise than expected, and all that it decides.

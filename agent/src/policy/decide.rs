@@ -7,9 +7,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Approval, Call, Decision, Denial, Dialect, FilterDemand, Knowledge, LimitUse, Policy, RuleRef,
-    Verdict,
+    Approval, Call, Decision, Denial, FilterDemand, Knowledge, LimitUse, Policy, Replies, RuleRef,
+    Unit, Verdict, Window,
     condition::Clause,
+    definition::Unfit,
+    json_schema::Fault,
     model::{Action, ApprovalRule, Step, ToolRule},
     operator::Truth,
     source::quoted,
@@ -28,12 +30,18 @@ impl Policy {
     pub fn decide(&self, call: &Call, known: &dyn Knowledge) -> Decision {
         match self.allow(call, known) {
             Ok(decision) => decision,
-            Err(denial) => Verdict::Deny(*denial).into(),
+            Err(mut denial) => {
+                if denial.text.is_none() && self.replies == Replies::Intercept {
+                    // Of what Intercept does not know, in its manner.
+                    denial.text = self.vendor_text(&denial.reason);
+                }
+                Verdict::Deny(*denial).into()
+            }
         }
     }
 
-    /// The text that the policy's dialect prescribes where a limit is reached: for
-    /// [`Denial::text`]. None if it prescribes none.
+    /// What is to be told in another vendor's words where a limit is reached: for
+    /// [`Denial::text`]. None if it is told in ours.
     #[must_use]
     pub fn limit_text(&self, used: &LimitUse) -> Option<String> {
         let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
@@ -41,16 +49,26 @@ impl Policy {
             Step::Limit(limit) if limit.rule == used.rule => Some(limit),
             _ => None,
         });
-        let text = used.on_deny.as_ref().or(limit?.text.as_ref())?;
-        self.vendor_text(text)
+        match (&used.on_deny, self.replies) {
+            (Some(text), _) => self.vendor_text(text),
+            (None, Replies::Intercept) => self.vendor_text(&match &limit?.name {
+                Some(name) => format!("Rate limit exceeded for {name}"),
+                None => format!(
+                    "Rate limit of {} per {} reached. Try again later.",
+                    used.max,
+                    window_words(used.window)
+                ),
+            }),
+            (None, Replies::Ours | Replies::PolicyLayer) => None,
+        }
     }
 
-    /// A message as the policy's dialect puts it; none if the dialect prescribes no texts.
+    /// A message as the vendor puts it in whose words denials are told; none if they are ours.
     fn vendor_text(&self, message: &str) -> Option<String> {
-        match self.dialect {
-            Dialect::Capwarden => None,
-            Dialect::PolicyLayer => Some(message.to_owned()),
-            Dialect::Catalogue | Dialect::Intercept => Some(format!("{INTERCEPT}{message}")),
+        match self.replies {
+            Replies::Ours => None,
+            Replies::PolicyLayer => Some(message.to_owned()),
+            Replies::Intercept => Some(format!("{INTERCEPT}{message}")),
         }
     }
 
@@ -141,6 +159,7 @@ impl Policy {
             },
             Step::Clause(clause) => self.clause(clause, call, known)?,
             Step::RequiredBySchema(rule) => self.required(rule, call, known)?,
+            Step::Schema(rule) => self.schema(rule, call, known)?,
             Step::Approve(asked) => {
                 if let Some(one) = approve(asked, call, known) {
                     // The one that ends first, if several are asked for.
@@ -150,7 +169,7 @@ impl Policy {
                     }
                 }
             }
-            Step::Limit(_) => {}
+            Step::Limit(_) | Step::Pinned(_) => {}
         }
         Ok(())
     }
@@ -188,18 +207,16 @@ impl Policy {
         call: &Call,
         known: &dyn Knowledge,
     ) -> Result<(), Box<Denial>> {
-        let Some(names) = known.required(&call.tool) else {
-            let mut denial = Denial::new(
-                "The server has not listed the tool yet, so its required arguments are not known.",
-                rule.clone(),
-            );
-            denial.instead = Some("List the tools, then call again.".to_owned());
-            denial.text = self.vendor_text(&denial.reason);
-            return Err(Box::new(denial));
+        let Some(definition) = known.definition(&call.tool) else {
+            return Err(self.not_listed(rule, "its required arguments are not known"));
         };
-        let missing = |name: &&String| {
+        if let Some(why) = definition.fault() {
+            return Err(self.unusable(rule, why));
+        }
+        let names = definition.required();
+        let missing = |name: &&&str| {
             // Not by a dotted path: these are the schema's own names.
-            call.arguments.get(*name).is_none_or(Value::is_null)
+            call.arguments.get(**name).is_none_or(Value::is_null)
         };
         let missing: Vec<String> = names.iter().filter(missing).map(|it| quoted(it)).collect();
         if missing.is_empty() {
@@ -211,9 +228,64 @@ impl Policy {
             rule.clone(),
         );
         denial.instead = Some(format!("Call again with {list}."));
-        denial.allowed = Some(Box::new(json!({ "required": &*names })));
+        denial.allowed = Some(Box::new(json!({ "required": names })));
         denial.text = self.vendor_text(&denial.reason);
         Err(Box::new(denial))
+    }
+
+    fn schema(
+        &self,
+        rule: &RuleRef,
+        call: &Call,
+        known: &dyn Knowledge,
+    ) -> Result<(), Box<Denial>> {
+        let Some(definition) = known.definition(&call.tool) else {
+            return Err(self.not_listed(rule, "its schema is not known"));
+        };
+        let fault = match definition.check(&call.arguments) {
+            Ok(()) => return Ok(()),
+            Err(Unfit::Unusable(why)) => return Err(self.unusable(rule, &why)),
+            Err(Unfit::Arguments(fault)) => fault,
+        };
+        let (at, why) = match fault {
+            Fault::Wrong { at, why, .. } => (at, why),
+            Fault::TooMuch => {
+                let why = "it takes too long to hold these arguments against it";
+                return Err(self.unusable(rule, why));
+            }
+        };
+        let place = match at.as_str() {
+            "" => "the arguments as a whole",
+            at => at,
+        };
+        let mut denial = Denial::new(
+            format!("The arguments do not fit the tool's own schema: {place}: {why}."),
+            rule.clone(),
+        );
+        denial.instead = Some("Call again with arguments that fit its inputSchema.".to_owned());
+        denial.allowed = Some(Box::new(json!({ "at": at })));
+        Err(Box::new(denial))
+    }
+
+    /// The server has not said what the tool is.
+    fn not_listed(&self, rule: &RuleRef, so: &str) -> Box<Denial> {
+        let reason = format!("The server has not listed the tool yet, so {so}.");
+        let mut denial = Denial::new(reason, rule.clone());
+        denial.instead = Some("List the tools, then call again.".to_owned());
+        denial.text = self.vendor_text(&denial.reason);
+        Box::new(denial)
+    }
+
+    /// What the server said of the tool is of no use.
+    fn unusable(&self, rule: &RuleRef, why: &str) -> Box<Denial> {
+        let reason = format!("The tool's own schema cannot be used: {why}.");
+        let mut denial = Denial::new(reason, rule.clone());
+        denial.instead = Some(
+            "Use another tool: only the server's maker, or another rule, can change this."
+                .to_owned(),
+        );
+        denial.text = self.vendor_text(&denial.reason);
+        Box::new(denial)
     }
 
     /// A denial of the tool as such.
@@ -226,10 +298,10 @@ impl Policy {
     ) -> Box<Denial> {
         let mut denial = Denial::new(reason, rule.clone());
         denial.instead = instead;
-        denial.text = match self.dialect {
+        denial.text = match self.replies {
             // Its words for these are not known.
-            Dialect::PolicyLayer => None,
-            _ => self.vendor_text(text),
+            Replies::PolicyLayer => None,
+            Replies::Ours | Replies::Intercept => self.vendor_text(text),
         };
         Box::new(denial)
     }
@@ -263,6 +335,22 @@ fn approve(asked: &ApprovalRule, call: &Call, known: &dyn Knowledge) -> Option<A
         timeout: asked.timeout,
         why: asked.why.clone(),
     })
+}
+
+/// A window as Intercept names it after `per`.
+fn window_words(window: Window) -> String {
+    let seconds = match window {
+        Window::Calendar(Unit::Minute) => 60,
+        Window::Calendar(Unit::Hour) => 3_600,
+        Window::Calendar(Unit::Day) => 86_400,
+        Window::Sliding(time) | Window::Bucket(time) => time.as_secs(),
+    };
+    match seconds {
+        60 => "minute".to_owned(),
+        3_600 => "hour".to_owned(),
+        86_400 => "day".to_owned(),
+        n => format!("{n} seconds"),
+    }
 }
 
 /// A policy writer's words as one sentence on one line.

@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Call, CaptureVerdict, Counters, Decision, FilterOrigin, InterfaceTerms, Knowledge, LimitUse,
-    Outside, Payload, Policy, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    Call, CaptureVerdict, Counters, Decision, Definition, FilterOrigin, InterfaceTerms, Knowledge,
+    LimitUse, Outside, Payload, Policy, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assumed {
-    /// The arguments that the tool's schema requires; none: the tool has not been listed.
+    /// The arguments that the tool's schema requires; none: it is as in `definitions`.
     pub required: Option<Arc<[String]>>,
+    /// What the server says of its tools, by their names; of others it has said nothing.
+    pub definitions: Arc<BTreeMap<String, Arc<Definition>>>,
     /// What counters hold, by their names; 0 where they are not named.
     pub counts: BTreeMap<String, u64>,
 }
@@ -25,8 +27,11 @@ impl Counters for Assumed {
 }
 
 impl Knowledge for Assumed {
-    fn required(&self, _: &str) -> Option<Arc<[String]>> {
-        self.required.clone()
+    fn definition(&self, tool: &str) -> Option<Arc<Definition>> {
+        match &self.required {
+            Some(names) => Some(Arc::new(Definition::requiring(tool, names))),
+            None => self.definitions.get(tool).cloned(),
+        }
     }
 }
 
@@ -118,7 +123,7 @@ impl Outcome {
                 })
             });
             put("changes", changes.collect());
-            put("grant", terms(&capture.terms));
+            put("terms", terms(&capture.terms));
         }
         put("uses", decision.uses.iter().map(limit).collect());
         let approval = decision.approval.as_ref().map(|approval| {

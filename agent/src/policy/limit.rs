@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::RuleRef;
+use super::{Definition, RuleRef};
 
 /// One use of one limit by one call. A call's uses are reserved before it is forwarded: all of
 /// them, or none.
@@ -33,7 +33,8 @@ pub enum Scope {
     Grant,
     /// One principal's calls.
     Principal,
-    /// One connection's calls.
+    /// One connection's calls. Over HTTP, where anybody opens another at will: one grant's, or
+    /// without grants one user's.
     Connection,
     /// The calls to one governed server.
     Server,
@@ -92,9 +93,9 @@ impl Counters for () {
 
 /// All that a decision may know beside the policy and the call.
 pub trait Knowledge: Counters {
-    /// The arguments that the tool's advertised `inputSchema` requires; none while the server has
-    /// not listed the tool, in which case a rule that asks for them denies.
-    fn required(&self, _tool: &str) -> Option<Arc<[String]>> {
+    /// What the server says of the tool; none while it has not listed it, in which case a rule
+    /// that asks for its schema denies.
+    fn definition(&self, _tool: &str) -> Option<Arc<Definition>> {
         None
     }
 }

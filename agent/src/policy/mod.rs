@@ -1,78 +1,21 @@
 //! What a policy file says, and what it says about a call.
 //!
 //! Nothing here looks at the host or at a clock: a [`Policy`] is read once, and [`Policy::decide`]
-//! is a function of the policy, the call, and what is known of counters and of tools' schemas
+//! is a function of the policy, the call, and what is known of counters and of tools' definitions
 //! ([`Knowledge`]). It decides on what is *asked*; the kernel holds what is *done*, whatever was
 //! asked. What a policy cannot find out by itself is in the [`Decision`]: limits to reserve,
 //! approvals to ask for, capture filters to prove.
 //!
 //! # The language
 //!
-//! ```yaml
-//! version: 1
-//! default: deny                 # the only default there is: what is not named is denied
-//! hide: [ reset_all ]           # denied, and not shown, whatever else is said of it; "*" is all
-//! all_tools:                    # asked of every call that is let through, after its own tool's
-//!   limits: [ { max: 1000, window: day } ]
-//! tools:
-//!   list_interfaces: allow      # or {}: forwarded as it is
-//!   manage_config: { deny: "saved configurations replace checked arguments" }
-//!   stop_capture: { args: { keylog: { absent: true } }, ends: capture }
-//!   restart_probe: { approve: operator }    # or { by: operator, timeout: 10 min, why: "…" }
-//!   start_capture:
-//!     args:                     # further demands on arguments; those not named are free
-//!       format: { one_of: [ text, json ] }
-//!       file: { under: /var/lib/captures, pattern: '[\w/.-]+' }
-//!     required_by_schema: true  # what the tool's own schema requires is there and not null
-//!     limits:
-//!       - { max: 10, window: minute }
-//!       - { max: 500, window: 90 s, kind: bucket, scope: server, amount_from: count }
-//!     capture:
-//!       from: { interface: iface, filter: bpf, packets: count, seconds: timeout }
-//!       interfaces: [ lo, "veth*" ]         # names, globs, any
-//!       within: "net 10.0.0.0/8"            # enforced beside what is asked, never joined as text
-//!       outside: narrow         # if absent, too: a request that leads outside is cut and told so; or deny
-//!       packets: 10000                      # at least one of packets, bytes and seconds
-//!       bytes: 50MiB
-//!       seconds: 60                         # decimals are allowed
-//!       snap: 65535                         # bytes of one packet; 262144 if absent
-//!       payload: headers                    # or full (if absent), or bytes after the transport header
-//!       over: clamp                         # if absent, too: more than a cap becomes the cap; or deny
-//! exec:                         # a capture without `from`, for commands under `capwarden exec`
-//!   interfaces: [ lo ]
-//!   packets: 1000
-//! ```
+//! It is described where its users find it, in `policies/README.md` (and `capwarden-policy(5)`,
+//! which is made from that); `schema.json` has it for editors. Tests hold both against the loader:
+//! all that is shown loads, and no key is missing.
 //!
-//! ## Predicates on arguments
-//!
-//! | predicate | an argument must be |
-//! |---|---|
-//! | `absent: true`, `absent: false` | not sent, not even as null; sent, and not null |
-//! | `equals`, `one_of`, `not_equals`, `none_of` | one of these scalars, or none of them; 1 is 1.0, and `"1"` is neither one of `[1]` nor none of it |
-//! | `at_most` | a number from 0 to this |
-//! | `less_than`, `no_more_than`, `more_than`, `at_least` | a number that compares so |
-//! | `pattern`, `matches` | a string that a regular expression matches as a whole, or anywhere |
-//! | `contains` | a string with this in it, or a list with this item |
-//! | `under` | an absolute path without `..` in this directory, or a list of them; read as text, so links in the directory may lead out of it |
-//! | `in_cidr` | an address or a network within one of these networks, or a list of them |
-//! | `interface` | one of these interfaces, as `interfaces` of a capture lists them |
-//! | `capture_filter: { within: … }` | a capture filter that is proved to stay within this one |
-//!
-//! All but `absent` and `capture_filter` hold for an argument that is not sent: they say what may
-//! be sent, not that it must. (No capture filter matches every packet.) Dots in an argument's name
-//! reach into objects.
-//!
-//! ## Limits
-//!
-//! | key | |
-//! |---|---|
-//! | `max` | how much is let through in one window |
-//! | `window` | `minute`, `hour`, `day`, or a time such as `90 s`, `5 min`, `2 h` |
-//! | `kind` | `calendar` (from one full minute, hour or day of UTC to the next; if absent, for those), `sliding` (the time before now; if absent, for other times) or `bucket` (`max` tokens that come back over the window) |
-//! | `scope` | among whom it is shared: `grant` (if absent), `principal`, `connection`, `server`, `tool` or `global` |
-//! | `counter` | its name; if absent, `tool/window`. The same name, scope and window is the same counter; a call that uses it by several limits is counted once, and the smallest `max` holds |
-//! | `amount`, `amount_from` | how much one call uses: a number (1 if absent), or what an argument says, which must then be a whole number |
-//! | `refund` | when a use is given back: `rpc_error` (if absent: the server answered with a JSON-RPC error), `failure` (or with a result that says so) or `never` |
+//! A tool's rule comes to a `model::Action` and a list of `model::Step`s, in the order in which
+//! they are asked: `args` (`predicate`), `checks` (`condition`, `operator`), approvals, limits
+//! (`usage`). All dialects come to the same model, so that there is one decision (`decide`),
+//! one comparison (`diff`), and one way to write any of them in ours (`import`).
 //!
 //! # The dialects of others
 //!
@@ -86,11 +29,14 @@ mod capture;
 mod case;
 mod condition;
 mod decide;
+mod definition;
 mod dialect;
 mod diff;
 mod error;
 mod explain;
+mod import;
 mod interface;
+mod json_schema;
 mod limit;
 mod load;
 mod model;
@@ -99,6 +45,7 @@ mod operator;
 mod predicate;
 mod request;
 mod source;
+mod summary;
 mod units;
 mod usage;
 mod verdict;
@@ -110,10 +57,13 @@ mod tests;
 pub const SCHEMA: &str = include_str!("schema.json");
 
 pub use case::{Case, Difference, Expected};
+pub use definition::{Definition, LONGEST_DEFINITION, PARTS};
 pub use diff::{Effect, PolicyChange, Subject};
 pub use error::PolicyError;
 pub use explain::{Assumed, Outcome};
+pub use import::{Imported, Reading};
 pub use limit::*;
-pub use model::{Dialect, Policy, PolicyFilter, Summary};
+pub use model::{Dialect, Pinning, Policy, PolicyFilter, Replies};
 pub use request::{Request, unpoliced};
+pub use summary::{Summary, ToolSummary};
 pub use verdict::*;

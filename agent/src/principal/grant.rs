@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt, io,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Caller, Operator, Principal, Token, code};
 use crate::{
     policy::Terms,
-    store::{Seen, StateDirectory, StoreError, Table},
+    store::{Clock, Seen, StateDirectory, StoreError, Table},
 };
 
 /// Grants that there may be at once, those that ended included.
@@ -219,8 +219,6 @@ impl Bearer {
     }
 }
 
-type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
-
 /// All grants. May be used from any thread and by several processes; what one changes, all see with
 /// their next question.
 pub struct Grants {
@@ -251,25 +249,18 @@ impl Grants {
     ///
     /// The store cannot be used, or the host has no randomness.
     pub fn open(directory: &StateDirectory) -> Result<Self, GrantError> {
-        Self::open_with(directory, || {
-            let now = SystemTime::UNIX_EPOCH.elapsed();
-            // Before 1970 nothing is valid.
-            now.map_or(u64::MAX, |now| now.as_secs())
-        })
+        Self::open_with(directory, Clock::system())
     }
 
-    /// The same, told by another clock: seconds since 1970, UTC.
+    /// The same, told by another clock.
     ///
     /// # Errors
     ///
     /// As for [`open`](Self::open).
-    pub fn open_with(
-        directory: &StateDirectory,
-        clock: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Result<Self, GrantError> {
+    pub fn open_with(directory: &StateDirectory, clock: Clock) -> Result<Self, GrantError> {
         Ok(Self {
             table: Table::open(directory, "grants")?,
-            clock: Box::new(clock),
+            clock,
             secret: code::random().map_err(GrantError::Random)?,
             known: Mutex::default(),
         })
@@ -290,7 +281,7 @@ impl Grants {
         }
         let token = Token::generate().map_err(GrantError::Random)?;
         let id = code::encode(&code::random::<5>().map_err(GrantError::Random)?);
-        let now = (self.clock)();
+        let now = self.clock.now();
         let grant = Grant {
             id,
             server: new.server,
@@ -321,7 +312,7 @@ impl Grants {
     ///
     /// There is none of this name, or it was taken back before, or the store fails.
     pub fn revoke(&self, name: &str, by: Operator) -> Result<Grant, GrantError> {
-        let now = (self.clock)();
+        let now = self.clock.now();
         self.table.change(|grants| {
             let Some(grant) = grants.get_mut(name) else {
                 return Err(GrantError::Unknown(name.to_owned()));
@@ -340,7 +331,7 @@ impl Grants {
     ///
     /// The store fails.
     pub fn list(&self) -> Result<BTreeMap<String, (Grant, Standing)>, GrantError> {
-        let now = (self.clock)();
+        let now = self.clock.now();
         let grants = self.table.entries()?.into_iter();
         let grants = grants.map(|(name, grant)| {
             let standing = grant.standing(now);
@@ -374,7 +365,7 @@ impl Grants {
 
     fn good(&self, entry: &Entry, server: &str) -> Result<Bearer, Rejected> {
         let Entry { bearer, grant } = entry;
-        let standing = grant.standing((self.clock)());
+        let standing = grant.standing(self.clock.now());
         if standing != Standing::Valid {
             let name = Arc::clone(&bearer.name);
             return Err(Rejected::Ended { name, standing });
@@ -440,7 +431,7 @@ fn is_name(text: &str) -> bool {
 fn is_server(text: &str) -> bool {
     (1..=LONGEST_SERVER).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_graphic())
-        && (text.starts_with("http://") || !text.contains('/'))
+        && (text.starts_with("http://") || text.starts_with("https://") || !text.contains('/'))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -39,6 +39,10 @@ impl fmt::Display for Principal {
     }
 }
 
+/// Connections over HTTP are numbered from here on. Whoever is let in opens as many MCP sessions as
+/// they like, so that nothing can be counted by one: see [`Caller::lasting_connection`].
+pub const HTTP_CONNECTIONS: u64 = 1_000_000_000;
+
 /// The caller of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -52,4 +56,13 @@ pub struct Caller {
     pub connection: u64,
     /// The governed server, by the name that the operator gave it.
     pub server: Arc<str>,
+}
+
+impl Caller {
+    /// The connection, if it is one that costs its client something to open anew: a pipe, or a Unix
+    /// socket with a server of its own.
+    #[must_use]
+    pub fn lasting_connection(&self) -> Option<u64> {
+        (self.connection < HTTP_CONNECTIONS).then_some(self.connection)
+    }
 }

@@ -1,20 +1,11 @@
 //! Tokens and grants.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-
-use tempfile::TempDir;
+use std::{collections::HashSet, time::Duration};
 
 use super::*;
 use crate::{
     policy::{InterfaceTerms, Outside, Payload, Terms},
-    store::StateDirectory,
+    store::tests::Home,
 };
 
 const BY: Operator = Operator {
@@ -22,30 +13,8 @@ const BY: Operator = Operator {
     sudo_uid: Some(1000),
 };
 
-struct Home {
-    directory: StateDirectory,
-    now: Arc<AtomicU64>,
-    _home: TempDir,
-}
-
-impl Home {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        Self {
-            directory: StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap(),
-            now: Arc::new(AtomicU64::new(1_000_000)),
-            _home: home,
-        }
-    }
-
-    fn grants(&self) -> Grants {
-        let now = Arc::clone(&self.now);
-        Grants::open_with(&self.directory, move || now.load(Ordering::Relaxed)).unwrap()
-    }
-
-    fn pass(&self, seconds: u64) {
-        self.now.fetch_add(seconds, Ordering::Relaxed);
-    }
+fn grants(home: &Home) -> Grants {
+    Grants::open_with(&home.directory, home.clock()).unwrap()
 }
 
 fn new(name: &str) -> NewGrant {
@@ -93,7 +62,7 @@ fn tokens_differ() {
 #[test]
 fn good_token_names_its_caller() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     let (token, grant) = grants.create(new("laptop"), BY).unwrap();
     let bearer = grants.verify(&token.reveal(), "pcap").unwrap();
     let caller = bearer.caller(7);
@@ -106,7 +75,7 @@ fn good_token_names_its_caller() {
 #[test]
 fn other_tokens_are_not_let_in() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     let (token, _) = grants.create(new("laptop"), BY).unwrap();
     let stranger = Token::generate().unwrap();
     assert!(matches!(
@@ -126,7 +95,7 @@ fn other_tokens_are_not_let_in() {
 #[test]
 fn grant_ends_in_its_last_second() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     let token = grants.create(new("laptop"), BY).unwrap().0.reveal();
     home.pass(59);
     assert!(grants.verify(&token, "pcap").is_ok());
@@ -148,7 +117,7 @@ fn grant_ends_in_its_last_second() {
 #[test]
 fn revoked_grant_is_refused_at_once_by_another_opening() {
     let home = Home::new();
-    let (agent, operator) = (home.grants(), home.grants());
+    let (agent, operator) = (grants(&home), grants(&home));
     for number in 0..20 {
         let name = format!("laptop-{number}");
         let (token, grant) = operator.create(new(&name), BY).unwrap();
@@ -173,7 +142,7 @@ fn revoked_grant_is_refused_at_once_by_another_opening() {
 #[test]
 fn name_is_free_again_once_its_grant_has_ended() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     let (old, first) = grants.create(new("laptop"), BY).unwrap();
     assert!(matches!(
         grants.create(new("laptop"), BY),
@@ -193,7 +162,7 @@ fn name_is_free_again_once_its_grant_has_ended() {
 #[test]
 fn bad_names_and_too_many_grants_are_refused() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     for bad in ["", "a b", "a/b", "\u{1b}[2J", "é", &"x".repeat(65)] {
         assert!(
             matches!(grants.create(new(bad), BY), Err(GrantError::Name(_))),
@@ -229,7 +198,7 @@ fn bad_names_and_too_many_grants_are_refused() {
 #[test]
 fn nothing_that_is_kept_or_printed_shows_a_token() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     let (token, grant) = grants.create(new("laptop"), BY).unwrap();
     let secret = token.reveal();
     let kept = std::fs::read_to_string(home.directory.path().join("grants.json")).unwrap();
@@ -241,7 +210,7 @@ fn nothing_that_is_kept_or_printed_shows_a_token() {
 #[test]
 fn damaged_grants_let_nobody_in() {
     let home = Home::new();
-    let grants = home.grants();
+    let grants = grants(&home);
     let token = grants.create(new("laptop"), BY).unwrap().0.reveal();
     assert!(grants.verify(&token, "pcap").is_ok());
     let path = home.directory.path().join("grants.json");

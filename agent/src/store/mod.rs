@@ -34,6 +34,7 @@
 //! `Table::<MyEntry>::open(&directory, "my-entries")`.
 #![forbid(unsafe_code)]
 
+mod clock;
 mod directory;
 mod error;
 mod lock;
@@ -41,8 +42,9 @@ mod slots;
 mod sync;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use clock::Clock;
 pub use directory::{StateDirectory, exposed};
 pub use error::StoreError;
 pub use slots::{Found, Held, Key, SLOT_CAPACITY, Slots};

@@ -2,10 +2,9 @@
 //! asked who they are, so it is offered to nobody outside the host.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -20,14 +19,14 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::Metrics;
-use crate::store;
+use crate::kernel::LocalSocket;
 
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 16;
@@ -117,17 +116,9 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if let Endpoint::Unix(path) = &self.endpoint {
-            let _ = fs::remove_file(path); // a new agent could not know whether it is in use
-        }
-    }
-}
-
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(LocalSocket),
 }
 
 impl Endpoint {
@@ -160,34 +151,12 @@ impl Endpoint {
                 let bound = listener.local_addr()?;
                 Ok((Listener::Tcp(listener), Self::Loopback(bound)))
             }
-            Self::Unix(path) => Ok((Listener::Unix(bind_unix(path)?), self.clone())),
+            Self::Unix(path) => {
+                let own = rustix::process::geteuid().as_raw();
+                Ok((Listener::Unix(LocalSocket::bind(path, own)?), self.clone()))
+            }
         }
     }
-}
-
-/// Binds a Unix socket. One that a killed agent left behind is replaced.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    // Else somebody could put a link in its place, for its mode to be changed.
-    if let Some(why) = store::exposed(directory, None)? {
-        let why = format!("{why}; choose another directory");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
-            fs::remove_file(path)?;
-            UnixListener::bind(path)?
-        }
-        bound => bound?,
-    };
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-fn is_abandoned(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 async fn accept(listener: Listener, metrics: Arc<Metrics>) {
@@ -203,7 +172,7 @@ async fn accept(listener: Listener, metrics: Arc<Metrics>) {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 connections.spawn(converse(stream, metrics, true, seat));
             }),
-            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+            Listener::Unix(listener) => listener.accept().await.map(|stream| {
                 connections.spawn(converse(stream, metrics, false, seat));
             }),
         };
@@ -334,22 +303,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn endpoint_on_a_unix_socket_replaces_what_a_killed_agent_left() {
+    async fn endpoint_on_a_unix_socket_is_taken_once_and_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.sock");
         let endpoint = Endpoint::Unix(path.clone());
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let metrics = Arc::new(Metrics::new());
         let serving = endpoint.clone().serve(Arc::clone(&metrics)).await.unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        // One that is in use is not touched, nor is a file.
-        let taken = endpoint.clone().serve(Arc::clone(&metrics)).await;
+        let taken = endpoint.serve(metrics).await;
         assert!(taken.unwrap_err().is_taken());
         drop(serving);
+        tokio::task::yield_now().await; // its task is ended by whoever runs next
         assert!(!path.exists());
-        fs::write(&path, "mine").unwrap();
-        assert!(endpoint.serve(metrics).await.unwrap_err().is_taken());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 }

@@ -6,6 +6,7 @@
 //! | `capwarden_calls_total` | `tool`, `verdict` | calls decided; the audit log has the same words |
 //! | `capwarden_denials_total` | `cause`, `rule` | calls that were not let through, and what refused them |
 //! | `capwarden_limits_reached_total` | | denials because a limit was reached; `capwarden_denials_total` has its rule |
+//! | `capwarden_limits_unavailable_total` | | calls refused because the counters of their limits could not be asked |
 //! | `capwarden_approvals_total` | `became` | what became of requests for approvals; the audit log has the same words |
 //! | `capwarden_call_ends_total` | `end` | how calls ended that the policy was asked about |
 //! | `capwarden_calls_cancelled_total` | | calls that the client gave up |
@@ -42,7 +43,7 @@ use prometheus_client::{
         gauge::{ConstGauge, Gauge},
         info::Info,
     },
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 use super::{
@@ -95,8 +96,8 @@ struct RelationLabels {
 /// The counters of one tool.
 #[derive(Clone, Debug)]
 struct ToolCounters {
-    forward: Counter,
-    end_capture: Counter,
+    allow: Counter,
+    ends: Counter,
     capture: Counter,
     pending: Counter,
     deny: Counter,
@@ -111,8 +112,8 @@ impl ToolCounters {
             })
         };
         Self {
-            forward: of("forward"),
-            end_capture: of("end-capture"),
+            allow: of("allow"),
+            ends: of("ends"),
             capture: of("capture"),
             pending: of("pending"),
             deny: of("deny"),
@@ -121,8 +122,8 @@ impl ToolCounters {
 
     const fn of(&self, verdict: &CallVerdict) -> &Counter {
         match verdict {
-            CallVerdict::Forwarded => &self.forward,
-            CallVerdict::EndsCapture => &self.end_capture,
+            CallVerdict::Forwarded => &self.allow,
+            CallVerdict::EndsCapture => &self.ends,
             CallVerdict::Captures { .. } => &self.capture,
             CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }
@@ -248,83 +249,102 @@ impl Metrics {
             let reason = reason_word(reason);
             metrics.ended.get_or_create_owned(&ReasonLabels { reason });
         }
-        metrics.registered(ends, dropped)
+        metrics.registered(&ends, &dropped)
     }
 
     fn registered(
         mut self,
-        ends: Family<EndLabels, Counter>,
-        dropped: Family<SideLabels, Counter>,
+        ends: &Family<EndLabels, Counter>,
+        dropped: &Family<SideLabels, Counter>,
     ) -> Self {
-        let registry = &mut self.registry;
-        registry.register(
-            "build",
-            "The capwarden that runs",
-            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        fn add<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: &M) {
+            to.register(name, help, metric.clone());
+        }
+        let to = &mut self.registry;
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        to.register("build", "The capwarden that runs", build);
+        add(to, "calls", "Tool calls, by what was decided", &self.calls);
+        add(
+            to,
+            "denials",
+            "Tool calls not let through, by cause",
+            &self.denials,
         );
-        let calls = self.calls.clone();
-        registry.register("calls", "Tool calls, by what was decided", calls);
-        let denials = self.denials.clone();
-        registry.register("denials", "Tool calls not let through, by cause", denials);
-        let reached = self.limits_reached.clone();
-        registry.register(
+        add(
+            to,
             "limits_reached",
             "Tool calls denied because a limit was reached",
-            reached,
+            &self.limits_reached,
         );
-        let approvals = self.approvals.clone();
-        registry.register(
+        add(
+            to,
             "approvals",
             "What became of requests for approvals",
-            approvals,
+            &self.approvals,
         );
-        registry.register("call_ends", "How decided tool calls ended", ends);
-        let cancelled = self.cancelled.clone();
-        registry.register(
+        add(to, "call_ends", "How decided tool calls ended", ends);
+        add(
+            to,
             "calls_cancelled",
             "Tool calls that the client gave up",
-            cancelled,
+            &self.cancelled,
         );
-        registry.register("dropped_lines", "Lines not let through, by sender", dropped);
-        let decisions = self.decisions.clone();
-        registry.register(
+        add(
+            to,
+            "dropped_lines",
+            "Lines not let through, by sender",
+            dropped,
+        );
+        add(
+            to,
             "decision_seconds",
             "How long the decision on a tool call took",
-            decisions,
+            &self.decisions,
         );
-        let opened = self.opened.clone();
-        registry.register("sessions_opened", "Capture sessions opened", opened);
-        let ended = self.ended.clone();
-        registry.register("sessions_ended", "Capture sessions ended, by reason", ended);
-        let live = self.live.clone();
-        registry.register("sessions_live", "Capture sessions open now", live);
-        let packets = self.packets.clone();
-        registry.register(
+        add(
+            to,
+            "sessions_opened",
+            "Capture sessions opened",
+            &self.opened,
+        );
+        add(
+            to,
+            "sessions_ended",
+            "Capture sessions ended, by reason",
+            &self.ended,
+        );
+        add(to, "sessions_live", "Capture sessions open now", &self.live);
+        add(
+            to,
             "delivered_packets",
             "Packets that the guard delivered, in sessions that ended",
-            packets,
+            &self.packets,
         );
-        let bytes = self.bytes.clone();
-        registry.register(
+        add(
+            to,
             "delivered_bytes",
             "Bytes that the guard delivered, in sessions that ended",
-            bytes,
+            &self.bytes,
         );
-        let armed = self.armed.clone();
-        registry.register("sockets_armed", "Capture sockets handed over", armed);
-        let attached = self.attached.clone();
-        registry.register(
+        add(
+            to,
+            "sockets_armed",
+            "Capture sockets handed over",
+            &self.armed,
+        );
+        add(
+            to,
             "filters_attached",
             "Capture tools' own filters, by how they compare with what was asked for",
-            attached,
+            &self.attached,
         );
-        let recorded = self.recorded.clone();
-        registry.register(
+        add(
+            to,
             "audit_records",
             "Records written to the audit log",
-            recorded,
+            &self.recorded,
         );
-        registry.register_collector(Box::new(Arc::clone(&self.elsewhere)));
+        to.register_collector(Box::new(Arc::clone(&self.elsewhere)));
         self
     }
 
@@ -444,6 +464,11 @@ impl Metrics {
         let _ = self.elsewhere.refusals.set(count);
     }
 
+    /// Where calls are counted whose limits nobody could tell.
+    pub fn unavailable_limits_are(&self, count: Arc<AtomicU64>) {
+        let _ = self.elsewhere.unavailable.set(count);
+    }
+
     /// How to find out how many records wait for the disk.
     pub fn queue_is(&self, length: impl Fn() -> usize + Send + Sync + 'static) {
         let _ = self.elsewhere.queue.set(Box::new(length));
@@ -470,6 +495,7 @@ impl Metrics {
 #[derive(Default)]
 struct Elsewhere {
     refusals: OnceLock<Arc<AtomicU64>>,
+    unavailable: OnceLock<Arc<AtomicU64>>,
     queue: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
 }
 
@@ -489,6 +515,15 @@ impl Collector for Elsewhere {
             "Capture sockets, and filters on them, refused",
             None,
             refusals.metric_type(),
+        )?)?;
+        let unavailable = self.unavailable.get();
+        let unavailable = unavailable.map_or(0, |count| count.load(Ordering::Relaxed));
+        let unavailable = ConstCounter::new(unavailable);
+        unavailable.encode(encoder.encode_descriptor(
+            "limits_unavailable",
+            "Calls refused because the counters of their limits could not be asked",
+            None,
+            unavailable.metric_type(),
         )?)?;
         let queue = self.queue.get().map_or(0, |length| length());
         let queue = ConstGauge::new(i64::try_from(queue).unwrap_or(i64::MAX));

@@ -84,8 +84,8 @@ fn calls_count_by_tool_and_verdict_and_denials_by_cause() {
     );
 
     for (series, expected) in [
-        ("calls_total{tool=\"list\",verdict=\"forward\"}", 2.0),
-        ("calls_total{tool=\"list\",verdict=\"end-capture\"}", 1.0),
+        ("calls_total{tool=\"list\",verdict=\"allow\"}", 2.0),
+        ("calls_total{tool=\"list\",verdict=\"ends\"}", 1.0),
         ("calls_total{tool=\"list\",verdict=\"deny\"}", 3.0),
         ("calls_total{tool=\"list\",verdict=\"capture\"}", 0.0),
         (
@@ -112,23 +112,7 @@ fn calls_count_by_tool_and_verdict_and_denials_by_cause() {
 
 #[test]
 fn calls_are_labelled_with_the_word_of_the_record() {
-    let session = SessionId(1);
-    let (why, reason) = (String::new(), String::new());
-    for verdict in [
-        CallVerdict::Forwarded,
-        CallVerdict::EndsCapture,
-        CallVerdict::Captures {
-            session,
-            granted: String::new(),
-            changes: Vec::new(),
-        },
-        denied(),
-        CallVerdict::NotOpened { reason },
-        CallVerdict::Withdrawn { session },
-        CallVerdict::Pending { id: String::new() },
-        CallVerdict::Hidden,
-        CallVerdict::Refused { why },
-    ] {
+    for verdict in CallVerdict::one_of_each() {
         let metrics = Metrics::new();
         let word = verdict_word(&verdict);
         tell(&metrics, "t", verdict, None);

@@ -24,7 +24,7 @@ use std::{
 };
 
 use capwarden::{
-    limits::{Clock, Limits, Reading, Refused, Settle},
+    limits::{Limits, Reading, Refused, Settle},
     policy::{Counters as _, LimitUse, Refund, RuleRef, Scope, Unit, Window},
     principal::{Caller, Principal},
     store::StateDirectory,
@@ -60,17 +60,11 @@ fn main() -> ExitCode {
 }
 
 /// 2026-11-21 14:00 UTC, for ever: all calls of a test are in one window.
-struct StandingClock;
-
-impl Clock for StandingClock {
-    fn read(&self) -> Reading {
-        Reading {
-            wall: 1_795_269_600_000_000,
-            since_boot: 1,
-            boot: 1,
-        }
-    }
-}
+const STANDING: Reading = Reading {
+    wall: 1_795_269_600_000_000,
+    since_boot: 1,
+    boot: 1,
+};
 
 fn operations() -> u64 {
     let asked = env::var("CAPWARDEN_LIMIT_OPERATIONS").ok();
@@ -79,7 +73,7 @@ fn operations() -> u64 {
 
 fn open(home: &Path) -> Limits {
     let directory = StateDirectory::open(&home.join("state"), Some(65_534)).unwrap();
-    Limits::open_with(&directory, StandingClock).unwrap()
+    Limits::open_with(&directory, STANDING).unwrap()
 }
 
 fn caller() -> Caller {

@@ -14,11 +14,8 @@ struct Office {
 impl Office {
     fn new() -> Self {
         let home = Home::new();
-        let (directory, now) = (home.directory.clone(), Arc::clone(&home.now));
-        let open = move || {
-            let now = Arc::clone(&now);
-            Approvals::open_with(&directory, move || now.load(Ordering::Relaxed))
-        };
+        let (directory, clock) = (home.directory.clone(), home.clock());
+        let open = move || Approvals::open_with(&directory, clock.clone());
         let (tell, events) = mpsc::channel();
         let clerk = Clerk::start(open, move |event| tell.send(event).unwrap());
         Self {
@@ -50,7 +47,7 @@ impl Office {
 #[tokio::test]
 async fn what_becomes_of_a_request_is_told() {
     let office = Office::new();
-    let operator = office.home.approvals();
+    let operator = open(&office.home);
     let id = office.pending(1).await;
     assert_eq!(office.told(&id), What::Requested);
     assert_eq!(office.pending(1).await, id, "told once");
@@ -76,8 +73,8 @@ async fn what_becomes_of_a_request_is_told() {
 #[tokio::test]
 async fn approval_that_is_used_before_it_was_noticed_is_told() {
     let office = Office::new();
-    let id = pending(office.home.approvals().ask(numbered(1)));
-    office.home.approvals().approve(&id, BY).unwrap();
+    let id = pending(open(&office.home).ask(numbered(1)));
+    open(&office.home).approve(&id, BY).unwrap();
     approved(office.clerk.ask(numbered(1)).await);
     assert_eq!(office.told(&id), What::Approved(BY, 1_000_000));
     assert_eq!(office.told(&id), What::Used(BY, 1_000_000));
@@ -87,7 +84,7 @@ async fn approval_that_is_used_before_it_was_noticed_is_told() {
 async fn call_that_is_given_up_while_it_is_asked_for_uses_nothing() {
     let office = Office::new();
     let id = office.pending(1).await;
-    office.home.approvals().approve(&id, BY).unwrap();
+    open(&office.home).approve(&id, BY).unwrap();
     let asking = office.clerk.ask(numbered(1));
     let gone = tokio::time::timeout(Duration::ZERO, asking).await;
     // Whether it was given up in time or not, nothing is lost.
@@ -122,9 +119,9 @@ async fn store_that_cannot_be_opened_refuses_and_is_tried_again() {
 async fn what_was_given_back_last_is_not_lost_with_the_clerk() {
     let office = Office::new();
     let id = office.pending(1).await;
-    office.home.approvals().approve(&id, BY).unwrap();
+    open(&office.home).approve(&id, BY).unwrap();
     let used = approved(office.clerk.ask(numbered(1)).await);
     office.clerk.give_back(used);
     drop(office.clerk);
-    approved(office.home.approvals().ask(numbered(1)));
+    approved(open(&office.home).ask(numbered(1)));
 }

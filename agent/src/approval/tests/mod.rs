@@ -5,22 +5,15 @@ mod once;
 mod request;
 mod table;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::*;
 use crate::{
     policy::{Approval, Call, RuleRef},
     principal::{Caller, Operator, Principal},
-    store::StateDirectory,
+    store::{StateDirectory, tests::Home},
 };
 
 const BY: Operator = Operator {
@@ -31,34 +24,8 @@ const BY: Operator = Operator {
 /// Seconds that a request waits.
 const TIMEOUT: u64 = 600;
 
-struct Home {
-    directory: StateDirectory,
-    now: Arc<AtomicU64>,
-    _home: TempDir,
-}
-
-impl Home {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        Self {
-            directory: StateDirectory::open(&home.path().join("state"), Some(65_534)).unwrap(),
-            now: Arc::new(AtomicU64::new(1_000_000)),
-            _home: home,
-        }
-    }
-
-    fn approvals(&self) -> Approvals {
-        let now = Arc::clone(&self.now);
-        Approvals::open_with(&self.directory, move || now.load(Ordering::Relaxed)).unwrap()
-    }
-
-    fn set(&self, now: u64) {
-        self.now.store(now, Ordering::Relaxed);
-    }
-
-    fn pass(&self, seconds: u64) {
-        self.now.fetch_add(seconds, Ordering::Relaxed);
-    }
+fn open(home: &Home) -> Approvals {
+    Approvals::open_with(&home.directory, home.clock()).unwrap()
 }
 
 fn caller() -> Caller {

@@ -84,11 +84,11 @@ fn what_cannot_be_looked_at_or_kept_is_refused() {
 #[test]
 fn request_of_any_depth_that_is_read_is_kept() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(120), "]".repeat(120));
     let arguments: Value = serde_json::from_str(&deep).unwrap();
     let id = pending(approvals.ask(request(arguments)));
-    let listed = home.approvals().list(false).unwrap();
+    let listed = open(&home).list(false).unwrap();
     assert_eq!(
         (&listed[0].id, listed[0].entry.request.arguments.as_str()),
         (&id, deep.as_str())

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn approved_call_goes_once() {
     let home = Home::new();
-    let (agent, operator) = (home.approvals(), home.approvals());
+    let (agent, operator) = (open(&home), open(&home));
     let id = pending(agent.ask(numbered(1)));
     assert_eq!(pending(agent.ask(numbered(1))), id, "asked once");
     let listed = operator.list(false).unwrap();
@@ -34,7 +34,7 @@ fn approved_call_goes_once() {
 #[test]
 fn approval_of_another_is_no_approval() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let id = pending(approvals.ask(numbered(1)));
     approvals.approve(&id, BY).unwrap();
     let make = |caller: &Caller, call: &Call| Request::new(caller, call, &rule(), None).unwrap();
@@ -61,7 +61,7 @@ fn approval_of_another_is_no_approval() {
 #[test]
 fn given_back_approval_goes_once_more_and_no_longer() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let id = pending(approvals.ask(numbered(1)));
     approvals.approve(&id, BY).unwrap();
     home.pass(TIMEOUT - 1);
@@ -76,7 +76,7 @@ fn given_back_approval_goes_once_more_and_no_longer() {
 #[test]
 fn approval_is_not_given_back_without_end() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let id = pending(approvals.ask(numbered(1)));
     approvals.approve(&id, BY).unwrap();
     for _ in 0..8 {
@@ -91,7 +91,7 @@ fn approval_is_not_given_back_without_end() {
 #[test]
 fn denial_is_told_until_it_is_over() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let id = pending(approvals.ask(numbered(1)));
     home.pass(TIMEOUT - 1);
     let why = Some("not on a Sunday".to_owned());
@@ -120,7 +120,7 @@ fn denial_is_told_until_it_is_over() {
 #[test]
 fn requests_and_approvals_expire() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let first = pending(approvals.ask(numbered(1)));
     home.pass(TIMEOUT);
     assert!(matches!(
@@ -151,7 +151,7 @@ fn requests_and_approvals_expire() {
 #[test]
 fn clock_that_is_set_back_makes_nothing_last_longer() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let id = pending(approvals.ask(numbered(1)));
     approvals.approve(&id, BY).unwrap();
     // As clocks are corrected all the time.
@@ -165,7 +165,7 @@ fn clock_that_is_set_back_makes_nothing_last_longer() {
 #[test]
 fn unknown_ids_are_refused() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     for id in ["", "AAAA-AAAA", "../../etc", "é", &"x".repeat(1000)] {
         assert!(matches!(
             approvals.approve(id, BY),
@@ -177,7 +177,7 @@ fn unknown_ids_are_refused() {
 #[test]
 fn each_principal_has_so_many_pending() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let ids: Vec<String> = (0..MOST_PENDING)
         .map(|n| pending(approvals.ask(numbered(n))))
         .collect();
@@ -224,7 +224,7 @@ fn all_together_have_so_many_bytes_and_fit_the_table() {
     // Each quote takes two bytes as it is counted, and four in the table.
     let text = "\"".repeat(LONGEST_ARGUMENTS / 2 - 20);
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let now = approvals.now();
     let made = approvals
         .table_for_tests()
@@ -246,7 +246,7 @@ fn all_together_have_so_many_bytes_and_fit_the_table() {
 #[test]
 fn what_is_over_is_bounded() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let now = approvals.now();
     let left = approvals
         .table_for_tests()
@@ -265,7 +265,7 @@ fn what_is_over_is_bounded() {
 #[test]
 fn damaged_table_approves_nothing() {
     let home = Home::new();
-    let approvals = home.approvals();
+    let approvals = open(&home);
     let id = pending(approvals.ask(numbered(1)));
     approvals.approve(&id, BY).unwrap();
     let path = home.directory.path().join("approvals.json");

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -51,6 +52,11 @@ pub(super) struct Explain {
     /// For policies that ask for what the schema requires; can be given several times.
     #[arg(long, value_name = "ARGUMENT")]
     requires: Vec<String>,
+    /// What the server answered to tools/list
+    ///
+    /// A JSON file, for policies that ask for the tools' own schemas.
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -71,6 +77,10 @@ impl Explain {
         let call = read(&self.call)?;
         let known = Assumed {
             required: (!self.requires.is_empty()).then(|| self.requires.into()),
+            definitions: match &self.tools {
+                Some(file) => super::recorded(file)?,
+                None => Arc::default(),
+            },
             ..Assumed::default()
         };
         let outcome = policy.outcome(&call, &known);
@@ -210,7 +220,7 @@ fn words(
         return line("reason", why);
     }
     if let Some(capture) = outcome.capture() {
-        line("grant", &capture.terms.to_string())?;
+        line("terms", &capture.terms.to_string())?;
         if let Some(cut) = &foreseen.cut {
             line("left out", &cut.to_string())?;
         }

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    limits::{Clock, Reading},
+    limits::Reading,
     policy::{LimitUse, Refund, RuleRef, Unit},
     principal::Principal,
 };
@@ -20,20 +21,14 @@ fn judge() -> Judge {
 }
 
 /// 2026-11-21 14:02:23 UTC, for ever.
-struct StandingClock;
-
-impl Clock for StandingClock {
-    fn read(&self) -> Reading {
-        Reading {
-            wall: 1_795_269_743_000_000,
-            since_boot: 1,
-            boot: 1,
-        }
-    }
-}
+const STANDING: Reading = Reading {
+    wall: 1_795_269_743_000_000,
+    since_boot: 1,
+    boot: 1,
+};
 
 fn judge_of(policy: Policy) -> Judge {
-    let limits = Limits::in_memory_with(StandingClock).unwrap();
+    let limits = Limits::in_memory_with(STANDING).unwrap();
     Judge::new(policy, Arc::new(limits))
 }
 
@@ -95,7 +90,11 @@ fn used(judge: &Judge) -> u64 {
 }
 
 fn send(judge: &Judge, call: &Call, decision: &Decision) -> Result<Ticket, Box<Denial>> {
-    judge.reserve(&caller(), call, &judge.policy(), decision)
+    let policy = judge.policy();
+    let caller = caller();
+    let reserved = judge.reserve(&caller, call, &policy, decision);
+    // Counters in memory are there at once.
+    reserved.now_or_never().unwrap()
 }
 
 #[test]
@@ -202,6 +201,8 @@ fn only_the_caller_itself_comes_again() {
         assert!(
             judge
                 .reserve(&other, &plain(), &judge.policy(), &decision)
+                .now_or_never()
+                .unwrap()
                 .is_err(),
             "{other:?}"
         );
@@ -303,14 +304,19 @@ async fn policy_comes_first_and_can_be_replaced() {
 #[test]
 fn tools_that_were_listed_are_known() {
     let judge = judge();
-    judge.advertised("start", &["interface".to_owned()]);
-    judge.advertised("start", &["interface".to_owned(), "packets".to_owned()]);
+    let definition =
+        |required: &str| format!(r#"{{"name":"start","inputSchema":{{"required":[{required}]}}}}"#);
+    judge.listed(&caller(), "start", &definition(r#""interface""#));
+    judge.listed(&caller(), "start", &definition(r#""interface","packets""#));
     let known = Known {
         counters: (),
-        judge: &judge,
+        listings: &judge.listings,
+        connection: caller().connection,
     };
-    assert_eq!(known.required("start").unwrap().len(), 2);
-    assert!(known.required("stop").is_none());
+    let start = known.definition("start").unwrap();
+    let required = start.parts().get("inputSchema").unwrap().get("required");
+    assert_eq!(required, Some(&serde_json::json!(["interface", "packets"])));
+    assert!(known.definition("stop").is_none());
     assert_eq!(
         known.count("starts", Scope::Grant, Window::Calendar(Unit::Day)),
         0
@@ -346,7 +352,9 @@ async fn eleventh_call_in_a_minute_is_refused_by_the_published_policies() {
             tool: tool.to_owned(),
             ..plain()
         };
-        judge.advertised(tool, &["interface".to_owned()]);
+        let definition =
+            format!(r#"{{"name":"{tool}","inputSchema":{{"required":["interface"]}}}}"#);
+        judge.listed(&caller(), tool, &definition);
         for n in 1..=10 {
             let (verdict, ticket) = Decide::decide(&judge, &caller(), &one).await;
             assert_eq!(verdict, Verdict::Forward, "{file}, call {n}");

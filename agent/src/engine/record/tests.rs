@@ -6,7 +6,6 @@ use super::*;
 use crate::{
     policy::RuleRef,
     principal::{Caller, Principal},
-    session::SessionId,
     telemetry,
 };
 
@@ -80,25 +79,7 @@ fn values_are_recorded_only_where_that_is_wanted() {
 
 #[test]
 fn verdicts_have_the_same_words_in_the_record_and_in_the_metrics() {
-    let session = SessionId(1);
-    let (reason, why) = (String::new, String::new());
-    for verdict in [
-        CallVerdict::Forwarded,
-        CallVerdict::EndsCapture,
-        CallVerdict::Captures {
-            session,
-            granted: String::new(),
-            changes: Vec::new(),
-        },
-        denied(),
-        CallVerdict::NotOpened { reason: reason() },
-        CallVerdict::Withdrawn { session },
-        CallVerdict::Pending {
-            id: "K7QM-2F9X".into(),
-        },
-        CallVerdict::Hidden,
-        CallVerdict::Refused { why },
-    ] {
+    for verdict in CallVerdict::one_of_each() {
         let word = telemetry::verdict_word(&verdict);
         let record = call_record(&event(verdict)).unwrap();
         assert_eq!(serde_json::to_value(record.verdict).unwrap(), json!(word));

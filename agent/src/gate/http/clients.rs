@@ -9,7 +9,12 @@ use std::{
 use hyper::StatusCode;
 use tokio::sync::mpsc;
 
-use super::refusal::Refusal;
+use super::{
+    reception::Visitor,
+    refusal::Refusal,
+    shares::{Share, Shares},
+    tether::Tether,
+};
 use crate::{
     gate::conversation::{Conversation, Rooms, lock},
     principal::Principal,
@@ -28,15 +33,18 @@ const OPENED: usize = 1024;
 /// One MCP session; or one request that stands for itself.
 pub(super) struct Client<G: Rooms> {
     pub(super) conversation: Conversation<G>,
+    /// What it hangs on.
+    tether: Option<Arc<Tether>>,
     heard: Mutex<Instant>,
     /// To the stream that the client listens to.
     notices: Mutex<Option<mpsc::Sender<String>>>,
 }
 
 impl<G: Rooms> Client<G> {
-    pub(super) fn new(conversation: Conversation<G>) -> Arc<Self> {
+    pub(super) fn new(conversation: Conversation<G>, visitor: &Visitor) -> Arc<Self> {
         Arc::new(Self {
             conversation,
+            tether: visitor.tether.clone(),
             heard: Mutex::new(Instant::now()),
             notices: Mutex::default(),
         })
@@ -69,17 +77,30 @@ impl<G: Rooms> Drop for Client<G> {
     }
 }
 
+/// An MCP session, and its place among all.
+struct Seated<G: Rooms> {
+    client: Arc<Client<G>>,
+    _place: Share<Principal>,
+}
+
+/// A capture session: who opened it, if they are still there, and under which grant.
+struct Opener<G: Rooms> {
+    client: Weak<Client<G>>,
+    tether: Option<Arc<Tether>>,
+}
+
 /// All MCP sessions of a front, of a bounded number.
 pub(super) struct Clients<G: Rooms> {
-    limit: usize,
-    sessions: Mutex<HashMap<String, Arc<Client<G>>>>,
-    opened: Mutex<HashMap<SessionId, Weak<Client<G>>>>,
+    places: Arc<Shares<Principal>>,
+    sessions: Mutex<HashMap<String, Seated<G>>>,
+    opened: Mutex<HashMap<SessionId, Opener<G>>>,
 }
 
 impl<G: Rooms> Clients<G> {
-    pub(super) fn new(limit: usize) -> Self {
+    /// Room for this many MCP sessions at once.
+    pub(super) fn new(most: usize) -> Self {
         Self {
-            limit,
+            places: Shares::new(most),
             sessions: Mutex::default(),
             opened: Mutex::default(),
         }
@@ -90,37 +111,37 @@ impl<G: Rooms> Clients<G> {
         let sessions = lock(&self.sessions);
         let client = sessions
             .get(id)
+            .map(|seated| &seated.client)
             .filter(|client| client.conversation.caller.principal == *principal)
-            .ok_or_else(|| {
-                Refusal::new(
-                    StatusCode::NOT_FOUND,
-                    "there is no such session (any more): start again with initialize",
-                )
-            })?;
+            .ok_or_else(Refusal::no_session)?;
         *lock(&client.heard) = Instant::now();
         Ok(Arc::clone(client))
     }
 
-    /// Whether one more MCP session can be taken; makes room if it has to.
-    pub(super) fn room(&self) -> Result<(), Refusal> {
-        let mut sessions = lock(&self.sessions);
-        if sessions.len() < self.limit {
-            return Ok(());
+    /// A place for one more MCP session; makes room for it if it has to.
+    pub(super) fn room(&self, principal: &Principal) -> Result<Share<Principal>, Refusal> {
+        if let Some(place) = self.places.try_take(principal, 1) {
+            return Ok(place);
         }
-        let idle = sessions
-            .iter()
-            .filter(|(_, client)| !client.listens() && Arc::strong_count(client) == 1)
-            .map(|(id, client)| (lock(&client.heard).elapsed(), id))
-            .max()
-            .filter(|(idle, _)| *idle >= IDLE)
-            .map(|(_, id)| id.clone());
-        match idle.and_then(|id| sessions.remove(&id)) {
-            Some(_) => Ok(()),
-            None => Err(Refusal::new(
+        let gone = {
+            let mut sessions = lock(&self.sessions);
+            let idle = sessions
+                .iter()
+                .map(|(id, seated)| (id, &seated.client))
+                .filter(|(_, client)| !client.listens() && Arc::strong_count(client) == 1)
+                .map(|(id, client)| (lock(&client.heard).elapsed(), id))
+                .max()
+                .filter(|(idle, _)| *idle >= IDLE)
+                .map(|(_, id)| id.clone());
+            idle.and_then(|id| sessions.remove(&id))
+        };
+        drop(gone);
+        self.places.try_take(principal, 1).ok_or_else(|| {
+            Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many sessions are open: try again when one has ended",
-            )),
-        }
+            )
+        })
     }
 
     /// The server has given a client's MCP session this id.
@@ -128,21 +149,52 @@ impl<G: Rooms> Clients<G> {
         if id.is_empty() || id.len() > ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Refusal::upstream("the server's session id cannot be one"));
         }
-        self.room()?;
+        let place = self.room(&client.conversation.caller.principal)?;
         let mut sessions = lock(&self.sessions);
+        // Its grant may have ended since it was let in.
+        if client.tether.as_ref().is_some_and(|tether| tether.is_cut()) {
+            return Err(Refusal::unauthorized(Some("the grant has ended")));
+        }
         if sessions.contains_key(id) {
             return Err(Refusal::upstream(
                 "the server gave a session the id of another one",
             ));
         }
-        sessions.insert(id.to_owned(), Arc::clone(client));
+        sessions.insert(
+            id.to_owned(),
+            Seated {
+                client: Arc::clone(client),
+                _place: place,
+            },
+        );
         Ok(())
+    }
+
+    /// Takes the MCP sessions out that hang on a grant. Returns their ids, and the capture sessions
+    /// that were opened under it.
+    pub(super) fn ended(&self, grant: &str) -> (Vec<String>, Vec<SessionId>) {
+        let hangs = |tether: &Option<Arc<Tether>>| {
+            let grant_of = tether.as_ref().map(|tether| &**tether.grant());
+            grant_of == Some(grant)
+        };
+        let mut gone = Vec::new();
+        lock(&self.sessions).retain(|id, seated| {
+            let over = hangs(&seated.client.tether);
+            if over {
+                gone.push((id.clone(), Arc::clone(&seated.client)));
+            }
+            !over
+        });
+        let opened = lock(&self.opened);
+        let captures = opened.iter().filter(|(_, opener)| hangs(&opener.tether));
+        let captures = captures.map(|(session, _)| *session).collect();
+        (gone.into_iter().map(|(id, _)| id).collect(), captures)
     }
 
     /// Sends a notification to every client of an MCP session that listens.
     pub(super) fn notify_all(&self, notice: &str) {
-        for client in lock(&self.sessions).values() {
-            client.notify(notice);
+        for seated in lock(&self.sessions).values() {
+            seated.client.notify(notice);
         }
     }
 
@@ -151,19 +203,24 @@ impl<G: Rooms> Clients<G> {
         drop(gone);
     }
 
-    /// A capture session was opened for this client.
-    pub(super) fn opened(&self, session: SessionId, client: &Arc<Client<G>>) {
+    /// A capture session was opened for this client. False if its grant has ended meanwhile.
+    pub(super) fn opened(&self, session: SessionId, client: &Arc<Client<G>>) -> bool {
         let mut opened = lock(&self.opened);
         if opened.len() >= OPENED {
-            opened.retain(|_, client| client.strong_count() > 0);
+            opened.retain(|_, opener| opener.client.strong_count() > 0);
         }
         if opened.len() < OPENED {
-            opened.insert(session, Arc::downgrade(client));
+            let opener = Opener {
+                client: Arc::downgrade(client),
+                tether: client.tether.clone(),
+            };
+            opened.insert(session, opener);
         }
+        !client.tether.as_ref().is_some_and(|tether| tether.is_cut())
     }
 
     /// A capture session has ended: the client that it was opened for, if it is still there.
     pub(super) fn opener(&self, session: SessionId) -> Option<Arc<Client<G>>> {
-        lock(&self.opened).remove(&session)?.upgrade()
+        lock(&self.opened).remove(&session)?.client.upgrade()
     }
 }

@@ -2,117 +2,97 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body as _, Bytes, Incoming},
-    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
     http::request::Parts,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
 use super::{
+    capacity::{self, ANSWERS},
     clients::{Client, Clients},
-    headers::{self, Doors, Era},
+    headers::{self, Era},
+    legacy::{self, stream::Streams},
+    reception::{Held, Place, Reception, ReceptionPlan, Service, Visitor},
     refusal::{Body, Refusal, full, json_response},
     relay::{self, Relay, Waiting},
+    shares::Shares,
+    tether::Tied,
+    tls::Authorities,
     upstream::{Upstream, UpstreamAddress},
 };
 use crate::{
     gate::{
+        captures::Captures as _,
         client::{AfterOpen, FromClient},
         conversation::{Conversation, Memory, Rooms, Ticket},
         envelope::{Envelope, Id},
         events::{CallEnd, Decide as _},
         reply,
     },
-    principal::{Caller, Grants, Principal},
-    session::SessionEnd,
+    principal::{Caller, HTTP_CONNECTIONS, Principal},
+    session::{EndReason, SessionEnd},
 };
 
-/// How long a client may take to send a message.
-const BODY_TIME: Duration = Duration::from_secs(30);
-/// Messages up to this length are read at once; of longer ones only so many at a time.
-const ROOM: usize = 256 << 20;
-/// What the room is given out in.
-const SHARE: usize = 1024;
-/// MCP sessions at once: one for each connection that there may be.
-const SESSIONS: usize = 16_384;
+/// How long a server may take to let go of a session whose grant has ended.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// What is shown of an error page of the server.
 const ERROR_PAGE: usize = 64 * 1024;
-/// The number of the connection of requests that belong to no MCP session: one for each user, from
-/// here on.
-const STATELESS_CONNECTIONS: u64 = 1 << 32;
-
-/// The same of those that come with a grant: one for each, from here on.
-const GRANTS_CONNECTIONS: u64 = 1 << 48;
+/// An answer up to this length does not count.
+pub(super) const SHORT: usize = 64 << 10;
 
 /// What a front stands for.
 #[derive(Clone, Debug)]
 pub struct FrontPlan {
     /// The server behind it.
     pub upstream: UpstreamAddress,
+    /// Who vouches for it, if it is reached over TLS.
+    pub authorities: Authorities,
     /// The server was only just started, and may not listen yet.
     pub starting: bool,
-    /// What the server is called.
-    pub server: Arc<str>,
-    /// Origins that may speak to it, besides those of this host: `https://inspector.example`.
-    pub origins: Vec<String>,
-    /// Who may use it: whoever bears one of these grants. Without them, every user of this host may.
-    pub grants: Option<Arc<Grants>>,
-}
-
-/// Who sends a request.
-#[derive(Clone, Debug)]
-struct Visitor {
-    principal: Principal,
-    /// The grant that it came with, and the number of the connection that all its requests are
-    /// which belong to no MCP session.
-    grant: Option<(Arc<str>, u64)>,
+    /// Who may come in.
+    pub reception: ReceptionPlan,
 }
 
 /// A front: one server, and all its clients over HTTP.
 pub(super) struct Front<G: Rooms> {
     gate: Arc<G>,
     memory: Arc<Memory>,
-    doors: Doors,
+    pub(super) reception: Reception,
     upstream: Upstream,
-    clients: Clients<G>,
-    server: Arc<str>,
-    grants: Option<Arc<Grants>>,
-    room: Arc<Semaphore>,
+    pub(super) clients: Clients<G>,
+    pub(super) streams: Streams,
+    answers: Arc<Shares<Principal>>,
     connections: std::sync::atomic::AtomicU64,
 }
 
 /// A message of a client, read.
 struct Post<G: Rooms> {
     client: Arc<Client<G>>,
-    principal: Principal,
     era: Era,
     headers: HeaderMap,
     message: Bytes,
     /// What it occupies of the room for messages, until it has gone on.
-    _room: OwnedSemaphorePermit,
+    _room: Held,
 }
 
 impl<G: Rooms> Front<G> {
-    pub(super) fn new(plan: &FrontPlan, hosts: Vec<String>, gate: Arc<G>) -> Arc<Self> {
+    pub(super) fn new(plan: &FrontPlan, at: &Place, gate: Arc<G>) -> Arc<Self> {
         Arc::new(Self {
+            reception: Reception::new(&plan.reception, at, gate.bounds().client_line),
             gate,
             memory: Arc::default(),
-            doors: Doors {
-                hosts: Some(hosts),
-                origins: plan.origins.clone(),
-            },
-            upstream: Upstream::new(&plan.upstream, plan.starting),
-            clients: Clients::new(SESSIONS),
-            server: Arc::clone(&plan.server),
-            grants: plan.grants.clone(),
-            room: Arc::new(Semaphore::new(ROOM / SHARE)),
-            connections: 1.into(),
+            upstream: Upstream::new(&plan.upstream, &plan.authorities, plan.starting),
+            clients: Clients::new(capacity::sessions(at.connections)),
+            streams: Streams::default(),
+            answers: Shares::new(ANSWERS),
+            connections: HTTP_CONNECTIONS.into(),
         })
     }
 
@@ -138,41 +118,23 @@ impl<G: Rooms> Front<G> {
         }
     }
 
-    /// Answers one request.
-    pub(super) async fn serve(
-        self: Arc<Self>,
-        principal: Principal,
-        request: Request<Incoming>,
-    ) -> Response<Body> {
-        let method = request.method().clone();
-        match self.route(principal, request).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                tracing::warn!(%method, status = %refusal.status, why = refusal.why, "refused a request");
-                refusal.response()
-            }
-        }
-    }
-
     async fn route(
         self: Arc<Self>,
-        user: Principal,
+        visitor: Visitor,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let (head, body) = request.into_parts();
-        self.doors.admit(&head.uri, &head.headers)?;
-        let visitor = self.visitor(user, &head.headers)?;
+        match head.uri.path() {
+            legacy::STREAM => return self.legacy_stream(visitor, &head),
+            legacy::MESSAGES => return self.legacy_message(visitor, head, body).await,
+            _ => {}
+        }
         if head.uri.path() != ENDPOINT {
             let why = format!("there is nothing here: the server is at {ENDPOINT}");
             return Err(Refusal::new(StatusCode::NOT_FOUND, why));
         }
         let known = [Method::POST, Method::GET, Method::DELETE].contains(&head.method);
-        let not_allowed = || {
-            Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "messages are sent with POST",
-            )
-        };
+        let not_allowed = || Refusal::not_allowed("messages are sent with POST");
         if !known {
             return Err(not_allowed());
         }
@@ -199,62 +161,44 @@ impl<G: Rooms> Front<G> {
                 ));
             }
         };
-        self.of_session(&head, id, &client).await
-    }
-
-    /// Who sends a request with these headers, on a connection of this user.
-    fn visitor(&self, user: Principal, headers: &HeaderMap) -> Result<Visitor, Refusal> {
-        let Some(grants) = &self.grants else {
-            return Ok(Visitor {
-                principal: user,
-                grant: None,
-            });
-        };
-        let Some(token) = headers::bearer(headers)? else {
-            return Err(Refusal::unauthorized(None));
-        };
-        let bearer = grants.verify(token, &self.server).map_err(|rejected| {
-            tracing::warn!(%user, why = %rejected, "refused a token");
-            Refusal::unauthorized(Some("the token is not good here"))
-        })?;
-        Ok(Visitor {
-            principal: Principal::Bearer(Arc::clone(&bearer.name)),
-            grant: Some((Arc::clone(&bearer.grant), bearer.number())),
-        })
-    }
-
-    /// The headers that go on to the server: a token that is for this front is not for it.
-    fn forwarded(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut forwarded = headers::end_to_end(headers);
-        if self.grants.is_some() {
-            forwarded.remove(AUTHORIZATION);
-        }
-        forwarded
+        self.of_session(&head.method, &head.headers, id, &client)
+            .await
     }
 
     /// A stream to listen to, or the end of an MCP session.
-    async fn of_session(
+    pub(super) async fn of_session(
         &self,
-        head: &Parts,
+        method: &Method,
+        headers: &HeaderMap,
         id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
-        let forwarded = self.forwarded(&head.headers);
+        let forwarded = self.reception.forwarded(headers);
         let response = self
             .upstream
-            .send(&head.method, &forwarded, &Bytes::new())
+            .send(method, &forwarded, &Bytes::new())
             .await
             .map_err(|(refusal, _)| refusal)?;
         let status = response.status();
-        let over = status == StatusCode::NOT_FOUND
-            || (head.method == Method::DELETE && status.is_success());
+        let over =
+            status == StatusCode::NOT_FOUND || (method == Method::DELETE && status.is_success());
         if let Some(id) = id.filter(|_| over) {
             self.clients.remove(id);
         }
-        let listens = head.method == Method::GET && status.is_success();
+        let listens = method == Method::GET && status.is_success();
         let notices = listens.then(|| client.listen());
         let waiting = Waiting::new(client, Era::Sessions, None);
         self.answer(response, waiting, notices).await
+    }
+
+    /// Ends an MCP session at the server, if it hears that.
+    pub(super) async fn leave(&self, session: &str) {
+        let Ok(id) = session.try_into() else { return };
+        let mut headers = HeaderMap::new();
+        headers.insert(headers::SESSION, id);
+        let nothing = Bytes::new();
+        let asked = self.upstream.send(&Method::DELETE, &headers, &nothing);
+        let _ = timeout(FAREWELL, asked).await;
     }
 
     /// A message of a client.
@@ -265,7 +209,24 @@ impl<G: Rooms> Front<G> {
         head: Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
-        let (message, room) = self.read(&visitor, body).await?;
+        let dropped = |bytes| {
+            let answer = self.stateless(&visitor).conversation.too_long(bytes);
+            tracing::debug!(answer.line, "too long");
+        };
+        let (message, room) = self.reception.read(&visitor, body, dropped).await?;
+        self.message(visitor, era, head.headers, message, room)
+            .await
+    }
+
+    /// A message that was read.
+    pub(super) async fn message(
+        self: Arc<Self>,
+        visitor: Visitor,
+        era: Result<Era, String>,
+        headers: HeaderMap,
+        message: Bytes,
+        room: Held,
+    ) -> Result<Response<Body>, Refusal> {
         let (era, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
@@ -278,14 +239,13 @@ impl<G: Rooms> Front<G> {
                 }
             };
             let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
-            headers::agree(era, &head.headers, &envelope)?;
-            (era, self.client(&visitor, era, &head.headers, &envelope)?)
+            headers::agree(era, &headers, &envelope)?;
+            (era, self.client(&visitor, era, &headers, &envelope)?)
         };
         let post = Post {
             client,
-            principal: visitor.principal,
             era,
-            headers: head.headers,
+            headers,
             message,
             _room: room,
         };
@@ -295,54 +255,6 @@ impl<G: Rooms> Front<G> {
         receiver
             .await
             .unwrap_or_else(|_| Err(Refusal::upstream("the request could not be carried out")))
-    }
-
-    /// Reads a message whole.
-    async fn read(
-        &self,
-        visitor: &Visitor,
-        body: Incoming,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-        let limit = self.gate.bounds().client_line;
-        let too_long = |bytes: u64| {
-            let answer = self.stateless(visitor).conversation.too_long(bytes);
-            tracing::debug!(answer.line, "too long");
-            Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the message is too long: at most {limit} bytes are read"),
-            )
-        };
-        let announced = body.size_hint();
-        let most = u64::try_from(limit).unwrap_or(u64::MAX);
-        if announced.lower() > most {
-            return Err(too_long(announced.lower()));
-        }
-        type Broken = Box<dyn std::error::Error + Send + Sync>;
-        let reading = async {
-            let upper = announced
-                .upper()
-                .and_then(|length| usize::try_from(length).ok());
-            let shares = |length: usize| u32::try_from(length / SHARE + 1).unwrap_or(u32::MAX);
-            let taken = shares(upper.unwrap_or(limit).min(limit));
-            let mut room = Arc::clone(&self.room).acquire_many_owned(taken).await?;
-            let whole = Limited::new(body, limit).collect().await?.to_bytes();
-            drop(room.split(usize::try_from(taken - shares(whole.len()).min(taken))?));
-            Ok::<_, Broken>((whole, room))
-        };
-        match timeout(BODY_TIME, reading).await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(too_long(most.saturating_add(1)))
-            }
-            Ok(Err(_)) => Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "the message broke off",
-            )),
-            Err(_) => Err(Refusal::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "the message did not come in time",
-            )),
-        }
     }
 
     /// Who a message comes from: a client with an MCP session, or one that will have one, or a
@@ -372,34 +284,25 @@ impl<G: Rooms> Front<G> {
             )),
             Some(id) => self.clients.get(id, &visitor.principal),
             None if begins => {
-                self.clients.room()?;
+                // Whoever cannot have a session need not ask the server for one.
+                drop(self.clients.room(&visitor.principal)?);
                 let number = self
                     .connections
                     .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                Ok(self.new_client(visitor, number))
+                let caller = visitor.caller(&self.reception.server, number);
+                Ok(self.new_client(visitor, caller))
             }
             None => Ok(self.stateless(visitor)),
         }
     }
 
     fn stateless(&self, visitor: &Visitor) -> Arc<Client<G>> {
-        let number = match (&visitor.principal, &visitor.grant) {
-            (_, Some((_, number))) => GRANTS_CONNECTIONS + number,
-            (Principal::User(user), None) => STATELESS_CONNECTIONS + u64::from(*user),
-            (Principal::Bearer(_), None) => 0,
-        };
-        self.new_client(visitor, number)
+        self.new_client(visitor, visitor.shared_caller(&self.reception.server))
     }
 
-    fn new_client(&self, visitor: &Visitor, connection: u64) -> Arc<Client<G>> {
-        let caller = Caller {
-            principal: visitor.principal.clone(),
-            grant: visitor.grant.as_ref().map(|(id, _)| Arc::clone(id)),
-            connection,
-            server: Arc::clone(&self.server),
-        };
+    fn new_client(&self, visitor: &Visitor, caller: Caller) -> Arc<Client<G>> {
         let (gate, memory) = (Arc::clone(&self.gate), Arc::clone(&self.memory));
-        Client::new(Conversation::new(gate, memory, caller))
+        Client::new(Conversation::new(gate, memory, caller), visitor)
     }
 
     /// Decides a message, and carries it to the server if it is let through.
@@ -460,7 +363,9 @@ impl<G: Rooms> Front<G> {
                         text,
                         beginning,
                     } => {
-                        self.clients.opened(beginning.session(), client);
+                        if !self.clients.opened(beginning.session(), client) {
+                            conversation.cancel(&id, "null");
+                        }
                         headers::repeat(&mut post.headers, beginning.changes());
                         if conversation.begin(*beginning) {
                             Ok((waiting(id), text.into()))
@@ -506,7 +411,7 @@ impl<G: Rooms> Front<G> {
         mut waiting: Waiting<G>,
         message: &Bytes,
     ) -> Result<Response<Body>, Refusal> {
-        let forwarded = self.forwarded(&post.headers);
+        let forwarded = self.reception.forwarded(&post.headers);
         let id = waiting.id().map(str::to_owned);
         let sent = self.upstream.send(&Method::POST, &forwarded, message).await;
         let response = match sent {
@@ -521,7 +426,7 @@ impl<G: Rooms> Front<G> {
             (None, Some(given)) if post.era == Era::Sessions && response.status().is_success() => {
                 let begun = self.clients.insert(given, &post.client);
                 begun.map_err(|refusal| refusal.of(id.as_deref()))?;
-                tracing::debug!(principal = %post.principal, "an MCP session begins");
+                tracing::debug!(principal = %post.client.conversation.caller.principal, "an MCP session begins");
             }
             (Some(session), _) if response.status() == StatusCode::NOT_FOUND => {
                 self.clients.remove(session);
@@ -540,6 +445,7 @@ impl<G: Rooms> Front<G> {
     ) -> Result<Response<Body>, Refusal> {
         let (head, body) = response.into_parts();
         let id = waiting.id().map(str::to_owned);
+        let principal = waiting.client.conversation.caller.principal.clone();
         let refuse = |waiting: &mut Waiting<G>, why: &str| {
             // Whatever it says, it was carried out.
             waiting.over(CallEnd::Lost);
@@ -570,17 +476,16 @@ impl<G: Rooms> Front<G> {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         let body = match kind {
             "text/event-stream" if head.status.is_success() => {
-                Relay::new(body, waiting, notices).boxed_unsync()
+                let held = self.answers.try_take(&principal, 0);
+                Relay::new(body, waiting, notices, held).boxed_unsync()
             }
             "application/json" => {
                 let limit = self.gate.bounds().server_line;
-                let Ok(text) = Limited::new(body, limit).collect().await else {
-                    return refuse(
-                        &mut waiting,
-                        "the answer of the server behind capwarden broke off, or is too long",
-                    );
+                let mut held = self.answers.try_take(&principal, 0);
+                let text = match gather(body, limit, held.as_mut()).await {
+                    Ok(text) => text,
+                    Err(why) => return refuse(&mut waiting, why),
                 };
-                let text = text.to_bytes();
                 // What is accepted without an answer is often called JSON too.
                 let answer = if text.is_empty() {
                     Some(String::new())
@@ -593,6 +498,9 @@ impl<G: Rooms> Front<G> {
                     CallEnd::Lost
                 });
                 match answer {
+                    Some(answer) if text.len() > SHORT => {
+                        Tied::new(full(answer), None, held).boxed_unsync()
+                    }
                     Some(answer) => full(answer),
                     None => {
                         return refuse(
@@ -635,6 +543,61 @@ impl<G: Rooms> Front<G> {
         *answer.headers_mut() = headers::end_to_end(&head.headers);
         Ok(answer)
     }
+}
+
+impl<G: Rooms> Service for Front<G> {
+    fn reception(&self) -> &Reception {
+        &self.reception
+    }
+
+    fn answer(
+        self: Arc<Self>,
+        visitor: Visitor,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
+        self.route(visitor, request)
+    }
+
+    fn ended(self: &Arc<Self>, grant: &str) {
+        self.streams.ended(grant);
+        let (sessions, captures) = self.clients.ended(grant);
+        for capture in captures {
+            self.gate.captures().end(capture, EndReason::Revoked);
+        }
+        for session in sessions {
+            let front = Arc::clone(self);
+            tokio::spawn(async move { front.leave(&session).await });
+        }
+    }
+}
+
+/// Reads an answer whole.
+async fn gather(
+    body: Incoming,
+    limit: usize,
+    mut held: Option<&mut Held>,
+) -> Result<Bytes, &'static str> {
+    const BROKEN: &str = "the answer of the server behind capwarden broke off, or is too long";
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length <= SHORT as u64) {
+        let whole = Limited::new(body, limit).collect().await;
+        return whole
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|_| BROKEN);
+    }
+    let mut body = Limited::new(body, limit);
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BROKEN)?.into_data() else {
+            continue;
+        };
+        let length = whole.len() + data.len();
+        if length > SHORT && !held.as_mut().is_some_and(|held| held.grow(length)) {
+            return Err("too many long answers wait to be taken: try again later");
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.into())
 }
 
 /// Where the front is, on its host.

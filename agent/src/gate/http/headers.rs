@@ -34,10 +34,13 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// Where a message of the stateless protocol says its version.
 const BODY_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
+/// And what its client can do.
+const BODY_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+
 /// The revisions of the protocol that the front carries. 2024-11-05 had a transport of its own,
 /// but there are servers of today that agree on it over this one.
 const SESSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
-const STATELESS: [&str; 1] = ["2026-07-28"];
+const STATELESS: [&str; 1] = [STATELESS_VERSION];
 
 /// How the protocol treats connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,18 @@ pub(super) fn media(method: &Method, headers: &HeaderMap) -> Result<(), Refusal>
     if method != Method::POST {
         return Ok(());
     }
+    content(headers)?;
+    if !events || !accepts(headers, "application", "json") {
+        return Err(Refusal::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "an answer is application/json or text/event-stream: say in Accept that you take both",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks what a request says of the body it sends.
+pub(super) fn content(headers: &HeaderMap) -> Result<(), Refusal> {
     let kind = single(headers, &CONTENT_TYPE)?.unwrap_or_default();
     let (kind, parameters) = kind.split_once(';').unwrap_or((kind, ""));
     let charset = parameters.trim();
@@ -162,12 +177,6 @@ pub(super) fn media(method: &Method, headers: &HeaderMap) -> Result<(), Refusal>
         return Err(Refusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "compressed messages are refused",
-        ));
-    }
-    if !events || !accepts(headers, "application", "json") {
-        return Err(Refusal::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "an answer is application/json or text/event-stream: say in Accept that you take both",
         ));
     }
     Ok(())
@@ -218,8 +227,17 @@ pub(super) fn unknown(version: &str, envelope: Option<&Envelope<'_>>) -> Refusal
     Refusal::unsupported(version, &known).of(envelope.and_then(id_of))
 }
 
+/// What a message of the stateless protocol is answered where the server does not speak it.
+pub(super) fn only_sessions(envelope: &Envelope<'_>) -> Refusal {
+    let known: Vec<&str> = SESSIONS.iter().rev().copied().collect();
+    Refusal::unsupported(STATELESS_VERSION, &known).of(id_of(envelope))
+}
+
+/// The revision of the stateless protocol that a server is asked for.
+pub(super) const STATELESS_VERSION: &str = "2026-07-28";
+
 /// The id by which a message can be answered.
-fn id_of<'a>(envelope: &Envelope<'a>) -> Option<&'a str> {
+pub(super) fn id_of<'a>(envelope: &Envelope<'a>) -> Option<&'a str> {
     match &envelope.id {
         Some((Id::Text(_) | Id::Number(_), text)) => Some(*text),
         _ => None,
@@ -231,6 +249,27 @@ fn version_in_meta<'a>(params: &Members<'a>) -> Option<(&'a str, bool)> {
     let meta = Members::parse(params.get("_meta")?).ok()?;
     let mut said = meta.iter().filter(|(key, _)| *key == BODY_VERSION);
     Some((said.next()?.1, said.next().is_none()))
+}
+
+/// Checks that a request of the stateless protocol says what its client can do, which a server that
+/// hears of it on pipes could refuse in no way that HTTP has.
+pub(super) fn capabilities(envelope: &Envelope<'_>) -> Result<(), Refusal> {
+    let params = envelope
+        .params
+        .and_then(|params| Members::parse(params).ok());
+    let meta = params.and_then(|params| Members::parse(params.get("_meta")?).ok());
+    let said = meta.and_then(|meta| meta.get(BODY_CAPABILITIES));
+    if said.is_some_and(|said| said.starts_with('{')) {
+        return Ok(());
+    }
+    let why = format!(
+        "a request of this revision says what its client can do in _meta, as {BODY_CAPABILITIES}"
+    );
+    Err(Refusal {
+        code: INVALID_PARAMS,
+        ..Refusal::new(StatusCode::BAD_REQUEST, why)
+    }
+    .of(id_of(envelope)))
 }
 
 /// Checks that the headers say what the body says: who routes by the one, and who acts by the

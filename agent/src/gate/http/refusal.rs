@@ -44,6 +44,19 @@ impl Refusal {
         }
     }
 
+    /// What is asked for is asked for in another way.
+    pub(super) fn not_allowed(why: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, why)
+    }
+
+    /// There is no session of this id; another user's is not there, as far as this one is told.
+    pub(super) fn no_session() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "there is no such session (any more): start again with initialize",
+        )
+    }
+
     /// It shows no token, or, in these words, one that is not good.
     pub(super) fn unauthorized(why: Option<&str>) -> Self {
         let missing = "a bearer token is needed: `capwarden grant create` makes one";
@@ -86,7 +99,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn response(&self) -> Response<Body> {
+    /// The response; one that asks for a token tells with `metadata` where more is to be read.
+    pub(super) fn response(&self, metadata: Option<&str>) -> Response<Body> {
         let mut error = json!({ "code": self.code, "message": self.why });
         if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
             error.insert("data".to_owned(), Value::clone(data));
@@ -95,8 +109,11 @@ impl Refusal {
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}");
         let mut response = json_response(self.status, line);
         if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = HeaderValue::from_static("Bearer realm=\"capwarden\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            let more = metadata.map(|url| format!(", resource_metadata=\"{url}\""));
+            let scheme = format!("Bearer realm=\"capwarden\"{}", more.unwrap_or_default());
+            if let Ok(scheme) = HeaderValue::try_from(scheme) {
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             let allowed = HeaderValue::from_static("POST, GET, DELETE");

@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 
 use super::{
     clients::Client,
+    front::SHORT,
     headers::Era,
+    reception::Held,
     sse::{self, Event, Splitter},
 };
 use crate::gate::{
@@ -119,6 +121,8 @@ pub(super) struct Relay<G: Rooms> {
     /// What the gate itself has to say on this stream.
     notices: Option<mpsc::Receiver<String>>,
     ended: bool,
+    /// For what waits of a long event.
+    held: Option<Held>,
 }
 
 impl<G: Rooms> Relay<G> {
@@ -126,6 +130,7 @@ impl<G: Rooms> Relay<G> {
         from: Incoming,
         waiting: Waiting<G>,
         notices: Option<mpsc::Receiver<String>>,
+        held: Option<Held>,
     ) -> Self {
         let limit = waiting.client.conversation.gate.bounds().server_line;
         Self {
@@ -134,6 +139,7 @@ impl<G: Rooms> Relay<G> {
             waiting,
             notices,
             ended: false,
+            held,
         }
     }
 }
@@ -197,6 +203,7 @@ impl<G: Rooms> Body for Relay<G> {
             waiting,
             notices,
             ended,
+            held,
         } = self.get_mut();
         loop {
             let mut piece = Vec::new();
@@ -206,6 +213,9 @@ impl<G: Rooms> Body for Relay<G> {
                 pass(event, waiting, &mut piece);
             }
             if !piece.is_empty() {
+                if let Some(held) = held.as_mut().filter(|held| held.amount() > 0) {
+                    held.shrink(splitter.waiting());
+                }
                 return Poll::Ready(Some(Ok(Frame::data(piece.into()))));
             }
             if *ended {
@@ -225,12 +235,17 @@ impl<G: Rooms> Body for Relay<G> {
             match ready!(Pin::new(&mut *from).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     let fed = frame.into_data().map(|data| splitter.feed(&data));
-                    if let Ok(Err(sse::TooLong)) = fed {
+                    let length = splitter.waiting();
+                    let room =
+                        length <= SHORT || held.as_mut().is_some_and(|held| held.grow(length));
+                    let wrong = match fed {
+                        Ok(Err(sse::TooLong)) => Some("the event is too long"),
+                        _ if !room => Some("too many long events wait to be complete"),
+                        _ => None,
+                    };
+                    if let Some(wrong) = wrong {
                         *ended = true;
-                        waiting
-                            .client
-                            .conversation
-                            .noise(b"", "the event is too long");
+                        waiting.client.conversation.noise(b"", wrong);
                         waiting.over(CallEnd::Lost);
                         return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into())));
                     }

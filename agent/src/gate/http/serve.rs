@@ -1,38 +1,42 @@
 //! Connections of clients: taken, timed, counted.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::front::{Front, FrontPlan};
-use crate::{gate::conversation::Rooms, principal::Principal, session::SessionEnd};
+use super::{
+    capacity::{BACKLOG, FAREWELLS},
+    front::{Front, FrontPlan},
+    reception::{Peer, Place, Service, receive},
+    shares::Shares,
+    tls::Tls,
+};
+use crate::{gate::conversation::Rooms, session::SessionEnd};
 
-/// Connections at once, where there are descriptors for them.
-const CONNECTIONS: u64 = 16_384;
-/// Descriptors that are kept for all else: captures, logs, stores.
-const OTHERS: u64 = 4_608;
-/// Descriptors of a connection: its own, and that of one to the server.
-const EACH: u64 = 2;
-/// How many descriptors are wanted.
-pub const DESCRIPTORS: u64 = EACH * CONNECTIONS + OTHERS;
-/// Connections that may wait to be taken. The host may allow fewer.
-const BACKLOG: u32 = 4_096;
 /// How long a client may take for a request's head, and stay without one.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to agree on keys.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long and how many a request's headers may be.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 100;
-/// How long one who is turned away is listened to, and how many are at once.
+/// How long one who is turned away is listened to.
 const FAREWELL: Duration = Duration::from_millis(200);
-const FAREWELLS: usize = 64;
 /// How long nobody is let in when the host has no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,7 +47,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nc
 /// # Errors
 ///
 /// Somebody else listens there, or it is not this host's.
-pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -54,93 +58,131 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// How many connections there may be at once for so many descriptors.
-fn connections(descriptors: u64) -> usize {
-    let spared = OTHERS.min(descriptors / 4);
-    let most = (descriptors.saturating_sub(spared) / EACH).clamp(1, CONNECTIONS);
-    usize::try_from(most).unwrap_or(usize::MAX)
+/// Where clients come.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub tcp: TcpListener,
+    /// With this certificate; without TLS, the address is a loopback address.
+    pub tls: Option<Tls>,
+    /// Connections at once; of others, those who wait are told to come again.
+    pub connections: usize,
 }
 
-/// Serves a front on a loopback address until it is dropped, with no more connections than so many
-/// `descriptors` allow; others are turned away. `owner` says which user's the socket
-/// at the other end is, given its address and ours; connections of nobody are closed.
-pub async fn serve<G: Rooms>(
-    plan: &FrontPlan,
-    listener: TcpListener,
-    gate: Arc<G>,
-    ends: mpsc::Receiver<SessionEnd>,
-    descriptors: u64,
-    owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
-) -> std::io::Result<()> {
-    let here = listener.local_addr()?;
-    let front = Front::new(plan, hosts(here), gate);
-    let most = connections(descriptors);
-    tracing::info!(
-        at = %here,
-        connections = most,
-        descriptors,
-        "serving; more connections than this are turned away"
-    );
-    let room = Arc::new(Semaphore::new(most));
-    let leaving = Arc::new(Semaphore::new(FAREWELLS));
-    let mut connections = JoinSet::new();
-    connections.spawn({
-        let front = Arc::clone(&front);
-        async move { front.notices(ends).await }
-    });
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken");
-                sleep(PAUSE).await;
+/// Whose connections are told apart: the users of this host, and the addresses of others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Origin {
+    User(u32),
+    Address(IpAddr),
+}
+
+impl Listener {
+    pub(super) fn place(&self) -> io::Result<Place> {
+        Ok(Place {
+            address: self.tcp.local_addr()?,
+            tls: self.tls.is_some(),
+            connections: self.connections,
+        })
+    }
+
+    /// Takes connections for a service until it is dropped. `owner` says which user's the socket at
+    /// the other end is, given its address and ours; on a loopback address, connections of nobody
+    /// are closed.
+    pub(super) async fn take<S: Service>(
+        self,
+        service: Arc<S>,
+        owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
+    ) -> io::Result<()> {
+        let here = self.tcp.local_addr()?;
+        let tls = self.tls.map(Arc::new);
+        let places = Shares::new(self.connections);
+        let leaving = Arc::new(Semaphore::new(FAREWELLS));
+        let mut connections = JoinSet::new();
+        connections.spawn({
+            let service = Arc::clone(&service);
+            async move {
+                let ended = |grant: &str| service.ended(grant);
+                service.reception().watch(ended).await;
+            }
+        });
+        loop {
+            let (stream, peer) = match self.tcp.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            while connections.try_join_next().is_some() {}
+            let local = peer.ip().to_canonical().is_loopback();
+            let user = if local { owner(peer, here) } else { None };
+            if local && user.is_none() {
+                tracing::warn!(%peer, "closed a connection: the kernel does not say whose it is");
                 continue;
             }
-        };
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            // Of very many, not all.
-            if let Ok(place) = Arc::clone(&leaving).try_acquire_owned() {
-                connections.spawn(async move {
-                    turn_away(stream).await;
-                    drop(place);
-                });
-            }
-            continue;
-        };
-        let Some(user) = owner(peer, here) else {
-            tracing::warn!(%peer, "closed a connection: the kernel does not say whose it is");
-            continue;
-        };
-        let front = Arc::clone(&front);
-        connections.spawn(async move {
-            converse(front, Principal::User(user), stream).await;
-            drop(place);
-        });
+            let origin =
+                user.map_or_else(|| Origin::Address(peer.ip().to_canonical()), Origin::User);
+            let Some(place) = places.try_take(&origin, 1) else {
+                // With TLS it would be told only after keys were agreed on; of very many, not all are.
+                if tls.is_none()
+                    && let Ok(leave) = Arc::clone(&leaving).try_acquire_owned()
+                {
+                    connections.spawn(async move {
+                        turn_away(stream).await;
+                        drop(leave);
+                    });
+                }
+                continue;
+            };
+            let (service, tls) = (Arc::clone(&service), tls.clone());
+            connections.spawn(async move {
+                let _ = stream.set_nodelay(true);
+                let peer = Peer { user };
+                match tls {
+                    None => converse(service, peer, stream).await,
+                    Some(tls) => {
+                        let accepting = TlsAcceptor::from(tls.config()).accept(stream);
+                        match timeout(HANDSHAKE, accepting).await {
+                            Ok(Ok(stream)) => converse(service, peer, stream).await,
+                            Ok(Err(error)) => tracing::debug!(%error, "no keys were agreed on"),
+                            Err(_) => tracing::debug!("no keys were agreed on in time"),
+                        }
+                    }
+                }
+                drop(place);
+            });
+        }
     }
 }
 
-/// The names under which a listener may be asked for.
-fn hosts(here: SocketAddr) -> Vec<String> {
-    let port = here.port();
-    let mut hosts = vec![here.to_string()];
-    for name in ["localhost", "127.0.0.1", "[::1]"] {
-        let host = format!("{name}:{port}");
-        if !hosts.contains(&host) {
-            hosts.push(host);
-        }
-        // The port that nobody writes.
-        if port == 80 {
-            hosts.push(name.to_owned());
-        }
+/// Serves clients in front of an HTTP server, until it is dropped. `owner` says which user's the
+/// socket at the other end of a connection on this host is, given its address and ours.
+pub async fn serve<G: Rooms>(
+    plan: &FrontPlan,
+    listener: Listener,
+    gate: Arc<G>,
+    ends: mpsc::Receiver<SessionEnd>,
+    owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
+) -> io::Result<()> {
+    let front = Front::new(plan, &listener.place()?, gate);
+    let notices = async {
+        front.notices(ends).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = listener.take(Arc::clone(&front), owner) => served,
+        () = notices => Ok(()),
     }
-    hosts
 }
 
-async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| {
-        let answer = Arc::clone(&front).serve(principal.clone(), request);
+async fn converse<S: Service>(
+    service: Arc<S>,
+    peer: Peer,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let served = service_fn(|request| {
+        let answer = receive(Arc::clone(&service), peer.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let served = http1::Builder::new()
@@ -148,7 +190,7 @@ async fn converse<G: Rooms>(front: Arc<Front<G>>, principal: Principal, stream: 
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), served)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
@@ -163,26 +205,7 @@ async fn turn_away(mut stream: TcpStream) {
         stream.shutdown().await?;
         let mut unheard = [0; 1024];
         while stream.read(&mut unheard).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        Ok::<_, io::Error>(())
     };
     let _ = timeout(FAREWELL, farewell).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_fit_the_descriptors() {
-        for (descriptors, expected) in [
-            (0, 1),
-            (256, 96),
-            (1_024, 384),
-            (20_000, 7_696),
-            (DESCRIPTORS, 16_384),
-            (u64::MAX, 16_384),
-        ] {
-            assert_eq!(connections(descriptors), expected, "{descriptors}");
-        }
-    }
 }

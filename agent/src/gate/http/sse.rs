@@ -49,6 +49,11 @@ impl Splitter {
         Ok(())
     }
 
+    /// How many bytes were not given out yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.buffer.len().saturating_sub(self.start)
+    }
+
     /// The next event that is complete: its bytes, blank line and all.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
         while let Some(&byte) = self.buffer.get(self.scanned) {

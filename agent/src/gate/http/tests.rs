@@ -94,14 +94,14 @@ impl Rig {
     }
 
     async fn guarded(script: Script, bounds: Bounds, grants: Option<Arc<Grants>>) -> Self {
-        Self::with_descriptors(script, bounds, grants, 1_024).await
+        Self::with_connections(script, bounds, grants, 384).await
     }
 
-    async fn with_descriptors(
+    async fn with_connections(
         script: Script,
         bounds: Bounds,
         grants: Option<Arc<Grants>>,
-        descriptors: u64,
+        connections: usize,
     ) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
@@ -119,18 +119,15 @@ impl Rig {
             observer,
             bounds,
         });
-        let plan = FrontPlan {
-            upstream: upstream.parse().unwrap(),
-            starting: false,
-            server: "fake".into(),
-            origins: vec!["https://inspector.example".to_owned()],
-            grants,
+        let plan = plan(&upstream, grants);
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listener = Listener {
+            tcp,
+            tls: None,
+            connections,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            serve(&plan, listener, gate, ended, descriptors, |_, _| Some(1000)).await
-        });
+        tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
         Self {
             address,
             got,
@@ -226,6 +223,21 @@ impl Rig {
             }
         };
         timeout(SOON, waiting).await.expect(what);
+    }
+}
+
+fn plan(upstream: &str, grants: Option<Arc<Grants>>) -> FrontPlan {
+    FrontPlan {
+        upstream: upstream.parse().unwrap(),
+        authorities: Authorities::nobody().unwrap(),
+        starting: false,
+        reception: ReceptionPlan {
+            server: "fake".into(),
+            hosts: vec!["named.example".to_owned()],
+            origins: vec!["https://inspector.example".to_owned()],
+            grants,
+            issuer: Some("https://login.example".parse().unwrap()),
+        },
     }
 }
 
@@ -961,15 +973,14 @@ async fn server_that_is_not_there_is_told() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = format!("http://{}/mcp", gone.local_addr().unwrap());
     drop(gone);
-    let plan = FrontPlan {
-        upstream: upstream.parse().unwrap(),
-        starting: false,
-        server: "fake".into(),
-        origins: Vec::new(),
-        grants: None,
+    let plan = plan(&upstream, None);
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let listener = Listener {
+        tcp,
+        tls: None,
+        connections: 64,
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let (observer, _events) = mpsc::unbounded_channel();
     let gate = Arc::new(Gate {
         policy: Arc::clone(&rig.policy),
@@ -978,9 +989,7 @@ async fn server_that_is_not_there_is_told() {
         bounds: Bounds::default(),
     });
     let (_ends, ended) = mpsc::channel(1);
-    tokio::spawn(
-        async move { serve(&plan, listener, gate, ended, 1_024, |_, _| Some(1000)).await },
-    );
+    tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
     let rig = Rig { address, ..rig };
     let reply = rig.post("", &call("start")).await;
     assert_eq!((reply.status, reply.code()), (502, Some(-32603)));

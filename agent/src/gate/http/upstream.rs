@@ -7,22 +7,25 @@ use hyper::{
     HeaderMap, Method, Request, Response, Uri,
     body::{Bytes, Incoming},
 };
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::time::{Instant, sleep};
 
-use super::refusal::Refusal;
+use super::{refusal::Refusal, tls::Authorities};
 use crate::gate::CallEnd;
 
 /// How long a connection that is not used is kept. Servers close theirs after five seconds.
 const IDLE: Duration = Duration::from_secs(4);
+/// How long a server may take to be reached.
+const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server that was just started may take to listen.
 const START: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The address of a server that speaks streamable HTTP, on this host.
+/// The address of a server that speaks streamable HTTP: on this host, or behind TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamAddress(Uri);
 
@@ -30,14 +33,14 @@ pub struct UpstreamAddress(Uri);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// It is no address.
-    #[error("an address is written http://127.0.0.1:8000/mcp")]
+    #[error("an address is written http://127.0.0.1:8000/mcp, or https://server.example/mcp")]
     Malformed,
-    /// It is not plain HTTP.
-    #[error("{0} is not written http://: a server on this host is asked without TLS")]
+    /// It is not HTTP.
+    #[error("{0} is neither written http:// nor https://")]
     Scheme(String),
-    /// It is not on this host.
+    /// It is not on this host, and there is no TLS.
     #[error(
-        "{0} is not on this host, and what is said to it would be readable on the way: only http://127.0.0.1, http://[::1] and http://localhost are reached"
+        "{0} is not on this host, and what is said to it would be readable on the way: write https://, or http:// with 127.0.0.1, [::1] or localhost"
     )]
     Elsewhere(String),
 }
@@ -50,8 +53,11 @@ impl std::str::FromStr for UpstreamAddress {
         let host = uri.host().ok_or(AddressError::Malformed)?;
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let elsewhere = || AddressError::Elsewhere(text.to_owned());
-        if uri.scheme_str() != Some("http") {
-            return Err(AddressError::Scheme(text.to_owned()));
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") if authority.contains('@') => return Err(AddressError::Malformed),
+            Some("https") => return Ok(Self(uri)),
+            _ => return Err(AddressError::Scheme(text.to_owned())),
         }
         let loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if host != "localhost" && !loopback(host.trim_start_matches('[').trim_end_matches(']')) {
@@ -71,6 +77,14 @@ impl std::str::FromStr for UpstreamAddress {
     }
 }
 
+impl UpstreamAddress {
+    /// Whether it is reached over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+}
+
 impl std::fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
@@ -79,17 +93,29 @@ impl std::fmt::Display for UpstreamAddress {
 
 /// A server, and the connections to it.
 pub(super) struct Upstream {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     address: Uri,
     /// Until when it may not listen yet.
     starting: Instant,
 }
 
 impl Upstream {
-    /// A server; `starting` if it was only just started.
-    pub(super) fn new(address: &UpstreamAddress, starting: bool) -> Self {
+    /// A server, vouched for by these authorities; `starting` if it was only just started.
+    pub(super) fn new(
+        address: &UpstreamAddress,
+        authorities: &Authorities,
+        starting: bool,
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.enforce_http(false);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(authorities.config());
+        // An address without TLS is one of this host.
+        let connector = builder
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
@@ -146,12 +172,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_is_on_this_host() {
+    fn address_is_on_this_host_or_behind_tls() {
         let address = |text: &str| text.parse::<UpstreamAddress>().map(|a| a.to_string());
         for good in [
             "http://127.0.0.1:8000/mcp",
             "http://[::1]:1/",
             "http://127.8.9.1:80/a/b",
+            "https://server.example/mcp",
+            "https://10.0.0.1:8443/mcp",
         ] {
             assert_eq!(address(good).as_deref(), Ok(good));
         }
@@ -160,7 +188,7 @@ mod tests {
             Ok("http://127.0.0.1:8000/mcp")
         );
         assert!(matches!(
-            address("https://127.0.0.1:8000/mcp"),
+            address("ftp://127.0.0.1:8000/mcp"),
             Err(AddressError::Scheme(_))
         ));
         for elsewhere in [
@@ -180,6 +208,8 @@ mod tests {
             "127.0.0.1:80",
             "http://127.0.0.1/mcp",
             "http://a@127.0.0.1:1/",
+            "https://a@server.example/",
+            "https://",
         ] {
             assert!(address(wrong).is_err(), "{wrong}");
         }

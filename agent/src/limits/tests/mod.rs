@@ -2,17 +2,22 @@
 
 mod clock_steps;
 mod model;
+mod redis;
 mod reserve;
+#[path = "../../../../tests/src/redis.rs"]
+#[allow(unreachable_pub, reason = "it is a room of another crate, too")]
+mod server;
 mod words;
 
 use std::{
+    cell::RefCell,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tempfile::TempDir;
 
-use super::{Clock, Limits, Reading, Refused, Reservation, Settle};
+use super::{Clock, Limits, Reading, Refused, Reservation, Server, Settle};
 use crate::{
     policy::{LimitUse, Refund, RuleRef, Scope, Unit, Window},
     principal::{Caller, Principal},
@@ -99,7 +104,21 @@ fn limit(max: u64, window: Window) -> LimitUse {
     }
 }
 
-/// Counters in a directory of the test's own.
+thread_local! {
+    /// What keeps the counters of this test in place of a store.
+    static REDIS: RefCell<Option<server::Redis>> = const { RefCell::new(None) };
+}
+
+fn in_redis() -> bool {
+    REDIS.with_borrow(Option::is_some)
+}
+
+/// Of so many, those that are tried: a server takes longer than a store.
+fn some(of: u64) -> u64 {
+    if in_redis() { of.div_ceil(4) } else { of }
+}
+
+/// Counters in a directory of the test's own; or in its Redis, emptied.
 struct House {
     home: TempDir,
     clock: Told,
@@ -107,6 +126,11 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        REDIS.with_borrow(|redis| {
+            if let Some(redis) = redis {
+                assert_eq!(redis.ask(&["FLUSHALL"]).unwrap(), "+OK\r\n");
+            }
+        });
         Self {
             home: tempfile::tempdir().unwrap(),
             clock: Told::new(TWO),
@@ -115,6 +139,14 @@ impl House {
 
     /// As another process would open them.
     fn limits(&self) -> Limits {
+        if let Some(at) = REDIS.with_borrow(|redis| redis.as_ref().map(server::Redis::address)) {
+            let address = at.parse().unwrap();
+            let server = Server {
+                address,
+                password: None,
+            };
+            return Limits::shared_with(server, self.clock.clone(), true).unwrap();
+        }
         let directory =
             StateDirectory::open(&self.home.path().join("state"), Some(65_534)).unwrap();
         Limits::open_with(&directory, self.clock.clone()).unwrap()

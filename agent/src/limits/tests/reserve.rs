@@ -3,14 +3,14 @@
 use std::slice::from_ref;
 
 use super::*;
-use crate::{limits::LimitsError, policy::Counters as _};
+use crate::{limits::LimitsError, policy::Counters as _, principal::HTTP_CONNECTIONS};
 
 fn unit(unit: Unit) -> Window {
     Window::Calendar(unit)
 }
 
 #[test]
-fn eleventh_call_of_a_minute_is_refused_until_the_next() {
+pub(super) fn eleventh_call_of_a_minute_is_refused_until_the_next() {
     let house = House::new();
     let limits = house.limits();
     house.clock.pass(23 * SECOND);
@@ -24,7 +24,7 @@ fn eleventh_call_of_a_minute_is_refused_until_the_next() {
 }
 
 #[test]
-fn hours_and_days_are_utc() {
+pub(super) fn hours_and_days_are_utc() {
     for (window, length) in [(unit(Unit::Hour), 3_600), (unit(Unit::Day), 86_400)] {
         let house = House::new();
         let limits = house.limits();
@@ -40,7 +40,7 @@ fn hours_and_days_are_utc() {
 }
 
 #[test]
-fn sliding_window_frees_one_use_at_a_time() {
+pub(super) fn sliding_window_frees_one_use_at_a_time() {
     let house = House::new();
     let limits = house.limits();
     let three = limit(3, Window::Sliding(minutes(1)));
@@ -55,7 +55,7 @@ fn sliding_window_frees_one_use_at_a_time() {
 }
 
 #[test]
-fn bucket_fills_up_steadily() {
+pub(super) fn bucket_fills_up_steadily() {
     let house = House::new();
     let limits = house.limits();
     let six = limit(6, Window::Bucket(minutes(1)));
@@ -69,7 +69,7 @@ fn bucket_fills_up_steadily() {
 }
 
 #[test]
-fn all_uses_are_reserved_or_none() {
+pub(super) fn all_uses_are_reserved_or_none() {
     let house = House::new();
     let limits = house.limits();
     let many = limit(100, PER_MINUTE);
@@ -96,7 +96,7 @@ fn all_uses_are_reserved_or_none() {
 }
 
 #[test]
-fn of_several_limits_the_one_that_takes_longest_is_told() {
+pub(super) fn of_several_limits_the_one_that_takes_longest_is_told() {
     let house = House::new();
     let limits = house.limits();
     let (minute, hour) = (limit(1, PER_MINUTE), limit(1, unit(Unit::Hour)));
@@ -119,7 +119,7 @@ fn of_several_limits_the_one_that_takes_longest_is_told() {
 }
 
 #[test]
-fn two_uses_of_one_counter_see_each_other() {
+pub(super) fn two_uses_of_one_counter_see_each_other() {
     let limits = House::new().limits();
     let one = limit(3, PER_MINUTE);
     assert!(reserve(&limits, &[one.clone(), one.clone()]).is_ok());
@@ -128,7 +128,7 @@ fn two_uses_of_one_counter_see_each_other() {
 }
 
 #[test]
-fn amounts_are_counted_and_zero_uses_nothing() {
+pub(super) fn amounts_are_counted_and_zero_uses_nothing() {
     let limits = House::new().limits();
     let of = |amount| LimitUse {
         amount,
@@ -148,6 +148,8 @@ fn amounts_are_counted_and_zero_uses_nothing() {
             ..of(0)
         }
     ));
+    // What a policy can say is less than either.
+    let largest = if in_redis() { 1 << 51 } else { u64::MAX };
     for window in [
         PER_MINUTE,
         Window::Sliding(minutes(1)),
@@ -158,15 +160,16 @@ fn amounts_are_counted_and_zero_uses_nothing() {
             amount,
             ..limit(u64::MAX, window)
         };
-        assert!(admitted(&limits, &most(u64::MAX)));
+        assert!(admitted(&limits, &most(largest)));
         assert!(!admitted(&limits, &most(1)));
+        assert!(!admitted(&limits, &most(largest)));
         assert!(!admitted(&limits, &most(u64::MAX)));
         assert!(!admitted(&limits, &limit(0, window)));
     }
 }
 
 #[test]
-fn scopes_keep_callers_apart() {
+pub(super) fn scopes_keep_callers_apart() {
     let limits = House::new().limits();
     let one = |scope| LimitUse {
         scope,
@@ -227,8 +230,35 @@ fn scopes_keep_callers_apart() {
     }
 }
 
+/// Whoever begins one MCP session after the other over HTTP uses one counter, and keeps nobody out.
 #[test]
-fn names_cannot_be_made_to_run_together() {
+fn connections_over_http_are_counted_as_whose_they_are() {
+    let house = House::new();
+    let limits = house.limits();
+    let ten = LimitUse {
+        scope: Scope::Connection,
+        ..limit(10, PER_MINUTE)
+    };
+    let over_http = |grant: Option<&str>, number| Caller {
+        grant: grant.map(Into::into),
+        connection: HTTP_CONNECTIONS + number,
+        ..caller()
+    };
+    let mut admitted = 0;
+    for number in 0..40_000 {
+        let caller = over_http(Some("laptop"), number);
+        admitted += usize::from(limits.reserve(&caller, "start", from_ref(&ten)).is_ok());
+    }
+    assert_eq!(admitted, 10);
+    for grant in [Some("desk"), None] {
+        let caller = over_http(grant, 50_000);
+        assert!(limits.reserve(&caller, "start", from_ref(&ten)).is_ok());
+    }
+    assert!(limits.reserve(&caller(), "start", &[ten]).is_ok());
+}
+
+#[test]
+pub(super) fn names_cannot_be_made_to_run_together() {
     let limits = House::new().limits();
     let of = |server: &str| Caller {
         server: server.into(),
@@ -255,7 +285,7 @@ fn names_cannot_be_made_to_run_together() {
 }
 
 #[test]
-fn refunds_follow_the_rule() {
+pub(super) fn refunds_follow_the_rule() {
     let ends = [
         Settle::Used,
         Settle::ToolFailed,
@@ -296,7 +326,7 @@ fn refunds_follow_the_rule() {
 }
 
 #[test]
-fn what_is_not_settled_is_used() {
+pub(super) fn what_is_not_settled_is_used() {
     let house = House::new();
     let one = limit(1, PER_MINUTE);
     drop(reserve(&house.limits(), from_ref(&one)).unwrap());
@@ -304,7 +334,7 @@ fn what_is_not_settled_is_used() {
 }
 
 #[test]
-fn refund_goes_to_the_window_that_was_charged() {
+pub(super) fn refund_goes_to_the_window_that_was_charged() {
     let house = House::new();
     let limits = house.limits();
     let two = limit(2, PER_MINUTE);
@@ -319,7 +349,7 @@ fn refund_goes_to_the_window_that_was_charged() {
 }
 
 #[test]
-fn refund_of_a_bucket_does_not_give_what_has_flowed_back() {
+pub(super) fn refund_of_a_bucket_does_not_give_what_has_flowed_back() {
     let house = House::new();
     let limits = house.limits();
     let ten = |amount| LimitUse {
@@ -335,7 +365,7 @@ fn refund_of_a_bucket_does_not_give_what_has_flowed_back() {
 }
 
 #[test]
-fn counts_are_shared_and_last() {
+pub(super) fn counts_are_shared_and_last() {
     let house = House::new();
     let (first, second) = (house.limits(), house.limits());
     let ten = limit(10, unit(Unit::Day));
@@ -356,7 +386,7 @@ fn counts_are_shared_and_last() {
 }
 
 #[test]
-fn full_of_live_counters_refuses_and_spent_ones_make_room() {
+pub(super) fn full_of_live_counters_refuses_and_spent_ones_make_room() {
     let house = House::new();
     let limits = Limits::in_memory_with(house.clock.clone()).unwrap();
     let counter = |n: usize| LimitUse {
@@ -380,7 +410,7 @@ fn full_of_live_counters_refuses_and_spent_ones_make_room() {
 }
 
 #[test]
-fn damaged_store_admits_nothing() {
+pub(super) fn damaged_store_admits_nothing() {
     let house = House::new();
     let limits = house.limits();
     let one = limit(5, PER_MINUTE);

@@ -22,7 +22,7 @@ fn told(after: u64, used: u64, one: &LimitUse) -> (String, String) {
 }
 
 #[test]
-fn limits_are_told_with_the_next_time_that_works() {
+pub(super) fn limits_are_told_with_the_next_time_that_works() {
     let ten = limit(10, PER_MINUTE);
     let (reason, instead) = told(2 * MINUTE + 23 * SECOND, 10, &ten);
     assert_eq!(

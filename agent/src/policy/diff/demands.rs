@@ -9,7 +9,7 @@ use crate::policy::{
     RuleRef,
     argument::same,
     condition::Clause,
-    model::{ApprovalRule, Rules, Step},
+    model::{ApprovalRule, Pinning, Rules, Step},
     operator::Operator,
     predicate::{Check, Predicate},
     units,
@@ -21,6 +21,8 @@ enum Demand<'a> {
     Check(&'a str, &'a Check),
     Clause(&'a Clause),
     Required(&'a RuleRef),
+    Schema(&'a RuleRef),
+    Pinned(&'a Pinning),
     Approval(&'a ApprovalRule),
     Limit(&'a LimitRule),
 }
@@ -70,6 +72,8 @@ fn demands(rules: &Rules) -> Vec<Demand<'_>> {
             }
             Step::Clause(clause) => all.push(Demand::Clause(clause)),
             Step::RequiredBySchema(rule) => all.push(Demand::Required(rule)),
+            Step::Schema(rule) => all.push(Demand::Schema(rule)),
+            Step::Pinned(pinning) => all.push(Demand::Pinned(pinning)),
             Step::Approve(approval) => all.push(Demand::Approval(approval)),
             Step::Limit(limit) => all.push(Demand::Limit(limit)),
         }
@@ -82,7 +86,8 @@ impl Demand<'_> {
         match self {
             Self::Check(_, check) => &check.rule,
             Self::Clause(clause) => &clause.rule,
-            Self::Required(rule) => rule,
+            Self::Required(rule) | Self::Schema(rule) => rule,
+            Self::Pinned(pinning) => &pinning.rule,
             Self::Approval(approval) => &approval.rule,
             Self::Limit(limit) => &limit.rule,
         }
@@ -93,6 +98,11 @@ impl Demand<'_> {
             Self::Check(name, check) => format!("`{name}` is {}", predicate(&check.predicate)),
             Self::Clause(clause) => format!("the conditions of {}", clause.rule.path),
             Self::Required(_) => "what the tool's schema requires is there".to_owned(),
+            Self::Schema(_) => "the arguments are valid by the tool's schema".to_owned(),
+            Self::Pinned(pinning) => match pinning.strict {
+                true => "the tool's definition was accepted by an operator".to_owned(),
+                false => "the tool's definition is the accepted one".to_owned(),
+            },
             Self::Approval(_) => "an operator approves".to_owned(),
             Self::Limit(limit) => format!("the limit of {} in `{}`", limit.max, limit.counter),
         }
@@ -107,7 +117,8 @@ impl Demand<'_> {
             (Self::Clause(one), Demand::Clause(other)) => {
                 one.demand == other.demand && one.conditions == other.conditions
             }
-            (Self::Required(_), Demand::Required(_)) => true,
+            (Self::Required(_), Demand::Required(_)) | (Self::Schema(_), Demand::Schema(_)) => true,
+            (Self::Pinned(one), Demand::Pinned(other)) => one.strict == other.strict,
             (Self::Approval(one), Demand::Approval(other)) => {
                 one.timeout == other.timeout && one.conditions == other.conditions
             }

@@ -100,6 +100,7 @@ fn case(field: &Field<'_>) -> Loaded<Case> {
         call,
         assumed: Assumed {
             required: required.map(Arc::from),
+            definitions: Arc::default(),
             counts: counts.unwrap_or_default(),
         },
         expect,

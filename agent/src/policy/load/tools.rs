@@ -3,15 +3,26 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Field, Gather, Loaded, Section, Tree, approve::approve, args::args, capture, limits::limits,
+    Field, Gather, Loaded, Section, Tree,
+    approve::approve,
+    args::args,
+    capture,
+    checks::{checks, required},
+    limits::limits,
 };
-use crate::policy::model::{Action, Rules, Step, ToolRule};
+use crate::policy::{
+    RuleRef,
+    model::{Action, Pinning, Rules, Step, ToolRule},
+};
 
 /// Keys of a tool's rule.
 const TOOL: &[&str] = &[
     "args",
     "required_by_schema",
+    "schema",
+    "definitions",
     "approve",
+    "checks",
     "capture",
     "deny",
     "ends",
@@ -19,7 +30,14 @@ const TOOL: &[&str] = &[
 ];
 
 /// Keys of `all_tools`.
-const ALL_TOOLS: &[&str] = &["args", "required_by_schema", "approve", "limits"];
+const ALL_TOOLS: &[&str] = &[
+    "args",
+    "required_by_schema",
+    "schema",
+    "approve",
+    "checks",
+    "limits",
+];
 
 pub(super) fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
     const HELP: &str = "Write a map from each tool's name to its rule.";
@@ -45,7 +63,7 @@ pub(super) fn all_tools(field: &Field<'_>) -> Loaded<Rules> {
 }
 
 fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
-    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `limits`, `approve`, `capture` and `ends`.";
+    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `checks`, `limits`, `approve`, `capture` and `ends`.";
     match &field.node.tree {
         Tree::Text(word) if word == "allow" => {
             return Ok(ToolRule {
@@ -107,20 +125,54 @@ fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
     let mut steps = Vec::new();
     let arguments = gather.keep(section.read("args", args)).flatten();
     steps.extend(arguments.into_iter().flatten().map(Step::Argument));
-    let required = gather.keep(section.read("required_by_schema", |field| {
-        const HELP: &str = "Write `required_by_schema: true`, or leave it out.";
-        match field.node.tree {
-            Tree::Bool(true) => Ok(Step::RequiredBySchema(field.rule())),
-            Tree::Bool(false) => Err(field.fault("demands nothing", HELP)),
-            _ => Err(field.wrong("true", HELP)),
-        }
+    let pinning = gather.keep(section.read("definitions", pinning));
+    steps.extend(pinning.flatten().map(Step::Pinned));
+    let required_by_schema = gather.keep(section.read("required_by_schema", required));
+    steps.extend(required_by_schema.flatten());
+    let schema = gather.keep(section.read("schema", |field| {
+        demanded(field, "Write `schema: true`, or leave it out.")
     }));
-    steps.extend(required.flatten());
+    steps.extend(schema.flatten().map(Step::Schema));
     let approval = gather.keep(section.read("approve", approve)).flatten();
     steps.extend(approval.map(Step::Approve));
+    let checks = gather.keep(section.read("checks", checks)).flatten();
+    steps.extend(checks.into_iter().flatten());
     let limits = gather.keep(section.read("limits", |field| limits(field, tool)));
     steps.extend(limits.flatten().into_iter().flatten().map(Step::Limit));
     Rules(steps)
+}
+
+/// Reads `true`, the only thing that can be said.
+fn demanded(field: &Field<'_>, help: &str) -> Loaded<RuleRef> {
+    match field.node.tree {
+        Tree::Bool(true) => Ok(field.rule()),
+        Tree::Bool(false) => Err(field.fault("demands nothing", help)),
+        _ => Err(field.wrong("true", help)),
+    }
+}
+
+/// Reads `pinned`, or `{ pinned: strict }`.
+pub(super) fn pinning(field: &Field<'_>) -> Loaded<Pinning> {
+    const HELP: &str = "Write `definitions: pinned`, or `{ pinned: strict }` where definitions that are seen first are held back, too.";
+    let pinning = |strict| Pinning {
+        strict,
+        rule: field.rule(),
+    };
+    if !matches!(field.node.tree, Tree::Map(_)) {
+        return match field.text("`pinned`", HELP)? {
+            "pinned" => Ok(pinning(false)),
+            _ => Err(field.fault("is nothing that definitions can be", HELP)),
+        };
+    }
+    let (section, mut gather) = field.open("how definitions are pinned", &["pinned"])?;
+    let strict = match section.field("pinned") {
+        Some(field) => gather.keep(match field.text("`strict`", HELP)? {
+            "strict" => Ok(()),
+            _ => Err(field.fault("is no way to pin definitions", HELP)),
+        }),
+        None => gather.keep(Err(section.missing("pinned", HELP))),
+    };
+    gather.done(strict.map(|()| pinning(true)))
 }
 
 /// What a tool does for captures, by its `capture` and `ends`, which the dialects' tools may have

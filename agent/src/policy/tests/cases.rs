@@ -5,13 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
 
-use super::*;
+use super::{
+    import::{assert_alike, imported},
+    *,
+};
 
 /// What a case knows beside the policy and the call.
 #[derive(Default)]
 struct Known {
     counts: BTreeMap<String, u64>,
     required: Option<Arc<[String]>>,
+    schema: Option<Value>,
 }
 
 impl Counters for Known {
@@ -22,8 +26,16 @@ impl Counters for Known {
 }
 
 impl Knowledge for Known {
-    fn required(&self, _tool: &str) -> Option<Arc<[String]>> {
-        self.required.clone()
+    fn definition(&self, tool: &str) -> Option<Arc<Definition>> {
+        if let Some(schema) = &self.schema {
+            let tool = json!({ "name": tool, "inputSchema": schema });
+            return Some(Arc::new(Definition::read(
+                tool["name"].as_str()?,
+                &tool.to_string(),
+            )));
+        }
+        let names = self.required.as_ref()?;
+        Some(Arc::new(Definition::requiring(tool, names)))
     }
 }
 
@@ -48,7 +60,7 @@ fn window_name(window: Window) -> String {
     }
 }
 
-fn use_words(one: &LimitUse) -> String {
+pub(super) fn use_words(one: &LimitUse) -> String {
     let refund = match one.refund {
         Refund::OnFailure => "failure",
         Refund::OnRpcError => "rpc_error",
@@ -66,8 +78,8 @@ fn use_words(one: &LimitUse) -> String {
 
 /// Keys of a case: what is asked, and what is expected. A misspelled one would expect nothing.
 const KEYS: &[&str] = &[
-    "tool", "args", "counts", "required", "deny", "says", "text", "allowed", "visible", "captures",
-    "ends", "uses", "rules", "texts", "approval", "proofs",
+    "tool", "args", "counts", "required", "schema", "deny", "says", "text", "allowed", "visible",
+    "captures", "ends", "uses", "rules", "texts", "approval", "proofs",
 ];
 
 /// Runs the cases of a file; returns how many there were.
@@ -76,15 +88,21 @@ fn run(text: &str, dialect: Dialect, prefix: &str) -> usize {
     let mut count = 0;
     let mut wrong = Vec::new();
     for group in groups.as_array().unwrap() {
-        let policy = match &group["policy"] {
-            Value::String(yaml) => Policy::parse("p", yaml),
-            json => Policy::parse("p", &serde_json::to_string_pretty(json).unwrap()),
+        let text = match &group["policy"] {
+            Value::String(yaml) => yaml.clone(),
+            json => serde_json::to_string_pretty(json).unwrap(),
         };
+        let policy = Policy::parse("p", &text);
         let policy = policy.unwrap_or_else(|error| panic!("{}: {error:?}", group["about"]));
         assert_eq!(policy.dialect(), dialect, "{}", group["about"]);
+        let policy = match words(dialect) {
+            Replies::Ours => policy,
+            replies => policy.replying(replies),
+        };
+        let ours = (dialect != Dialect::Capwarden).then(|| imported(&text, words(dialect)));
         for case in group["cases"].as_array().unwrap() {
             count += 1;
-            let unlike = judge(&policy, case, prefix);
+            let unlike = judge(&policy, ours.as_ref(), case, prefix);
             if !unlike.is_empty() {
                 wrong.push(format!(
                     "{}: {case}\n  {}",
@@ -98,8 +116,18 @@ fn run(text: &str, dialect: Dialect, prefix: &str) -> usize {
     count
 }
 
-/// What is decided otherwise than expected.
-fn judge(policy: &Policy, case: &Value, prefix: &str) -> Vec<String> {
+/// The words in which a dialect's own denials are.
+fn words(dialect: Dialect) -> Replies {
+    match dialect {
+        Dialect::Capwarden => Replies::Ours,
+        Dialect::PolicyLayer => Replies::PolicyLayer,
+        Dialect::Catalogue | Dialect::Intercept => Replies::Intercept,
+    }
+}
+
+/// What is decided otherwise than expected. `ours` is the same policy in our own language, which
+/// is to decide alike.
+fn judge(policy: &Policy, ours: Option<&Policy>, case: &Value, prefix: &str) -> Vec<String> {
     let case = case.as_object().unwrap();
     for key in case.keys() {
         assert!(KEYS.contains(&key.as_str()), "{key}");
@@ -112,6 +140,7 @@ fn judge(policy: &Policy, case: &Value, prefix: &str) -> Vec<String> {
         counts: case.get("counts").map_or_else(BTreeMap::new, |counts| {
             serde_json::from_value(counts.clone()).unwrap()
         }),
+        schema: case.get("schema").cloned(),
         required: case.get("required").map(|names| {
             serde_json::from_value::<Vec<String>>(names.clone())
                 .unwrap()
@@ -120,7 +149,11 @@ fn judge(policy: &Policy, case: &Value, prefix: &str) -> Vec<String> {
     };
     let tool = case["tool"].as_str().unwrap();
     let arguments = case.get("args").cloned().unwrap_or_else(no_arguments);
-    let decision = policy.decide(&call(tool, arguments), &known);
+    let call = call(tool, arguments);
+    let decision = policy.decide(&call, &known);
+    if let Some(ours) = ours {
+        assert_alike(policy, ours, &call, &known);
+    }
     let mut unlike = Vec::new();
     let mut expect = |what: &str, wanted: Value, found: Value| {
         if wanted != found {
@@ -251,8 +284,10 @@ fn operators(dialect: Dialect) -> usize {
                 "require": {"rules": [{"name": "n", "conditions": [condition]}]},
             }}),
         };
+        let ours = imported(&policy.to_string(), words(dialect));
         let policy = Policy::parse("p", &policy.to_string()).unwrap();
         assert_eq!(policy.dialect(), dialect);
+        let policy = policy.replying(words(dialect));
         let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
         assert!(!list("yes").is_empty() || !list("no").is_empty(), "{row}");
         let truths = ["yes", "no", "open", "text", "read"]
@@ -278,6 +313,7 @@ fn operators(dialect: Dialect) -> usize {
                     continue;
                 }
                 count += 1;
+                assert_alike(&policy, &ours, &call(tool, arguments.clone()), &());
                 let verdict = ask(&policy, &call(tool, arguments.clone()));
                 assert_eq!(
                     verdict == Verdict::Forward,

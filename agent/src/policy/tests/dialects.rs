@@ -5,10 +5,8 @@ use serde_json::json;
 use super::*;
 
 /// Wrong files: text, line, column, and parts of the message and the help.
-type Case = (&'static str, u64, u64, &'static str, &'static str);
-
 #[rustfmt::skip] // A table: each text on its own line.
-const CASES: &[Case] = &[
+const CASES: &[Fault] = &[
     // PolicyLayer: JSON, and exactly that.
     ("{\"version\": \"1\", \"default\": \"deny\", \"tools\": {\"a\": {\"limits\": []},}}", 1, 67, "this is not JSON: key must be a string", "no comma after"),
     ("{'version': '1', 'default': 'deny', 'all_tools': {}}", 1, 2, "this is not JSON: key must be a string", "no comments"),
@@ -112,23 +110,7 @@ const CASES: &[Case] = &[
 
 #[test]
 fn errors_point_at_what_is_wrong() {
-    let mut wrong = Vec::new();
-    for (text, line, column, message, help) in CASES {
-        match Policy::parse("p", text) {
-            Ok(_) => wrong.push(format!("accepted: {text}")),
-            Err(error) => {
-                let right = error.message().contains(message)
-                    && error.help_text().unwrap_or_default().contains(help)
-                    && (error.line(), error.column()) == (Some(*line), Some(*column));
-                if !right {
-                    wrong.push(format!(
-                        "{error:?}, not {line}:{column} {message} ({help}):\n{text}"
-                    ));
-                }
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert_faults(CASES);
 }
 
 #[test]

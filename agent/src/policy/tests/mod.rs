@@ -5,6 +5,8 @@ mod cases;
 mod decisions;
 mod dialects;
 mod diff;
+mod documented;
+mod import;
 mod loading;
 mod mutations;
 mod shipped;
@@ -93,4 +95,29 @@ fn forwarded(verdict: &CaptureVerdict, arguments: Value) -> Value {
 
 fn no_arguments() -> Value {
     Value::Object(Map::new())
+}
+
+/// What is no policy: the text, the line and column of its first fault, parts of the message and
+/// of the help.
+type Fault = (&'static str, u64, u64, &'static str, &'static str);
+
+/// Each of these is refused for its own fault.
+fn assert_faults(faults: &[Fault]) {
+    let mut wrong = Vec::new();
+    for (text, line, column, message, help) in faults {
+        match Policy::parse("p", text) {
+            Ok(_) => wrong.push(format!("accepted: {text}")),
+            Err(error) => {
+                let right = error.message().contains(message)
+                    && error.help_text().unwrap_or_default().contains(help)
+                    && (error.line(), error.column()) == (Some(*line), Some(*column));
+                if !right {
+                    wrong.push(format!(
+                        "{error:?}, not {line}:{column} {message} ({help}):\n{text}"
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }

@@ -19,7 +19,7 @@ fn every_shipped_policy_is_tested() {
     let files: BTreeSet<String> = std::fs::read_dir(directory())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !name.ends_with(".test.yaml"))
+        .filter(|name| !name.ends_with(".test.yaml") && name != "README.md")
         .collect();
     let tested = [
         "awslabs-pcap-analyzer.yaml",
@@ -39,7 +39,7 @@ fn every_shipped_policy_decides_as_the_cases_beside_it_say() {
     let mut run = 0;
     for entry in std::fs::read_dir(directory()).unwrap() {
         let path = entry.unwrap().path();
-        if path.to_str().unwrap().ends_with(".test.yaml") {
+        if path.to_str().unwrap().ends_with(".test.yaml") || path.ends_with("README.md") {
             continue;
         }
         let policy = Policy::load(&path).unwrap();
@@ -114,10 +114,10 @@ fn awslabs_pcap_analyzer() {
     let summary = policy.summary();
     assert_eq!(
         (
-            summary.allowed,
-            summary.capturing,
-            summary.ending,
-            summary.denied
+            summary.count("allow"),
+            summary.count("capture"),
+            summary.count("ends"),
+            summary.count("deny")
         ),
         (42, 1, 1, 2)
     );
@@ -258,8 +258,9 @@ fn policylayer_and_intercept() {
         }
     }
     impl Knowledge for Listed {
-        fn required(&self, _: &str) -> Option<std::sync::Arc<[String]>> {
-            Some(["host".to_owned()].into())
+        fn definition(&self, tool: &str) -> Option<std::sync::Arc<Definition>> {
+            let definition = Definition::requiring(tool, &["host".to_owned()]);
+            Some(std::sync::Arc::new(definition))
         }
     }
     for (file, dialect, tool, counter, scope, window, refund) in [

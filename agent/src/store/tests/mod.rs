@@ -1,8 +1,11 @@
 //! Directories, slots and tables.
 
 mod directory;
+mod home;
 mod slots;
 mod table;
+
+pub(crate) use home::Home;
 
 use std::path::Path;
 

@@ -1,18 +1,23 @@
 //! What a limit costs: one use of one counter, reserved and settled, on the calling thread.
 //!
 //! *Plain* is a counter in memory, which is forgotten with the process; *guarded* is one in the
-//! store, which survives `kill -9` and is shared with other processes. Each kind of window has 1,000
+//! store, which survives `kill -9` and is shared with other processes; and then one in a Redis on a Unix
+//! socket of this host, which agents on other hosts could share. Each kind of window has 1,000
 //! counters that are used by turns; a sample is the median of 2,000 uses.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, anyhow};
 use capwarden::{
-    limits::{Limits, Settle},
+    limits::{Limits, Server, Settle},
     policy::{LimitUse, Refund, RuleRef, Scope, Unit, Window},
     principal::{Caller, Principal},
     store::StateDirectory,
 };
+use capwarden_tests::redis::Redis;
 
 use crate::{
     Bench,
@@ -29,6 +34,16 @@ const MOST: f64 = 5e-6;
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let memory = Limits::in_memory()?;
     let store = Limits::open(&StateDirectory::open(&bench.file("state"), Some(65_534))?)?;
+    let directory = bench.file("redis");
+    fs::create_dir(&directory)?;
+    let redis = Redis::start(&directory, &[])?;
+    let remote = Limits::shared(Server {
+        address: redis
+            .address()
+            .parse()
+            .map_err(|why: String| anyhow!(why))?,
+        password: None,
+    })?;
     let hour = Duration::from_secs(3_600);
     let kinds = [
         ("calendar", Window::Calendar(Unit::Hour), Settle::Used),
@@ -36,31 +51,32 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
         ("bucket", Window::Bucket(hour), Settle::Used),
         ("given back", Window::Calendar(Unit::Day), Settle::NotMade),
     ];
-    kinds
-        .into_iter()
-        .map(|(what, window, how)| {
+    let mut rows = Vec::new();
+    for (place, kept, most) in [("", &store, Some(MOST)), (" in Redis", &remote, None)] {
+        for (what, window, how) in kinds {
             let uses: Vec<LimitUse> = (0..COUNTERS).map(|n| one(n, window)).collect();
             let (mut plain, mut guarded) = (Vec::new(), Vec::new());
             for turn in 0..=TURNS {
-                let samples = (median(&memory, &uses, how)?, median(&store, &uses, how)?);
+                let samples = (median(&memory, &uses, how)?, median(kept, &uses, how)?);
                 // At its first use a counter is looked for, and made.
                 if turn > 0 {
                     plain.push(samples.0);
                     guarded.push(samples.1);
                 }
             }
-            Ok(Measurement {
-                what: format!("limits: use of a counter, {what}"),
+            rows.push(Measurement {
+                what: format!("limits: use of a counter{place}, {what}"),
                 unit: measure::Unit::Time,
                 plain,
                 guarded,
-                target: match how {
-                    Settle::NotMade => Target::None,
-                    _ => Target::Most(MOST),
+                target: match (how, most) {
+                    (Settle::NotMade, _) | (_, None) => Target::None,
+                    (_, Some(most)) => Target::Most(most),
                 },
-            })
-        })
-        .collect()
+            });
+        }
+    }
+    Ok(rows)
 }
 
 /// The median of some uses, in seconds.

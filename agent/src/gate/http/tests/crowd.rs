@@ -6,8 +6,8 @@ use super::*;
 
 const CLIENTS: usize = 1_000;
 
-async fn crowded(descriptors: u64) -> Arc<Rig> {
-    let rig = Rig::with_descriptors(Box::new(good), Bounds::default(), None, descriptors);
+async fn crowded(connections: usize) -> Arc<Rig> {
+    let rig = Rig::with_connections(Box::new(good), Bounds::default(), None, connections);
     Arc::new(rig.await)
 }
 
@@ -16,7 +16,7 @@ async fn clients_at_once_are_all_answered() {
     // Each has four in this one process.
     let allowed = crate::kernel::descriptors(8_192);
     let clients = CLIENTS.min(usize::try_from(allowed / 5).unwrap());
-    let rig = crowded(8_192).await;
+    let rig = crowded(4_096).await;
     let mut crowd = JoinSet::new();
     for number in 0..clients {
         let rig = Arc::clone(&rig);
@@ -37,10 +37,10 @@ async fn clients_at_once_are_all_answered() {
 
 #[tokio::test]
 async fn connections_that_there_is_no_room_for_are_turned_away() {
-    // A quarter is kept; two for each of the rest.
-    let rig = crowded(32).await;
+    let rig = crowded(12).await;
     let mut idle = Vec::new();
-    for _ in 0..12 {
+    // A quarter is left to others.
+    for _ in 0..9 {
         idle.push(TcpStream::connect(rig.address).await.unwrap());
     }
     let reply = rig.post("", &call("echo")).await;

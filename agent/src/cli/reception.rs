@@ -1,0 +1,148 @@
+//! The options of `run` that say who may come in over HTTP.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use clap::Args;
+
+use crate::{
+    gate::http::{Authorities, Issuer, ReceptionPlan, Tls, TlsError},
+    principal::Grants,
+};
+
+use super::failure::{Account, Failure};
+
+/// Who may come in over HTTP, and how.
+#[derive(Debug, Default, Args)]
+pub(super) struct ReceptionOptions {
+    /// Let every user of this host in, without a grant
+    ///
+    /// For development. Without it, clients over HTTP show the token of a grant: see `capwarden
+    /// grant create`.
+    #[arg(long, requires = "listen")]
+    pub(super) anonymous: bool,
+    /// Let web pages of this origin speak to it
+    ///
+    /// Pages that this host serves may anyway; pages of others are refused.
+    #[arg(long, value_name = "ORIGIN", requires = "listen")]
+    allow_origin: Vec<String>,
+    /// Let clients ask for it by this name
+    ///
+    /// As in capture.example, or capture.example:8443 where a proxy has another port. Requests for
+    /// other hosts are refused.
+    #[arg(long, value_name = "NAME", requires = "listen", value_parser = host)]
+    host: Vec<String>,
+    /// Serve over TLS, with this certificate
+    ///
+    /// PEM, with those between it and its authority. Both files are read again when they change.
+    /// An address that is not a loopback address is served in no other way.
+    #[arg(long, value_name = "FILE", requires = "tls_key", requires = "listen")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key
+    ///
+    /// PEM, which nobody else may be able to read: mode 0600.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Believe these authorities of a server at https://
+    ///
+    /// PEM. Without it: those that this host trusts.
+    #[arg(long, value_name = "FILE", requires = "upstream")]
+    upstream_ca: Option<PathBuf>,
+    /// Tell clients who accounts for tokens
+    ///
+    /// The address of an authorization server, for OAuth clients: it stands in
+    /// /.well-known/oauth-protected-resource (RFC 9728), which refusals point to. Tokens are those
+    /// of grants all the same; what an authorization server issues by itself is not taken.
+    #[arg(long, value_name = "URL", requires = "listen")]
+    oauth_issuer: Option<Issuer>,
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    match !text.is_empty() && text.chars().all(fits) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("it is a host, as in capture.example or capture.example:8443".to_owned()),
+    }
+}
+
+impl ReceptionOptions {
+    /// Whether an address may be listened at in this way.
+    pub(super) fn check(&self, listen: SocketAddr) -> Result<(), Failure> {
+        let usage = |what: String, hint| Err(Failure::Usage(Account::new(what).hint(hint)));
+        let ip = listen.ip();
+        if ip.is_loopback() {
+            return Ok(());
+        }
+        if self.tls_cert.is_none() {
+            return usage(
+                format!(
+                    "{ip} is not a loopback address: who is on the way could read and change what is said"
+                ),
+                "give a certificate with --tls-cert and --tls-key, or listen on 127.0.0.1",
+            );
+        }
+        if self.anonymous {
+            return usage(
+                format!(
+                    "{ip} is not a loopback address: --anonymous would let everybody in who reaches it"
+                ),
+                "leave --anonymous out, and make a grant with `capwarden grant create`",
+            );
+        }
+        if ip.is_unspecified() && self.host.is_empty() {
+            return usage(
+                format!("{ip} is no address that clients ask for"),
+                "say with --host what they call this server",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether anything is said that is about HTTP.
+    pub(super) fn is_for_http(&self) -> bool {
+        self.anonymous
+            || !self.allow_origin.is_empty()
+            || !self.host.is_empty()
+            || self.tls_cert.is_some()
+            || self.oauth_issuer.is_some()
+    }
+
+    /// The certificate, if there is to be TLS.
+    pub(super) fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let files = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
+        files
+            .map(|(certificate, key)| Tls::open(certificate, key).map_err(|error| failed(&error)))
+            .transpose()
+    }
+
+    /// Who is believed of a server elsewhere.
+    pub(super) fn authorities(&self, tls: bool) -> Result<Authorities, Failure> {
+        match (&self.upstream_ca, tls) {
+            (Some(_), false) => Err(Failure::Usage(
+                Account::new("--upstream-ca is for a server that is reached over TLS")
+                    .hint("write https:// in --upstream, or leave it out"),
+            )),
+            (file, true) => Authorities::open(file.as_deref()).map_err(|error| failed(&error)),
+            (None, false) => Authorities::nobody().map_err(|error| failed(&error)),
+        }
+    }
+
+    /// What is asked of whoever comes to a server of this name.
+    pub(super) fn plan(self, server: Arc<str>, grants: Option<Arc<Grants>>) -> ReceptionPlan {
+        ReceptionPlan {
+            server,
+            hosts: self.host,
+            origins: self.allow_origin,
+            grants,
+            issuer: self.oauth_issuer,
+        }
+    }
+}
+
+fn failed(error: &TlsError) -> Failure {
+    let hint = match error {
+        TlsError::Exposed { file, .. } => format!("chmod 600 {file}"),
+        TlsError::NoAuthorities => "apt-get install ca-certificates".to_owned(),
+        _ => "capwarden run --help".to_owned(),
+    };
+    Failure::Usage(Account::new(error.to_string()).hint(hint))
+}

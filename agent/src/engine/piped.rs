@@ -1,0 +1,122 @@
+//! `run --listen ADDRESS:PORT` without `--upstream`: clients over HTTP, with stdio servers.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{net::UnixStream, task::JoinSet};
+
+use super::{
+    EngineError, Outcome, OwnServerPlan,
+    house::{self, StopSignals},
+    servers::{Opened, OwnServers},
+};
+use crate::{
+    audit::Log,
+    gate::{
+        Bounds, GateEvent, Observer as _, Side,
+        http::{self, ReceptionPlan, Servers, Tls},
+    },
+    kernel,
+    principal::Caller,
+};
+
+/// Requests in flight of one server: many of them share the memory.
+const IN_FLIGHT: usize = 64;
+
+/// What to serve.
+#[derive(Debug)]
+pub struct PipedPlan {
+    /// Where clients come.
+    pub listen: SocketAddr,
+    /// With this certificate.
+    pub tls: Option<Tls>,
+    /// Who may come in.
+    pub reception: ReceptionPlan,
+    /// What each client gets.
+    pub servers: OwnServerPlan,
+}
+
+/// Serves until a signal comes.
+pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
+    let mut stop = StopSignals::but_hang_up()?;
+    let listener = house::listener(plan.listen, plan.tls)?;
+    let bounds = Bounds {
+        in_flight: IN_FLIGHT,
+        ..Bounds::default()
+    };
+    let Opened {
+        servers,
+        record,
+        tasks,
+        _serving,
+    } = plan.servers.open(bounds, log).await?;
+    house::say_where(&listener)?;
+    let running = Arc::new(Mutex::new(JoinSet::new()));
+    let wires = Wires {
+        servers: Arc::clone(&servers),
+        running: Arc::clone(&running),
+    };
+    // A task of its own: however much there is to carry, the signals below are heard.
+    let mut serving = JoinSet::new();
+    let reception = plan.reception;
+    serving.spawn(async move {
+        http::serve_piped(&reception, listener, wires, kernel::tcp_owner).await
+    });
+    let (why, signal) = tokio::select! {
+        signal = stop.next() => ("a signal", Some(signal)),
+        () = record.broken() => ("the audit log is not whole", None),
+        _ = serving.join_next() => ("clients can no longer be served", None),
+    };
+    servers.stop();
+    // Once it has ended, nobody starts any more.
+    serving.shutdown().await;
+    let mut running = std::mem::take(&mut *running.lock().unwrap_or_else(PoisonError::into_inner));
+    while running.join_next().await.is_some() {}
+    // The record is complete once nobody can add to it.
+    drop((servers, tasks));
+    let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
+    record.finish(why, outcome.status()).await?;
+    Ok(outcome)
+}
+
+/// Servers whose clients are wires.
+struct Wires {
+    servers: Arc<OwnServers>,
+    running: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Servers for Wires {
+    fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let servers = Arc::clone(&self.servers);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while running.try_join_next().is_some() {}
+        running.spawn(async move {
+            let number = caller.connection;
+            tracing::info!(principal = %caller.principal, number, "a server starts");
+            match servers.converse(theirs, caller).await {
+                Ok(why) => tracing::info!(number, why, "a server ended"),
+                Err(error) => tracing::error!(number, %error, "a server failed"),
+            }
+            drop(place);
+        });
+        Ok(ours)
+    }
+
+    fn dropped(&self, bytes: u64, why: &str) {
+        tracing::warn!(bytes, why, "dropped a message");
+        self.servers.observer().observe(GateEvent::Dropped {
+            from: Side::Client,
+            bytes,
+            why: why.to_owned(),
+            lines: 1,
+        });
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.servers.bounds()
+    }
+}

@@ -1,0 +1,245 @@
+//! A stdio server for each client: with a gate, captures and processes of its own, so that what one
+//! client does, and what a server remembers, is kept apart from the others'.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io,
+    net::Shutdown,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use super::{
+    EngineError, Judge, house,
+    pipe::Pipe,
+    record::{GateObserver, PolicySource, RecordKeeper, Started},
+    reload::Reload,
+    timed::Timed,
+};
+use crate::{
+    audit::Log,
+    gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture},
+    kernel::{Credentials, Input, Output},
+    policy::Terms,
+    principal::Caller,
+    session::{Attribution, EndReason, Events, SessionEnd, SessionId, Sessions},
+    telemetry::{Endpoint, Serving},
+};
+
+/// Ends that may wait for a client to read them.
+const ENDS: usize = 256;
+
+/// What each client gets.
+#[derive(Debug)]
+pub struct OwnServerPlan {
+    /// The server's command.
+    pub server: Vec<OsString>,
+    /// What the servers are called.
+    pub name: Arc<str>,
+    /// Whose ids each server gets.
+    pub credentials: Credentials,
+    /// What decides the calls.
+    pub judge: Judge,
+    /// Where their metrics are served.
+    pub metrics: Option<Endpoint>,
+    /// How their policy is loaded again.
+    pub reload: Reload,
+}
+
+/// What the servers share.
+pub(super) struct OwnServers {
+    command: Vec<OsString>,
+    name: Arc<str>,
+    credentials: Credentials,
+    judge: Arc<Timed<Arc<Judge>>>,
+    observer: Arc<GateObserver>,
+    events: Events,
+    routes: Arc<Routes>,
+    bounds: Bounds,
+    /// Becomes true when all are to end.
+    stopping: watch::Sender<bool>,
+}
+
+/// The servers, and what keeps their record.
+pub(super) struct Opened {
+    pub(super) servers: Arc<OwnServers>,
+    pub(super) record: RecordKeeper,
+    /// What is done for as long as this is kept.
+    pub(super) tasks: JoinSet<()>,
+    pub(super) _serving: Option<Serving>,
+}
+
+impl OwnServerPlan {
+    /// Gets ready to start servers, each within these bounds.
+    pub(super) async fn open(self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
+        let (events, happened) = Events::channel();
+        let overflow = events.overflow();
+        let (metrics, serving) = house::metrics(self.metrics, &events).await?;
+        // To know, and to have recorded, what this host lacks.
+        let (_, degraded) = house::sessions(Attribution::ByCall, events.clone())?;
+        let (ends, ended) = mpsc::channel(ENDS);
+        let source = PolicySource::of(&self.judge.policy());
+        let started = Started {
+            command: &self.server,
+            policy: Some(&source),
+            user: self.credentials.user,
+            degraded: &degraded,
+        };
+        let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
+        let user = Some(self.credentials.user);
+        let (judge, mut tasks) = house::decider(self.judge, self.reload, user, &record, metrics)?;
+        let routes = Arc::new(Routes::default());
+        tasks.spawn({
+            let routes = Arc::clone(&routes);
+            async move { routes.carry(ended).await }
+        });
+        let servers = OwnServers {
+            name: self.name,
+            command: self.server,
+            credentials: self.credentials,
+            judge: Arc::new(judge),
+            observer: Arc::new(record.observer()?),
+            events,
+            routes,
+            bounds,
+            stopping: watch::Sender::new(false),
+        };
+        Ok(Opened {
+            servers: Arc::new(servers),
+            record,
+            tasks,
+            _serving: serving,
+        })
+    }
+}
+
+impl OwnServers {
+    /// What each server is called.
+    pub(super) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// What each gate keeps itself within.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Where events are noted that belong to no server.
+    pub(super) fn observer(&self) -> &GateObserver {
+        &self.observer
+    }
+
+    /// Tells all servers to end.
+    pub(super) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Serves one client with a server of its own, until one of them has gone or all are to end.
+    /// Says which.
+    pub(super) async fn converse(
+        &self,
+        client: UnixStream,
+        caller: Caller,
+    ) -> Result<&'static str, EngineError> {
+        let mut stopping = self.stopping.subscribe();
+        let client = client.into_std()?;
+        client.set_nonblocking(false)?;
+        let events = self.events.clone();
+        // It takes the verifier's time.
+        let made =
+            tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
+        let (sessions, _) = made.await.map_err(io::Error::other)??;
+        let (governed, broker) = house::start(&sessions, &self.command, &self.credentials, true)?;
+        let (ends, ended) = mpsc::channel(ENDS);
+        let gate = Gate {
+            policy: Arc::clone(&self.judge),
+            captures: Routed {
+                sessions: sessions.clone(),
+                routes: Arc::clone(&self.routes),
+                ends,
+            },
+            observer: Arc::clone(&self.observer),
+            bounds: self.bounds,
+        };
+        let pipe = Pipe {
+            sessions,
+            governed,
+            broker,
+            gate: Arc::new(gate),
+            caller,
+            client_in: Input::from(OwnedFd::from(client.try_clone()?)),
+            client_out: Output::to(client.as_fd())?,
+            ended,
+        };
+        let told = async {
+            // If nobody can say so any more, it is so.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+            ("the agent ends", None)
+        };
+        let end = pipe.run(told).await;
+        // Whoever still waits for the client to write does so no longer.
+        let _ = client.shutdown(Shutdown::Both);
+        let ((why, _), _) = end?;
+        Ok(why)
+    }
+}
+
+/// Who is to be told of the end of which session.
+#[derive(Default)]
+pub(super) struct Routes(Mutex<HashMap<SessionId, mpsc::Sender<SessionEnd>>>);
+
+impl Routes {
+    fn table(&self) -> MutexGuard<'_, HashMap<SessionId, mpsc::Sender<SessionEnd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn carry(&self, mut ends: mpsc::Receiver<SessionEnd>) {
+        while let Some(end) = ends.recv().await {
+            let client = self.table().remove(&end.session);
+            if let Some(client) = client {
+                // A client that does not read is not waited for.
+                let _ = client.try_send(end);
+            }
+        }
+    }
+}
+
+/// Sessions whose ends are told to one client.
+struct Routed {
+    sessions: Sessions,
+    routes: Arc<Routes>,
+    ends: mpsc::Sender<SessionEnd>,
+}
+
+impl Captures for Routed {
+    async fn open(&self, terms: Terms) -> Result<OpenedCapture, OpenError> {
+        let opened = Captures::open(&self.sessions, terms).await?;
+        self.routes
+            .table()
+            .insert(opened.session, self.ends.clone());
+        Ok(opened)
+    }
+
+    fn replied(&self, session: SessionId) {
+        self.sessions.replied(session);
+    }
+
+    fn stopping(&self, session: SessionId) {
+        self.sessions.stopping(session);
+    }
+
+    fn end(&self, session: SessionId, reason: EndReason) {
+        self.sessions.end(session, reason);
+    }
+
+    fn live(&self) -> Vec<SessionId> {
+        self.sessions.live()
+    }
+}

@@ -1,0 +1,82 @@
+//! The streams of HTTP that a stdio server's messages go out on.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::body::{Body as HttpBody, Bytes, Frame};
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior, interval_at},
+};
+
+use super::wire::{Message, Reply, Wire};
+use crate::gate::http::sse;
+
+/// How often a stream says that it is still there: a client that has gone is noticed by that.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// Where the messages come from.
+pub(super) enum Source {
+    /// The request that they belong to.
+    Reply(Reply),
+    /// What no request waits for; the wire stays as long as somebody listens.
+    Listening(mpsc::Receiver<Message>, Arc<Wire>),
+}
+
+/// Messages as events.
+pub(super) struct Events {
+    from: Source,
+    /// What comes before them all.
+    first: Option<Vec<u8>>,
+    alive: Interval,
+}
+
+impl Events {
+    pub(super) fn new(from: Source, first: Option<Vec<u8>>) -> Self {
+        let start = tokio::time::Instant::now() + SIGN_OF_LIFE;
+        let mut alive = interval_at(start, SIGN_OF_LIFE);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { from, first, alive }
+    }
+}
+
+impl HttpBody for Events {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        let data = |bytes: Vec<u8>| Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
+        if let Some(first) = this.first.take() {
+            return data(first);
+        }
+        let messages = match &mut this.from {
+            Source::Reply(reply) => &mut reply.messages,
+            Source::Listening(messages, wire) => {
+                wire.heard();
+                messages
+            }
+        };
+        match messages.poll_recv(context) {
+            Poll::Ready(Some(message)) => {
+                let mut event = Vec::with_capacity(message.text.len() + 8);
+                sse::event(&message.text, &mut event);
+                return data(event);
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {}
+        }
+        match this.alive.poll_tick(context) {
+            Poll::Ready(_) => data(b":\n\n".to_vec()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

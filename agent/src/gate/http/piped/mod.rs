@@ -1,0 +1,668 @@
+//! Streamable HTTP in front of servers that speak on pipes.
+//!
+//! Each MCP session has a server of its own, behind a gate of its own, as a client of a Unix socket
+//! has: what is posted becomes a line, and the server's lines become answers and events
+//! (`wire`, `events`). Requests of the stateless revision share one server for each grant (without
+//! grants, for each user); their ids are replaced on the way (`renumber`), since several clients may
+//! use the same ones. A server that does not speak that revision is not made to: capwarden asks it
+//! with `server/discover`, and tells clients which revisions there are.
+
+mod events;
+mod renumber;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::HeaderValue,
+    http::request::Parts,
+};
+use serde_json::Value;
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+
+use self::{
+    events::{Events, Source},
+    renumber::Renumbered,
+    wire::{Kind, Reply, Wire},
+};
+use super::{
+    capacity::{ANSWERS, SERVERS},
+    front::ENDPOINT,
+    headers::{self, Era, STATELESS_VERSION},
+    legacy,
+    reception::{Reception, ReceptionPlan, Service, Visitor},
+    refusal::{Body, Refusal, json_response},
+    serve::Listener,
+    shares::{Share, Shares},
+    sse,
+    tether::{Tether, Tied},
+};
+use crate::{
+    gate::{
+        Bounds,
+        conversation::lock,
+        envelope::{Envelope, Id},
+        json::Members,
+        reply,
+    },
+    principal::{Caller, HTTP_CONNECTIONS, Principal},
+};
+
+/// A server that was not asked anything for so long, and has no stream open, ends.
+const IDLE: Duration = Duration::from_secs(600);
+/// How often idle ones are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long a request waits for its answer before a stream is begun.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// How long a server may take to say which revisions it speaks.
+const DISCOVER: Duration = Duration::from_secs(10);
+const POSTED: &str = "messages are sent with POST";
+/// JSON-RPC: there is no such method.
+const NO_METHOD: i64 = -32601;
+/// MCP 2026-07-28: codes of errors for which the status is 400.
+const BAD_REQUEST: std::ops::RangeInclusive<i64> = -32022..=-32020;
+
+/// Starts servers that speak on pipes.
+pub trait Servers: Send + Sync + 'static {
+    /// Starts a server behind a gate, for this caller. It ends when the other end of its wire does,
+    /// and the wire ends when it does, or if it cannot be started. `place` is kept until nothing of
+    /// it is left.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream>;
+
+    /// A message of a client was not let through.
+    fn dropped(&self, bytes: u64, why: &str);
+
+    /// What each gate keeps itself within.
+    fn bounds(&self) -> Bounds;
+}
+
+/// Serves clients over HTTP with servers on pipes, until it is dropped. `owner` as for
+/// [`serve`](super::serve()).
+pub async fn serve_piped<S: Servers>(
+    plan: &ReceptionPlan,
+    listener: Listener,
+    servers: S,
+    owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
+) -> io::Result<()> {
+    let front = Arc::new(Piped::new(plan, &listener, servers)?);
+    let sweeping = async {
+        loop {
+            sleep(LOOK).await;
+            front.sweep(IDLE);
+        }
+    };
+    tokio::select! {
+        served = listener.take(Arc::clone(&front), owner) => served,
+        () = sweeping => Ok(()),
+    }
+}
+
+/// An MCP session, and its server.
+struct Session {
+    wire: Arc<Wire>,
+    kind: Kind,
+    principal: Principal,
+    tether: Option<Arc<Tether>>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.wire.close();
+    }
+}
+
+/// A caller, and the grant's id.
+type Whose = (Principal, Option<Arc<str>>);
+
+/// The server that requests of one caller share which belong to no session; none until there is one.
+type Shared = Arc<tokio::sync::Mutex<Option<Session>>>;
+
+/// The front.
+struct Piped<S> {
+    reception: Reception,
+    servers: S,
+    limit: usize,
+    places: Arc<Shares<Principal>>,
+    answers: Arc<Shares<Principal>>,
+    sessions: Mutex<HashMap<String, Session>>,
+    shared: Mutex<HashMap<Whose, Shared>>,
+    /// The server has said that it speaks revisions with sessions only.
+    only_sessions: AtomicBool,
+    connections: AtomicU64,
+}
+
+impl<S: Servers> Piped<S> {
+    fn new(plan: &ReceptionPlan, listener: &Listener, servers: S) -> io::Result<Self> {
+        let bounds = servers.bounds();
+        Ok(Self {
+            reception: Reception::new(plan, &listener.place()?, bounds.client_line),
+            // What the gate adds to a message is short.
+            limit: bounds.server_line.saturating_mul(2),
+            servers,
+            places: Shares::new(SERVERS),
+            answers: Shares::new(ANSWERS),
+            sessions: Mutex::default(),
+            shared: Mutex::default(),
+            only_sessions: AtomicBool::new(false),
+            connections: HTTP_CONNECTIONS.into(),
+        })
+    }
+
+    /// Ends what has been idle for so long, and what has lost its server.
+    fn sweep(&self, idle: Duration) {
+        let over = |session: &Session| session.wire.is_gone() || session.wire.idle() >= idle;
+        let mut gone = Vec::new();
+        {
+            let mut sessions = lock(&self.sessions);
+            let ids: Vec<String> = sessions
+                .iter()
+                .filter(|(_, session)| over(session))
+                .map(|(id, _)| id.clone())
+                .collect();
+            gone.extend(ids.iter().filter_map(|id| sessions.remove(id)));
+        }
+        lock(&self.shared).retain(|_, shared| {
+            // One that is being started just now is not idle.
+            let Ok(mut place) = shared.try_lock() else {
+                return true;
+            };
+            if place.as_ref().is_some_and(over) {
+                gone.extend(place.take());
+            }
+            place.is_some()
+        });
+        drop(gone);
+    }
+
+    async fn route(
+        self: Arc<Self>,
+        visitor: Visitor,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let (head, body) = request.into_parts();
+        match (head.uri.path(), &head.method) {
+            (ENDPOINT, &Method::POST) => self.post(visitor, head, body).await,
+            (ENDPOINT, &Method::GET | &Method::DELETE) => self.of_session(&visitor, &head),
+            (legacy::STREAM, &Method::GET) => self.legacy_stream(&visitor, &head),
+            (legacy::MESSAGES, &Method::POST) => self.legacy_message(&visitor, head, body).await,
+            (ENDPOINT | legacy::STREAM | legacy::MESSAGES, _) => Err(Refusal::not_allowed(POSTED)),
+            _ => {
+                let why = format!("there is nothing here: the server is at {ENDPOINT}");
+                Err(Refusal::new(StatusCode::NOT_FOUND, why))
+            }
+        }
+    }
+
+    /// Starts a server.
+    fn start(&self, visitor: &Visitor, kind: Kind, caller: Caller) -> Result<Session, Refusal> {
+        let place: Option<Share<Principal>> = self.places.try_take(&visitor.principal, 1);
+        let place = place.ok_or_else(|| {
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many servers run: try again when a session has ended",
+            )
+        })?;
+        let server = self.servers.start(caller, Box::new(place));
+        let server = server.map_err(|error| {
+            tracing::error!(%error, "no server can be started");
+            gone(None)
+        })?;
+        let principal = visitor.principal.clone();
+        let answers = Arc::clone(&self.answers);
+        Ok(Session {
+            wire: Wire::new(server, kind, self.limit, answers, principal.clone()),
+            kind,
+            principal,
+            tether: visitor.tether.clone(),
+        })
+    }
+
+    /// Begins an MCP session.
+    fn begin(&self, visitor: &Visitor, kind: Kind) -> Result<(String, Arc<Wire>), Refusal> {
+        let id = legacy::new_id()?;
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let caller = visitor.caller(&self.reception.server, number);
+        let session = self.start(visitor, kind, caller)?;
+        let wire = Arc::clone(&session.wire);
+        let mut sessions = lock(&self.sessions);
+        // Its grant may have ended since it was let in.
+        if visitor
+            .tether
+            .as_ref()
+            .is_some_and(|tether| tether.is_cut())
+        {
+            return Err(Refusal::unauthorized(Some("the grant has ended")));
+        }
+        sessions.insert(id.clone(), session);
+        tracing::debug!(principal = %visitor.principal, "an MCP session begins");
+        Ok((id, wire))
+    }
+
+    /// The server of an MCP session. Another user's is not there, as far as this one is told.
+    fn session(&self, id: &str, visitor: &Visitor, kind: Kind) -> Result<Arc<Wire>, Refusal> {
+        let sessions = lock(&self.sessions);
+        let session = sessions.get(id).filter(|session| {
+            session.principal == visitor.principal
+                && session.kind == kind
+                && !session.wire.is_gone()
+        });
+        let session = session.ok_or_else(Refusal::no_session)?;
+        session.wire.heard();
+        Ok(Arc::clone(&session.wire))
+    }
+
+    fn end(&self, id: &str) {
+        let gone = lock(&self.sessions).remove(id);
+        drop(gone);
+    }
+
+    /// A stream to listen to, or the end of an MCP session.
+    fn of_session(&self, visitor: &Visitor, head: &Parts) -> Result<Response<Body>, Refusal> {
+        headers::media(&head.method, &head.headers)?;
+        headers::connection(&head.headers)?;
+        match headers::era(&head.headers)? {
+            Ok(Era::Sessions) => {}
+            Ok(Era::Stateless) => return Err(Refusal::not_allowed(POSTED)),
+            Err(version) => return Err(headers::unknown(&version, None)),
+        }
+        let id = session_id(&head.headers)?;
+        let wire = self.session(id, visitor, Kind::Session)?;
+        if head.method == Method::DELETE {
+            self.end(id);
+            return Ok(json_response(StatusCode::OK, String::new()));
+        }
+        let source = Source::Listening(wire.listen(), wire);
+        Ok(legacy::stream(Events::new(source, None)))
+    }
+
+    /// Reads a message, and checks what can be checked of it without a server.
+    async fn message(
+        &self,
+        visitor: &Visitor,
+        body: Incoming,
+    ) -> Result<(Bytes, super::reception::Held), Refusal> {
+        let dropped = |bytes| self.servers.dropped(bytes, "the message is too long");
+        self.reception.read(visitor, body, dropped).await
+    }
+
+    fn envelope<'a>(&self, message: &'a [u8]) -> Result<Envelope<'a>, Box<Response<Body>>> {
+        let refused = |id: Option<&str>, code, why: &str| {
+            let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
+            self.servers.dropped(bytes, why);
+            let line = reply::error(id, code, why);
+            Box::new(json_response(StatusCode::BAD_REQUEST, line))
+        };
+        match Envelope::parse(message) {
+            Ok(envelope) => match &envelope.id {
+                // Its answer could not be told from any other.
+                Some((Id::Null, text)) => {
+                    Err(refused(Some(text), -32600, "an id is a string or a number"))
+                }
+                _ => Ok(envelope),
+            },
+            Err(fault) => {
+                let why = fault.fault.to_string();
+                Err(refused(fault.id, fault.fault.code(), &why))
+            }
+        }
+    }
+
+    /// A message of a client.
+    async fn post(
+        &self,
+        visitor: Visitor,
+        head: Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refusal> {
+        headers::media(&head.method, &head.headers)?;
+        headers::connection(&head.headers)?;
+        let era = headers::era(&head.headers)?;
+        let (message, _room) = self.message(&visitor, body).await?;
+        let envelope = match self.envelope(&message) {
+            Ok(envelope) => envelope,
+            Err(response) => return Ok(*response),
+        };
+        let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
+        headers::agree(era, &head.headers, &envelope)?;
+        let id = headers::session(&head.headers)?;
+        let refuse = |why| Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+        let begins = envelope.method.as_deref() == Some("initialize");
+        match (era, id) {
+            // A server that reads the one header only would take it for that session's.
+            (Era::Stateless, Some(_)) => {
+                refuse("there are no sessions in this revision: leave Mcp-Session-Id out")
+            }
+            (Era::Stateless, None) => self.stateless(&visitor, &message, &envelope).await,
+            (Era::Sessions, Some(_)) if begins => {
+                refuse("initialize begins a session, and cannot belong to one")
+            }
+            (Era::Sessions, Some(id)) => {
+                let wire = self.session(id, &visitor, Kind::Session)?;
+                let (response, _) = forward(&wire, &message, &envelope).await?;
+                Ok(response)
+            }
+            (Era::Sessions, None) if begins && envelope.id.is_some() => {
+                let (id, wire) = self.begin(&visitor, Kind::Session)?;
+                let answered = forward(&wire, &message, &envelope).await;
+                let (mut response, failed) = answered.inspect_err(|_| self.end(&id))?;
+                match HeaderValue::try_from(id.as_str()) {
+                    Ok(value) if !failed => {
+                        response.headers_mut().insert(headers::SESSION, value);
+                    }
+                    _ => self.end(&id),
+                }
+                Ok(response)
+            }
+            (Era::Sessions, None) => refuse("the header Mcp-Session-Id is missing"),
+        }
+    }
+
+    /// A message of the stateless protocol.
+    async fn stateless(
+        &self,
+        visitor: &Visitor,
+        message: &[u8],
+        envelope: &Envelope<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        let id = headers::id_of(envelope);
+        if envelope.id.is_none() {
+            // Requests are taken back by closing their streams, and there is nothing else to tell.
+            return Ok(legacy::accepted());
+        }
+        if envelope.method.as_deref() == Some("initialize") {
+            // It would turn the server that others share into one of another revision.
+            let line = reply::error(id, -32601, "there is no initialize in this revision");
+            return Ok(json_response(StatusCode::NOT_FOUND, line));
+        }
+        headers::capabilities(envelope)?;
+        if self.only_sessions.load(Ordering::Relaxed) {
+            return Err(headers::only_sessions(envelope));
+        }
+        let Some(wire) = self.shared(visitor).await? else {
+            return Err(headers::only_sessions(envelope));
+        };
+        let text = str::from_utf8(message).unwrap_or_default();
+        let renumbered = Renumbered::of(text, envelope, wire.next_number())
+            .and_then(|(renumbered, text)| Some((renumbered.wire_id()?, renumbered, text)));
+        let Some((wire_id, renumbered, text)) = renumbered else {
+            return Err(Refusal::upstream("the request could not be numbered").of(id));
+        };
+        let asked = wire.ask(wire_id, text.as_bytes(), None, Some(renumbered));
+        let reply = asked.await.map_err(|_| taken(id))?.map_err(|_| gone(id))?;
+        let (mut response, answer) = respond(reply, &wire, id).await?;
+        let code = answer
+            .as_deref()
+            .and_then(|answer| Members::parse(answer).ok()?.get("error").and_then(code_of));
+        match code {
+            Some(NO_METHOD) => *response.status_mut() = StatusCode::NOT_FOUND,
+            Some(code) if BAD_REQUEST.contains(&code) => {
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+            }
+            _ => {}
+        }
+        Ok(response)
+    }
+
+    /// The server that requests of a caller share; none if it speaks revisions with sessions only.
+    async fn shared(&self, visitor: &Visitor) -> Result<Option<Arc<Wire>>, Refusal> {
+        let caller = visitor.shared_caller(&self.reception.server);
+        let key = (caller.principal.clone(), caller.grant.clone());
+        let place = Arc::clone(lock(&self.shared).entry(key).or_default());
+        let mut place = place.lock().await;
+        if let Some(session) = place.as_ref().filter(|session| !session.wire.is_gone()) {
+            session.wire.heard();
+            return Ok(Some(Arc::clone(&session.wire)));
+        }
+        *place = None;
+        let session = self.start(visitor, Kind::Stateless, caller)?;
+        match speaks_stateless(&session.wire).await {
+            Some(true) => {}
+            Some(false) => {
+                tracing::info!("the server speaks no revision of the protocol without sessions");
+                self.only_sessions.store(true, Ordering::Relaxed);
+                return Ok(None);
+            }
+            None => return Err(gone(None)),
+        }
+        if visitor
+            .tether
+            .as_ref()
+            .is_some_and(|tether| tether.is_cut())
+        {
+            return Err(Refusal::unauthorized(Some("the grant has ended")));
+        }
+        let wire = Arc::clone(&session.wire);
+        *place = Some(session);
+        Ok(Some(wire))
+    }
+
+    /// The stream of a client of 2024-11-05; its session ends with it.
+    fn legacy_stream(
+        self: &Arc<Self>,
+        visitor: &Visitor,
+        head: &Parts,
+    ) -> Result<Response<Body>, Refusal> {
+        headers::media(&head.method, &head.headers)?;
+        headers::connection(&head.headers)?;
+        let (id, wire) = self.begin(visitor, Kind::OneStream)?;
+        let first = legacy::endpoint(&id);
+        let events = Events::new(Source::Listening(wire.listen(), wire), Some(first));
+        let front = Arc::downgrade(self);
+        let ending = Ending { front, id };
+        let body = http_body_util::BodyExt::boxed_unsync(events);
+        Ok(legacy::stream(Tied::new(body, None, ending)))
+    }
+
+    async fn legacy_message(
+        &self,
+        visitor: &Visitor,
+        head: Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refusal> {
+        legacy::check(&head.headers)?;
+        let wire = self.session(legacy::session(&head.uri)?, visitor, Kind::OneStream)?;
+        let (message, _room) = self.message(visitor, body).await?;
+        let envelope = match self.envelope(&message) {
+            Ok(envelope) => envelope,
+            Err(response) => return Ok(*response),
+        };
+        headers::agree(Era::Sessions, &head.headers, &envelope)?;
+        wire.send(&message).await.map_err(|_| gone(None))?;
+        Ok(legacy::accepted())
+    }
+}
+
+/// Ends an MCP session when its one stream does.
+struct Ending<S: Servers> {
+    front: Weak<Piped<S>>,
+    id: String,
+}
+
+impl<S: Servers> Drop for Ending<S> {
+    fn drop(&mut self) {
+        if let Some(front) = self.front.upgrade() {
+            front.end(&self.id);
+        }
+    }
+}
+
+impl<S: Servers> Service for Piped<S> {
+    fn reception(&self) -> &Reception {
+        &self.reception
+    }
+
+    fn answer(
+        self: Arc<Self>,
+        visitor: Visitor,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
+        self.route(visitor, request)
+    }
+
+    fn ended(self: &Arc<Self>, grant: &str) {
+        let hangs = |session: &Session| {
+            let tether = session.tether.as_ref();
+            tether.is_some_and(|tether| &**tether.grant() == grant)
+        };
+        let mut gone = Vec::new();
+        let mut sessions = lock(&self.sessions);
+        let ids: Vec<String> = sessions
+            .iter()
+            .filter(|(_, session)| hangs(session))
+            .map(|(id, _)| id.clone())
+            .collect();
+        gone.extend(ids.iter().filter_map(|id| sessions.remove(id)));
+        drop(sessions);
+        let shared = lock(&self.shared);
+        for place in shared.values() {
+            // One that is being started looks for itself whether its grant has ended.
+            if let Ok(mut place) = place.try_lock()
+                && place.as_ref().is_some_and(hangs)
+            {
+                gone.extend(place.take());
+            }
+        }
+    }
+}
+
+fn taken(id: Option<&str>) -> Refusal {
+    let why = "a request with this id is still waiting for its answer";
+    Refusal::new(StatusCode::BAD_REQUEST, why).of(id)
+}
+
+fn gone(id: Option<&str>) -> Refusal {
+    Refusal::upstream("the server has gone, or could not be started").of(id)
+}
+
+fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
+    headers::session(headers)?.ok_or_else(|| {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "the header Mcp-Session-Id is missing",
+        )
+    })
+}
+
+fn code_of(error: &str) -> Option<i64> {
+    let error = Members::parse(error).ok()?;
+    serde_json::from_str(error.get("code")?).ok()
+}
+
+/// Sends a message of an MCP session to its server. The response, and whether it is an error that
+/// came at once.
+async fn forward(
+    wire: &Arc<Wire>,
+    message: &[u8],
+    envelope: &Envelope<'_>,
+) -> Result<(Response<Body>, bool), Refusal> {
+    let text = headers::id_of(envelope);
+    let (Some((id, _)), Some(_)) = (&envelope.id, &envelope.method) else {
+        wire.send(message).await.map_err(|_| gone(None))?;
+        if envelope.method.as_deref() == Some("notifications/cancelled") {
+            let params = envelope
+                .params
+                .and_then(|params| Members::parse(params).ok());
+            let id = params.and_then(|params| params.get("requestId").and_then(Id::parse));
+            if let Some(id) = id {
+                wire.forget(&id);
+            }
+        }
+        return Ok((legacy::accepted(), false));
+    };
+    let progress = envelope
+        .params
+        .and_then(|params| Members::parse(Members::parse(params).ok()?.get("_meta")?).ok())
+        .and_then(|meta| meta.get("progressToken").and_then(Id::parse));
+    let asked = wire.ask(id.clone(), message, progress, None).await;
+    let reply = asked.map_err(|_| taken(text))?.map_err(|_| gone(text))?;
+    let (response, answer) = respond(reply, wire, text).await?;
+    let failed = answer.is_some_and(|answer| {
+        Members::parse(&answer).is_ok_and(|members| members.get("error").is_some())
+    });
+    Ok((response, failed))
+}
+
+/// The response to a request: its answer, if that comes at once, which is returned besides; else a
+/// stream.
+async fn respond(
+    mut reply: Reply,
+    wire: &Arc<Wire>,
+    id: Option<&str>,
+) -> Result<(Response<Body>, Option<String>), Refusal> {
+    match timeout(AT_ONCE, reply.messages.recv()).await {
+        Ok(Some(message)) if message.answers => {
+            let response = json_response(StatusCode::OK, message.text.clone());
+            let answer = message.text;
+            let held = message.held;
+            Ok((response.map(|body| hold(body, held)), Some(answer)))
+        }
+        Ok(Some(message)) => {
+            let mut first = Vec::with_capacity(message.text.len() + 8);
+            sse::event(&message.text, &mut first);
+            let events = Events::new(Source::Reply(reply), Some(first));
+            Ok((legacy::stream(events), None))
+        }
+        Ok(None) if wire.is_gone() => Err(gone(id)),
+        // Taken back, or not answered yet.
+        Ok(None) | Err(_) => Ok((
+            legacy::stream(Events::new(Source::Reply(reply), None)),
+            None,
+        )),
+    }
+}
+
+fn hold(body: Body, held: Option<super::reception::Held>) -> Body {
+    match held {
+        None => body,
+        held => http_body_util::BodyExt::boxed_unsync(Tied::new(body, None, held)),
+    }
+}
+
+/// Whether a server speaks the stateless revision; none if it does not say.
+async fn speaks_stateless(wire: &Arc<Wire>) -> Option<bool> {
+    let meta = serde_json::json!({
+        "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
+        "io.modelcontextprotocol/clientInfo": {
+            "name": "capwarden",
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let ask = serde_json::json!({
+        "jsonrpc": "2.0",
+        "id": 0,
+        "method": "server/discover",
+        "params": { "_meta": meta },
+    })
+    .to_string();
+    let asked = async {
+        let id = Id::parse("0")?;
+        let asked = wire.ask(id, ask.as_bytes(), None, None).await;
+        asked.ok()?.ok()?.messages.recv().await
+    };
+    let answer = timeout(DISCOVER, asked).await.ok()??;
+    let answer: Value = serde_json::from_str(&answer.text).ok()?;
+    let versions = answer.pointer("/result/supportedVersions");
+    let mut versions = versions.and_then(Value::as_array).into_iter().flatten();
+    Some(versions.any(|version| version == STATELESS_VERSION))
+}

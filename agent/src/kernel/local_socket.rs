@@ -1,0 +1,128 @@
+//! Unix sockets that clients of this host find by their path.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        net::UnixStream as Peer,
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::store;
+
+/// A Unix socket that listens, and goes when it is dropped.
+#[derive(Debug)]
+pub struct LocalSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// The device and the inode of the file.
+    file: (u64, u64),
+}
+
+impl LocalSocket {
+    /// Listens at a path, for root and one user. What an agent that was killed has left behind is
+    /// replaced; another's, who listens, stays, and so does what is no socket.
+    ///
+    /// # Errors
+    ///
+    /// Somebody listens there, others could change what stands in the directory, or the system
+    /// refuses.
+    pub fn bind(path: &Path, user: u32) -> io::Result<Self> {
+        let directory = path.parent().filter(|at| !at.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        // Else somebody could put a link in its place, for its owner or its mode to be changed.
+        if let Some(why) = store::exposed(directory, (user != 0).then_some(user))? {
+            let why = format!("{why}; choose another directory");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+                fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        let meta = fs::symlink_metadata(path)?;
+        let socket = Self {
+            listener,
+            path: path.to_owned(),
+            file: (meta.dev(), meta.ino()),
+        };
+        // Nobody but root, and then the one whom it is for.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        chown(path, Some(user), None)?;
+        Ok(socket)
+    }
+
+    /// Waits for a client.
+    ///
+    /// # Errors
+    ///
+    /// The system has no room for one more.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for LocalSocket {
+    fn drop(&mut self) {
+        let meta = fs::symlink_metadata(&self.path);
+        // Another's may be there by now.
+        if meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether nobody listens any more. A listener with too much to do refuses nobody: it lets them wait.
+fn is_abandoned(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+        && Peer::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(path: &Path) -> io::Result<LocalSocket> {
+        LocalSocket::bind(path, rustix::process::geteuid().as_raw())
+    }
+
+    #[tokio::test]
+    async fn socket_replaces_what_a_killed_agent_left_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let socket = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let taken = bind(&path).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        assert!(!path.exists());
+        fs::write(&path, "mine").unwrap();
+        assert!(bind(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn socket_of_another_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = bind(&path).unwrap();
+        fs::rename(&path, directory.path().join("away")).unwrap();
+        let other = bind(&path).unwrap();
+        drop(socket);
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
+    }
+}
