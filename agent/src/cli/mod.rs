@@ -77,7 +77,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Exec(exec::Exec),
     Policy(policy::Policy),
     Filter(filter::Filter),
