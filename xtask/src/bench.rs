@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Print JSON, with every sample
     #[arg(long)]
     json: bool,
-    /// Only these parts: load, guard, capture, arming, gate, limits, telemetry, prove
+    /// Only these parts: load, guard, capture, arming, gate, clients, limits, telemetry, prove
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 }

@@ -25,6 +25,8 @@ use super::{
     text::Text,
 };
 
+/// About how many bytes of lines are written at once.
+const WRITE: usize = 1 << 16;
 /// How long another process may hold the lock before an append fails.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -122,12 +124,30 @@ impl Log {
             let mut end = self.end();
             let _lock = Lock::take(&self.file, &self.path)?;
             self.catch_up(&mut end)?;
-            self.write(&mut end, record)?
+            self.write(&mut end, std::slice::from_ref(record))?
         };
         if record.must_last() {
             self.sync()?;
         }
         Ok(head)
+    }
+
+    /// Appends records in their order, as one write where they fit. Returns as [`append`](Self::append)
+    /// does; if that fails, records before the one that could not be written may be in the log.
+    pub fn append_all(&self, records: &[Record]) -> Result<(), AuditError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        {
+            let mut end = self.end();
+            let _lock = Lock::take(&self.file, &self.path)?;
+            self.catch_up(&mut end)?;
+            self.write(&mut end, records)?;
+        }
+        if records.iter().any(Record::must_last) {
+            self.sync()?;
+        }
+        Ok(())
     }
 
     /// Brings everything that was appended to the disk.
@@ -290,27 +310,44 @@ impl Log {
             sha256: Hash::of(fragment),
             kept: Text::new(path.to_string_lossy()),
         });
-        self.write(end, &record)?;
+        self.write(end, &[record])?;
         self.sync()
     }
 
-    /// Writes one line at the end. The lock is held and the end is known.
-    fn write(&self, end: &mut End, record: &Record) -> Result<Head, AuditError> {
-        let End { offset, head } = *end;
-        let mut line = encode(head.seq.saturating_add(1), &self.agent, head.hash, record)?;
-        let head = head.next(line.as_bytes());
-        line.push('\n');
-        if let Err(source) = (&self.file).write_all(line.as_bytes()) {
-            // A full disk may have taken a part of the line. If it cannot be taken back either,
-            // the next writer puts it aside.
-            let _ = self.file.set_len(offset);
+    /// Writes lines at the end. The lock is held and the end is known.
+    fn write(&self, end: &mut End, records: &[Record]) -> Result<Head, AuditError> {
+        let mut lines = String::new();
+        let mut next = *end;
+        for record in records {
+            let seq = next.head.seq.saturating_add(1);
+            let line = encode(seq, &self.agent, next.head.hash, record);
+            let Ok(line) = line else {
+                self.put(end, &lines, next)?;
+                return line.map(|_| end.head);
+            };
+            next.head = next.head.next(line.as_bytes());
+            next.offset += line.len() as u64 + 1;
+            lines.push_str(&line);
+            lines.push('\n');
+            if lines.len() > WRITE {
+                self.put(end, &lines, next)?;
+                lines.clear();
+            }
+        }
+        self.put(end, &lines, next)?;
+        Ok(end.head)
+    }
+
+    /// Writes lines at the end, which is `next` then.
+    fn put(&self, end: &mut End, lines: &str, next: End) -> Result<(), AuditError> {
+        if let Err(source) = (&self.file).write_all(lines.as_bytes()) {
+            // A full disk may have taken a part of them. If it cannot be taken back either, the
+            // next writer puts it aside.
+            let _ = self.file.set_len(end.offset);
             return Err(self.write_failed(source));
         }
-        *end = End {
-            offset: offset + line.len() as u64,
-            head,
-        };
-        Ok(head)
+        *end = next;
+        Ok(())
     }
 
     fn size(&self) -> Result<u64, AuditError> {

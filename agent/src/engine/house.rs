@@ -3,7 +3,6 @@
 use std::{ffi::OsString, fmt, fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
     process::Child,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
@@ -19,7 +18,7 @@ use super::{
 use crate::{
     filter::Compiler,
     gate::http::{self, Listener, Tls},
-    kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
 };
@@ -74,11 +73,15 @@ pub(super) fn start(
 }
 
 /// Listens for clients over HTTP.
-pub(super) async fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
-    match TcpListener::bind(at).await {
-        Ok(tcp) => Ok(Listener { tcp, tls }),
-        Err(error) => Err(not_listening(at, &error)),
-    }
+pub(super) fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
+    let tcp = http::listen(at).map_err(|error| not_listening(at, &error))?;
+    let connections = http::connections(kernel::descriptors(http::DESCRIPTORS));
+    tracing::info!(connections, "more connections than this are turned away");
+    Ok(Listener {
+        tcp,
+        tls,
+        connections,
+    })
 }
 
 /// Somebody else is there, or the system refuses.

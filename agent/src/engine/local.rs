@@ -83,8 +83,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
                 connection: number,
                 server: servers.name(),
             };
-            let (client_in, client_out) = stream.into_split();
-            match servers.converse(client_in, client_out, caller).await {
+            match servers.converse(stream, caller).await {
                 Ok(why) => tracing::info!(number, why, "a connection ended"),
                 Err(error) => tracing::error!(number, %error, "a connection failed"),
             }

@@ -1,18 +1,18 @@
 //! One stdio server and its one client, from the server's start to its end.
 
-use std::{io, sync::Arc, time::Duration};
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-    task::JoinSet,
-    time::timeout,
+use std::{
+    io::{self, Read},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
 };
+
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{EngineError, Outcome, house};
 use crate::{
-    gate::{PumpEnd, Rooms, Streams, pump},
-    kernel::{Broker, Governed},
+    gate::{Interrupter, Outgoing, PumpEnd, Rooms, Streams, pump},
+    kernel::{Broker, Governed, Input, Output},
     principal::Caller,
     session::{EndReason, SessionEnd, Sessions},
 };
@@ -36,14 +36,20 @@ pub(super) struct Pipe<G, CI, CO> {
     pub(super) ended: mpsc::Receiver<SessionEnd>,
 }
 
+impl Outgoing for Output {
+    fn interrupter(&self) -> Interrupter {
+        Box::new(Self::interrupter(self))
+    }
+}
+
 /// Why everything ends, in words for the record; and the signal that told so.
 pub(super) type Stop = (&'static str, Option<i32>);
 
 impl<G, CI, CO> Pipe<G, CI, CO>
 where
     G: Rooms,
-    CI: AsyncRead + Unpin + Send + 'static,
-    CO: AsyncWrite + Unpin + Send + 'static,
+    CI: Read + Send + 'static,
+    CO: Outgoing,
 {
     /// Carries messages until the server or its client has gone, or `stop` says so. Then nothing
     /// of the server is left.
@@ -69,6 +75,8 @@ where
             .zip(governed.child.stdout.take());
         let (server_in, server_out) =
             piped.ok_or_else(|| io::Error::other("the server has no pipes"))?;
+        let server_in = Output::to(server_in.into_owned_fd()?.as_fd())?;
+        let server_out = Input::from(server_out.into_owned_fd()?);
         let streams = Streams {
             client_in,
             client_out,

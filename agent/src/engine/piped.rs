@@ -1,14 +1,12 @@
 //! `run --listen ADDRESS:PORT` without `--upstream`: clients over HTTP, with stdio servers.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::{
-    io::{DuplexStream, duplex},
-    task::JoinSet,
-};
+use tokio::{net::UnixStream, task::JoinSet};
 
 use super::{
     EngineError, Outcome, OwnServerPlan,
@@ -25,8 +23,6 @@ use crate::{
     principal::Caller,
 };
 
-/// Bytes that may wait in each direction of a wire.
-const WIRE: usize = 64 << 10;
 /// Requests in flight of one server: many of them share the memory.
 const IN_FLIGHT: usize = 64;
 
@@ -46,7 +42,7 @@ pub struct PipedPlan {
 /// Serves until a signal comes.
 pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
-    let listener = house::listener(plan.listen, plan.tls).await?;
+    let listener = house::listener(plan.listen, plan.tls)?;
     let bounds = Bounds {
         in_flight: IN_FLIGHT,
         ..Bounds::default()
@@ -93,22 +89,21 @@ struct Wires {
 }
 
 impl Servers for Wires {
-    fn start(&self, caller: Caller, place: Box<dyn Send>) -> DuplexStream {
-        let (ours, theirs) = duplex(WIRE);
+    fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
         let servers = Arc::clone(&self.servers);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         while running.try_join_next().is_some() {}
         running.spawn(async move {
             let number = caller.connection;
             tracing::info!(principal = %caller.principal, number, "a server starts");
-            let (client_in, client_out) = tokio::io::split(theirs);
-            match servers.converse(client_in, client_out, caller).await {
+            match servers.converse(theirs, caller).await {
                 Ok(why) => tracing::info!(number, why, "a server ended"),
                 Err(error) => tracing::error!(number, %error, "a server failed"),
             }
             drop(place);
         });
-        ours
+        Ok(ours)
     }
 
     fn dropped(&self, bytes: u64, why: &str) {

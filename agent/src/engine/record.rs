@@ -1,5 +1,11 @@
 //! The record keeper: the one thread that writes to the audit log, so that nobody else waits for
 //! a disk.
+//!
+//! A call that goes on as it came is in the log milliseconds after it was decided; anything else at
+//! once (`writing.rs`). What cannot be written, or no longer waits for that within bounds, is told by
+//! [`RecordKeeper::broken`], and then everything ends.
+
+mod writing;
 
 use std::{
     ffi::OsString,
@@ -29,6 +35,7 @@ use crate::{
     telemetry::{CallSpans, Metrics, SessionSpans},
 };
 
+use self::writing::{Alarm, write_all};
 use super::{Degraded, approve};
 
 /// Entries that may wait for the disk.
@@ -87,6 +94,7 @@ pub(super) struct RecordKeeper {
     overflow: watch::Receiver<bool>,
     error: Arc<Mutex<Option<AuditError>>>,
     waiting: Arc<AtomicUsize>,
+    alarm: Alarm,
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -96,6 +104,7 @@ pub(super) struct GateObserver {
     breaks: watch::Sender<bool>,
     /// Bytes of calls that wait for the disk.
     waiting: Arc<AtomicUsize>,
+    alarm: Alarm,
     metrics: Option<Arc<Metrics>>,
     spans: CallSpans,
 }
@@ -141,11 +150,13 @@ impl GateObserver {
             tracing::error!("the record cannot keep up");
             self.breaks.send_replace(true);
         }
+        self.alarm.ring();
     }
 
     /// Takes a call down for the disk, or says why that cannot be done.
     fn note(&self, call: Box<CallEvent>) -> Result<(), String> {
         let bytes = size(&call);
+        let can_wait = matches!(call.verdict, CallVerdict::Forwarded);
         let entry = if bytes <= CALL {
             Entry::Call(call, bytes)
         } else {
@@ -158,7 +169,11 @@ impl GateObserver {
         }
         self.entries
             .try_send(entry)
-            .map_err(|_| "too many records wait for the disk".to_owned())
+            .map_err(|_| "too many records wait for the disk".to_owned())?;
+        if !can_wait || self.entries.capacity() < QUEUE / 2 {
+            self.alarm.ring();
+        }
+        Ok(())
     }
 }
 
@@ -201,7 +216,7 @@ impl RecordKeeper {
         }
         tracing::info!(file = %log.path().display(), %head, agent = log.agent(), "audit log");
 
-        let (entries, mut inbox) = mpsc::channel(QUEUE);
+        let (entries, inbox) = mpsc::channel(QUEUE);
         let breaks = watch::Sender::new(false);
         let broke = breaks.clone();
         let error = Arc::new(Mutex::new(None));
@@ -214,6 +229,8 @@ impl RecordKeeper {
             });
         }
         let counts = metrics.clone();
+        let alarm = Alarm::default();
+        let (bell, ring) = (alarm.clone(), alarm.clone());
         tokio::spawn(async move {
             let mut spans = SessionSpans::default();
             while let Some(event) = events.recv().await {
@@ -224,40 +241,44 @@ impl RecordKeeper {
                 if sessions.send(Entry::Session(event)).await.is_err() {
                     return;
                 }
+                ring.ring();
             }
         });
         let (writer, failed) = (Arc::clone(&log), Arc::clone(&error));
         let waiting = Arc::new(AtomicUsize::new(0));
         let (waits, counts) = (Arc::clone(&waiting), metrics.clone());
         let thread = thread::spawn(move || {
-            while let Some(entry) = inbox.blocking_recv() {
-                let end = match &entry {
-                    Entry::Session(SessionEvent::Ended(end)) => Some(end.clone()),
-                    _ => None,
-                };
-                let bytes = match &entry {
-                    Entry::Call(_, bytes) | Entry::LongCall(_, bytes) => *bytes,
-                    Entry::Session(_)
-                    | Entry::Approval(_)
-                    | Entry::Definition(_)
-                    | Entry::Policy(_) => 0,
-                };
-                let written = record(entry).and_then(|record| writer.append(&record));
+            write_all(inbox, &bell, |batch: &mut Vec<Entry>| {
+                let (mut finished, mut bytes) = (Vec::new(), 0);
+                let mut records = Vec::with_capacity(batch.len());
+                let made = batch.drain(..).try_for_each(|entry| {
+                    if let Entry::Session(SessionEvent::Ended(end)) = &entry {
+                        finished.push(end.clone());
+                    }
+                    if let Entry::Call(_, size) | Entry::LongCall(_, size) = &entry {
+                        bytes += size;
+                    }
+                    records.push(record(entry)?);
+                    Ok(())
+                });
+                // What could be made is written, whatever came after it.
+                let written = writer.append_all(&records).and(made);
                 waits.fetch_sub(bytes, Ordering::Relaxed);
                 if let Err(error) = written {
                     tracing::error!(%error, "the audit log cannot be written; everything ends");
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     broke.send_replace(true);
-                    return;
+                    return false;
                 }
                 if let Some(counts) = &counts {
-                    counts.recorded();
+                    records.iter().for_each(|_| counts.recorded());
                 }
-                if let Some(end) = end {
+                for end in finished {
                     // A client that does not read is not waited for.
                     let _ = ends.try_send(end);
                 }
-            }
+                true
+            });
         });
         Ok(Self {
             log,
@@ -267,6 +288,7 @@ impl RecordKeeper {
             overflow,
             error,
             waiting,
+            alarm,
             metrics,
         })
     }
@@ -279,6 +301,7 @@ impl RecordKeeper {
             entries,
             breaks,
             waiting: Arc::clone(&self.waiting),
+            alarm: self.alarm.clone(),
             metrics: self.metrics.clone(),
             spans: CallSpans::default(),
         })
@@ -288,7 +311,7 @@ impl RecordKeeper {
     pub(super) fn approvals(&self) -> impl FnMut(approval::Event) + Send + use<> {
         let breaks = self.breaks.clone();
         let entries = self.entries.clone();
-        let metrics = self.metrics.clone();
+        let (metrics, alarm) = (self.metrics.clone(), self.alarm.clone());
         move |event| {
             if let Some(metrics) = &metrics {
                 metrics.approval(&event);
@@ -298,13 +321,14 @@ impl RecordKeeper {
                 tracing::error!("the record cannot keep up");
                 breaks.send_replace(true);
             }
+            alarm.ring();
         }
     }
 
     /// The line of whoever keeps definitions.
     pub(super) fn definitions(&self) -> impl FnMut(definitions::Event) + Send + use<> {
         let breaks = self.breaks.clone();
-        let entries = self.entries.clone();
+        let (entries, alarm) = (self.entries.clone(), self.alarm.clone());
         move |event| {
             let entries = entries.as_ref();
             // Its thread can wait, as nobody else does.
@@ -313,6 +337,7 @@ impl RecordKeeper {
                 tracing::error!("the record cannot keep up");
                 breaks.send_replace(true);
             }
+            alarm.ring();
         }
     }
 
@@ -332,6 +357,7 @@ impl RecordKeeper {
     /// Writes what is still waiting, then the end. All senders of events must be gone.
     pub(super) async fn finish(mut self, why: &str, status: Option<i32>) -> Result<(), AuditError> {
         drop(self.entries.take());
+        self.alarm.ring();
         if let Some(thread) = self.thread.take() {
             // Somebody who still holds a line to us must not keep the agent from ending.
             let joined = tokio::task::spawn_blocking(move || thread.join());

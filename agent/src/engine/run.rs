@@ -86,8 +86,8 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
             connection: ONLY_CONNECTION,
             server: plan.name,
         },
-        client_in: kernel::standard_input(),
-        client_out: kernel::standard_output(),
+        client_in: kernel::Input::standard()?,
+        client_out: kernel::Output::standard()?,
         ended,
     };
     let told = async {

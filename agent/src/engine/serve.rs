@@ -50,7 +50,7 @@ pub struct ServePlan {
 /// Serves until the server has gone or a signal comes.
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
-    let listener = house::listener(plan.listen, plan.tls).await?;
+    let listener = house::listener(plan.listen, plan.tls)?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;

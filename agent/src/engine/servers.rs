@@ -5,11 +5,13 @@ use std::{
     collections::HashMap,
     ffi::OsString,
     io,
+    net::Shutdown,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -24,7 +26,7 @@ use super::{
 use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture},
-    kernel::Credentials,
+    kernel::{Credentials, Input, Output},
     policy::Terms,
     principal::Caller,
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, Sessions},
@@ -143,11 +145,12 @@ impl OwnServers {
     /// Says which.
     pub(super) async fn converse(
         &self,
-        client_in: impl AsyncRead + Unpin + Send + 'static,
-        client_out: impl AsyncWrite + Unpin + Send + 'static,
+        client: UnixStream,
         caller: Caller,
     ) -> Result<&'static str, EngineError> {
         let mut stopping = self.stopping.subscribe();
+        let client = client.into_std()?;
+        client.set_nonblocking(false)?;
         let events = self.events.clone();
         // It takes the verifier's time.
         let made =
@@ -171,8 +174,8 @@ impl OwnServers {
             broker,
             gate: Arc::new(gate),
             caller,
-            client_in,
-            client_out,
+            client_in: Input::from(OwnedFd::from(client.try_clone()?)),
+            client_out: Output::to(client.as_fd())?,
             ended,
         };
         let told = async {
@@ -180,7 +183,10 @@ impl OwnServers {
             let _ = stopping.wait_for(|stopping| *stopping).await;
             ("the agent ends", None)
         };
-        let ((why, _), _) = pipe.run(told).await?;
+        let end = pipe.run(told).await;
+        // Whoever still waits for the client to write does so no longer.
+        let _ = client.shutdown(Shutdown::Both);
+        let ((why, _), _) = end?;
         Ok(why)
     }
 }

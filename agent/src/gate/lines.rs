@@ -1,11 +1,11 @@
 //! A reader of lines whose memory is bounded, whatever the other side sends.
 
 use std::{
-    io::{self, BufRead},
+    io::{self, BufRead, Read},
     ops::Range,
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// What one read asks for.
 const CHUNK: usize = 64 * 1024;
@@ -26,7 +26,9 @@ pub(super) enum Next {
 pub(super) struct Lines<R> {
     inner: R,
     limit: usize,
+    /// Up to `filled` it holds what was read, from there on it is room to read into.
     buffer: Vec<u8>,
+    filled: usize,
     /// Where the first byte that was not given out stands.
     start: usize,
     /// Up to where there is no newline.
@@ -36,12 +38,13 @@ pub(super) struct Lines<R> {
     ended: bool,
 }
 
-impl<R: AsyncRead + Unpin> Lines<R> {
+impl<R> Lines<R> {
     pub(super) fn new(inner: R, limit: usize) -> Self {
         Self {
             inner,
             limit,
             buffer: Vec::new(),
+            filled: 0,
             start: 0,
             scanned: 0,
             skipped: None,
@@ -49,27 +52,26 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The bytes of a line, until the next call of [`Self::next`].
+    /// The bytes of a line, until the next is read.
     pub(super) fn bytes(&self, line: Range<usize>) -> &[u8] {
         self.buffer.get(line).unwrap_or_default()
     }
 
-    /// Waits for the next line. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> io::Result<Next> {
-        loop {
-            if let Some(next) = self.take() {
-                return Ok(next);
-            }
-            self.make_room();
-            if self.inner.read_buf(&mut self.buffer).await? == 0 {
-                self.ended = true;
-            }
+    /// Takes down what a read has come to.
+    fn came(&mut self, read: io::Result<usize>) -> io::Result<()> {
+        match read {
+            Ok(0) => self.ended = true,
+            Ok(read) => self.filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// What the buffer already holds.
     fn take(&mut self) -> Option<Next> {
-        let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
+        let fresh = self.buffer.get(self.scanned..self.filled);
+        let fresh = fresh.unwrap_or_default();
         // The standard library's own search for a byte, which is not public by itself.
         let mut rest = fresh;
         let ran = rest.skip_until(b'\n').unwrap_or_default();
@@ -100,17 +102,50 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     fn make_room(&mut self) {
         if self.start > 0 {
-            self.buffer.drain(..self.start);
+            self.buffer.copy_within(self.start..self.filled, 0);
             self.scanned -= self.start;
+            self.filled -= self.start;
             self.start = 0;
         }
         // One long line should not cost its memory for ever.
-        if self.buffer.is_empty() && self.buffer.capacity() > 16 * CHUNK {
+        if self.filled == 0 && self.buffer.len() > 16 * CHUNK {
             self.buffer = Vec::new();
         }
         // Half of a chunk free is enough: a read that fills it is followed by another.
-        if self.buffer.capacity() - self.buffer.len() < CHUNK / 2 {
+        if self.buffer.len() - self.filled < CHUNK / 2 {
             self.buffer.reserve(CHUNK);
+            // Cleared once, not for each read.
+            self.buffer.resize(self.buffer.capacity(), 0);
+        }
+    }
+}
+
+impl<R: Read> Lines<R> {
+    /// Waits for the next line, in a thread.
+    pub(super) fn next(&mut self) -> io::Result<Next> {
+        loop {
+            if let Some(next) = self.take() {
+                return Ok(next);
+            }
+            self.make_room();
+            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+            let read = self.inner.read(room);
+            self.came(read)?;
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    /// Waits for the next line, in a task.
+    pub(super) async fn arrives(&mut self) -> io::Result<Next> {
+        loop {
+            if let Some(next) = self.take() {
+                return Ok(next);
+            }
+            self.make_room();
+            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+            let read = self.inner.read(room).await;
+            self.came(read)?;
         }
     }
 }
@@ -121,35 +156,24 @@ fn add(bytes: u64, more: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
-    use tokio::io::ReadBuf;
-
     use super::*;
 
     /// Gives its bytes out a few at a time.
     struct Drip(Vec<u8>, usize);
 
-    impl AsyncRead for Drip {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            into: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let count = self.1.min(self.0.len()).min(into.remaining());
-            into.put_slice(&self.0.drain(..count).collect::<Vec<_>>());
-            Poll::Ready(Ok(()))
+    impl Read for Drip {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(into.len());
+            into[..count].copy_from_slice(&self.0.drain(..count).collect::<Vec<_>>());
+            Ok(count)
         }
     }
 
-    async fn read(text: &[u8], step: usize, limit: usize) -> Vec<String> {
+    fn read(text: &[u8], step: usize, limit: usize) -> Vec<String> {
         let mut lines = Lines::new(Drip(text.to_vec(), step), limit);
         let mut seen = Vec::new();
         loop {
-            match lines.next().await.unwrap() {
+            match lines.next().unwrap() {
                 Next::Line(line) => {
                     seen.push(String::from_utf8_lossy(lines.bytes(line)).into_owned());
                 }
@@ -159,39 +183,39 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn lines_any_chunking_gives_the_same_lines() {
+    #[test]
+    fn lines_any_chunking_gives_the_same_lines() {
         let text = b"one\n\ntwo\r\n0123456789abc\nthree\nlast";
         for step in [1, 2, 3, 7, 1000] {
             assert_eq!(
-                read(text, step, 9).await,
+                read(text, step, 9),
                 ["one\n", "\n", "two\r\n", "<14>", "three\n", "last"],
                 "{step}"
             );
         }
     }
 
-    #[tokio::test]
-    async fn lines_over_long_line_is_not_buffered() {
+    #[test]
+    fn lines_over_long_line_is_not_buffered() {
         let mut text = vec![b'x'; 8 << 20];
         text.extend_from_slice(b"\nok\n");
         let mut lines = Lines::new(&text[..], 1 << 20);
         assert_eq!(
-            lines.next().await.unwrap(),
+            lines.next().unwrap(),
             Next::TooLong {
                 bytes: (8 << 20) + 1
             }
         );
         assert!(lines.buffer.capacity() < 4 << 20);
-        let Next::Line(line) = lines.next().await.unwrap() else {
+        let Next::Line(line) = lines.next().unwrap() else {
             panic!("a line follows");
         };
         assert_eq!(lines.bytes(line), b"ok\n");
-        assert_eq!(lines.next().await.unwrap(), Next::End);
+        assert_eq!(lines.next().unwrap(), Next::End);
     }
 
-    #[tokio::test]
-    async fn lines_over_long_line_at_the_end_is_told() {
-        assert_eq!(read(b"0123456789", 3, 4).await, ["<10>"]);
+    #[test]
+    fn lines_over_long_line_at_the_end_is_told() {
+        assert_eq!(read(b"0123456789", 3, 4), ["<10>"]);
     }
 }

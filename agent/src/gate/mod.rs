@@ -27,7 +27,7 @@ pub use bounds::{Bounds, CLIENT_LINE, DRAIN, IN_FLIGHT, SERVER_LINE};
 pub use captures::*;
 pub use conversation::{Gate, Rooms};
 pub use events::*;
-pub use pump::{PumpEnd, Streams, pump};
+pub use pump::{Interrupter, Outgoing, PumpEnd, Streams, pump};
 pub use written::written_call;
 
 #[cfg(test)]

@@ -1,27 +1,36 @@
 //! The pump of one client and one server over pipes: lines in, lines out, and the conversation in
 //! between.
 //!
-//! There is no queue: a line goes from the reader's buffer straight to the other side, behind a
-//! lock that keeps lines whole. So a slow reader holds the writer up, just as it would without a
-//! gate, and memory is bounded by the longest line.
+//! Each direction has a thread, which waits for a line where it comes from, and writes it to where it
+//! goes: nothing else is woken for it. There is no queue: a line goes from the reader's buffer straight
+//! to the other side, behind a lock that keeps lines whole. So a slow reader holds the writer up, just
+//! as it would without a gate, and memory is bounded by the longest line.
+//!
+//! A thread that waits for a line cannot be called back. It holds nothing of the pump meanwhile, so
+//! that this can end; it ends itself with the next line, or the end, of what it reads.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
-    io,
+    io::{self, Read, Write},
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
+    thread,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    runtime::Handle,
     sync::{mpsc, watch},
+    task::spawn_blocking,
 };
 
 use super::{
     client::{AfterOpen, Answer, FromClient, Start},
-    conversation::{Conversation, Rooms, Ticket},
+    conversation::{Conversation, Rooms, Ticket, lock},
     events::{Decide as _, Side},
     lines::{Lines, Next},
     reply,
@@ -31,8 +40,8 @@ use crate::{principal::Caller, session::SessionEnd};
 
 /// Session ends kept for a client that has not begun to speak.
 const WAITING_ENDS: usize = 256;
-/// Lines of the server that are handled before the client is heard again.
-const BETWEEN_TURNS: u64 = 8;
+/// What a thread may use to take a line apart, which nests only so deep: there are many threads.
+const STACK: usize = 512 << 10;
 
 /// The two ends of the two pipes that a pump stands between.
 #[derive(Debug)]
@@ -47,6 +56,15 @@ pub struct Streams<CI, CO, SI, SO> {
     pub server_out: SO,
 }
 
+/// What a thread writes to, waiting where it must. Dropping it closes it.
+pub trait Outgoing: Write + Send + 'static {
+    /// What another thread calls for writes not to wait any more, now and later: they fail instead.
+    fn interrupter(&self) -> Interrupter;
+}
+
+/// See [`Outgoing::interrupter`].
+pub type Interrupter = Box<dyn Fn() + Send + Sync>;
+
 /// Which side closed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PumpEnd {
@@ -57,7 +75,8 @@ pub enum PumpEnd {
     ServerClosed,
 }
 
-/// Carries lines between a client and a server until one of them closes.
+/// Carries lines between a client and a server until one of them closes. When this returns, or is
+/// dropped, nothing more is carried.
 pub async fn pump<CI, CO, SI, SO, G>(
     streams: Streams<CI, CO, SI, SO>,
     gate: Arc<G>,
@@ -65,13 +84,14 @@ pub async fn pump<CI, CO, SI, SO, G>(
     ends: mpsc::Receiver<SessionEnd>,
 ) -> PumpEnd
 where
-    CI: AsyncRead + Unpin,
-    CO: AsyncWrite + Unpin + Send + 'static,
-    SI: AsyncWrite + Unpin + Send + 'static,
-    SO: AsyncRead + Unpin,
+    CI: Read + Send + 'static,
+    CO: Outgoing,
+    SI: Outgoing,
+    SO: Read + Send + 'static,
     G: Rooms,
 {
     let bounds = *gate.bounds();
+    let (opening, mut all_opened) = mpsc::channel(1);
     let pump = Arc::new(Pump {
         conversation: Conversation::new(gate, Arc::default(), caller),
         to_client: Outlet::new(streams.client_out),
@@ -79,13 +99,28 @@ where
         closing: watch::Sender::new(None),
         server_gone: watch::Sender::new(false),
         over: AtomicBool::new(false),
+        opening: Mutex::new(Some(opening)),
+        runtime: Handle::current(),
     });
+    let stopping = Stopping(Arc::clone(&pump));
     let mut closing = pump.closing.subscribe();
+
+    let from_client = Lines::new(streams.client_in, bounds.client_line);
+    let from_server = Lines::new(streams.server_out, bounds.server_line);
+    let (weak, other) = (Arc::downgrade(&pump), Arc::downgrade(&pump));
+    let client_side = move || Pump::client_side(&weak, from_client);
+    let server_side = move || Pump::server_side(&other, from_server);
+    let started =
+        in_thread("from client", client_side).and_then(|()| in_thread("from server", server_side));
+    if let Err(error) = started {
+        tracing::error!(%error, "no thread can be started");
+        return PumpEnd::ServerClosed;
+    }
     let all = async {
         tokio::join!(
-            pump.client_side(Lines::new(streams.client_in, bounds.client_line)),
-            pump.server_side(Lines::new(streams.server_out, bounds.server_line)),
+            pump.close_server(&mut all_opened),
             pump.notices(ends),
+            pump.server_has_gone(),
         );
     };
     let overdue = async {
@@ -96,122 +131,169 @@ where
         () = all => {}
         () = overdue => tracing::warn!("gave up waiting for the other side to close"),
     }
-    pump.over.store(true, Ordering::Relaxed);
-    pump.conversation.close();
-    // Calls that still wait to be written are let go: the server may never read them.
-    pump.server_gone.send_replace(true);
+    drop(stopping);
     let end = *pump.closing.borrow();
     end.unwrap_or(PumpEnd::ServerClosed)
 }
 
-/// What the tasks of one pump share.
+fn in_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK);
+    thread.spawn(work).map(drop)
+}
+
+/// What the threads and tasks of one pump share.
 struct Pump<G: Rooms, CO, SI> {
     conversation: Conversation<G>,
     to_client: Outlet<CO>,
     to_server: Outlet<SI>,
     closing: watch::Sender<Option<PumpEnd>>,
+    /// The server writes nothing more.
     server_gone: watch::Sender<bool>,
     /// The pump has returned; only calls that wait for a session are left.
     over: AtomicBool,
+    /// Each call that waits for its session holds one of these, until there can be no more.
+    opening: Mutex<Option<mpsc::Sender<()>>>,
+    runtime: Handle,
 }
 
-impl<G, CO, SI> Pump<G, CO, SI>
-where
-    G: Rooms,
-    CO: AsyncWrite + Unpin + Send + 'static,
-    SI: AsyncWrite + Unpin + Send + 'static,
-{
-    async fn client_side(self: &Arc<Self>, mut lines: Lines<impl AsyncRead + Unpin>) {
-        let mut closing = self.closing.subscribe();
-        // Each call that waits for its session holds one end of this.
-        let (waiting, mut all_started) = mpsc::channel::<()>(1);
+/// Ends a pump when it is dropped.
+struct Stopping<G: Rooms, CO: Outgoing, SI: Outgoing>(Arc<Pump<G, CO, SI>>);
+
+impl<G: Rooms, CO: Outgoing, SI: Outgoing> Drop for Stopping<G, CO, SI> {
+    fn drop(&mut self) {
+        let pump = &self.0;
+        pump.over.store(true, Ordering::Relaxed);
+        pump.conversation.close();
+        // Calls that still wait to be written are let go: the server may never read them.
+        pump.server_has_no_more();
+        pump.to_client.interrupt();
+    }
+}
+
+impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
+    /// The client's thread.
+    fn client_side(this: &Weak<Self>, mut lines: Lines<impl Read>) {
         loop {
-            let next = tokio::select! {
-                biased;
-                () = until(&mut closing, Option::is_some) => break,
-                next = lines.next() => next,
-            };
+            let next = lines.next();
+            let Some(pump) = this.upgrade() else { return };
+            if pump.closing.borrow().is_some() {
+                return;
+            }
             match next {
-                Ok(Next::Line(line)) => self.client_line(lines.bytes(line), &waiting).await,
+                Ok(Next::Line(line)) => pump.client_line(lines.bytes(line)),
                 Ok(Next::TooLong { bytes }) => {
-                    self.answer(&self.conversation.too_long(bytes)).await;
+                    pump.answer(&pump.conversation.too_long(bytes));
                 }
-                Ok(Next::End) => {
-                    self.close(PumpEnd::ClientClosed);
-                    break;
-                }
+                Ok(Next::End) => return pump.close(PumpEnd::ClientClosed),
                 Err(error) => {
                     tracing::warn!(%error, "the client cannot be read");
-                    self.close(PumpEnd::ClientClosed);
-                    break;
+                    return pump.close(PumpEnd::ClientClosed);
                 }
             }
         }
-        drop(waiting);
-        let mut gone = self.server_gone.subscribe();
-        tokio::select! {
-            () = until(&mut gone, |gone| *gone) => {}
-            _ = all_started.recv() => {}
-        }
-        self.to_server.close().await;
     }
 
-    async fn server_side(&self, mut lines: Lines<impl AsyncRead + Unpin>) {
-        for number in 1_u64.. {
-            if number.is_multiple_of(BETWEEN_TURNS) {
-                tokio::task::yield_now().await;
+    /// The server's thread.
+    fn server_side(this: &Weak<Self>, mut lines: Lines<impl Read>) {
+        let pump = loop {
+            let next = lines.next();
+            let Some(pump) = this.upgrade() else { return };
+            if pump.over.load(Ordering::Relaxed) {
+                return;
             }
-            match lines.next().await {
-                Ok(Next::Line(line)) => self.server_line(lines.bytes(line)).await,
+            match next {
+                Ok(Next::Line(line)) => pump.server_line(lines.bytes(line)),
                 Ok(Next::TooLong { bytes }) => {
                     let why = "the line is too long";
-                    self.conversation.dropped(Side::Server, bytes, why, b"");
+                    pump.conversation.dropped(Side::Server, bytes, why, b"");
                 }
-                Ok(Next::End) => break,
+                Ok(Next::End) => break pump,
                 Err(error) => {
                     tracing::warn!(%error, "the server cannot be read");
-                    break;
+                    break pump;
                 }
             }
-        }
-        self.close(PumpEnd::ServerClosed);
-        self.server_gone.send_replace(true);
+        };
+        pump.close(PumpEnd::ServerClosed);
+        pump.server_has_no_more();
     }
 
-    async fn client_line(self: &Arc<Self>, line: &[u8], waiting: &mpsc::Sender<()>) {
+    fn server_has_no_more(&self) {
+        self.server_gone.send_replace(true);
+        self.to_server.interrupt();
+    }
+
+    async fn server_has_gone(&self) {
+        until(&mut self.server_gone.subscribe(), |gone| *gone).await;
+    }
+
+    /// Closes the server's input once one side has closed and the calls until then are through.
+    async fn close_server(&self, all_opened: &mut mpsc::Receiver<()>) {
+        until(&mut self.closing.subscribe(), Option::is_some).await;
+        drop(lock(&self.opening).take());
+        tokio::select! {
+            () = self.server_has_gone() => {}
+            _ = all_opened.recv() => {}
+        }
+        self.to_server.close();
+    }
+
+    fn client_line(self: &Arc<Self>, line: &[u8]) {
         if line.trim_ascii().is_empty() {
             return;
         }
-        match self.conversation.client_message(line).await {
+        match self.finish(self.conversation.client_message(line)) {
             FromClient::Forward(request) => {
-                if !self.pass(line).await
+                if !self.pass(line)
                     && let Some(request) = request
                 {
                     self.conversation.undelivered(&request);
                 }
             }
-            FromClient::Answer(answer) => self.answer(&answer).await,
+            FromClient::Answer(answer) => self.answer(&answer),
             FromClient::Drop(_) => {}
             FromClient::Open(start) => {
                 // Meanwhile others pass, and this one can be cancelled.
-                let (pump, waiting) = (Arc::clone(self), waiting.clone());
-                tokio::spawn(async move {
+                let (pump, opening) = (Arc::clone(self), lock(&self.opening).clone());
+                self.runtime.spawn(async move {
                     pump.open(*start).await;
-                    drop(waiting);
+                    drop(opening);
                 });
             }
         }
     }
 
+    /// What is decided at once, as nearly everything is, is not handed to the runtime.
+    fn finish<F: Future>(&self, deciding: F) -> F::Output {
+        let mut deciding = pin!(deciding);
+        let _runtime = self.runtime.enter();
+        match deciding
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(decided) => decided,
+            Poll::Pending => self.runtime.block_on(deciding),
+        }
+    }
+
     /// Opens the session of a call, then forwards the call.
-    async fn open(&self, start: Start<Ticket<G>>) {
-        let (id, text, beginning) = match self.conversation.open(start).await {
+    async fn open(self: &Arc<Self>, start: Start<Ticket<G>>) {
+        let after = self.conversation.open(start).await;
+        let pump = Arc::clone(self);
+        // If there are no threads any more, the agent ends.
+        let _ = spawn_blocking(move || pump.opened(after)).await;
+    }
+
+    fn opened(&self, after: AfterOpen<Ticket<G>>) {
+        let (id, text, beginning) = match after {
             AfterOpen::Ready {
                 id,
                 text,
                 beginning,
             } => (id, text, beginning),
-            AfterOpen::Refused(Some(answer)) => return self.answer(&answer).await,
+            AfterOpen::Refused(Some(answer)) => return self.answer(&answer),
             AfterOpen::Refused(None) => return,
         };
         let mut waiting = Some(beginning);
@@ -219,7 +301,7 @@ where
             let beginning = waiting.take();
             beginning.is_some_and(|beginning| self.conversation.begin(*beginning))
         };
-        let sent = self.pass_if(text.as_bytes(), wanted).await;
+        let sent = self.pass_if(text.as_bytes(), wanted);
         if sent.is_none() {
             match waiting {
                 Some(beginning) => self.conversation.give_back(*beginning),
@@ -228,37 +310,35 @@ where
         }
     }
 
-    async fn server_line(&self, line: &[u8]) {
+    fn server_line(&self, line: &[u8]) {
         match Messages::parse(line) {
             Ok(Messages::None) => {}
-            Ok(Messages::One(message)) => self.server_message(message).await,
+            Ok(Messages::One(message)) => self.server_message(message),
             Ok(Messages::Batch(messages)) => {
                 for message in messages {
-                    // A batch of junk must not keep the client from being heard.
-                    tokio::task::yield_now().await;
-                    self.server_message(message).await;
+                    self.server_message(message);
                 }
             }
             Err(why) => self.conversation.noise(line, why),
         }
     }
 
-    async fn server_message(&self, message: &str) {
+    fn server_message(&self, message: &str) {
         let outgoing = self.conversation.server_message(message);
         if let Some(message) = outgoing.message {
-            self.tell(message.as_bytes()).await;
+            self.tell(message.as_bytes());
         }
         if outgoing.handshake {
             self.conversation.shook_hands();
         }
         if let Some(notice) = outgoing.notice {
-            self.tell(notice.as_bytes()).await;
+            self.tell(notice.as_bytes());
         }
     }
 
     /// Tells the client of the sessions that end, and that other tools are visible, once it can be
     /// told anything.
-    async fn notices(&self, mut ends: mpsc::Receiver<SessionEnd>) {
+    async fn notices(self: &Arc<Self>, mut ends: mpsc::Receiver<SessionEnd>) {
         let mut ready = self.conversation.ready();
         let mut gone = self.server_gone.subscribe();
         let mut changes = self.conversation.gate.policy().changes();
@@ -289,43 +369,48 @@ where
             }
             if *ready.borrow() {
                 if std::mem::take(&mut changed) {
-                    self.tell(reply::TOOLS_CHANGED.as_bytes()).await;
+                    self.notify(reply::TOOLS_CHANGED.to_owned()).await;
                 }
                 while let Some(end) = waiting.pop_front() {
-                    self.tell(reply::end_notice(&end).as_bytes()).await;
+                    self.notify(reply::end_notice(&end)).await;
                 }
             }
         }
     }
 
-    async fn answer(&self, answer: &Answer) {
-        self.tell(answer.line.as_bytes()).await;
+    /// Sends the client a line of our own, from a thread that may wait.
+    async fn notify(self: &Arc<Self>, line: String) {
+        let pump = Arc::clone(self);
+        // If there are no threads any more, the agent ends.
+        let _ = spawn_blocking(move || pump.tell(line.as_bytes())).await;
+    }
+
+    fn answer(&self, answer: &Answer) {
+        self.tell(answer.line.as_bytes());
     }
 
     /// Sends the client a line.
-    async fn tell(&self, line: &[u8]) {
+    fn tell(&self, line: &[u8]) {
         if self.over.load(Ordering::Relaxed) {
             return;
         }
-        if self.to_client.send(line).await.is_err() {
+        if self.to_client.send(line).is_err() {
             self.close(PumpEnd::ClientClosed);
         }
     }
 
     /// Forwards a line to the server; false if the server does not read any more.
-    async fn pass(&self, line: &[u8]) -> bool {
-        self.pass_if(line, || true).await == Some(true)
+    fn pass(&self, line: &[u8]) -> bool {
+        self.pass_if(line, || true) == Some(true)
     }
 
     /// Forwards a line if it is still wanted when its turn has come; none if the server does not
     /// read any more.
-    async fn pass_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> Option<bool> {
-        let mut gone = self.server_gone.subscribe();
-        let sent = tokio::select! {
-            biased;
-            () = until(&mut gone, |gone| *gone) => return None,
-            sent = self.to_server.send_if(line, wanted) => sent,
-        };
+    fn pass_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> Option<bool> {
+        if *self.server_gone.borrow() {
+            return None;
+        }
+        let sent = self.to_server.send_if(line, wanted);
         if sent.is_err() {
             self.close(PumpEnd::ServerClosed);
         }
@@ -349,37 +434,50 @@ async fn until<T>(receiver: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> b
     }
 }
 
-/// A writer that is given whole lines, by one task at a time.
-struct Outlet<W>(tokio::sync::Mutex<Option<W>>);
+/// A writer that is given whole lines, by one thread at a time.
+struct Outlet<W> {
+    writer: Mutex<Option<W>>,
+    interrupter: Interrupter,
+}
 
-impl<W: AsyncWrite + Unpin> Outlet<W> {
+impl<W: Outgoing> Outlet<W> {
     fn new(writer: W) -> Self {
-        Self(tokio::sync::Mutex::new(Some(writer)))
+        Self {
+            interrupter: writer.interrupter(),
+            writer: Mutex::new(Some(writer)),
+        }
     }
 
-    async fn send(&self, line: &[u8]) -> io::Result<()> {
-        self.send_if(line, || true).await.map(|_| ())
+    fn send(&self, line: &[u8]) -> io::Result<()> {
+        self.send_if(line, || true).map(drop)
     }
 
-    async fn send_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> io::Result<bool> {
-        let mut place = self.0.lock().await;
+    fn send_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> io::Result<bool> {
+        let mut place = lock(&self.writer);
         let writer = place.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         if !wanted() {
             return Ok(false);
         }
-        writer.write_all(line).await?;
         // The last line of a stream, and an element of a batch, have no end of their own.
-        if !line.ends_with(b"\n") {
-            writer.write_all(b"\n").await?;
+        let line = if line.ends_with(b"\n") {
+            Cow::Borrowed(line)
+        } else {
+            Cow::Owned([line, b"\n"].concat())
+        };
+        let written = writer.write_all(&line).and_then(|()| writer.flush());
+        if written.is_err() {
+            // What follows half a line would be taken for its rest.
+            *place = None;
         }
-        writer.flush().await?;
-        Ok(true)
+        written.map(|()| true)
     }
 
-    async fn close(&self) {
-        if let Some(mut writer) = self.0.lock().await.take() {
-            // Dropping closes it, whatever this says.
-            let _ = writer.shutdown().await;
-        }
+    /// Nobody waits to write any more.
+    fn interrupt(&self) {
+        (self.interrupter)();
+    }
+
+    fn close(&self) {
+        drop(lock(&self.writer).take());
     }
 }

@@ -1,10 +1,21 @@
 //! The pump between a scripted client and a scripted server.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream as Socket,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf, split},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
@@ -23,13 +34,58 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// One side of the pump, as the test plays it.
 struct Party {
-    from: BufReader<ReadHalf<DuplexStream>>,
-    to: Option<WriteHalf<DuplexStream>>,
+    from: BufReader<OwnedReadHalf>,
+    to: Option<OwnedWriteHalf>,
+}
+
+/// One end of a socket, as the pump has it.
+struct Far(Socket);
+
+impl Read for Far {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// What is written to, closed when it is dropped.
+struct FarOut(Socket);
+
+impl Write for FarOut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Outgoing for FarOut {
+    fn interrupter(&self) -> Interrupter {
+        let socket = self.0.try_clone().unwrap();
+        Box::new(move || {
+            let _ = socket.shutdown(Shutdown::Write);
+        })
+    }
+}
+
+impl Drop for FarOut {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+}
+
+/// One side's socket, and its other end.
+fn pair() -> (UnixStream, Far, FarOut) {
+    let (near, far) = Socket::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let near = UnixStream::from_std(near).unwrap();
+    (near, Far(far.try_clone().unwrap()), FarOut(far))
 }
 
 impl Party {
-    fn new(stream: DuplexStream) -> Self {
-        let (from, to) = split(stream);
+    fn new(stream: UnixStream) -> Self {
+        let (from, to) = stream.into_split();
         Self {
             from: BufReader::new(from),
             to: Some(to),
@@ -86,10 +142,8 @@ impl Rig {
     }
 
     fn with(bounds: Bounds) -> Self {
-        let (client, client_far) = tokio::io::duplex(1 << 20);
-        let (server, server_far) = tokio::io::duplex(1 << 20);
-        let (client_in, client_out) = split(client_far);
-        let (server_out, server_in) = split(server_far);
+        let (client, client_in, client_out) = pair();
+        let (server, server_out, server_in) = pair();
         let policy = Arc::new(FakePolicy::default());
         let captures = Arc::new(FakeCaptures::default());
         let (observer, events) = mpsc::unbounded_channel();
@@ -937,17 +991,26 @@ async fn fuzz_both_sides_leave_a_working_pump() {
         let mark = format!("{{\"method\":\"mark/{round}\"}}\n");
         from_client.extend(mark.bytes());
         from_server.extend(mark.bytes());
+        // Its answer is the last that the client gets to what it has sent.
+        let last = format!("\"last/{round}\"");
+        let denied = format!(
+            "{{\"id\":{last},\"method\":\"tools/call\",\"params\":{{\"name\":\"deny\"}}}}\n"
+        );
+        from_client.extend(denied.bytes());
 
-        let hear = async |party: &mut Party| {
+        let hear = async |party: &mut Party, mut ends: u32| {
             let mut heard = Vec::new();
-            loop {
+            while ends > 0 {
                 let mut line = Vec::new();
                 party.from.read_until(b'\n', &mut line).await.unwrap();
-                if line == mark.as_bytes() {
-                    return heard;
+                let answer = str::from_utf8(&line).is_ok_and(|line| line.contains(&last));
+                if line == mark.as_bytes() || answer {
+                    ends -= 1;
+                } else {
+                    heard.push(line);
                 }
-                heard.push(line);
             }
+            heard
         };
         let Rig { client, server, .. } = &mut rig;
         let (mut to_server, mut to_client) = (client.to.take().unwrap(), server.to.take().unwrap());
@@ -955,8 +1018,8 @@ async fn fuzz_both_sides_leave_a_working_pump() {
             tokio::join!(
                 async { to_server.write_all(&from_client).await.unwrap() },
                 async { to_client.write_all(&from_server).await.unwrap() },
-                hear(client),
-                hear(server),
+                hear(client, 2),
+                hear(server, 1),
             )
         };
         let ((), (), to_client_heard, to_server_heard) =
@@ -1030,7 +1093,7 @@ async fn measure(client: &mut Party) -> (Duration, Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures"]
 async fn latency_of_a_forwarded_call_is_shown() {
-    let (client, server) = tokio::io::duplex(1 << 20);
+    let (client, server) = UnixStream::pair().unwrap();
     tokio::spawn(echo(Party::new(server)));
     let (p50, p99) = measure(&mut Party::new(client)).await;
     eprintln!("direct:  p50 {p50:?}, p99 {p99:?}");

@@ -12,6 +12,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     process::Stdio,
+    sync::OnceLock,
     thread,
 };
 
@@ -160,7 +161,8 @@ pub fn launch<T: Send>(
     .map_err(|error| prepare(error.into()))?;
     let mut command = command(launch);
     let mut plan = ChildPlan::new(launch, theirs).map_err(prepare)?;
-    plan.descriptors = raise_descriptor_limit();
+    descriptors(DESCRIPTORS);
+    plan.descriptors = Some(first_limit());
     let mut plan = Some(plan);
     // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
     unsafe {
@@ -268,20 +270,26 @@ struct ChildPlan {
 /// there are up to 64 sessions. The usual limit of 1,024 is for programs that call `select`.
 const DESCRIPTORS: u64 = 8_192;
 
-/// Raises the agent's own limit as far as it may. Returns what it was, if it was raised.
-fn raise_descriptor_limit() -> Option<Rlimit> {
+/// The limit that the agent was started with, which servers get back.
+fn first_limit() -> Rlimit {
+    static FIRST: OnceLock<Rlimit> = OnceLock::new();
+    *FIRST.get_or_init(|| getrlimit(Resource::Nofile))
+}
+
+/// Raises the agent's limit of descriptors to so many, or as far as it may, and returns what it is
+/// then. What it starts has the limit that it had itself.
+pub fn descriptors(wanted: u64) -> u64 {
+    first_limit();
     let before = getrlimit(Resource::Nofile);
-    let wanted = before
-        .maximum
-        .map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-    if before.current.is_none_or(|now| now >= wanted) {
-        return None;
-    }
+    let wanted = before.maximum.map_or(wanted, |most| most.min(wanted));
+    let Some(now) = before.current.filter(|now| *now < wanted) else {
+        return before.current.unwrap_or(u64::MAX);
+    };
     let raised = Rlimit {
         current: Some(wanted),
         ..before
     };
-    setrlimit(Resource::Nofile, raised).ok().map(|()| before)
+    setrlimit(Resource::Nofile, raised).map_or(now, |()| wanted)
 }
 
 impl ChildPlan {

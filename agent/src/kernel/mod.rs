@@ -16,7 +16,8 @@
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
 //! | `local_socket` | Unix sockets at a path, for one user |
-//! | `stdio` | the client's end, waited for without a thread |
+//! | `stdio` | pipes and sockets that a thread reads and writes, waiting for them |
+//! | `peer` | whose the other end of a connection is |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
     unsafe_code,
@@ -57,7 +58,7 @@ pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list};
-pub use launch::{Governed, Launch, LaunchError, launch};
+pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;
 pub use network::{
@@ -72,7 +73,7 @@ pub use process::{Holder, Process, holders};
 pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
-pub use stdio::{Input, Output, standard_input, standard_output};
+pub use stdio::{Input, Output};
 pub use tree::{Tree, TreeError};
 pub use users::{Credentials, NoSuchUser, invoking_user};
 pub use watch::{FileWatch, Inotify};

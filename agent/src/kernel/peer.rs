@@ -1,19 +1,152 @@
 //! Whose the socket at the other end of a connection within this host is.
+//!
+//! The kernel is asked for that one socket, over netlink: its table of all TCP sockets is read only
+//! where it cannot be asked, since with thousands of clients that takes longer than a call.
 
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-/// The user whose socket is at `theirs`, connected to `ours`, as the kernel's table of TCP sockets
-/// says. None if there is no such socket in this network namespace, or nobody holds it any more:
-/// the kernel would call that root's.
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+        socket_with,
+    },
+};
+
+/// The kernel has told us of a socket before: if it says that there is none, there is none.
+static ANSWERS: AtomicBool = AtomicBool::new(false);
+
+/// The user whose socket is at `theirs`, connected to `ours`, as the kernel says. None if there is no
+/// such socket in this network namespace, or nobody holds it any more: the kernel would call that
+/// root's.
 pub fn tcp_owner(theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
-    let table = match theirs {
-        SocketAddr::V4(_) => "/proc/net/tcp",
-        SocketAddr::V6(_) => "/proc/net/tcp6",
+    match ask(theirs, ours) {
+        Ok(Some(found)) => {
+            ANSWERS.store(true, Ordering::Relaxed);
+            found.holder(theirs, ours)
+        }
+        // Without the module for it, the kernel says the same.
+        Ok(None) | Err(Errno::NOENT) if ANSWERS.load(Ordering::Relaxed) => None,
+        Ok(None) | Err(_) => {
+            let table = match theirs {
+                SocketAddr::V4(_) => "/proc/net/tcp",
+                SocketAddr::V6(_) => "/proc/net/tcp6",
+            };
+            find(&fs::read_to_string(table).ok()?, theirs, ours)
+        }
+    }
+}
+
+/// `SOCK_DIAG_BY_FAMILY`, request and answer.
+const BY_FAMILY: u16 = 20;
+/// `NLMSG_ERROR`.
+const ERROR: u16 = 2;
+/// `NLM_F_REQUEST`.
+const REQUEST: u16 = 1;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// The kernel's numbers of the states in which somebody holds a socket that is connected.
+const ESTABLISHED: u8 = 1;
+const CLOSE_WAIT: u8 = 8;
+
+/// Asks for one socket (`struct inet_diag_req_v2`).
+fn ask(theirs: SocketAddr, ours: SocketAddr) -> Result<Option<Found>, Errno> {
+    let (family, socket_id) = (family(theirs), socket_id(theirs, ours));
+    let mut request = Vec::with_capacity(72);
+    request.extend(72_u32.to_ne_bytes());
+    request.extend(BY_FAMILY.to_ne_bytes());
+    request.extend(REQUEST.to_ne_bytes());
+    request.extend([0; 8]); // sequence and port: there is one answer
+    request.extend([family, IPPROTO_TCP, 0, 0]);
+    request.extend(u32::MAX.to_ne_bytes()); // in any state
+    request.extend(socket_id);
+    request.extend([0; 4]); // on any interface
+    request.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
+
+    let netlink = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    send(&netlink, &request, SendFlags::empty())?;
+    let mut answer = [0; 1024];
+    // It was put there while the request was sent.
+    let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
+    let answer = answer.get(..length).unwrap_or_default();
+    match number(answer, 4).map(u16::from_ne_bytes) {
+        Some(BY_FAMILY) => Ok(Found::read(answer)),
+        Some(ERROR) => {
+            let code = number(answer, HEADER).map_or(0, i32::from_ne_bytes);
+            Err(Errno::from_raw_os_error(code.saturating_neg()))
+        }
+        _ => Err(Errno::INVAL),
+    }
+}
+
+const IPPROTO_TCP: u8 = 6;
+
+fn family(address: SocketAddr) -> u8 {
+    match address {
+        SocketAddr::V4(_) => 2,
+        SocketAddr::V6(_) => 10,
+    }
+}
+
+/// The beginning of `struct inet_diag_sockid`: ports and addresses, in the network's order.
+fn socket_id(theirs: SocketAddr, ours: SocketAddr) -> [u8; 36] {
+    let mut id = [0; 36];
+    let ports = [theirs.port().to_be_bytes(), ours.port().to_be_bytes()].concat();
+    let address = |address: SocketAddr| {
+        let mut octets = match address.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        octets.resize(16, 0);
+        octets
     };
-    find(&fs::read_to_string(table).ok()?, theirs, ours)
+    let whole = [ports, address(theirs), address(ours)].concat();
+    for (into, byte) in id.iter_mut().zip(whole) {
+        *into = byte;
+    }
+    id
+}
+
+/// The bytes of a number at a place.
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+/// What the kernel says of a socket (`struct inet_diag_msg`).
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    family: u8,
+    state: u8,
+    id: [u8; 36],
+    user: u32,
+}
+
+impl Found {
+    fn read(answer: &[u8]) -> Option<Self> {
+        Some(Self {
+            family: *answer.get(HEADER)?,
+            state: *answer.get(HEADER + 1)?,
+            id: number(answer, HEADER + 4)?,
+            user: number(answer, HEADER + 64).map(u32::from_ne_bytes)?,
+        })
+    }
+
+    /// Whose it is, if it is the one that was asked for and somebody holds it: where there is none,
+    /// the kernel may tell of one that listens at the same address.
+    fn holder(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
+        let same = self.family == family(theirs) && self.id == socket_id(theirs, ours);
+        let held = matches!(self.state, ESTABLISHED | CLOSE_WAIT);
+        (same && held).then_some(self.user)
+    }
 }
 
 fn find(table: &str, theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
@@ -60,6 +193,19 @@ mod tests {
             let (_accepted, peer) = listener.accept().unwrap();
             let own = rustix::process::getuid().as_raw();
             assert_eq!(tcp_owner(peer, here), Some(own));
+            // The one that is asked, and the one that is read instead, say the same.
+            let found = ask(peer, here).unwrap().unwrap();
+            assert_eq!(found.holder(peer, here), Some(own));
+            assert_eq!(found.holder(here, peer), None, "another one");
+            let table = match peer {
+                SocketAddr::V4(_) => "/proc/net/tcp",
+                SocketAddr::V6(_) => "/proc/net/tcp6",
+            };
+            let table = fs::read_to_string(table).unwrap();
+            assert_eq!(find(&table, peer, here), Some(own));
+            // Ours is in no accepted connection from there.
+            let listening = ask(here, peer).ok().flatten();
+            assert!(listening.is_none_or(|found| found.holder(peer, here).is_none()));
             drop(stream);
             assert_eq!(tcp_owner(peer, here), None, "nobody holds it any more");
         }

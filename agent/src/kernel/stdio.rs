@@ -1,213 +1,267 @@
-//! Standard input and output, without a thread between them and the gate.
+//! Standard input and output, and the pipes of a server: each read and written by a thread that
+//! waits for it.
 //!
-//! tokio reads and writes them on a blocking thread, which costs every message two changes of
-//! thread. Clients give a server pipes (Python, Rust, Go) or stream sockets (Node): those can be
-//! waited for like any other. `O_NONBLOCK` would be seen by everybody who shares them, so it is
-//! never set on what was inherited: a pipe is opened a second time, and a socket is told for each
-//! call that it must not wait. Anything else, files and terminals, is left to tokio.
+//! A message then costs one system call to read and one to write; waiting for readiness first would
+//! double that. A thread that waits to read is left alone when its turn is over. One that waits to
+//! write holds up whoever else wants to, so that it can be told to give up: descriptors are written to
+//! without waiting, and waited for together with that news. `O_NONBLOCK` would be seen by everybody
+//! who shares what was inherited, so it is never set on that: a pipe is opened a second time, and a
+//! socket is told for each call that it must not wait. Anything else, files and terminals, is written
+//! as it is.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
-    pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
 };
 
 use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     fs::{FileType, OFlags, fstat},
-    net::{RecvFlags, SendFlags, SocketType, recv, send, sockopt::socket_type},
+    io::Errno,
+    net::{SendFlags, SocketType, send, sockopt::socket_type},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 
-/// What can be waited for.
+/// Something to read from, which waits.
+#[derive(Debug)]
+pub struct Input(OwnedFd);
+
+impl Input {
+    /// Standard input.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub fn standard() -> io::Result<Self> {
+        Ok(Self(io::stdin().as_fd().try_clone_to_owned()?))
+    }
+}
+
+impl From<OwnedFd> for Input {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&self.0, &mut *buffer) {
+                Ok(read) => return Ok(read),
+                Err(Errno::INTR) => {}
+                // Somebody who shares it has set O_NONBLOCK.
+                Err(Errno::AGAIN) => {
+                    poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// How something is written to.
+#[derive(Debug)]
 enum Channel {
     /// A second description of the same pipe.
     Pipe(File),
-    /// The same description as the one that was inherited.
+    /// The same description as the one that was given.
     Socket(OwnedFd),
+    /// The same, and each write waits until it is done.
+    Other(OwnedFd),
 }
 
 impl Channel {
-    /// None: it is neither a pipe nor a stream socket, or cannot be opened again.
-    fn of(inherited: BorrowedFd<'_>, for_writing: bool) -> Option<Self> {
-        let mode = fstat(inherited).ok()?.st_mode;
+    fn of(given: BorrowedFd<'_>) -> io::Result<Self> {
+        let mode = fstat(given)?.st_mode;
         match FileType::from_raw_mode(mode) {
             FileType::Fifo => {
                 let mut open = File::options();
-                open.read(!for_writing).write(for_writing);
                 let flags = OFlags::NONBLOCK.bits().cast_signed();
                 let again = open
+                    .write(true)
                     .custom_flags(flags)
-                    .open(format!("/proc/self/fd/{}", inherited.as_raw_fd()));
-                again.ok().map(Self::Pipe)
+                    .open(format!("/proc/self/fd/{}", given.as_raw_fd()));
+                if let Ok(pipe) = again {
+                    return Ok(Self::Pipe(pipe));
+                }
             }
-            FileType::Socket if socket_type(inherited) == Ok(SocketType::STREAM) => {
-                inherited.try_clone_to_owned().ok().map(Self::Socket)
+            FileType::Socket if socket_type(given) == Ok(SocketType::STREAM) => {
+                return Ok(Self::Socket(given.try_clone_to_owned()?));
             }
-            _ => None,
+            _ => {}
         }
+        Ok(Self::Other(given.try_clone_to_owned()?))
     }
 
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self {
-            Self::Pipe(pipe) => (&mut &*pipe).read(buffer),
-            Self::Socket(socket) => Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?.0),
-        }
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Pipe(pipe) => (&mut &*pipe).write(bytes),
+            Self::Pipe(pipe) => rustix::io::write(pipe, bytes),
             Self::Socket(socket) => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                Ok(send(socket, bytes, flags)?)
+                send(socket, bytes, flags)
+            }
+            Self::Other(other) => rustix::io::write(other, bytes),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Pipe(pipe) => pipe.as_fd(),
+            Self::Socket(socket) | Self::Other(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// Something to write to, which waits until it is told not to.
+#[derive(Debug)]
+pub struct Output {
+    channel: Channel,
+    /// An eventfd that can be read once writes shall wait no longer.
+    news: Arc<OwnedFd>,
+}
+
+impl Output {
+    /// Standard output.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub fn standard() -> io::Result<Self> {
+        Self::to(io::stdout().as_fd())
+    }
+
+    /// Whatever this is. It stays open until the `Output` is dropped.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub fn to(descriptor: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self {
+            channel: Channel::of(descriptor)?,
+            news: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
+        })
+    }
+
+    /// Once it is called, from any thread, a write that would have to wait fails.
+    pub fn interrupter(&self) -> impl Fn() + Send + Sync + use<> {
+        let news = Arc::clone(&self.news);
+        move || {
+            // It fails only if it was called 2⁶⁴ times.
+            let _ = rustix::io::write(&news, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Waits until it can be written to.
+    fn wait(&self) -> io::Result<()> {
+        let mut wanted = [
+            PollFd::new(&self.channel, PollFlags::OUT),
+            PollFd::new(&self.news, PollFlags::IN),
+        ];
+        poll(&mut wanted, None)?;
+        let [_, news] = wanted;
+        if news.revents().is_empty() {
+            Ok(())
+        } else {
+            // Not `Interrupted`, after which one tries again.
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.channel.write(bytes) {
+                Ok(written) => return Ok(written),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => match self.wait() {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    waited => waited?,
+                },
+                Err(error) => return Err(error.into()),
             }
         }
     }
-}
 
-impl AsRawFd for Channel {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Self::Pipe(pipe) => pipe.as_raw_fd(),
-            Self::Socket(socket) => socket.as_raw_fd(),
-        }
-    }
-}
-
-fn register(channel: Channel) -> Option<AsyncFd<Channel>> {
-    // SAFETY: a `Channel` keeps its one descriptor open until it is dropped.
-    unsafe { AsyncFd::register(channel) }.ok()
-}
-
-/// What the client writes.
-pub struct Input(Way<tokio::io::Stdin>);
-
-/// What the client reads.
-pub struct Output(Way<tokio::io::Stdout>);
-
-enum Way<T> {
-    Direct(AsyncFd<Channel>),
-    Threaded(T),
-}
-
-/// Standard input. Must be called within a runtime.
-pub fn standard_input() -> Input {
-    let way = Channel::of(io::stdin().as_fd(), false)
-        .and_then(register)
-        .map_or_else(|| Way::Threaded(tokio::io::stdin()), Way::Direct);
-    Input(way)
-}
-
-/// Standard output. Must be called within a runtime.
-pub fn standard_output() -> Output {
-    let way = Channel::of(io::stdout().as_fd(), true)
-        .and_then(register)
-        .map_or_else(|| Way::Threaded(tokio::io::stdout()), Way::Direct);
-    Output(way)
-}
-
-impl AsyncRead for Input {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
-            Way::Threaded(input) => Pin::new(input).poll_read(context, buffer),
-            Way::Direct(channel) => loop {
-                let mut ready = ready!(channel.poll_read_ready(context))?;
-                let room = buffer.initialize_unfilled();
-                // An error here means that it was not ready after all.
-                if let Ok(read) = ready.try_io(|channel| channel.get_ref().read(room)) {
-                    let length = read?;
-                    buffer.advance(length);
-                    return Poll::Ready(Ok(()));
-                }
-            },
-        }
-    }
-}
-
-impl AsyncWrite for Output {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().0 {
-            Way::Threaded(output) => Pin::new(output).poll_write(context, bytes),
-            Way::Direct(channel) => loop {
-                let mut ready = ready!(channel.poll_write_ready(context))?;
-                if let Ok(written) = ready.try_io(|channel| channel.get_ref().write(bytes)) {
-                    return Poll::Ready(written);
-                }
-            },
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
-            Way::Threaded(output) => Pin::new(output).poll_flush(context),
-            Way::Direct(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
-            Way::Threaded(output) => Pin::new(output).poll_shutdown(context),
-            Way::Direct(_) => Poll::Ready(Ok(())),
-        }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::{os::unix::net::UnixStream, thread};
 
     use super::*;
 
-    fn direct(end: impl AsFd, for_writing: bool) -> AsyncFd<Channel> {
-        register(Channel::of(end.as_fd(), for_writing).unwrap()).unwrap()
-    }
-
     /// More than a pipe or a socket holds goes through whole, its end is seen, and nobody else
     /// finds the descriptors changed.
-    async fn carries(reader: OwnedFd, writer: OwnedFd) {
-        let mut input = Input(Way::Direct(direct(&reader, false)));
-        let mut output = Output(Way::Direct(direct(&writer, true)));
+    fn carries(reader: OwnedFd, writer: OwnedFd) {
+        let flags = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap();
+        let mut output = Output::to(writer.as_fd()).unwrap();
+        assert!(!flags(&writer).contains(OFlags::NONBLOCK));
+        assert!(!flags(&reader).contains(OFlags::NONBLOCK));
+        let mut input = Input::from(reader);
         let sent: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        let flags = [&reader, &writer].map(|fd| rustix::fs::fcntl_getfl(fd).unwrap());
-        assert!(flags.iter().all(|flags| !flags.contains(OFlags::NONBLOCK)));
         let expected = sent.clone();
-        let sending = async move {
-            output.write_all(&sent).await.unwrap();
-            output.flush().await.unwrap();
+        let sending = thread::spawn(move || {
+            output.write_all(&sent).unwrap();
             drop((output, writer));
-        };
+        });
         let mut received = Vec::new();
-        let (_, read) = tokio::join!(sending, input.read_to_end(&mut received));
-        assert_eq!(read.unwrap(), expected.len());
+        input.read_to_end(&mut received).unwrap();
+        sending.join().unwrap();
         assert!(received == expected);
     }
 
-    #[tokio::test]
-    async fn pipes_and_sockets_are_waited_for() {
+    #[test]
+    fn pipes_and_sockets_are_waited_for() {
         let (reader, writer) = io::pipe().unwrap();
-        carries(reader.into(), writer.into()).await;
+        carries(reader.into(), writer.into());
         let (one, other) = UnixStream::pair().unwrap();
-        carries(one.into(), other.into()).await;
+        carries(one.into(), other.into());
     }
 
-    #[tokio::test]
-    async fn files_are_left_to_tokio() {
-        let file = tempfile::tempfile().unwrap();
-        assert!(Channel::of(file.as_fd(), false).is_none());
+    #[test]
+    fn input_that_somebody_made_nonblocking_is_waited_for() {
+        let (one, mut other) = UnixStream::pair().unwrap();
+        one.set_nonblocking(true).unwrap();
+        let mut input = Input::from(OwnedFd::from(one));
+        let reading = thread::spawn(move || {
+            let mut byte = [0];
+            input.read_exact(&mut byte).unwrap();
+            byte
+        });
+        other.write_all(b"x").unwrap();
+        assert_eq!(reading.join().unwrap(), *b"x");
+    }
+
+    #[test]
+    fn a_write_that_waits_is_interrupted() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let (_one, other) = UnixStream::pair().unwrap();
+        for full in [OwnedFd::from(writer), OwnedFd::from(other)] {
+            let mut output = Output::to(full.as_fd()).unwrap();
+            let interrupt = output.interrupter();
+            let writing = thread::spawn(move || output.write_all(&vec![0; 1 << 22]));
+            interrupt();
+            let error = writing.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+    }
+
+    #[test]
+    fn files_are_written_as_they_are() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut output = Output::to(file.as_fd()).unwrap();
+        output.write_all(b"line\n").unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        assert_eq!(io::read_to_string(file).unwrap(), "line\n");
     }
 }

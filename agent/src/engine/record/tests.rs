@@ -92,6 +92,7 @@ fn observer(queue: usize) -> (GateObserver, mpsc::Receiver<Entry>) {
         entries,
         breaks: watch::Sender::new(false),
         waiting: Arc::default(),
+        alarm: Alarm::default(),
         metrics: None,
         spans: CallSpans::default(),
     };

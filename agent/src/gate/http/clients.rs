@@ -27,8 +27,6 @@ const ID: usize = 256;
 const IDLE: Duration = Duration::from_secs(600);
 /// Notices that may wait for a client to read them.
 const NOTICES: usize = 16;
-/// MCP sessions at once.
-const SESSIONS: usize = 1024;
 /// Capture sessions of which is known who opened them.
 const OPENED: usize = 1024;
 
@@ -99,9 +97,10 @@ pub(super) struct Clients<G: Rooms> {
 }
 
 impl<G: Rooms> Clients<G> {
-    pub(super) fn new() -> Self {
+    /// Room for this many MCP sessions at once.
+    pub(super) fn new(most: usize) -> Self {
         Self {
-            places: Shares::new(SESSIONS),
+            places: Shares::new(most),
             sessions: Mutex::default(),
             opened: Mutex::default(),
         }

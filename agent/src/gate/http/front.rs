@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    capacity::{self, ANSWERS},
     clients::{Client, Clients},
     headers::{self, Era},
     legacy::{self, stream::Streams},
@@ -43,8 +44,6 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(5);
 /// What is shown of an error page of the server.
 const ERROR_PAGE: usize = 64 * 1024;
-/// Bytes of the server's answers that wait to be complete, or to be taken by clients, at once.
-const ANSWERS: usize = 256 << 20;
 /// An answer up to this length does not count.
 pub(super) const SHORT: usize = 64 << 10;
 
@@ -90,7 +89,7 @@ impl<G: Rooms> Front<G> {
             gate,
             memory: Arc::default(),
             upstream: Upstream::new(&plan.upstream, &plan.authorities, plan.starting),
-            clients: Clients::new(),
+            clients: Clients::new(capacity::sessions(at.connections)),
             streams: Streams::default(),
             answers: Shares::new(ANSWERS),
             connections: HTTP_CONNECTIONS.into(),

@@ -14,17 +14,19 @@
 //! | file | has |
 //! |---|---|
 //! | `serve`, `tls` | connections: taken, encrypted, timed, counted |
-//! | `reception`, `tether`, `shares` | who comes in, until when, and how much each may occupy |
+//! | `reception`, `tether` | who comes in, and until when |
 //! | `headers` | what must hold before a body is believed; which headers go on |
 //! | `front`, `clients` | one request to an HTTP server: checked, decided, carried; who has an MCP session |
 //! | `upstream` | the HTTP server behind |
 //! | `relay`, `sse` | its answers on their way back |
 //! | `piped` | servers on pipes, one for each session |
+//! | `capacity`, `shares` | how much there is for all, and how much of it for each |
 //! | `legacy` | the transport of 2024-11-05 |
 //! | `metadata` | what OAuth clients are told |
 //! | `refusal` | what is answered in place of an answer |
 
 mod base64;
+mod capacity;
 mod clients;
 mod front;
 mod headers;
@@ -41,11 +43,12 @@ mod tether;
 mod tls;
 mod upstream;
 
+pub use capacity::{DESCRIPTORS, connections};
 pub use front::{ENDPOINT, FrontPlan};
 pub use metadata::{Issuer, NoIssuer};
 pub use piped::{Servers, serve_piped};
 pub use reception::ReceptionPlan;
-pub use serve::{Listener, serve};
+pub use serve::{Listener, listen, serve};
 pub use tls::{Authorities, Tls, TlsError};
 pub use upstream::{AddressError, UpstreamAddress};
 

@@ -16,6 +16,7 @@ use hyper::{
 use tokio::time::timeout;
 
 use super::{
+    capacity::MESSAGES,
     headers::{self, Doors},
     metadata::{self, Issuer, Metadata},
     refusal::{Body, Refusal},
@@ -26,10 +27,6 @@ use crate::principal::{Caller, Grants, HTTP_CONNECTIONS, Principal};
 
 /// How long a client may take to send a message.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// Bytes of messages that are read, and wait to be carried on, at once.
-const ROOM: usize = 256 << 20;
-/// Requests at once, streams among them.
-const REQUESTS: usize = 4096;
 
 /// The numbers of the connections that all requests are which belong to no MCP session: one for
 /// each user, and one for each grant.
@@ -56,6 +53,8 @@ pub struct ReceptionPlan {
 pub(super) struct Place {
     pub(super) address: SocketAddr,
     pub(super) tls: bool,
+    /// How many connections there may be at once.
+    pub(super) connections: usize,
 }
 
 impl Place {
@@ -175,8 +174,9 @@ impl Reception {
             },
             grants,
             metadata,
-            room: Shares::new(ROOM),
-            requests: Shares::new(REQUESTS),
+            room: Shares::new(MESSAGES),
+            // One for each connection.
+            requests: Shares::new(at.connections),
             limit,
         }
     }
@@ -354,7 +354,12 @@ mod tests {
         let hosts = |address: &str, tls, named: &[&str]| {
             let address = address.parse().unwrap();
             let named: Vec<String> = named.iter().map(|name| (*name).to_owned()).collect();
-            Place { address, tls }.hosts(&named)
+            Place {
+                address,
+                tls,
+                connections: 1,
+            }
+            .hosts(&named)
         };
         assert_eq!(
             hosts("127.0.0.1:8808", false, &[]),

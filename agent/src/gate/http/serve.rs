@@ -11,15 +11,16 @@ use std::{
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    capacity::{BACKLOG, FAREWELLS},
     front::{Front, FrontPlan},
     reception::{Peer, Place, Service, receive},
     shares::Shares,
@@ -27,8 +28,6 @@ use super::{
 };
 use crate::{gate::conversation::Rooms, session::SessionEnd};
 
-/// Connections at once.
-const CONNECTIONS: usize = 4096;
 /// How long a client may take for a request's head, and stay without one.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long a client may take to agree on keys.
@@ -43,6 +42,22 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\r\n";
 
+/// Listens at an address.
+///
+/// # Errors
+///
+/// Somebody else listens there, or it is not this host's.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // What is left of earlier connections does not keep the port taken.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Where clients come.
 #[derive(Debug)]
 pub struct Listener {
@@ -50,6 +65,8 @@ pub struct Listener {
     pub tcp: TcpListener,
     /// With this certificate; without TLS, the address is a loopback address.
     pub tls: Option<Tls>,
+    /// Connections at once; of others, those who wait are told to come again.
+    pub connections: usize,
 }
 
 /// Whose connections are told apart: the users of this host, and the addresses of others.
@@ -64,6 +81,7 @@ impl Listener {
         Ok(Place {
             address: self.tcp.local_addr()?,
             tls: self.tls.is_some(),
+            connections: self.connections,
         })
     }
 
@@ -77,7 +95,8 @@ impl Listener {
     ) -> io::Result<()> {
         let here = self.tcp.local_addr()?;
         let tls = self.tls.map(Arc::new);
-        let places = Shares::new(CONNECTIONS);
+        let places = Shares::new(self.connections);
+        let leaving = Arc::new(Semaphore::new(FAREWELLS));
         let mut connections = JoinSet::new();
         connections.spawn({
             let service = Arc::clone(&service);
@@ -105,7 +124,15 @@ impl Listener {
             let origin =
                 user.map_or_else(|| Origin::Address(peer.ip().to_canonical()), Origin::User);
             let Some(place) = places.try_take(&origin, 1) else {
-                connections.spawn(turn_away(stream, tls.is_none()));
+                // With TLS it would be told only after keys were agreed on; of very many, not all are.
+                if tls.is_none()
+                    && let Ok(leave) = Arc::clone(&leaving).try_acquire_owned()
+                {
+                    connections.spawn(async move {
+                        turn_away(stream).await;
+                        drop(leave);
+                    });
+                }
                 continue;
             };
             let (service, tls) = (Arc::clone(&service), tls.clone());
@@ -170,10 +197,15 @@ async fn converse<S: Service>(
     }
 }
 
-/// There is no room: the client is told, and not kept.
-async fn turn_away(mut stream: TcpStream, plain: bool) {
-    if !plain {
-        return; // it would be told only after keys were agreed on
-    }
-    let _ = timeout(FAREWELL, stream.write_all(FULL)).await;
+/// There is no room: the client is told, and not kept. What it sends is taken meanwhile, since a
+/// connection that is closed with something unread takes back what was said.
+async fn turn_away(mut stream: TcpStream) {
+    let farewell = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        let mut unheard = [0; 1024];
+        while stream.read(&mut unheard).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _ = timeout(FAREWELL, farewell).await;
 }

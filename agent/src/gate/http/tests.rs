@@ -36,6 +36,7 @@ use crate::{
     session::{EndReason, SessionEnd, SessionId},
 };
 
+mod crowd;
 mod grants;
 
 /// What the server got.
@@ -93,6 +94,15 @@ impl Rig {
     }
 
     async fn guarded(script: Script, bounds: Bounds, grants: Option<Arc<Grants>>) -> Self {
+        Self::with_connections(script, bounds, grants, 384).await
+    }
+
+    async fn with_connections(
+        script: Script,
+        bounds: Bounds,
+        grants: Option<Arc<Grants>>,
+        connections: usize,
+    ) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -112,7 +122,11 @@ impl Rig {
         let plan = plan(&upstream, grants);
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let listener = Listener { tcp, tls: None };
+        let listener = Listener {
+            tcp,
+            tls: None,
+            connections,
+        };
         tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
         Self {
             address,
@@ -962,7 +976,11 @@ async fn server_that_is_not_there_is_told() {
     let plan = plan(&upstream, None);
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let listener = Listener { tcp, tls: None };
+    let listener = Listener {
+        tcp,
+        tls: None,
+        connections: 64,
+    };
     let (observer, _events) = mpsc::unbounded_channel();
     let gate = Arc::new(Gate {
         policy: Arc::clone(&rig.policy),

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -19,10 +20,14 @@ use crate::{
 const SERVER: [&str; 3] = ["python3", "-c", include_str!("echo.py")];
 const TOOL: &str = "echo";
 const POLICY: &str = "version: 1\ndefault: deny\ntools: { echo: allow }\n";
+/// The same, and each call is counted in a counter that lasts.
+const COUNTED: &str = "version: 1\ndefault: deny\ntools: { echo: { limits: [ { max: 1000000, window: hour, scope: server } ] } }\n";
 
 /// Calls in a row before it is the other's turn.
 const CALLS: usize = 100;
 const TURNS: usize = 11;
+/// How long all are left alone before a turn, so that nobody else's threads run in it.
+const REST: Duration = Duration::from_millis(20);
 /// How long the agent may settle before its memory is looked at.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -127,6 +132,7 @@ impl Gateway {
 
     /// One turn, which counts unless it is the one that warms up.
     fn turn(&mut self, turn: usize) -> Result<()> {
+        std::thread::sleep(REST);
         let times = self.client.calls(10 + turn * CALLS);
         let times = times.with_context(|| format!("through {}", self.name))?;
         if turn > 0 {
@@ -139,13 +145,16 @@ impl Gateway {
 }
 
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
-    let policy = bench.file("policy.yaml");
+    let (policy, counted) = (bench.file("policy.yaml"), bench.file("counted.yaml"));
     fs::write(&policy, POLICY)?;
-    let governed = |options: &[&str]| {
+    fs::write(&counted, COUNTED)?;
+    let governed_by = |policy: &Path, options: &[&str]| {
         let mut command = bench.capwarden("run");
-        command.arg("--policy").arg(&policy).args(options);
+        command.arg("--policy").arg(policy).args(options);
         Client::start(command.arg("--").args(SERVER), TOOL)
     };
+
+    let governed = |options: &[&str]| governed_by(&policy, options);
 
     let idle = governed(&[])?;
     std::thread::sleep(SETTLE);
@@ -156,6 +165,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let mut all = vec![
         Gateway::new("nobody", direct),
         Gateway::new("capwarden", governed(&[])?),
+        Gateway::new("capwarden, with a counter", governed_by(&counted, &[])?),
         Gateway::new(
             "capwarden, with metrics",
             governed(&["--metrics", "127.0.0.1:0"])?,
@@ -180,10 +190,10 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let direct = all.next().context("nobody was measured")?;
     let mut rows = Vec::new();
     for gateway in all {
-        let target = if gateway.name == "capwarden" {
-            Target::Extra(10e-6)
-        } else {
-            Target::None
+        let target = match gateway.name {
+            "capwarden" => Target::Extra(10e-6),
+            "capwarden, with a counter" => Target::Extra(15e-6),
+            _ => Target::None,
         };
         rows.push(row(
             &format!("tools/call, p50 of 100: {}", gateway.name),

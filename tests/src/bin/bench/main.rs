@@ -9,6 +9,8 @@
 
 mod arming;
 mod capture;
+mod clients;
+mod fixture;
 mod gate;
 mod guard;
 mod limits;
@@ -19,6 +21,7 @@ mod peers;
 mod prove;
 mod sys;
 mod telemetry;
+mod web;
 
 use std::{
     env,
@@ -95,12 +98,17 @@ const PARTS: &[Part] = &[
     ("capture", capture::measure),
     ("arming", arming::measure),
     ("gate", gate::measure),
+    ("gate", web::measure),
+    ("clients", clients::measure),
     ("limits", limits::measure),
     ("telemetry", telemetry::measure),
     ("prove", prove::measure),
 ];
 
 fn main() -> Result<()> {
+    if let Some(fixture::ROLE) = env::args().nth(1).as_deref() {
+        return fixture::serve(&env::args().nth(2).context("which port?")?);
+    }
     let capwarden = env::var_os("CAPWARDEN_BIN").context("CAPWARDEN_BIN is not set")?;
     let bench = Bench {
         capwarden: capwarden.into(),

@@ -32,7 +32,7 @@ use hyper::{
 };
 use serde_json::Value;
 use tokio::{
-    io::DuplexStream,
+    net::UnixStream,
     time::{sleep, timeout},
 };
 
@@ -42,6 +42,7 @@ use self::{
     wire::{Kind, Reply, Wire},
 };
 use super::{
+    capacity::{ANSWERS, SERVERS},
     front::ENDPOINT,
     headers::{self, Era, STATELESS_VERSION},
     legacy,
@@ -63,10 +64,6 @@ use crate::{
     principal::{Caller, HTTP_CONNECTIONS, Principal},
 };
 
-/// Servers at once.
-const SERVERS: usize = 32;
-/// Bytes of servers' answers that wait to be taken by clients at once.
-const ANSWERS: usize = 256 << 20;
 /// A server that was not asked anything for so long, and has no stream open, ends.
 const IDLE: Duration = Duration::from_secs(600);
 /// How often idle ones are looked for.
@@ -86,7 +83,11 @@ pub trait Servers: Send + Sync + 'static {
     /// Starts a server behind a gate, for this caller. It ends when the other end of its wire does,
     /// and the wire ends when it does, or if it cannot be started. `place` is kept until nothing of
     /// it is left.
-    fn start(&self, caller: Caller, place: Box<dyn Send>) -> DuplexStream;
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream>;
 
     /// A message of a client was not let through.
     fn dropped(&self, bytes: u64, why: &str);
@@ -222,6 +223,10 @@ impl<S: Servers> Piped<S> {
             )
         })?;
         let server = self.servers.start(caller, Box::new(place));
+        let server = server.map_err(|error| {
+            tracing::error!(%error, "no server can be started");
+            gone(None)
+        })?;
         let principal = visitor.principal.clone();
         let answers = Arc::clone(&self.answers);
         Ok(Session {

@@ -4,11 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use tokio::{
-    io::{
-        AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream,
-        duplex,
-    },
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::mpsc,
     time::timeout,
 };
@@ -19,7 +16,7 @@ use crate::gate::fakes::SOON;
 /// One server, as the test sees it.
 struct Server {
     caller: Caller,
-    wire: BufReader<DuplexStream>,
+    wire: BufReader<UnixStream>,
     place: Option<Box<dyn Send>>,
 }
 
@@ -49,15 +46,15 @@ impl Server {
 struct Fake(Mutex<mpsc::UnboundedSender<Server>>);
 
 impl Servers for Fake {
-    fn start(&self, caller: Caller, place: Box<dyn Send>) -> DuplexStream {
-        let (ours, theirs) = duplex(1 << 16);
+    fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
         let server = Server {
             caller,
             wire: BufReader::new(theirs),
             place: Some(place),
         };
         lock(&self.0).send(server).ok().unwrap();
-        ours
+        Ok(ours)
     }
 
     fn dropped(&self, _: u64, _: &str) {}
@@ -115,7 +112,11 @@ impl Rig {
         };
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let listener = Listener { tcp, tls: None };
+        let listener = Listener {
+            tcp,
+            tls: None,
+            connections: 64,
+        };
         let front = Piped::new(&plan, &listener, Fake(Mutex::new(sender))).unwrap();
         let front = Arc::new(front);
         tokio::spawn(listener.take(Arc::clone(&front), |_, _| Some(1000)));

@@ -17,7 +17,11 @@ use std::{
 
 use hyper::body::Bytes;
 use tokio::{
-    io::{AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf},
+    io::AsyncWriteExt as _,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
@@ -110,13 +114,13 @@ impl Wire {
     /// Takes the wire to a server over. Its lines have at most `limit` bytes; what long ones
     /// occupy is taken of `answers`, for `whose`.
     pub(super) fn new(
-        server: DuplexStream,
+        server: UnixStream,
         kind: Kind,
         limit: usize,
         answers: Arc<Shares<Principal>>,
         whose: Principal,
     ) -> Arc<Self> {
-        let (from_server, to_server) = tokio::io::split(server);
+        let (from_server, to_server) = server.into_split();
         let (sender, lines) = mpsc::channel(QUEUE);
         let streams = Arc::new(Mutex::new(Streams::default()));
         let gone = Arc::new(watch::Sender::new(false));
@@ -303,7 +307,7 @@ fn one_line(message: &[u8]) -> Bytes {
     line.into()
 }
 
-async fn write(mut to: WriteHalf<DuplexStream>, mut lines: mpsc::Receiver<Bytes>) {
+async fn write(mut to: OwnedWriteHalf, mut lines: mpsc::Receiver<Bytes>) {
     while let Some(line) = lines.recv().await {
         if to.write_all(&line).await.is_err() {
             return;
@@ -320,9 +324,9 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(&self, mut lines: Lines<ReadHalf<DuplexStream>>) {
+    async fn run(&self, mut lines: Lines<OwnedReadHalf>) {
         loop {
-            match lines.next().await {
+            match lines.arrives().await {
                 Ok(Next::Line(line)) => {
                     let messages = match Messages::parse(lines.bytes(line)) {
                         Ok(Messages::None) | Err(_) => Vec::new(),

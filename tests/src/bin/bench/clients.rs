@@ -1,0 +1,127 @@
+//! Ten thousand clients over HTTP at once, each with a connection of its own, all calling: every call
+//! is answered, and what that costs in memory and in waiting.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::Barrier, task::JoinSet, time::timeout};
+
+use crate::{
+    Bench, fixture,
+    measure::{Measurement, Target, Unit},
+    web,
+};
+
+const CLIENTS: usize = 10_000;
+/// Calls of each.
+const CALLS: usize = 3;
+/// Connections that are opened at a time: as many as may wait to be taken.
+const OPENING: usize = 500;
+/// How long a client waits for an answer before it counts as starved.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// One for each client, and some.
+const DESCRIPTORS: u64 = 40_000;
+
+pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit
+        .maximum
+        .map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    ensure!(
+        current > 24_000,
+        "{CLIENTS} clients need more descriptors than the {current} that this host allows"
+    );
+    let raised = Rlimit {
+        current: Some(current),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised)?;
+
+    let server = fixture::start(web::SERVER)?;
+    let gate = web::capwarden(bench, &["--anonymous"], "version: 1\ndefault: allow\n")?;
+    let idle = memory(gate.0.id(), "VmRSS:")?;
+    let plain = fixture::runtime()?.block_on(crowd(web::SERVER))?;
+    let guarded = fixture::runtime()?.block_on(crowd(web::GATE))?;
+    let most = memory(gate.0.id(), "VmHWM:")?;
+    drop((gate, server));
+    let clients = u32::try_from(CLIENTS).map(f64::from)?;
+    let row = |what: &str, unit, plain, guarded, target| Measurement {
+        what: format!("{CLIENTS} clients over HTTP: {what}"),
+        unit,
+        plain,
+        guarded: vec![guarded],
+        target,
+    };
+    Ok(vec![
+        row(
+            "the longest wait for an answer",
+            Unit::Time,
+            vec![plain.as_secs_f64()],
+            guarded.as_secs_f64(),
+            Target::Most(10.0),
+        ),
+        row(
+            "memory of each",
+            Unit::Bytes,
+            Vec::new(),
+            (most - idle) / clients,
+            Target::Most(f64::from(64 << 10)),
+        ),
+    ])
+}
+
+/// All clients at once; the longest that one of them waited for an answer.
+async fn crowd(port: u16) -> Result<Duration> {
+    let together = std::sync::Arc::new(Barrier::new(CLIENTS));
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let stream = TcpStream::connect(address).await;
+        let stream = stream.with_context(|| format!("client {number} does not get in"))?;
+        let together = std::sync::Arc::clone(&together);
+        clients.spawn(async move {
+            together.wait().await;
+            client(stream, number).await
+        });
+        if number % OPENING == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let mut longest = Duration::ZERO;
+    while let Some(done) = clients.join_next().await {
+        longest = longest.max(done??);
+    }
+    Ok(longest)
+}
+
+/// One client, which has connected; the longest that it waited.
+async fn client(mut stream: TcpStream, number: usize) -> Result<Duration> {
+    stream.set_nodelay(true)?;
+    let mut buffer = Vec::new();
+    let mut longest = Duration::ZERO;
+    for call in 0..CALLS {
+        let text = format!("{number}/{call}");
+        let start = Instant::now();
+        let sent = web::call(call + 1, &text, None);
+        stream.write_all(sent.as_bytes()).await?;
+        let answer = timeout(PATIENCE, fixture::message(&mut stream, &mut buffer)).await;
+        let answer = answer.with_context(|| format!("client {number} starved"))??;
+        let answer = String::from_utf8(answer.context("a client was left alone")?)?;
+        ensure!(answer.contains(&text), "client {number} got: {answer}");
+        longest = longest.max(start.elapsed());
+    }
+    Ok(longest)
+}
+
+/// A line of a process's status, in bytes.
+fn memory(process: u32, name: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kibibytes.context("no such line")?.parse::<f64>()? * 1024.0)
+}

@@ -1,0 +1,162 @@
+//! A tool call over HTTP: to the server directly, through capwarden, and through other gateways that
+//! are installed, by turns.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    Bench, Running, fixture,
+    measure::{Measurement, Target, Unit},
+};
+
+/// Where the server is, and capwarden in front of it.
+pub(crate) const SERVER: u16 = 18_000;
+pub(crate) const GATE: u16 = 18_001;
+/// The same, for clients that bear a grant.
+const GRANTS: u16 = 18_002;
+
+const POLICY: &str = "version: 1\ndefault: deny\ntools: { echo: allow }\n";
+const CALLS: usize = 100;
+const TURNS: usize = 11;
+/// How long all are left alone before a turn.
+const REST: Duration = Duration::from_millis(20);
+
+/// A call of the tool `echo`, as it is sent.
+pub(crate) fn call(id: usize, text: &str, token: Option<&str>) -> String {
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"{text}"}}}}}}"#
+    );
+    let grant = token.map_or(String::new(), |token| {
+        format!("authorization: Bearer {token}\r\n")
+    });
+    let length = body.len();
+    format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost:{GATE}\r\n{grant}content-type: application/json\r\naccept: application/json, text/event-stream\r\nmcp-protocol-version: 2025-06-18\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// capwarden in front of the server, at [`GATE`].
+pub(crate) fn capwarden(bench: &Bench, options: &[&str], policy: &str) -> Result<Running> {
+    gate_at(bench, GATE, options, policy)
+}
+
+fn gate_at(bench: &Bench, port: u16, options: &[&str], policy: &str) -> Result<Running> {
+    let file = bench.file("web.yaml");
+    fs::write(&file, policy)?;
+    let mut command = bench.capwarden("run");
+    command.arg("--policy").arg(&file).args([
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--upstream",
+        &format!("http://127.0.0.1:{SERVER}/mcp"),
+    ]);
+    let gate = Running::start(command.args(options))?;
+    fixture::listening(port)?;
+    Ok(gate)
+}
+
+/// A client with one connection, which waits for each answer.
+struct Client {
+    name: &'static str,
+    stream: TcpStream,
+    host: u16,
+    token: Option<String>,
+    typical: Vec<f64>,
+}
+
+impl Client {
+    fn new(name: &'static str, port: u16, token: Option<String>) -> Result<Self> {
+        let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self {
+            name,
+            stream,
+            host: port,
+            token,
+            typical: Vec::new(),
+        })
+    }
+
+    /// How long a call takes.
+    fn call(&mut self, id: usize) -> Result<f64> {
+        let text = format!("hello, {id}");
+        let sent = call(id, &text, self.token.as_deref())
+            .replace(&format!(":{GATE}"), &format!(":{}", self.host));
+        let mut answer = Vec::new();
+        let mut piece = [0; 4096];
+        let start = Instant::now();
+        self.stream.write_all(sent.as_bytes())?;
+        // The answer is one JSON text, and all of it is there when its last brace is.
+        while !answer.ends_with(b"}") {
+            let read = self.stream.read(&mut piece)?;
+            ensure!(read > 0, "the connection was closed");
+            answer.extend_from_slice(piece.get(..read).unwrap_or_default());
+        }
+        let took = start.elapsed().as_secs_f64();
+        let answer = String::from_utf8_lossy(&answer);
+        ensure!(answer.contains(&text), "the answer: {answer}");
+        Ok(took)
+    }
+
+    fn turn(&mut self, turn: usize) -> Result<()> {
+        std::thread::sleep(REST);
+        let mut times = Vec::with_capacity(CALLS);
+        for id in 1..=CALLS {
+            let took = self.call(turn * CALLS + id);
+            times.push(took.with_context(|| format!("through {}", self.name))?);
+        }
+        times.sort_by(f64::total_cmp);
+        if turn > 0 {
+            self.typical.extend(times.get(CALLS / 2));
+        }
+        Ok(())
+    }
+}
+
+/// The token of a grant for the server.
+fn grant(bench: &Bench) -> Result<String> {
+    let mut command = Command::new(&bench.capwarden);
+    command.args(["grant", "create", "bench", "--server"]);
+    command.arg(format!("http://127.0.0.1:{SERVER}/mcp"));
+    command.arg("--state").arg(bench.file("state"));
+    let done = command.stderr(Stdio::inherit()).output()?;
+    ensure!(done.status.success(), "no grant: {}", done.status);
+    Ok(String::from_utf8(done.stdout)?.trim().to_owned())
+}
+
+pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
+    let server = fixture::start(SERVER)?;
+    let anonymous = capwarden(bench, &["--anonymous"], POLICY)?;
+    let token = grant(bench)?;
+    let granted = gate_at(bench, GRANTS, &[], POLICY)?;
+    let mut all = vec![
+        Client::new("nobody", SERVER, None)?,
+        Client::new("capwarden", GATE, None)?,
+        Client::new("capwarden, with a grant", GRANTS, Some(token))?,
+    ];
+    for turn in 0..=TURNS {
+        for client in &mut all {
+            client.turn(turn)?;
+        }
+    }
+    drop((server, anonymous, granted));
+    let mut all = all.into_iter();
+    let direct = all.next().context("nobody was measured")?;
+    Ok(all
+        .map(|client| Measurement {
+            what: format!("tools/call over HTTP, p50 of 100: {}", client.name),
+            unit: Unit::Time,
+            plain: direct.typical.clone(),
+            guarded: client.typical,
+            target: Target::Extra(80e-6),
+        })
+        .collect())
+}
