@@ -24,6 +24,7 @@ use super::{
     conversation::{Conversation, Rooms, Ticket},
     events::{Decide as _, Side},
     lines::{Lines, Next},
+    question::Asking,
     reply,
     server::Messages,
 };
@@ -73,7 +74,7 @@ where
 {
     let bounds = *gate.bounds();
     let pump = Arc::new(Pump {
-        conversation: Conversation::new(gate, Arc::default(), caller),
+        conversation: Conversation::new(gate, Arc::default(), caller).holding(),
         to_client: Outlet::new(streams.client_out),
         to_server: Outlet::new(streams.server_in),
         closing: watch::Sender::new(None),
@@ -148,6 +149,7 @@ where
             }
         }
         drop(waiting);
+        self.conversation.questions().clear();
         let mut gone = self.server_gone.subscribe();
         tokio::select! {
             () = until(&mut gone, |gone| *gone) => {}
@@ -183,15 +185,6 @@ where
             return;
         }
         match self.conversation.client_message(line).await {
-            FromClient::Forward(request) => {
-                if !self.pass(line).await
-                    && let Some(request) = request
-                {
-                    self.conversation.undelivered(&request);
-                }
-            }
-            FromClient::Answer(answer) => self.answer(&answer).await,
-            FromClient::Drop(_) => {}
             FromClient::Open(start) => {
                 // Meanwhile others pass, and this one can be cancelled.
                 let (pump, waiting) = (Arc::clone(self), waiting.clone());
@@ -200,7 +193,50 @@ where
                     drop(waiting);
                 });
             }
+            FromClient::Ask(asking) => {
+                let (pump, waiting) = (Arc::clone(self), waiting.clone());
+                tokio::spawn(async move {
+                    pump.ask(*asking).await;
+                    drop(waiting);
+                });
+            }
+            other => self.carry(line, other).await,
         }
+    }
+
+    /// Carries a line of the client out that waits for nobody.
+    async fn carry(&self, line: &[u8], decided: FromClient<Ticket<G>>) {
+        match decided {
+            FromClient::Forward(request) => {
+                if !self.pass(line).await
+                    && let Some(request) = request
+                {
+                    self.conversation.undelivered(&request);
+                }
+            }
+            FromClient::Edited(request, text) => {
+                if !self.pass(text.as_bytes()).await {
+                    self.conversation.undelivered(&request);
+                }
+            }
+            FromClient::Answer(answer) => self.answer(&answer).await,
+            FromClient::Drop(_) => {}
+            FromClient::Open(start) => self.open(*start).await,
+            // Once is enough: a call that was asked for is decided without.
+            FromClient::Ask(_) => {}
+        }
+    }
+
+    /// Lets the client ask its user about a call, then does what that comes to.
+    async fn ask(&self, asking: Asking) {
+        if let Some(line) = &asking.line {
+            self.tell(line.as_bytes()).await;
+        }
+        let heard = self.conversation.hear(asking).await;
+        if let Some(notice) = &heard.notice {
+            self.tell(notice.as_bytes()).await;
+        }
+        self.carry(&heard.message, heard.outcome).await;
     }
 
     /// Opens the session of a call, then forwards the call.

@@ -18,7 +18,7 @@
 //!   list_interfaces: allow      # or {}: forwarded as it is
 //!   manage_config: { deny: "saved configurations replace checked arguments" }
 //!   stop_capture: { args: { keylog: { absent: true } }, ends: capture }
-//!   restart_probe: { approve: operator }    # or { by: operator, timeout: 10 min, why: "…" }
+//!   restart_probe: { approve: operator }    # or user, or { by: user, timeout: 10 min, why: "…" }
 //!   start_capture:
 //!     args:                     # further demands on arguments; those not named are free
 //!       format: { one_of: [ text, json ] }
@@ -73,6 +73,14 @@
 //! | `counter` | its name; if absent, `tool/window`. The same name, scope and window is the same counter; a call that uses it by several limits is counted once, and the smallest `max` holds |
 //! | `amount`, `amount_from` | how much one call uses: a number (1 if absent), or what an argument says, which must then be a whole number |
 //! | `refund` | when a use is given back: `rpc_error` (if absent: the server answered with a JSON-RPC error), `failure` (or with a result that says so) or `never` |
+//!
+//! # Who approves
+//!
+//! `approve: operator` waits for whoever can write the state directory, and never takes a client's
+//! word. `approve: user` asks whoever sits at the MCP client, through it, where it can (by elicitation);
+//! elsewhere the call waits as for an operator, who can always answer in the user's place. A client
+//! reports its user's answer itself: `user` protects from the model, not from the client. Where
+//! several rules ask for an approval, an operator's is needed if one of them says so.
 //!
 //! # The dialects of others
 //!

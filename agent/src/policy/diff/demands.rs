@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Effect, Found, capture};
 use crate::policy::{
-    RuleRef,
+    Approver, RuleRef,
     argument::same,
     condition::Clause,
     model::{ApprovalRule, Rules, Step},
@@ -93,7 +93,7 @@ impl Demand<'_> {
             Self::Check(name, check) => format!("`{name}` is {}", predicate(&check.predicate)),
             Self::Clause(clause) => format!("the conditions of {}", clause.rule.path),
             Self::Required(_) => "what the tool's schema requires is there".to_owned(),
-            Self::Approval(_) => "an operator approves".to_owned(),
+            Self::Approval(approval) => format!("{} approves", approval.by),
             Self::Limit(limit) => format!("the limit of {} in `{}`", limit.max, limit.counter),
         }
     }
@@ -109,7 +109,9 @@ impl Demand<'_> {
             }
             (Self::Required(_), Demand::Required(_)) => true,
             (Self::Approval(one), Demand::Approval(other)) => {
-                one.timeout == other.timeout && one.conditions == other.conditions
+                one.by == other.by
+                    && one.timeout == other.timeout
+                    && one.conditions == other.conditions
             }
             (Self::Limit(one), Demand::Limit(other)) => {
                 is_one_counter(one, other)
@@ -159,11 +161,21 @@ impl Demand<'_> {
                 }
                 all
             }
-            (Self::Approval(_), _) => {
-                vec![found(
-                    Effect::Changed,
-                    "when an operator is asked, or for how long".to_owned(),
-                )]
+            (Self::Approval(one), Demand::Approval(other)) => {
+                let mut all = Vec::new();
+                if one.by != other.by {
+                    // What a client says of its user is its own word.
+                    let effect = Effect::of(other.by == Approver::User);
+                    all.push(found(
+                        effect,
+                        format!("{} approves, not {}", other.by, one.by),
+                    ));
+                }
+                if one.timeout != other.timeout || one.conditions != other.conditions {
+                    let what = format!("when {} is asked, or for how long", other.by);
+                    all.push(found(Effect::Changed, what));
+                }
+                all
             }
             _ => vec![found(Effect::Changed, other.words())],
         }
