@@ -139,7 +139,13 @@ impl Questions {
 
     /// Asks, or waits for what was asked before. None if there is no room, or another call waits for
     /// the same.
-    fn ask(&mut self, call: &Call, id: &Id, asked: &Question, message: &[u8]) -> Option<Asking> {
+    pub(super) fn ask(
+        &mut self,
+        call: &Call,
+        id: &Id,
+        asked: &Question,
+        message: &[u8],
+    ) -> Option<Asking> {
         if message.len() > LONGEST {
             return None;
         }

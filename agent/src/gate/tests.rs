@@ -1,5 +1,7 @@
 //! The pump between a scripted client and a scripted server.
 
+mod questions;
+
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};

@@ -1,5 +1,6 @@
 //! Requests and approvals, with a clock that the tests set.
 
+mod answer;
 mod clerk;
 mod once;
 mod request;

@@ -153,7 +153,7 @@ fn errors_point_at_what_is_wrong() {
         ("- { name: n, call: { tool: t }, expect: denied }", 1, 41, "`denied` is nothing that can be expected"),
         ("- { name: n, call: { tool: t }, expct: deny }", 1, 33, "unknown key `expct`"),
         ("- { name: n, call: { tool: t }, expect: deny, uses: { a: -1 } }", 1, 58, "`-1` is not from 0"),
-        ("- { name: n, call: { tool: t }, expect: deny, approval: yes please }", 1, 57, "must be true or false"),
+        ("- { name: n, call: { tool: t }, expect: deny, approval: yes please }", 1, 57, "`yes please` is nobody who can approve"),
         ("- { name: n, name: n }", 1, 14, "`name` is written twice"),
     ];
     for (text, line, column, message) in table {
