@@ -1,4 +1,4 @@
-//! `capwarden approvals`: the calls that wait for an operator.
+//! `capwarden approvals`: the calls that wait for an approval.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ const ONE_LINE: usize = 80;
 /// Characters beyond ASCII that are named.
 const NAMED: usize = 12;
 
-/// List the calls that wait for an operator
+/// List the calls that wait for an approval
 ///
 /// Who calls which tool with which arguments, by which rule it waits, and for how long. Arguments come
 /// from a model: what could move a cursor, hide or turn text around is escaped, and characters beyond

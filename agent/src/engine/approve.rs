@@ -23,8 +23,8 @@ pub(super) async fn ask(
 ) -> Result<Used, Box<Verdict>> {
     let Some(clerk) = clerk else {
         let reason = format!(
-            "This call needs {}'s approval, and there is nobody to ask.",
-            approval.by
+            "This call needs {} approval, and there is nobody to ask.",
+            whose(approval.by)
         );
         let denial = Denial::new(reason, approval.rule.clone());
         return Err(Box::new(Verdict::Deny(denial)));
@@ -78,6 +78,14 @@ pub(super) async fn answer(
     })
 }
 
+/// Whose approval it is, to the model.
+fn whose(approver: Approver) -> &'static str {
+    match approver {
+        Approver::Operator => "an operator's",
+        Approver::User => "the user's",
+    }
+}
+
 /// What the user of a client is asked about a call; none if that is too long to be read in a form, so
 /// that nobody says yes to what was cut off.
 fn message(request: &Request) -> Option<String> {
@@ -104,7 +112,7 @@ fn told(
     question: Option<Question>,
 ) -> Result<Used, Box<Verdict>> {
     let rule = approval.rule.clone();
-    let whose = approval.by;
+    let whose = whose(approval.by);
     Err(Box::new(match asked {
         Asked::Approved(used) => return Ok(used),
         Asked::Pending { id, until } => {
@@ -112,9 +120,9 @@ fn told(
             let expires = time(until);
             Verdict::Pending(Box::new(Pending {
                 reason: format!(
-                    "This call needs {whose}'s approval; it is pending as {id} until {expires}."
+                    "This call needs {whose} approval; it is pending as {id} until {expires}."
                 ),
-                instead: match whose {
+                instead: match approval.by {
                     Approver::Operator => format!(
                         "Ask for `capwarden approve {id}`, then call again with the same arguments."
                     ),
@@ -150,9 +158,8 @@ fn told(
             if let Refused::Store(error) = &refused {
                 tracing::error!(%error, "approvals cannot be asked for");
             }
-            let reason = format!(
-                "This call needs {whose}'s approval, which cannot be asked for: {refused}."
-            );
+            let reason =
+                format!("This call needs {whose} approval, which cannot be asked for: {refused}.");
             let mut denial = Denial::new(reason, rule);
             denial.instead = match refused {
                 Refused::TooLarge { .. } => Some("Call with shorter arguments.".to_owned()),

@@ -523,7 +523,13 @@ impl<G: Rooms> Conversation<G> {
     }
 
     /// Tells what became of a call, which is moved: its arguments may be long.
-    fn decided(&self, id: &str, call: Call, verdict: CallVerdict, rule: Option<RuleRef>) {
+    pub(super) fn decided(
+        &self,
+        id: &str,
+        call: Call,
+        verdict: CallVerdict,
+        rule: Option<RuleRef>,
+    ) {
         self.observe(GateEvent::Call(Box::new(CallEvent {
             caller: self.caller.clone(),
             id: Some(id.to_owned()),

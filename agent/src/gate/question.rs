@@ -14,7 +14,7 @@ use super::{
     client::FromClient,
     conversation::{Conversation, Rooms, Ticket},
     envelope::{CallParams, Envelope, Id},
-    events::Decide,
+    events::{CallVerdict, Decide},
     json::{self, Members},
 };
 use crate::{
@@ -258,7 +258,7 @@ impl<G: Rooms> Conversation<G> {
         let mut notice = None;
         let outcome = match tokio::time::timeout(self.gate.bounds().hold, answered).await {
             Ok(Err(_)) => {
-                self.book().remove(&id);
+                self.given_up(&message, &id);
                 notice = Some(withdrawn(&question));
                 FromClient::Drop("the call was cancelled".to_owned())
             }
@@ -275,14 +275,19 @@ impl<G: Rooms> Conversation<G> {
         }
     }
 
+    /// A call was cancelled, or its client has gone, while its user was asked.
+    fn given_up(&self, message: &[u8], id: &Id) {
+        self.book().remove(id);
+        if let Some((id_text, mut params)) = read(message) {
+            let why = "given up while its user was asked".to_owned();
+            let refused = CallVerdict::Refused { why };
+            self.decided(id_text, params.call(), refused, None);
+        }
+    }
+
     /// Decides a call anew whose user was asked.
     async fn again(&self, message: &[u8], id: &Id) -> FromClient<Ticket<G>> {
-        let read = || {
-            let envelope = Envelope::parse(message).ok()?;
-            let params = CallParams::parse(envelope.params).ok()?;
-            Some((envelope.id?.1, params))
-        };
-        let Some((id_text, mut params)) = read() else {
+        let Some((id_text, mut params)) = read(message) else {
             // It was read before.
             self.book().remove(id);
             return FromClient::Drop("the call cannot be read".to_owned());
@@ -291,6 +296,13 @@ impl<G: Rooms> Conversation<G> {
         self.weigh(message, (id, id_text), &params, call, Asks::Not)
             .await
     }
+}
+
+/// The id of a call, as it was written, and what it is called with.
+fn read(message: &[u8]) -> Option<(&str, CallParams<'_>)> {
+    let envelope = Envelope::parse(message).ok()?;
+    let params = CallParams::parse(envelope.params).ok()?;
+    Some((envelope.id?.1, params))
 }
 
 /// What the answer to a request says; none if it says nothing of its user.

@@ -139,6 +139,8 @@ async fn cancelled_call_takes_its_question_back() {
     rig.answers(&question, YES).await;
     rig.server.hears_nothing().await;
     assert!(rig.policy.said.lock().unwrap().is_empty());
+    let refused = |verdict: &CallVerdict| matches!(verdict, CallVerdict::Refused { .. });
+    assert!(rig.call_events().iter().any(refused), "it is in the record");
     rig.still_works("1").await;
 }
 

@@ -105,6 +105,7 @@ fn approvals_uses_and_what_is_assumed() {
 tools:
   a: { approve: operator, limits: [ { max: 5, window: day, amount_from: n } ] }
   b: { required_by_schema: true }
+  c: { approve: user }
 ",
     )
     .unwrap();
@@ -116,7 +117,16 @@ tools:
     };
     let asked = "call: { tool: a, arguments: { n: 3 } }, expect: allow, uses: { a/day: 3 }";
     assert_eq!(run(&format!("{asked}, approval: true")), []);
+    assert_eq!(run(&format!("{asked}, approval: operator")), []);
+    assert_eq!(run(&format!("{asked}, approval: user"))[0].what, "approval");
     assert_eq!(run(asked)[0].what, "approval");
+    let user = "call: { tool: c }, expect: allow";
+    assert_eq!(run(&format!("{user}, approval: user")), []);
+    assert_eq!(run(&format!("{user}, approval: true")), []);
+    assert_eq!(
+        run(&format!("{user}, approval: operator"))[0].what,
+        "approval"
+    );
     let call = "call: { tool: b, arguments: { port: 1 } }";
     assert_eq!(run(&format!("{call}, expect: deny")), []);
     assert_eq!(
