@@ -283,7 +283,7 @@ fn metrics_of_local_clients_are_counted_together_with_limits_and_approvals() -> 
         ("calls_total{tool=echo,verdict=deny}", 1),
         ("calls_total{tool=open,verdict=pending}", 1),
         ("limits_reached_total", 1),
-        ("approvals_total{became=requested}", 1),
+        ("approvals_total{became=requested,through=none}", 1),
         ("call_ends_total{end=answered}", 2),
         ("call_ends_total{end=not-forwarded}", 2),
         ("decision_seconds_count", 4),

@@ -33,7 +33,7 @@ const ALL: &str = r#"{
         "f": { "capture_filter": { "within": "tcp" } }
       },
       "required_by_schema": true, "schema": true, "definitions": "pinned",
-      "approve": { "by": "operator", "timeout": "1h30m", "why": "it restarts" },
+      "approve": { "by": "user", "timeout": "1h30m", "why": "it restarts" },
       "limits": [
         { "max": 3, "window": "90 s", "kind": "bucket", "scope": "server", "counter": "c", "amount": 2, "refund": "never" },
         { "max": 3, "window": 120, "kind": "sliding", "scope": "tool", "amount_from": "n.m", "refund": "failure" },

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    LONGEST_ARGUMENTS, MOST_BYTES, MOST_LIVE, MOST_PENDING, Request,
+    By, LONGEST_ARGUMENTS, MOST_BYTES, MOST_LIVE, MOST_PENDING, Request,
     entry::{Entry, State},
 };
-use crate::{principal::Operator, store::StoreError};
+use crate::store::StoreError;
 
 /// How often an approval is given back: nobody has a server ask for input without end on one.
 const MOST_GIVEN_BACK: u8 = 8;
@@ -23,17 +23,19 @@ const MOST_OVER: usize = 256;
 pub enum Asked {
     /// It is approved, and this has used the approval up: the call may go.
     Approved(Used),
-    /// It waits for an operator.
+    /// It waits for somebody's answer.
     Pending {
         /// Under this id.
         id: String,
         /// Until then: seconds since 1970, UTC.
         until: u64,
     },
-    /// An operator has refused it.
+    /// Somebody has refused it.
     Denied {
         /// The id it was refused under.
         id: String,
+        /// Who refused it.
+        by: By,
         /// Why, in the operator's words.
         why: Option<String>,
         /// Until when that holds.
@@ -47,7 +49,7 @@ pub enum Asked {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Used {
     pub(super) id: String,
-    pub(super) by: Operator,
+    pub(super) by: By,
     pub(super) approved: u64,
     /// Without its arguments.
     pub(super) request: Box<Request>,
@@ -111,9 +113,9 @@ pub(super) fn look(book: &Book, request: &Request, now: u64) -> Found {
         let (id, until) = (id.clone(), entry.until);
         match &entry.state {
             // Whatever else was said of the same call, a refusal stands.
-            State::Denied { why, .. } => {
-                let why = why.clone();
-                return Found::Answer(Asked::Denied { id, why, until });
+            State::Denied { by, why, .. } => {
+                let (by, why) = (*by, why.clone());
+                return Found::Answer(Asked::Denied { id, by, why, until });
             }
             State::Pending => pending = Some(Asked::Pending { id, until }),
             State::Approved { .. } => approval = Some(id),

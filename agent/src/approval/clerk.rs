@@ -2,16 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    fmt, io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::Duration,
 };
 
 use tokio::sync::oneshot;
 
-use super::{Approvals, Asked, Event, Refused, Request, Used, What, book::Book, entry::State};
-use crate::store::{Seen, StoreError};
+use super::{
+    Approvals, Asked, Bound, Event, NotTaken, Refused, Request, Seal, Used, What, book::Book,
+    entry::State,
+};
+use crate::{
+    policy::Said,
+    store::{Seen, StoreError},
+};
 
 /// How often it is looked whether an operator has said something, while a request is open.
 const LOOK: Duration = Duration::from_secs(1);
@@ -24,11 +33,20 @@ type Open = Box<dyn FnMut() -> Result<Approvals, StoreError> + Send>;
 pub struct Clerk {
     jobs: Option<Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// None where the host has no randomness: then clients have nothing to put to their users.
+    seal: Option<Arc<Seal>>,
 }
 
 enum Job {
     Ask(Box<Request>, oneshot::Sender<Asked>),
+    Answer(Box<Answer>, oneshot::Sender<Result<(), NotTaken>>),
     GiveBack(Used),
+}
+
+struct Answer {
+    state: String,
+    bound: Bound,
+    said: Said,
 }
 
 impl Clerk {
@@ -39,7 +57,13 @@ impl Clerk {
         tell: impl FnMut(Event) + Send + 'static,
     ) -> Self {
         let (jobs, inbox) = channel();
+        let seal = Seal::generate().map(Arc::new);
+        let seal = seal.inspect_err(|error: &io::Error| {
+            tracing::error!(%error, "users cannot be asked through their clients");
+        });
+        let seal = seal.ok();
         let mut work = Work {
+            seal: seal.clone(),
             open: Box::new(open),
             approvals: None,
             tell: Box::new(tell),
@@ -50,6 +74,7 @@ impl Clerk {
         Self {
             jobs: Some(jobs),
             thread: Some(thread::spawn(move || work.run(&inbox))),
+            seal,
         }
     }
 
@@ -69,6 +94,37 @@ impl Clerk {
             Ok(answer) if asked => answer,
             _ => Asked::Refused(Refused::Closed),
         }
+    }
+
+    /// The state of the question that a client can put to its user about a pending request.
+    #[must_use]
+    pub fn state(&self, id: &str, request: &Request) -> Option<String> {
+        self.seal.as_ref().map(|seal| seal.state(id, request))
+    }
+
+    /// Whether a state says that it is of a question of this clerk's.
+    #[must_use]
+    pub fn owns(&self, state: &str) -> bool {
+        self.seal.as_ref().is_some_and(|seal| seal.owns(state))
+    }
+
+    /// Takes what a client's user said: [`Approvals::answer`].
+    ///
+    /// # Errors
+    ///
+    /// It is not taken.
+    pub async fn answer(&self, state: &str, bound: Bound, said: Said) -> Result<(), NotTaken> {
+        let (sender, taken) = oneshot::channel();
+        let answer = Answer {
+            state: state.to_owned(),
+            bound,
+            said,
+        };
+        if let Some(jobs) = &self.jobs {
+            // Without its thread nobody says anything below.
+            let _ = jobs.send(Job::Answer(Box::new(answer), sender));
+        }
+        taken.await.unwrap_or(Err(Refused::Closed.into()))
     }
 
     /// Makes an approval usable again whose call the server never saw, before anything that is asked
@@ -123,6 +179,7 @@ enum Told {
 struct Work {
     open: Open,
     approvals: Option<Approvals>,
+    seal: Option<Arc<Seal>>,
     tell: Box<dyn FnMut(Event) + Send>,
     seen: Seen,
     /// The table as it was seen last, while something is watched.
@@ -141,6 +198,10 @@ impl Work {
             };
             match job {
                 Ok(Job::Ask(request, answer)) => self.ask(*request, answer),
+                Ok(Job::Answer(answer, taken)) => {
+                    // Whoever asked may have gone: what was said was said.
+                    let _ = taken.send(self.answer(&answer));
+                }
                 Ok(Job::GiveBack(used)) => self.give_back(&used),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -171,6 +232,12 @@ impl Work {
         if let Err(Asked::Approved(used)) = answer.send(asked) {
             self.give_back(&used);
         }
+    }
+
+    fn answer(&mut self, answer: &Answer) -> Result<(), NotTaken> {
+        let seal = self.seal.clone().ok_or(NotTaken::Forged)?;
+        let Answer { state, bound, said } = answer;
+        self.open()?.answer(&seal, state, bound, *said)
     }
 
     fn open(&mut self) -> Result<&Approvals, StoreError> {

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Request;
-use crate::principal::Operator;
+use super::{By, Request};
 
 /// So far may the clock be set back before what it shows is not believed.
 const SLACK: u64 = 60;
@@ -20,7 +19,7 @@ pub struct Entry {
     /// How often its approval was given back.
     #[serde(default)]
     pub(super) given_back: u8,
-    /// What the operator said.
+    /// What was said about it.
     #[serde(flatten)]
     pub(super) state: State,
 }
@@ -31,17 +30,17 @@ pub struct Entry {
 pub(super) enum State {
     Pending,
     Approved {
-        by: Operator,
+        by: By,
         at: u64,
     },
     Denied {
-        by: Operator,
+        by: By,
         at: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },
     Used {
-        by: Operator,
+        by: By,
         at: u64,
         used: u64,
     },
@@ -56,14 +55,14 @@ pub enum Standing {
     /// It can be used.
     Approved {
         /// Who approved.
-        by: Operator,
+        by: By,
         /// When.
         at: u64,
     },
     /// It was refused.
     Denied {
         /// Who refused.
-        by: Operator,
+        by: By,
         /// When.
         at: u64,
         /// Why, for the model.
@@ -72,7 +71,7 @@ pub enum Standing {
     /// A call has used it up.
     Used {
         /// Who had approved.
-        by: Operator,
+        by: By,
         /// When it was used.
         at: u64,
     },

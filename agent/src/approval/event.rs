@@ -1,7 +1,6 @@
 //! What the record is told of requests.
 
-use super::Request;
-use crate::principal::Operator;
+use super::{By, Request};
 
 /// Something became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +25,11 @@ pub enum What {
     /// It was made.
     Requested,
     /// It was approved, at this second since 1970.
-    Approved(Operator, u64),
+    Approved(By, u64),
     /// It was denied, with this reason.
-    Denied(Operator, u64, Option<String>),
+    Denied(By, u64, Option<String>),
     /// A call used it up. Told by the agent that forwards the call, with who had approved and when.
-    Used(Operator, u64),
+    Used(By, u64),
     /// It can be used again: the server never saw the call.
     GivenBack,
     /// Its time was over before it was used or denied.
@@ -38,6 +37,19 @@ pub enum What {
 }
 
 impl What {
+    /// How the answer came that it tells of: from the `client`, from an `operator`; `none` if it tells of
+    /// no answer.
+    #[must_use]
+    pub const fn through(&self) -> &'static str {
+        match self {
+            Self::Approved(By::Client, _)
+            | Self::Denied(By::Client, ..)
+            | Self::Used(By::Client, _) => "client",
+            Self::Approved(..) | Self::Denied(..) | Self::Used(..) => "operator",
+            Self::Requested | Self::GivenBack | Self::Expired => "none",
+        }
+    }
+
     /// In one word, for the record and the metrics.
     #[must_use]
     pub const fn word(&self) -> &'static str {

@@ -1,9 +1,15 @@
-//! Approvals: a call for which the policy says `approve: operator` waits until somebody has looked at
-//! it.
+//! Approvals: a call for which the policy says `approve` waits until somebody has looked at it.
 //!
-//! The call itself is never held: the client is told at once under which id its request is pending, and
-//! calls again with the same arguments once it is approved. Whoever can write the state directory can
-//! approve; who it was and when is recorded.
+//! With `approve: operator` the call is never held: the client is told at once under which id its request
+//! is pending, and calls again with the same arguments once it is approved. Whoever can write the state
+//! directory can approve; who it was and when is recorded.
+//!
+//! With `approve: user` the client is given a question to put to its user, where it can ask one. The
+//! request is in the same table, and the answer is an approval or a denial like any other: used once,
+//! bound to the same, over at the same time. Operators can answer in the user's place, and who may is
+//! decided as for them: the state directory belongs to the user that the agent was started by, so that it
+//! is that user, and root. An answer is taken with the question's state only ([`Seal`]), from the same
+//! principal with the same call, and only the first.
 //!
 //! # What an approval is for
 //!
@@ -38,25 +44,30 @@
 //! # What it does not cover
 //!
 //! A client's own word. `approve: operator` is never answered by a client, though it may say that its
-//! user agreed: a model that drives the client could say so as well. What a server asks its client for
+//! user agreed; `approve: user` is, and so protects from the model that a client runs, but not from the
+//! client: one that lies, or answers without asking, is believed. What a server asks its client for
 //! while it works on an approved call (elicitation, `inputResponses`) is between these two.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod book;
 mod canonical;
 mod clerk;
 mod entry;
 mod event;
 mod request;
+mod seal;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{Bound, By, NotTaken};
 pub use book::{Asked, Refused, Used};
 pub use clerk::Clerk;
 pub use entry::{Entry, Standing};
 pub use event::{Event, What};
 pub use request::{Request, shown_id};
+pub use seal::Seal;
 pub use table::{Approvals, Listed, OperatorError};
 
 /// Requests of one principal that may wait for an operator.

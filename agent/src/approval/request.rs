@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{LONGEST_ARGUMENTS, Refused, canonical};
 use crate::{
-    policy::{Approval, Call},
+    policy::{Approval, Approver, Call},
     principal::{Caller, code},
 };
 
@@ -28,7 +28,10 @@ pub struct Request {
     pub arguments: String,
     /// The rule that asks for the approval.
     pub rule: String,
-    /// Why it does, for the operator.
+    /// Whom that asks.
+    #[serde(default)]
+    pub by: Approver,
+    /// Why it does, for who is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// What the call would come to, in a line: what a capture would be granted.
@@ -64,6 +67,7 @@ impl Request {
             tool: call.tool.clone(),
             arguments,
             rule: cut(approval.rule.to_string()),
+            by: approval.by,
             why: approval.why.clone().map(cut),
             effect: effect.map(cut),
             timeout: approval.timeout.as_secs().max(1),
@@ -89,6 +93,10 @@ impl Request {
         part(self.arguments.as_bytes());
         // What was approved is what it comes to: under another policy it may come to more.
         part(self.effect.as_deref().unwrap_or_default().as_bytes());
+        // What a client's user has approved is not what an operator would have.
+        if self.by == Approver::User {
+            part(b"user");
+        }
         let digest = digest.finalize();
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -3,13 +3,14 @@
 use std::fmt;
 
 use super::{
-    Asked, Entry, Request, Standing, Used,
+    Asked, Bound, By, Entry, NotTaken, Request, Seal, Standing, Used, answer,
     book::{self, Book, Found, Refused},
     entry::State,
     request::{new_id, shown_id},
 };
 use crate::{
-    principal::{Operator, code},
+    policy::Said,
+    principal::code,
     store::{Clock, Seen, StateDirectory, StoreError, Table},
 };
 
@@ -133,7 +134,8 @@ impl Approvals {
     /// # Errors
     ///
     /// There is none of this id, it is over or used, or the store fails.
-    pub fn approve(&self, id: &str, by: Operator) -> Result<Listed, OperatorError> {
+    pub fn approve(&self, id: &str, by: impl Into<By>) -> Result<Listed, OperatorError> {
+        let by = by.into();
         self.say(id, |now| State::Approved { by, at: now })
     }
 
@@ -146,9 +148,10 @@ impl Approvals {
     pub fn deny(
         &self,
         id: &str,
-        by: Operator,
+        by: impl Into<By>,
         why: Option<String>,
     ) -> Result<Listed, OperatorError> {
+        let by = by.into();
         let why = why.map(|mut why| {
             why.truncate(why.floor_char_boundary(LONGEST_WHY));
             why
@@ -172,6 +175,33 @@ impl Approvals {
             }
             entry.say(state(now), now);
             Ok(listed(id.clone(), entry.clone(), now))
+        })?
+    }
+
+    /// Takes what a client's user said about a call whose question had this state: the first answer to
+    /// it, from the same caller with the same call. An approval is then there to be used.
+    ///
+    /// # Errors
+    ///
+    /// It is not taken, and nothing has changed.
+    pub fn answer(
+        &self,
+        seal: &Seal,
+        state: &str,
+        bound: &Bound,
+        said: Said,
+    ) -> Result<(), NotTaken> {
+        let id = seal.id(state).ok_or(NotTaken::Forged)?;
+        let now = self.now();
+        self.table.change(|book| {
+            let entry = book.get_mut(id).ok_or(NotTaken::Forged)?;
+            if !seal.is_for(state, &entry.request) {
+                return Err(NotTaken::Forged);
+            }
+            let live = entry.is_live(now);
+            answer::check(id, &entry.request, &entry.state, live, bound)?;
+            entry.say(answer::state(said, now), now);
+            Ok(())
         })?
     }
 

@@ -204,7 +204,8 @@ pub struct ApprovalRecord {
     pub tool: Text,
     /// The rule that asks for the approval.
     pub rule: Text,
-    /// Who approved or denied.
+    /// Who approved or denied: `uid:0`, `uid:0 by sudo`, or `the client's user` where that is what the
+    /// principal's client said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Text>,
     /// When that was, UTC, to the second.

@@ -1,4 +1,4 @@
-//! `capwarden approvals`: the calls that wait for an operator.
+//! `capwarden approvals`: the calls that wait for an approval.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ const ONE_LINE: usize = 80;
 /// Characters beyond ASCII that are named.
 const NAMED: usize = 12;
 
-/// List the calls that wait for an operator
+/// List the calls that wait for an approval
 ///
 /// Who calls which tool with which arguments, by which rule it waits, and for how long. Arguments come
 /// from a model: what could move a cursor, hide or turn text around is escaped, and characters beyond
@@ -129,6 +129,7 @@ pub(super) fn details(one: &Listed, paint: Paint, out: &mut dyn Write) -> io::Re
     if let Some(effect) = &request.effect {
         line("comes to", &visible(effect))?;
     }
+    line("asks", &request.by.to_string())?;
     line("rule", &visible(&request.rule))?;
     if let Some(why) = &request.why {
         line("why", &visible(why))?;
@@ -165,6 +166,7 @@ fn in_json(one: &Listed) -> Value {
         "grant": request.grant,
         "tool": request.tool,
         "rule": request.rule,
+        "by": request.by,
         "why": request.why,
         "effect": request.effect,
         // As text, since a program that reads numbers as doubles would show others.
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
     use crate::{
         approval::Request,
-        policy::{Approval, Call, RuleRef},
+        policy::{Approval, Approver, Call, RuleRef},
         principal::{Caller, Principal},
         store::StateDirectory,
     };
@@ -211,6 +213,7 @@ mod tests {
             server: "pcap\u{202e}".into(),
         };
         let approval = Approval {
+            by: Approver::Operator,
             rule: RuleRef {
                 file: "p.yaml".into(),
                 line: 1,
@@ -229,7 +232,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let hidden = |c: char| c.is_control() && c != '\n' || !c.is_ascii() && c != '\u{430}';
         assert!(!text.contains(hidden), "{text:?}");
-        assert_eq!(text.lines().count(), 10, "{text}");
+        assert_eq!(text.lines().count(), 11, "{text}");
         for phrase in ["U+0430", "\\u001b[2J", "\\u202e", "\\u2028", "\\u009b31m"] {
             assert!(text.contains(phrase), "{phrase} in {text}");
         }

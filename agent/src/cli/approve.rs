@@ -12,7 +12,7 @@ use super::{
     term::{self, Paint},
 };
 
-/// Approve a call that waits for an operator
+/// Approve a call that waits for an approval
 ///
 /// The same call, with the same arguments by the same caller, can then be made once, for as long as the
 /// policy's `timeout` says. What is approved is printed; `capwarden deny` takes it back until it is used.

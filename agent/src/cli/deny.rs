@@ -12,7 +12,7 @@ use super::{
     term::{self, Paint},
 };
 
-/// Deny a call that waits for an operator
+/// Deny a call that waits for an approval
 ///
 /// The same call is then told so, and does not ask again, for as long as the policy's `timeout` says. An
 /// approval that was not used yet is taken back in the same way.

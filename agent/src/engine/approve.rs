@@ -3,10 +3,14 @@
 use jiff::Timestamp;
 
 use crate::{
-    approval::{Asked, Clerk, Refused, Request, Used, shown_id},
-    policy::{Approval, Call, Denial, Pending, Verdict},
+    approval::{Asked, Bound, By, Clerk, NotTaken, Refused, Request, Used, shown_id},
+    audit::{visible, visible_json},
+    policy::{Approval, Approver, Call, Denial, Pending, Question, RuleRef, Said, Verdict},
     principal::Caller,
 };
+
+/// Bytes of what a client's user is asked.
+const LONGEST_MESSAGE: usize = 4 << 10;
 
 /// Asks for the approval of a call that is allowed by all the rest. What is returned in place of an
 /// approval is what becomes of the call.
@@ -18,7 +22,10 @@ pub(super) async fn ask(
     verdict: &Verdict,
 ) -> Result<Used, Box<Verdict>> {
     let Some(clerk) = clerk else {
-        let reason = "This call needs an operator's approval, and there is nobody to ask.";
+        let reason = format!(
+            "This call needs {} approval, and there is nobody to ask.",
+            whose(approval.by)
+        );
         let denial = Denial::new(reason, approval.rule.clone());
         return Err(Box::new(Verdict::Deny(denial)));
     };
@@ -26,15 +33,86 @@ pub(super) async fn ask(
         Verdict::Capture(capture) => Some(format!("a capture of {}", capture.terms)),
         _ => None,
     };
-    let asked = match Request::new(caller, call, approval, effect) {
-        Ok(request) => clerk.ask(request).await,
-        Err(refused) => Asked::Refused(refused),
+    let request = match Request::new(caller, call, approval, effect) {
+        Ok(request) => request,
+        Err(refused) => return told(Asked::Refused(refused), approval, None),
     };
-    answer(asked, approval)
+    let message = (approval.by == Approver::User)
+        .then(|| message(&request))
+        .flatten();
+    let kept = message.is_some().then(|| request.clone());
+    let asked = clerk.ask(request).await;
+    let question = match (&asked, message, kept) {
+        (Asked::Pending { id, .. }, Some(message), Some(request)) => clerk
+            .state(id, &request)
+            .map(|state| Question { message, state }),
+        _ => None,
+    };
+    told(asked, approval, question)
 }
 
-fn answer(asked: Asked, approval: &Approval) -> Result<Used, Box<Verdict>> {
+/// Takes what a client's user said about a call.
+pub(super) async fn answer(
+    clerk: &Clerk,
+    caller: &Caller,
+    call: &Call,
+    state: &str,
+    said: Said,
+    rule: RuleRef,
+) -> Result<(), Box<Denial>> {
+    let taken = match Bound::of(caller, call) {
+        Ok(bound) => clerk.answer(state, bound, said).await,
+        Err(refused) => Err(refused.into()),
+    };
+    taken.map_err(|not_taken| {
+        if let NotTaken::Store(error) = &not_taken {
+            tracing::error!(%error, "an answer cannot be taken");
+        }
+        let reason = format!("The answer that this call came with is not taken: {not_taken}.");
+        let mut denial = Denial::new(reason, rule);
+        denial.instead = Some(
+            "Call again without `requestState` and `inputResponses`; if the call still needs it, its user is then asked anew."
+                .to_owned(),
+        );
+        Box::new(denial)
+    })
+}
+
+/// Whose approval it is, to the model.
+fn whose(approver: Approver) -> &'static str {
+    match approver {
+        Approver::Operator => "an operator's",
+        Approver::User => "the user's",
+    }
+}
+
+/// What the user of a client is asked about a call; none if that is too long to be read in a form, so
+/// that nobody says yes to what was cut off.
+fn message(request: &Request) -> Option<String> {
+    let mut message = format!(
+        "May this call be made, once?\n\nTool: {} (at the server {})\nArguments: {}",
+        visible(&request.tool),
+        visible(&request.server),
+        visible_json(&request.arguments)
+    );
+    let mut line = |name: &str, text: Option<&str>| {
+        if let Some(text) = text {
+            message.push_str(&format!("\n{name}: {}", visible(text)));
+        }
+    };
+    line("It comes to", request.effect.as_deref());
+    line("Why this is asked", request.why.as_deref());
+    line("Rule", Some(&request.rule));
+    (message.len() <= LONGEST_MESSAGE).then_some(message)
+}
+
+fn told(
+    asked: Asked,
+    approval: &Approval,
+    question: Option<Question>,
+) -> Result<Used, Box<Verdict>> {
     let rule = approval.rule.clone();
+    let whose = whose(approval.by);
     Err(Box::new(match asked {
         Asked::Approved(used) => return Ok(used),
         Asked::Pending { id, until } => {
@@ -42,20 +120,30 @@ fn answer(asked: Asked, approval: &Approval) -> Result<Used, Box<Verdict>> {
             let expires = time(until);
             Verdict::Pending(Box::new(Pending {
                 reason: format!(
-                    "This call needs an operator's approval; it is pending as {id} until {expires}."
+                    "This call needs {whose} approval; it is pending as {id} until {expires}."
                 ),
-                instead: format!(
-                    "Ask for `capwarden approve {id}`, then call again with the same arguments."
-                ),
+                instead: match approval.by {
+                    Approver::Operator => format!(
+                        "Ask for `capwarden approve {id}`, then call again with the same arguments."
+                    ),
+                    Approver::User => format!(
+                        "Ask the user to say yes where the client asks, or for `capwarden approve {id}`, then call again with the same arguments."
+                    ),
+                },
                 id,
                 expires,
                 rule,
+                question,
             }))
         }
-        Asked::Denied { id, why, until } => {
+        Asked::Denied { id, by, why, until } => {
             let why = why.map(|why| format!(", because: {}", why.trim_end_matches('.')));
+            let who = match by {
+                By::Client => "The user",
+                By::Operator(_) => "An operator",
+            };
             let reason = format!(
-                "An operator has denied this call ({}){}.",
+                "{who} has denied this call ({}){}.",
                 shown_id(&id),
                 why.unwrap_or_default()
             );
@@ -70,9 +158,8 @@ fn answer(asked: Asked, approval: &Approval) -> Result<Used, Box<Verdict>> {
             if let Refused::Store(error) = &refused {
                 tracing::error!(%error, "approvals cannot be asked for");
             }
-            let reason = format!(
-                "This call needs an operator's approval, which cannot be asked for: {refused}."
-            );
+            let reason =
+                format!("This call needs {whose} approval, which cannot be asked for: {refused}.");
             let mut denial = Denial::new(reason, rule);
             denial.instead = match refused {
                 Refused::TooLarge { .. } => Some("Call with shorter arguments.".to_owned()),

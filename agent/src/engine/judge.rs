@@ -37,8 +37,8 @@ use crate::{
     gate::{CallEnd, Decide},
     limits::{LimitReached, Limits, LimitsError, Refused, Reservation, Settle},
     policy::{
-        Call, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef, Scope,
-        Verdict, Window,
+        Call, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef, Said,
+        Scope, Verdict, Window,
     },
     principal::{Caller, Grants},
     store::StateDirectory,
@@ -361,6 +361,25 @@ impl Decide for Judge {
             }
         }
         (decision.verdict, ticket)
+    }
+
+    fn asked(&self, state: &str) -> bool {
+        let clerk = self.approvals.as_ref();
+        clerk.is_some_and(|clerk| clerk.owns(state))
+    }
+
+    async fn answer(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        state: &str,
+        said: Said,
+    ) -> Result<(), Box<Denial>> {
+        let rule = self.policy().rule(&call.tool).clone();
+        match &self.approvals {
+            Some(clerk) => approve::answer(clerk, caller, call, state, said, rule).await,
+            None => Err(Denial::new("There is nobody who could take an answer.", rule).into()),
+        }
     }
 
     fn settle(&self, mut ticket: Ticket, end: CallEnd) {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Judge;
 use crate::{
     gate::{CallEnd, Decide},
-    policy::{Call, Denial, RuleRef, Verdict},
+    policy::{Call, Denial, RuleRef, Said, Verdict},
     principal::Caller,
     telemetry::Metrics,
 };
@@ -63,6 +63,20 @@ impl<D: Decide> Decide for Timed<D> {
             metrics.limit_reached();
         }
         decided
+    }
+
+    fn asked(&self, state: &str) -> bool {
+        self.inner.asked(state)
+    }
+
+    async fn answer(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        state: &str,
+        said: Said,
+    ) -> Result<(), Box<Denial>> {
+        self.inner.answer(caller, call, state, said).await
     }
 
     fn settle(&self, ticket: D::Ticket, end: CallEnd) {

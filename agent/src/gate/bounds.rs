@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::question::HOLD;
+
 /// The longest message of a client, by default.
 pub const CLIENT_LINE: usize = 4 << 20;
 /// The longest message of a server, by default.
@@ -22,6 +24,8 @@ pub struct Bounds {
     pub in_flight: usize,
     /// How long one side may go on once the other has closed.
     pub drain: Duration,
+    /// How long a call is held for its user's answer.
+    pub hold: Duration,
 }
 
 impl Default for Bounds {
@@ -31,6 +35,7 @@ impl Default for Bounds {
             server_line: SERVER_LINE,
             in_flight: IN_FLIGHT,
             drain: DRAIN,
+            hold: HOLD,
         }
     }
 }

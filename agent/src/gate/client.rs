@@ -7,6 +7,7 @@ use super::{
     envelope::{CallParams, Envelope, Fault, Id, Refused},
     events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Side},
     json::Members,
+    question::{self, Asking, Asks},
     reply::{self, DenialShape},
     splice, stops,
 };
@@ -22,10 +23,15 @@ pub(super) enum FromClient<T> {
     Forward(Option<Id>),
     /// This is the answer, and nothing is forwarded.
     Answer(Answer),
+    /// This call is forwarded in place of it, as for [`Self::Forward`].
+    Edited(Id, String),
     /// Nothing is forwarded, and there is nobody to answer.
     Drop(String),
     /// A session is to be opened first: [`Conversation::open`].
     Open(Box<Start<T>>),
+    /// The client's user is to be asked first: the line is for the client, and then
+    /// [`Conversation::hear`]. Only where [`Conversation::holding`] says so.
+    Ask(Box<Asking>),
 }
 
 /// The gate's own answer to a request.
@@ -132,8 +138,14 @@ impl<G: Rooms> Conversation<G> {
         envelope: &Envelope<'_>,
     ) -> FromClient<Ticket<G>> {
         match envelope.method.as_deref() {
-            // An answer to a request of the server.
-            None => FromClient::Forward(None),
+            None => {
+                let id = envelope.id.as_ref().map(|(id, _)| id);
+                if self.takes(message, id).await {
+                    return FromClient::Drop("it was for the gate".to_owned());
+                }
+                // An answer to a request of the server.
+                FromClient::Forward(None)
+            }
             Some("tools/call") => self.call(message, envelope).await,
             Some(method) => self.other(message, method, envelope),
         }
@@ -174,6 +186,9 @@ impl<G: Rooms> Conversation<G> {
                 }
                 if speaks {
                     self.speaks();
+                }
+                if method == "initialize" {
+                    self.questions().declared(envelope.params);
                 }
                 FromClient::Forward(Some(id.clone()))
             }
@@ -247,21 +262,67 @@ impl<G: Rooms> Conversation<G> {
         }
         self.speaks();
 
-        let shape = DenialShape {
+        let call = params.call();
+        if let Some(state) = self.ours(&params)
+            && let Some(said) = question::said_again(params.responses)
+        {
+            let answer = self.gate.policy().answer(&self.caller, &call, state, said);
+            if let Err(denial) = answer.await {
+                let shape = self.shape(&params);
+                return self.deny(id, id_text, call, *denial, None, shape);
+            }
+        }
+        let asks = self.asks(&params);
+        self.weigh(message, (id, id_text), &params, call, asks)
+            .await
+    }
+
+    /// The state that a call comes with, if it is of a question of the gate.
+    fn ours<'a>(&self, params: &'a CallParams<'_>) -> Option<&'a str> {
+        let state = params.state.as_deref()?;
+        self.gate.policy().asked(state).then_some(state)
+    }
+
+    fn shape(&self, params: &CallParams<'_>) -> DenialShape {
+        DenialShape {
             stateless: params.stateless,
             output_schema: self.schemas().has_output(&params.name),
-        };
-        let call = Call {
-            tool: params.name.clone(),
-            arguments: std::mem::take(&mut params.arguments),
+        }
+    }
+
+    /// Decides a call that is in the book, and says what is to be done with it.
+    pub(super) async fn weigh(
+        &self,
+        message: &[u8],
+        (id, id_text): (&Id, &str),
+        params: &CallParams<'_>,
+        call: Call,
+        asks: Asks,
+    ) -> FromClient<Ticket<G>> {
+        let shape = self.shape(params);
+        // What was said to the gate is not the server's business.
+        let edit = |text: String| match self.ours(params) {
+            Some(_) => question::without_answer(&text),
+            None => Some(text),
         };
         let (verdict, ticket) = self.gate.policy().decide(&self.caller, &call).await;
         let flight = match verdict {
-            Verdict::Deny(denial) => return self.deny(id, id_text, call, denial, ticket, shape),
+            Verdict::Deny(denial) => {
+                return self.deny(id, id_text, call, denial, Some(ticket), shape);
+            }
             Verdict::Pending(pending) => {
                 self.gate.policy().settle(ticket, CallEnd::NotForwarded);
+                let line = match (&pending.question, asks) {
+                    (Some(asked), Asks::ByRequest) => {
+                        if let Some(asking) = self.ask(&call, id, asked, message) {
+                            return FromClient::Ask(asking);
+                        }
+                        reply::pending(id_text, &pending, shape)
+                    }
+                    (Some(asked), Asks::ByResult) => question::input_required(id_text, asked),
+                    _ => reply::pending(id_text, &pending, shape),
+                };
                 self.book().remove(id);
-                let line = reply::pending(id_text, &pending, shape);
                 let Pending { id, rule, .. } = *pending;
                 self.decided(id_text, call, CallVerdict::Pending { id }, Some(rule));
                 return FromClient::Answer(Answer::to(line));
@@ -269,11 +330,12 @@ impl<G: Rooms> Conversation<G> {
             Verdict::Capture(verdict) => {
                 let edited = str::from_utf8(message)
                     .ok()
-                    .and_then(|text| splice::change_arguments(text, &params, &verdict.changes));
+                    .and_then(|text| splice::change_arguments(text, params, &verdict.changes))
+                    .and_then(edit);
                 let Some(text) = edited else {
                     let reason = "The policy's changes could not be written into the call.";
                     let denial = Denial::new(reason, verdict.rule);
-                    return self.deny(id, id_text, call, denial, ticket, shape);
+                    return self.deny(id, id_text, call, denial, Some(ticket), shape);
                 };
                 return FromClient::Open(Box::new(Start {
                     text,
@@ -287,6 +349,20 @@ impl<G: Rooms> Conversation<G> {
             }
             Verdict::Forward => Flight::Call(ticket),
             Verdict::EndCapture => Flight::Ending(stops::strings(&call.arguments), ticket),
+        };
+        let edited = match self.ours(params) {
+            None => None,
+            Some(_) => {
+                let text = str::from_utf8(message).ok();
+                let edited = text.and_then(question::without_answer);
+                if edited.is_none() {
+                    // It was read before, so that this does not happen.
+                    self.settle(flight, CallEnd::NotForwarded);
+                    self.book().remove(id);
+                    return FromClient::Drop("the call could not be changed".to_owned());
+                }
+                edited
+            }
         };
         let stops = match &flight {
             Flight::Ending(names, _) => Some(self.meant(names, true)),
@@ -306,7 +382,10 @@ impl<G: Rooms> Conversation<G> {
                 }
             }
         }
-        FromClient::Forward(Some(id.clone()))
+        match edited {
+            None => FromClient::Forward(Some(id.clone())),
+            Some(text) => FromClient::Edited(id.clone(), text),
+        }
     }
 
     /// Denies a call that is in the book.
@@ -316,10 +395,12 @@ impl<G: Rooms> Conversation<G> {
         id_text: &str,
         call: Call,
         denial: Denial,
-        ticket: Ticket<G>,
+        ticket: Option<Ticket<G>>,
         shape: DenialShape,
     ) -> FromClient<Ticket<G>> {
-        self.gate.policy().settle(ticket, CallEnd::NotForwarded);
+        if let Some(ticket) = ticket {
+            self.gate.policy().settle(ticket, CallEnd::NotForwarded);
+        }
         self.book().remove(id);
         let line = reply::denial(id_text, &denial, shape);
         let denied = CallVerdict::Denied {
@@ -443,7 +524,13 @@ impl<G: Rooms> Conversation<G> {
     }
 
     /// Tells what became of a call, which is moved: its arguments may be long.
-    fn decided(&self, id: &str, call: Call, verdict: CallVerdict, rule: Option<RuleRef>) {
+    pub(super) fn decided(
+        &self,
+        id: &str,
+        call: Call,
+        verdict: CallVerdict,
+        rule: Option<RuleRef>,
+    ) {
         self.observe(GateEvent::Call(Box::new(CallEvent {
             caller: self.caller.clone(),
             id: Some(id.to_owned()),

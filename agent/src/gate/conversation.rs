@@ -17,6 +17,7 @@ use super::{
     captures::Captures,
     envelope::Id,
     events::{CallEnd, Decide, GateEvent, Observer, Side},
+    question::Questions,
     stops::Notes,
     tools::Schemas,
 };
@@ -111,6 +112,9 @@ pub(super) struct Conversation<G: Rooms> {
     memory: Arc<Memory>,
     pub(super) caller: Caller,
     book: Mutex<Book<Ticket<G>>>,
+    questions: Mutex<Questions>,
+    /// A call can be held while its client asks its user.
+    pub(super) holds: bool,
     /// The client may be sent notifications.
     ready: watch::Sender<bool>,
 }
@@ -123,7 +127,20 @@ impl<G: Rooms> Conversation<G> {
             memory,
             caller,
             book,
+            questions: Mutex::default(),
+            holds: false,
             ready: watch::Sender::new(false),
+        }
+    }
+
+    /// Lets calls wait for an answer of the client that comes beside them: [`FromClient::Ask`] is
+    /// heard of.
+    ///
+    /// [`FromClient::Ask`]: super::client::FromClient::Ask
+    pub(super) fn holding(self) -> Self {
+        Self {
+            holds: true,
+            ..self
         }
     }
 
@@ -153,6 +170,7 @@ impl<G: Rooms> Conversation<G> {
     /// The client gave a request up; `text` is its id as JSON.
     pub(super) fn cancel(&self, id: &Id, text: &str) {
         let cancelled = self.book().cancel(id);
+        self.questions().withdraw(id);
         if let Some(session) = cancelled {
             if let Some(session) = session {
                 // The client ignores the answer now, so nobody will know the capture's name.
@@ -255,6 +273,10 @@ impl<G: Rooms> Conversation<G> {
 
     pub(super) fn book(&self) -> MutexGuard<'_, Book<Ticket<G>>> {
         lock(&self.book)
+    }
+
+    pub(super) fn questions(&self) -> MutexGuard<'_, Questions> {
+        lock(&self.questions)
     }
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {

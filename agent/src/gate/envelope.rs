@@ -4,8 +4,14 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
-use super::json::{self, Members};
-use crate::spelling::{fold, folds};
+use super::{
+    json::{self, Members},
+    question::elicits,
+};
+use crate::{
+    policy::Call,
+    spelling::{fold, folds},
+};
 
 /// How deep a message may nest: as deep as serde_json reads one.
 const DEPTH: usize = 127;
@@ -16,8 +22,8 @@ const ID: usize = 4096;
 /// The keys that decide what a message is.
 const ENVELOPE: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
 
-/// The keys that decide which tool is called, and how.
-const CALL: [&str; 2] = ["name", "arguments"];
+/// The keys that decide which tool is called, and how; and what its client's user said to that.
+const CALL: [&str; 4] = ["name", "arguments", "requestState", "inputResponses"];
 
 /// Why a line is not let through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -182,6 +188,12 @@ pub(super) struct CallParams<'a> {
     pub(super) arguments: Map<String, Value>,
     /// The client asked for the stateless protocol (2026-07-28 and later).
     pub(super) stateless: bool,
+    /// The client says with the call that it can put forms to its user.
+    pub(super) elicits: bool,
+    /// What a client sends back that was asked for input: the state that it was given.
+    pub(super) state: Option<Cow<'a, str>>,
+    /// And the text of its answers.
+    pub(super) responses: Option<&'a str>,
     /// The text of the parameters.
     pub(super) text: &'a str,
     /// The text of the arguments: an object, `null`, or nothing.
@@ -215,20 +227,34 @@ impl<'a> CallParams<'a> {
                 "some servers read {one:?} and {other:?} as the same key"
             )));
         }
-        let stateless = members
-            .get("_meta")
-            .and_then(|meta| Members::parse(meta).ok())
-            .is_some_and(|meta| {
-                meta.get("io.modelcontextprotocol/protocolVersion")
-                    .is_some()
-            });
+        let meta = members.get("_meta");
+        let meta = meta.and_then(|meta| Members::parse(meta).ok());
+        let said = |what: &str| {
+            let meta = meta.as_ref().filter(|meta| meta.repeated().is_none())?;
+            meta.get(what)
+        };
+        let stateless = said("io.modelcontextprotocol/protocolVersion").is_some();
+        let elicits = said("io.modelcontextprotocol/clientCapabilities").is_some_and(elicits);
         Ok(Self {
             name,
             arguments,
             stateless,
+            elicits,
+            state: members.get("requestState").and_then(json::string),
+            responses: members.get("inputResponses"),
             text,
             arguments_text,
         })
+    }
+}
+
+impl CallParams<'_> {
+    /// The call, with the arguments taken out of here.
+    pub(super) fn call(&mut self) -> Call {
+        Call {
+            tool: self.name.clone(),
+            arguments: std::mem::take(&mut self.arguments),
+        }
     }
 }
 

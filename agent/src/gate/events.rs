@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    policy::{Call, Change, RuleRef, Verdict},
+    policy::{Call, Change, Denial, RuleRef, Said, Verdict},
     principal::Caller,
     session::SessionId,
 };
@@ -48,6 +48,23 @@ pub trait Decide: Send + Sync + 'static {
         call: &Call,
     ) -> impl Future<Output = (Verdict, Self::Ticket)> + Send;
 
+    /// Whether the `requestState` of a call is of a question of this policy's, and not of the server.
+    fn asked(&self, _state: &str) -> bool {
+        false
+    }
+
+    /// Takes what a client's user said about a call, to the question that had this state. The call
+    /// is decided anew then. The error is what is to be answered in place of that.
+    fn answer(
+        &self,
+        _caller: &Caller,
+        _call: &Call,
+        _state: &str,
+        _said: Said,
+    ) -> impl Future<Output = Result<(), Box<Denial>>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// How a call ended that was decided: told once for each decision, those to deny included.
     fn settle(&self, ticket: Self::Ticket, end: CallEnd);
 }
@@ -82,6 +99,20 @@ impl<T: Decide> Decide for Arc<T> {
         call: &Call,
     ) -> impl Future<Output = (Verdict, T::Ticket)> + Send {
         T::decide(self, caller, call)
+    }
+
+    fn asked(&self, state: &str) -> bool {
+        T::asked(self, state)
+    }
+
+    fn answer(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        state: &str,
+        said: Said,
+    ) -> impl Future<Output = Result<(), Box<Denial>>> + Send {
+        T::answer(self, caller, call, state, said)
     }
 
     fn settle(&self, ticket: T::Ticket, end: CallEnd) {

@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use super::{CallEnd, Captures, Decide, OpenError, Opened};
 use crate::{
     policy::{
-        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, RuleRef, Terms,
-        Verdict,
+        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, Pending, Question,
+        RuleRef, Said, Terms, Verdict,
     },
     principal::{Caller, Principal},
     session::{EndReason, SessionId},
@@ -31,6 +31,8 @@ pub(super) struct FakePolicy {
     pub(super) settled: Mutex<Vec<(String, CallEnd)>>,
     /// What was listed; an empty definition stands for the end of a list.
     pub(super) listed: Mutex<Vec<(String, String)>>,
+    /// What was said to questions, and not used yet.
+    pub(super) said: Mutex<Vec<Said>>,
 }
 
 impl FakePolicy {
@@ -38,6 +40,26 @@ impl FakePolicy {
     pub(super) fn settled(&self) -> Vec<CallEnd> {
         let settled = std::mem::take(&mut *self.settled.lock().unwrap());
         settled.into_iter().map(|(_, end)| end).collect()
+    }
+}
+
+impl FakePolicy {
+    fn ask(&self) -> Verdict {
+        match self.said.lock().unwrap().pop() {
+            Some(Said::Yes) => Verdict::Forward,
+            Some(_) => Verdict::Deny(Denial::new("The user said no.", rule())),
+            None => Verdict::Pending(Box::new(Pending {
+                id: "K7QM-2F9X".into(),
+                expires: "2026-01-01T00:00:00Z".into(),
+                reason: "It waits.".into(),
+                instead: "Call again.".into(),
+                rule: rule(),
+                question: Some(Question {
+                    message: "May it?".into(),
+                    state: "ours:1".into(),
+                }),
+            })),
+        }
     }
 }
 
@@ -59,6 +81,7 @@ impl Decide for FakePolicy {
                 ..Denial::new("Too \"wide\".", rule())
             }),
             "stop" => Verdict::EndCapture,
+            "ask" => self.ask(),
             "start" => Verdict::Capture(Box::new(CaptureVerdict {
                 terms: Terms {
                     interfaces: InterfaceTerms::Any,
@@ -98,6 +121,24 @@ impl Decide for FakePolicy {
     fn list_ended(&self, _: &Caller) {
         let end = (String::new(), String::new());
         self.listed.lock().unwrap().push(end);
+    }
+
+    fn asked(&self, state: &str) -> bool {
+        state.starts_with("ours:")
+    }
+
+    async fn answer(
+        &self,
+        _: &Caller,
+        call: &Call,
+        state: &str,
+        said: Said,
+    ) -> Result<(), Box<Denial>> {
+        if (state, call.tool.as_str()) != ("ours:1", "ask") {
+            return Err(Denial::new("That is not it.", rule()).into());
+        }
+        self.said.lock().unwrap().push(said);
+        Ok(())
     }
 
     fn settle(&self, ticket: String, end: CallEnd) {

@@ -16,6 +16,7 @@ pub mod http;
 mod json;
 mod lines;
 mod pump;
+mod question;
 mod reply;
 mod server;
 mod splice;
@@ -28,6 +29,7 @@ pub use captures::*;
 pub use conversation::{Gate, Rooms};
 pub use events::*;
 pub use pump::{Interrupter, Outgoing, PumpEnd, Streams, pump};
+pub use question::HOLD;
 pub use written::written_call;
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use super::{
     conversation::{Conversation, Rooms, Ticket, lock},
     events::{Decide as _, Side},
     lines::{Lines, Next},
+    question::Asking,
     reply,
     server::Messages,
 };
@@ -93,7 +94,7 @@ where
     let bounds = *gate.bounds();
     let (opening, mut all_opened) = mpsc::channel(1);
     let pump = Arc::new(Pump {
-        conversation: Conversation::new(gate, Arc::default(), caller),
+        conversation: Conversation::new(gate, Arc::default(), caller).holding(),
         to_client: Outlet::new(streams.client_out),
         to_server: Outlet::new(streams.server_in),
         closing: watch::Sender::new(None),
@@ -233,6 +234,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
     async fn close_server(&self, all_opened: &mut mpsc::Receiver<()>) {
         until(&mut self.closing.subscribe(), Option::is_some).await;
         drop(lock(&self.opening).take());
+        self.conversation.questions().clear();
         tokio::select! {
             () = self.server_has_gone() => {}
             _ = all_opened.recv() => {}
@@ -245,15 +247,6 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
             return;
         }
         match self.finish(self.conversation.client_message(line)) {
-            FromClient::Forward(request) => {
-                if !self.pass(line)
-                    && let Some(request) = request
-                {
-                    self.conversation.undelivered(&request);
-                }
-            }
-            FromClient::Answer(answer) => self.answer(&answer),
-            FromClient::Drop(_) => {}
             FromClient::Open(start) => {
                 // Meanwhile others pass, and this one can be cancelled.
                 let (pump, opening) = (Arc::clone(self), lock(&self.opening).clone());
@@ -262,6 +255,14 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
                     drop(opening);
                 });
             }
+            FromClient::Ask(asking) => {
+                let (pump, opening) = (Arc::clone(self), lock(&self.opening).clone());
+                self.runtime.spawn(async move {
+                    pump.ask(*asking).await;
+                    drop(opening);
+                });
+            }
+            other => self.carry(line, other),
         }
     }
 
@@ -275,6 +276,47 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         {
             Poll::Ready(decided) => decided,
             Poll::Pending => self.runtime.block_on(deciding),
+        }
+    }
+
+    /// Carries a line of the client out that waits for nobody.
+    fn carry(&self, line: &[u8], decided: FromClient<Ticket<G>>) {
+        match decided {
+            FromClient::Forward(request) => {
+                if !self.pass(line)
+                    && let Some(request) = request
+                {
+                    self.conversation.undelivered(&request);
+                }
+            }
+            FromClient::Edited(request, text) => {
+                if !self.pass(text.as_bytes()) {
+                    self.conversation.undelivered(&request);
+                }
+            }
+            FromClient::Answer(answer) => self.answer(&answer),
+            // Calls that wait are carried by whoever can wait; and once asked about, they are
+            // decided without.
+            FromClient::Drop(_) | FromClient::Open(_) | FromClient::Ask(_) => {}
+        }
+    }
+
+    /// Lets the client ask its user about a call, then does what that comes to.
+    async fn ask(self: &Arc<Self>, mut asking: Asking) {
+        if let Some(line) = asking.line.take() {
+            self.notify(line).await;
+        }
+        let heard = self.conversation.hear(asking).await;
+        if let Some(notice) = heard.notice {
+            self.notify(notice).await;
+        }
+        match heard.outcome {
+            FromClient::Open(start) => self.open(*start).await,
+            decided => {
+                let pump = Arc::clone(self);
+                // If there are no threads any more, the agent ends.
+                let _ = spawn_blocking(move || pump.carry(&heard.message, decided)).await;
+            }
         }
     }
 

@@ -152,7 +152,11 @@ impl<G: Rooms> Conversation<G> {
             return self.tool_list(answer);
         };
         match flight {
-            Flight::Passing | Flight::Initialize | Flight::Opening => Outgoing::default(),
+            Flight::Initialize => {
+                self.questions().agreed(answer.result);
+                Outgoing::default()
+            }
+            Flight::Passing | Flight::Opening => Outgoing::default(),
             Flight::ToolList => self.tool_list(answer),
             Flight::Call(ticket) => {
                 self.gate.policy().settle(ticket, answer.end());

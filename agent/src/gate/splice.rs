@@ -89,6 +89,23 @@ fn append_member(object: &str, key: &str, value: &str) -> Option<String> {
     append(object, '}', &format!("{comma}{key}:{value}"))
 }
 
+/// An object without some of its members; the values of the others stay as they were written.
+pub(super) fn without(object: &str, keys: &[&str]) -> Option<String> {
+    let members = Members::parse(object).ok()?;
+    let mut left = String::with_capacity(object.len());
+    for (key, value) in members.iter().filter(|(key, _)| !keys.contains(key)) {
+        left.push(if left.is_empty() { '{' } else { ',' });
+        left.push_str(&Value::from(key).to_string());
+        left.push(':');
+        left.push_str(value);
+    }
+    if left.is_empty() {
+        left.push('{');
+    }
+    left.push('}');
+    Some(left)
+}
+
 /// An array with one element more.
 pub(super) fn append_element(array: &str, element: &str) -> Option<String> {
     let comma = if json::elements(array)?.is_empty() {

@@ -1,5 +1,7 @@
 //! The pump between a scripted client and a scripted server.
 
+mod questions;
+
 use std::{
     collections::HashSet,
     io::{self, Read, Write},

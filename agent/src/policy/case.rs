@@ -13,7 +13,8 @@
 //!   reason: something other than 22           # a part of what the model is told
 //! ```
 //!
-//! `approval: true` says that an operator is asked; a case that does not say so fails if one is.
+//! `approval: operator`, or `user`, says who is asked first, `true` that somebody is; a case that says
+//! none of these fails if anybody is.
 //! `requires: [ port ]` are the arguments that the tool's schema requires, in place of all that the server's own
 //! list of tools says ([`Case::list`]), and `counts: { a: 3 }` is what counters hold, for rules that look
 //! at them. A tool that is `hidden` is denied and not shown; `deny` says nothing of whether it is shown.
@@ -23,7 +24,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::{
-    Assumed, Call, Definition, Outcome, Policy, PolicyError, RuleRef, Verdict, argument::same, load,
+    Approver, Assumed, Call, Definition, Outcome, Policy, PolicyError, RuleRef, Verdict,
+    argument::same, load,
 };
 
 /// A call, and what is expected of it.
@@ -41,7 +43,7 @@ pub struct Case {
     pub(super) reason: Option<String>,
     pub(super) forwarded: Option<Map<String, Value>>,
     pub(super) uses: Option<BTreeMap<String, u64>>,
-    pub(super) approval: bool,
+    pub(super) approval: ExpectedApproval,
 }
 
 /// An expected verdict.
@@ -57,6 +59,32 @@ pub enum Expected {
     Deny,
     /// Denied, as the tool is not shown.
     Hidden,
+}
+
+/// Who is expected to be asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExpectedApproval {
+    Nobody,
+    Somebody,
+    By(Approver),
+}
+
+impl ExpectedApproval {
+    fn is(self, found: Option<Approver>) -> bool {
+        match self {
+            Self::Nobody => found.is_none(),
+            Self::Somebody => found.is_some(),
+            Self::By(wanted) => found == Some(wanted),
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::Nobody => "not asked for".to_owned(),
+            Self::Somebody => "asked for".to_owned(),
+            Self::By(approver) => format!("{approver}'s, asked for"),
+        }
+    }
 }
 
 /// One thing that is otherwise than expected.
@@ -153,14 +181,11 @@ impl Case {
                 differs("uses", amounts(wanted), amounts(&found));
             }
         }
-        if self.approval != outcome.decision.approval.is_some() {
-            let word = |asked: bool| if asked { "asked for" } else { "not asked for" };
-            let found = outcome.decision.approval.is_some();
-            differs(
-                "approval",
-                word(self.approval).to_owned(),
-                word(found).to_owned(),
-            );
+        let found = outcome.decision.approval.as_ref();
+        let found = found.map(|approval| approval.by);
+        if !self.approval.is(found) {
+            let found = found.map_or(ExpectedApproval::Nobody, ExpectedApproval::By);
+            differs("approval", self.approval.words(), found.words());
         }
         (differences, outcome)
     }

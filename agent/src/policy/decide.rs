@@ -7,8 +7,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Approval, Call, Decision, Denial, FilterDemand, Knowledge, LimitUse, Policy, Replies, RuleRef,
-    Unit, Verdict, Window,
+    Approval, Approver, Call, Decision, Denial, FilterDemand, Knowledge, LimitUse, Policy, Replies,
+    RuleRef, Unit, Verdict, Window,
     condition::Clause,
     definition::Unfit,
     json_schema::Fault,
@@ -162,9 +162,10 @@ impl Policy {
             Step::Schema(rule) => self.schema(rule, call, known)?,
             Step::Approve(asked) => {
                 if let Some(one) = approve(asked, call, known) {
-                    // The one that ends first, if several are asked for.
+                    // An operator's, if several are asked for, and then the one that ends first.
+                    let rank = |one: &Approval| (one.by == Approver::User, one.timeout);
                     match approval {
-                        Some(other) if other.timeout <= one.timeout => {}
+                        Some(other) if rank(other) <= rank(&one) => {}
                         _ => *approval = Some(one),
                     }
                 }
@@ -331,6 +332,7 @@ fn approve(asked: &ApprovalRule, call: &Call, known: &dyn Knowledge) -> Option<A
         .iter()
         .any(|condition| condition.holds(arguments, known) == Truth::No);
     (!spared).then(|| Approval {
+        by: asked.by,
         rule: asked.rule.clone(),
         timeout: asked.timeout,
         why: asked.why.clone(),

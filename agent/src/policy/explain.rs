@@ -128,6 +128,7 @@ impl Outcome {
         put("uses", decision.uses.iter().map(limit).collect());
         let approval = decision.approval.as_ref().map(|approval| {
             json!({
+                "by": approval.by.word(),
                 "rule": rule(&approval.rule),
                 "seconds": approval.timeout.as_secs(),
                 "why": approval.why,

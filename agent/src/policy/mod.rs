@@ -17,6 +17,14 @@
 //! (`usage`). All dialects come to the same model, so that there is one decision (`decide`),
 //! one comparison (`diff`), and one way to write any of them in ours (`import`).
 //!
+//! # Who approves
+//!
+//! `approve: operator` waits for whoever can write the state directory, and never takes a client's
+//! word. `approve: user` asks whoever sits at the MCP client, through it, where it can (by elicitation);
+//! elsewhere the call waits as for an operator, who can always answer in the user's place. A client
+//! reports its user's answer itself: `user` protects from the model, not from the client. Where
+//! several rules ask for an approval, an operator's is needed if one of them says so.
+//!
 //! # The dialects of others
 //!
 //! PolicyLayer's JSON, Intercept's YAML and its catalogue's load as they are, told by their shape

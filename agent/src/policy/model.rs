@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    CaptureVerdict, Denial, PolicyError, Request, RuleRef,
+    Approver, CaptureVerdict, Denial, PolicyError, Request, RuleRef,
     capture::CaptureRule,
     condition::{Clause, Condition},
     load,
@@ -153,6 +153,7 @@ pub struct Pinning {
 /// An approval that is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ApprovalRule {
+    pub(super) by: Approver,
     /// It is asked for where all of these hold.
     pub(super) conditions: Vec<Condition>,
     pub(super) timeout: Duration,

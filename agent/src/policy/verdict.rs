@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{LimitUse, argument, units};
@@ -29,9 +30,44 @@ pub struct Decision {
     pub proofs: Vec<FilterDemand>,
 }
 
-/// A call needs an operator's approval.
+/// Whom a rule wants to say yes to a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Approver {
+    /// Whoever sits at the MCP client, asked by it. What it answers is its own word: this protects
+    /// from the model, not from the client.
+    User,
+    /// Whoever can write the state directory.
+    #[default]
+    Operator,
+}
+
+impl Approver {
+    /// The word of the policy language.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// `an operator`, for people.
+impl fmt::Display for Approver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "the client's user",
+            Self::Operator => "an operator",
+        })
+    }
+}
+
+/// A call needs somebody's approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
+    /// Whose.
+    pub by: Approver,
     /// The rule that asks for it.
     pub rule: RuleRef,
     /// How long the call waits for it; then it is denied.
@@ -95,6 +131,29 @@ pub struct Pending {
     pub instead: String,
     /// The rule that asks for the approval.
     pub rule: RuleRef,
+    /// What the client can put to its user, so that the call need not wait; none where an operator
+    /// is to approve.
+    pub question: Option<Question>,
+}
+
+/// What the user of a client is asked: yes or no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What the call is, what it comes to, and why that is asked. Several lines.
+    pub message: String,
+    /// By which the answer is known for one to this question: opaque, and not to be guessed.
+    pub state: String,
+}
+
+/// What somebody said who was asked by a [`Question`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The call may go, once.
+    Yes,
+    /// It may not.
+    No,
+    /// Nothing: the question was put away.
+    Dismissed,
 }
 
 /// As it is told to the model.

@@ -7,7 +7,7 @@
 //! | `capwarden_denials_total` | `cause`, `rule` | calls that were not let through, and what refused them |
 //! | `capwarden_limits_reached_total` | | denials because a limit was reached; `capwarden_denials_total` has its rule |
 //! | `capwarden_limits_unavailable_total` | | calls refused because the counters of their limits could not be asked |
-//! | `capwarden_approvals_total` | `became` | what became of requests for approvals; the audit log has the same words |
+//! | `capwarden_approvals_total` | `through`, `became` | what became of requests for approvals, in the audit log's words, and whether it was the `client` that answered or an `operator` |
 //! | `capwarden_call_ends_total` | `end` | how calls ended that the policy was asked about |
 //! | `capwarden_calls_cancelled_total` | | calls that the client gave up |
 //! | `capwarden_dropped_lines_total` | `from` | lines that were not let through |
@@ -70,6 +70,7 @@ struct DenialLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ApprovalLabels {
+    through: &'static str,
     became: &'static str,
 }
 
@@ -414,7 +415,8 @@ impl Metrics {
     /// Something became of a request for an approval.
     pub fn approval(&self, event: &approval::Event) {
         let became = event.what.word();
-        let labels = ApprovalLabels { became };
+        let through = event.what.through();
+        let labels = ApprovalLabels { through, became };
         self.approvals.get_or_create_owned(&labels).inc();
     }
 

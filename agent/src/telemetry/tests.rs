@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 
 use super::{metrics::reason_word, named, *};
 use crate::{
-    approval::{self, What},
+    approval::{self, By, What},
     gate::{CallEnd, CallEvent, GateEvent, Side},
     policy::RuleRef,
     principal::{Caller, Operator, Principal},
@@ -227,15 +227,16 @@ fn limits_and_approvals_count() {
     let metrics = Metrics::new();
     metrics.limit_reached();
     tell(&metrics, "t", CallVerdict::Pending { id: "K".into() }, None);
-    let operator = Operator {
+    let operator = By::Operator(Operator {
         uid: 0,
         sudo_uid: None,
-    };
+    });
     for what in [
         What::Requested,
         What::Requested,
         What::Approved(operator, 1),
         What::Used(operator, 1),
+        What::Approved(By::Client, 1),
     ] {
         metrics.approval(&approval::Event {
             id: "K".into(),
@@ -250,9 +251,19 @@ fn limits_and_approvals_count() {
         ("limits_reached_total", 1.0),
         ("calls_total{tool=\"(other)\",verdict=\"pending\"}", 1.0),
         ("calls_total{tool=\"(other)\",verdict=\"deny\"}", 0.0),
-        ("approvals_total{became=\"requested\"}", 2.0),
-        ("approvals_total{became=\"approved\"}", 1.0),
-        ("approvals_total{became=\"used\"}", 1.0),
+        (
+            "approvals_total{through=\"none\",became=\"requested\"}",
+            2.0,
+        ),
+        (
+            "approvals_total{through=\"operator\",became=\"approved\"}",
+            1.0,
+        ),
+        (
+            "approvals_total{through=\"client\",became=\"approved\"}",
+            1.0,
+        ),
+        ("approvals_total{through=\"operator\",became=\"used\"}", 1.0),
     ] {
         assert_eq!(
             value(&metrics, &format!("capwarden_{series}")),

@@ -1,5 +1,6 @@
 //! Requests and approvals, with a clock that the tests set.
 
+mod answer;
 mod clerk;
 mod once;
 mod request;
@@ -11,15 +12,15 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    policy::{Approval, Call, RuleRef},
+    policy::{Approval, Approver, Call, RuleRef},
     principal::{Caller, Operator, Principal},
     store::{StateDirectory, tests::Home},
 };
 
-const BY: Operator = Operator {
+const BY: By = By::Operator(Operator {
     uid: 0,
     sudo_uid: Some(1000),
-};
+});
 
 /// Seconds that a request waits.
 const TIMEOUT: u64 = 600;
@@ -49,6 +50,7 @@ fn call(arguments: Value) -> Call {
 
 fn rule() -> Approval {
     Approval {
+        by: Approver::Operator,
         rule: RuleRef {
             file: "p.yaml".into(),
             line: 3,

@@ -191,7 +191,7 @@ fn words(
         (Verdict::EndCapture, None) => paint.good("allowed; ends captures"),
         (Verdict::Capture(_), None) => paint.good("allowed; starts a capture"),
         // Said by whoever asks for approvals; a policy alone only demands them.
-        (Verdict::Pending(_), None) => paint.note("waits for an operator's approval"),
+        (Verdict::Pending(_), None) => paint.note("waits for an approval"),
     };
     writeln!(out, "{}: {verdict}", visible(&call.tool))?;
     let mut line = |name: &str, text: &str| {
@@ -248,7 +248,8 @@ fn words(
             .as_ref()
             .map_or_else(String::new, |why| format!(" ({why})"));
         let text = format!(
-            "an operator, within {} s{why}; rule {}",
+            "{}, within {} s{why}; rule {}",
+            approval.by,
             approval.timeout.as_secs(),
             approval.rule
         );

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     approval::Approvals,
-    policy::{Pending, Unit},
+    policy::{Pending, Question, Unit},
     principal::{Ceiling, NewGrant, Operator, Principal},
     store::StateDirectory,
 };
@@ -24,6 +24,7 @@ version: 1
 tools:
   start: { approve: operator, limits: [ { max: 2, window: hour, counter: starts } ] }
   capture: { capture: { interfaces: [lo], packets: 1000, bytes: 1MiB } }
+  sniff: { approve: { by: user, why: it captures }, limits: [ { max: 2, window: hour, counter: sniffs } ], capture: { from: { packets: n }, interfaces: [lo], packets: 1000 } }
 "#;
 
 struct Court {
@@ -224,4 +225,141 @@ async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
         .unwrap();
     let (verdict, _) = Decide::decide(&judge, &caller, &call("capture", 1)).await;
     assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
+}
+
+/// What the user of a client is asked about a call to capture `n` packets.
+async fn question(judge: &Judge, n: u64) -> Question {
+    let (verdict, ticket) = Decide::decide(judge, &caller(), &call("sniff", n)).await;
+    judge.settle(ticket, CallEnd::NotForwarded);
+    match verdict {
+        Verdict::Pending(pending) => pending.question.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn sniffs(judge: &Judge, n: u64) -> Ticket {
+    match Decide::decide(judge, &caller(), &call("sniff", n)).await {
+        (Verdict::Capture(_), ticket) => ticket,
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
+fn sniffed(judge: &Judge) -> u64 {
+    let window = Window::Calendar(Unit::Hour);
+    let caller = caller();
+    let counters = judge.limits.counters(&caller, "sniff");
+    counters.count("sniffs", Scope::Grant, window)
+}
+
+#[tokio::test]
+async fn user_is_shown_what_the_call_comes_to_and_says_yes_to_that() {
+    let court = Court::new();
+    let judge = &court.judge;
+    let asked = question(judge, 10).await;
+    for part in [
+        "sniff (at the server shark)",
+        r#"{"n":10}"#,
+        "a capture of lo, 10 packets",
+        "it captures",
+    ] {
+        assert!(asked.message.contains(part), "{}", asked.message);
+    }
+    assert!(judge.asked(&asked.state) && !judge.asked("theirs"));
+    let state = asked.state.as_str();
+    let answer = async |n, said| {
+        let call = call("sniff", n);
+        judge.answer(&caller(), &call, state, said).await
+    };
+    let denial = answer(11, Said::Yes).await.unwrap_err();
+    assert!(denial.reason.contains("another call"), "{denial}");
+    answer(10, Said::Yes).await.unwrap();
+    assert_eq!(sniffed(judge), 0, "what waits is not counted");
+
+    // It comes to something else now: nobody has said yes to that.
+    let more = POLICY.replace("n }, interfaces: [lo]", "n }, interfaces: [eth0]");
+    judge.replace_policy(Policy::parse("policy.yaml", &more).unwrap());
+    assert!(question(judge, 10).await.message.contains("eth0"));
+    judge.replace_policy(Policy::parse("policy.yaml", POLICY).unwrap());
+
+    // The server asks for input of its own, twice, while it works on the call.
+    for _ in 0..2 {
+        let ticket = sniffs(judge, 10).await;
+        judge.settle(ticket, CallEnd::InputRequired);
+    }
+    let ticket = sniffs(judge, 10).await;
+    judge.settle(ticket, CallEnd::Answered);
+    assert_eq!(sniffed(judge), 1, "one call, one charge");
+    let denial = answer(10, Said::Yes).await.unwrap_err();
+    assert!(denial.to_string().contains("answered already"), "{denial}");
+    assert_ne!(question(judge, 10).await.state, asked.state);
+}
+
+#[tokio::test]
+async fn user_who_says_no_is_not_asked_again() {
+    let court = Court::new();
+    let judge = &court.judge;
+    let asked = question(judge, 10).await;
+    let call = call("sniff", 10);
+    judge
+        .answer(&caller(), &call, &asked.state, Said::No)
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let (verdict, ticket) = Decide::decide(judge, &caller(), &call).await;
+        judge.settle(ticket, CallEnd::NotForwarded);
+        match verdict {
+            Verdict::Deny(denial) => {
+                assert!(denial.reason.starts_with("The user has denied"), "{denial}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(sniffed(judge), 0);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_a_form_is_for_an_operator() {
+    let court = Court::new();
+    let mut call = call("sniff", 10);
+    call.arguments
+        .insert("note".to_owned(), json!("x".repeat(5_000)));
+    let (verdict, _) = Decide::decide(&court.judge, &caller(), &call).await;
+    match verdict {
+        Verdict::Pending(pending) => assert_eq!(pending.question, None),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn text_of_a_call_cannot_write_the_question() {
+    let court = Court::new();
+    let mut call = call("sniff", 10);
+    let text = "x\n\nArguments: {}\u{202e}\u{1b}[2J";
+    call.arguments.insert("note".to_owned(), json!(text));
+    let (verdict, _) = Decide::decide(&court.judge, &caller(), &call).await;
+    let Verdict::Pending(pending) = verdict else {
+        panic!("{verdict:?}");
+    };
+    let message = pending.question.unwrap().message;
+    assert_eq!(message.matches("\nArguments: ").count(), 1, "{message}");
+    let hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!message.contains(hidden), "{message:?}");
+}
+
+#[tokio::test]
+async fn operator_outranks_the_user() {
+    let policy = "version: 1\nall_tools: { approve: user }\ntools: { a: { approve: { by: operator, timeout: 1 h } } }";
+    let policy = Policy::parse("policy.yaml", policy).unwrap();
+    let court = Court::new();
+    court.judge.replace_policy(policy);
+    match Decide::decide(&court.judge, &caller(), &call("a", 1))
+        .await
+        .0
+    {
+        Verdict::Pending(pending) => {
+            assert_eq!(pending.rule.path, "tools.a.approve");
+            assert_eq!(pending.question, None);
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -350,11 +350,16 @@ impl<G: Rooms> Front<G> {
         match conversation.decide(message, &envelope).await {
             FromClient::Forward(Some(id)) => Ok((waiting(id), message.clone())),
             FromClient::Forward(None) => Ok((Waiting::new(client, era, None), message.clone())),
+            FromClient::Edited(id, text) => Ok((waiting(id), text.into())),
             FromClient::Answer(answer) if answer.malformed => {
                 answered(StatusCode::BAD_REQUEST, answer.line)
             }
             FromClient::Answer(answer) => answered(StatusCode::OK, answer.line),
             FromClient::Drop(why) => Err(Box::new(Err(Refusal::new(StatusCode::BAD_REQUEST, why)))),
+            // There is no stream yet on which the client could be asked, and none is asked here.
+            FromClient::Ask(_) => Err(Box::new(Err(Refusal::upstream(
+                "the call cannot be held here",
+            )))),
             FromClient::Open(start) => {
                 let opening = conversation.open(*start);
                 match self.opened(post, &envelope, opening, sender).await {

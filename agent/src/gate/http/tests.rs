@@ -797,6 +797,28 @@ async fn stateless_headers_must_say_what_the_body_says() {
 }
 
 #[tokio::test]
+async fn stateless_call_is_asked_by_its_result_and_comes_again() {
+    let rig = Rig::new().await;
+    let (headers, body) = stateless("ask");
+    let can = r#"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{}}"#;
+    let asks = body.replace("2026-07-28\"", can);
+    let asked = rig.post(&headers, &asks).await;
+    assert_eq!(asked.status, 200);
+    assert_eq!(asked.json()["result"]["resultType"], "input_required");
+    assert!(rig.got().is_empty());
+    // One that cannot be asked is told that its call is pending.
+    let pending = rig.post(&headers, &body).await;
+    assert_eq!(pending.json()["result"]["isError"], true);
+    let answer = r#","requestState":"ours:1","inputResponses":{"capwarden_approval":{"action":"accept","content":{"approve":true}}}}}"#;
+    let again = asks.strip_suffix("}}").unwrap().to_owned() + answer;
+    assert_eq!(rig.post(&headers, &again).await.status, 200);
+    let got = rig.got();
+    assert_eq!(got.len(), 1);
+    let wanted: Value = serde_json::from_str(&asks).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&got[0].body).unwrap(), wanted);
+}
+
+#[tokio::test]
 async fn stateless_headers_of_arguments_follow_what_is_changed() {
     let rig = Rig::new().await;
     let (headers, body) = stateless("start");

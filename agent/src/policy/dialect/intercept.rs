@@ -24,7 +24,7 @@ use super::{
     rules::{GLOBAL, Reader, rate, unit_name},
 };
 use crate::policy::{
-    Dialect, Policy, Refund, Scope, Unit, Window,
+    Approver, Dialect, Policy, Refund, Scope, Unit, Window,
     argument::Argument,
     capture::MAX_EXACT,
     condition::{Clause, Condition, Demand, Subject},
@@ -198,6 +198,7 @@ fn rule(field: &Field<'_>, scope: &str, counters: &Counters<'_>) -> Loaded<Vec<S
     let mut steps = Vec::new();
     match does {
         Does::Approve => steps.push(Step::Approve(ApprovalRule {
+            by: Approver::Operator,
             conditions,
             timeout: waits.unwrap_or(TIMEOUT),
             why: Some(on_deny.unwrap_or(name)),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Effect, Found, capture};
 use crate::policy::{
-    RuleRef,
+    Approver, RuleRef,
     argument::same,
     condition::Clause,
     model::{ApprovalRule, Pinning, Rules, Step},
@@ -103,7 +103,7 @@ impl Demand<'_> {
                 true => "the tool's definition was accepted by an operator".to_owned(),
                 false => "the tool's definition is the accepted one".to_owned(),
             },
-            Self::Approval(_) => "an operator approves".to_owned(),
+            Self::Approval(approval) => format!("{} approves", approval.by),
             Self::Limit(limit) => format!("the limit of {} in `{}`", limit.max, limit.counter),
         }
     }
@@ -120,7 +120,9 @@ impl Demand<'_> {
             (Self::Required(_), Demand::Required(_)) | (Self::Schema(_), Demand::Schema(_)) => true,
             (Self::Pinned(one), Demand::Pinned(other)) => one.strict == other.strict,
             (Self::Approval(one), Demand::Approval(other)) => {
-                one.timeout == other.timeout && one.conditions == other.conditions
+                one.by == other.by
+                    && one.timeout == other.timeout
+                    && one.conditions == other.conditions
             }
             (Self::Limit(one), Demand::Limit(other)) => {
                 is_one_counter(one, other)
@@ -170,11 +172,21 @@ impl Demand<'_> {
                 }
                 all
             }
-            (Self::Approval(_), _) => {
-                vec![found(
-                    Effect::Changed,
-                    "when an operator is asked, or for how long".to_owned(),
-                )]
+            (Self::Approval(one), Demand::Approval(other)) => {
+                let mut all = Vec::new();
+                if one.by != other.by {
+                    // What a client says of its user is its own word.
+                    let effect = Effect::of(other.by == Approver::User);
+                    all.push(found(
+                        effect,
+                        format!("{} approves, not {}", other.by, one.by),
+                    ));
+                }
+                if one.timeout != other.timeout || one.conditions != other.conditions {
+                    let what = format!("when {} is asked, or for how long", other.by);
+                    all.push(found(Effect::Changed, what));
+                }
+                all
             }
             _ => vec![found(Effect::Changed, other.words())],
         }

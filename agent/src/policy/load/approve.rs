@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Field, Loaded, Tree, checks::conditions, limits::duration};
-use crate::policy::model::ApprovalRule;
+use crate::policy::{Approver, model::ApprovalRule};
 
 /// How long a call waits for its approval where the policy does not say.
 pub(in crate::policy) const TIMEOUT: Duration = Duration::from_secs(600);
@@ -14,22 +14,23 @@ pub(in crate::policy) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 /// Keys of `approve`.
 const APPROVE: &[&str] = &["by", "timeout", "why", "if"];
 
-/// Reads `operator`, or a map that says more.
+/// Reads `operator` or `user`, or a map that says more.
 pub(super) fn approve(field: &Field<'_>) -> Loaded<ApprovalRule> {
-    const HELP: &str = "Write `approve: operator`, or `{ by: operator, timeout: \"10 min\", why: \"it restarts the probe\" }`.";
+    const HELP: &str = "Write `approve: operator`, `approve: user`, or `{ by: operator, timeout: \"10 min\", why: \"it restarts the probe\" }`.";
     let mut rule = ApprovalRule {
+        by: Approver::Operator,
         conditions: Vec::new(),
         timeout: TIMEOUT,
         why: None,
         rule: field.rule(),
     };
     if !matches!(field.node.tree, Tree::Map(_)) {
-        by(field, HELP)?;
+        rule.by = by(field, HELP)?;
         return Ok(rule);
     }
     let (section, mut gather) = field.open("who approves", APPROVE)?;
     match section.field("by") {
-        Some(field) => drop(gather.keep(by(&field, HELP))),
+        Some(field) => rule.by = gather.keep(by(&field, HELP)).unwrap_or_default(),
         None if gather.is_clean() => gather.add(section.missing("by", HELP)),
         None => {}
     }
@@ -37,7 +38,7 @@ pub(super) fn approve(field: &Field<'_>) -> Loaded<ApprovalRule> {
         rule.timeout = time;
     }
     let why = section.read("why", |field| {
-        field.words("why, in words", "Write it for the operator who reads it.")
+        field.words("why, in words", "Write it for whoever is asked.")
     });
     rule.why = gather.keep(why).flatten();
     let conditions = gather.keep(section.read("if", conditions)).flatten();
@@ -45,9 +46,10 @@ pub(super) fn approve(field: &Field<'_>) -> Loaded<ApprovalRule> {
     gather.done(Some(rule))
 }
 
-fn by(field: &Field<'_>, help: &str) -> Loaded<()> {
-    match field.text("`operator`", help)? {
-        "operator" => Ok(()),
+fn by(field: &Field<'_>, help: &str) -> Loaded<Approver> {
+    match field.text("`operator` or `user`", help)? {
+        "operator" => Ok(Approver::Operator),
+        "user" => Ok(Approver::User),
         _ => Err(field.fault("is nobody who can approve", help)),
     }
 }

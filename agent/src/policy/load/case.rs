@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::{Field, Gather, Loaded, Node, Place, Section, Tree, contents, scalar, tree::Entry};
-use crate::policy::{Assumed, Call, Case, Expected, capture::MAX_EXACT};
+use crate::policy::{
+    Approver, Assumed, Call, Case, Expected, capture::MAX_EXACT, case::ExpectedApproval,
+};
 
 /// Keys of a case.
 const CASE: &[&str] = &[
@@ -90,8 +92,16 @@ fn case(field: &Field<'_>) -> Loaded<Case> {
     });
     let required: Option<Vec<String>> = gather.keep(required).flatten();
     let approval = gather.keep(section.read("approval", |field| match field.node.tree {
-        Tree::Bool(asked) => Ok(asked),
-        _ => Err(field.wrong("true or false", "Write whether an operator is asked.")),
+        Tree::Bool(true) => Ok(ExpectedApproval::Somebody),
+        Tree::Bool(false) => Ok(ExpectedApproval::Nobody),
+        _ => {
+            const HELP: &str = "Write who is asked: `operator` or `user`; `true` for anybody.";
+            match field.text("true, false, `operator` or `user`", HELP)? {
+                "operator" => Ok(ExpectedApproval::By(Approver::Operator)),
+                "user" => Ok(ExpectedApproval::By(Approver::User)),
+                _ => Err(field.fault("is nobody who can approve", HELP)),
+            }
+        }
     }));
     let (name, (call, expect)) = gather.done(name.zip(call.zip(expect)))?;
     Ok(Case {
@@ -108,7 +118,7 @@ fn case(field: &Field<'_>) -> Loaded<Case> {
         reason,
         forwarded,
         uses,
-        approval: approval.flatten().unwrap_or(false),
+        approval: approval.flatten().unwrap_or(ExpectedApproval::Nobody),
     })
 }
 

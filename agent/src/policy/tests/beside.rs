@@ -105,6 +105,7 @@ fn approvals_uses_and_what_is_assumed() {
 tools:
   a: { approve: operator, limits: [ { max: 5, window: day, amount_from: n } ] }
   b: { required_by_schema: true }
+  c: { approve: user }
 ",
     )
     .unwrap();
@@ -116,7 +117,16 @@ tools:
     };
     let asked = "call: { tool: a, arguments: { n: 3 } }, expect: allow, uses: { a/day: 3 }";
     assert_eq!(run(&format!("{asked}, approval: true")), []);
+    assert_eq!(run(&format!("{asked}, approval: operator")), []);
+    assert_eq!(run(&format!("{asked}, approval: user"))[0].what, "approval");
     assert_eq!(run(asked)[0].what, "approval");
+    let user = "call: { tool: c }, expect: allow";
+    assert_eq!(run(&format!("{user}, approval: user")), []);
+    assert_eq!(run(&format!("{user}, approval: true")), []);
+    assert_eq!(
+        run(&format!("{user}, approval: operator"))[0].what,
+        "approval"
+    );
     let call = "call: { tool: b, arguments: { port: 1 } }";
     assert_eq!(run(&format!("{call}, expect: deny")), []);
     assert_eq!(
@@ -153,7 +163,7 @@ fn errors_point_at_what_is_wrong() {
         ("- { name: n, call: { tool: t }, expect: denied }", 1, 41, "`denied` is nothing that can be expected"),
         ("- { name: n, call: { tool: t }, expct: deny }", 1, 33, "unknown key `expct`"),
         ("- { name: n, call: { tool: t }, expect: deny, uses: { a: -1 } }", 1, 58, "`-1` is not from 0"),
-        ("- { name: n, call: { tool: t }, expect: deny, approval: yes please }", 1, 57, "must be true or false"),
+        ("- { name: n, call: { tool: t }, expect: deny, approval: yes please }", 1, 57, "`yes please` is nobody who can approve"),
         ("- { name: n, name: n }", 1, 14, "`name` is written twice"),
     ];
     for (text, line, column, message) in table {

@@ -54,6 +54,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("{ limits: [ { max: 3, window: day } ] }", "{ limits: [ { max: 4, window: day } ] }", "+ t: up to 4 in `t/day`, not 3", "- t: up to 3 in `t/day`, not 4"),
     ("{ limits: [ { max: 3, window: day } ] }", "{ limits: [ { max: 3, window: day, refund: never } ] }", "~ t: how much", "~ t: how much"),
     ("{ approve: operator }", "{ approve: { by: operator, timeout: 5 min } }", "~ t: when an operator", "~ t: when an operator"),
+    ("{ approve: operator }", "{ approve: user }", "+ t: the client's user approves, not an operator", "- t: an operator approves, not the client's user"),
     ("allow", "{ approve: operator, }", "- t: calls that do not pass: an operator approves", "+ t: calls no longer"),
     ("{ required_by_schema: true }", "allow", "+ t: calls no longer have to pass: what the tool's schema", "- t: calls that do not pass: what"),
     ("allow", "{ capture: { interfaces: [ lo ], packets: 1 } }", "~ t: a call starts a capture, held to its terms, where it was forwarded", "~ t: a call is forwarded"),
