@@ -52,7 +52,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 22] = [
+    let verbs: [&[&str]; 23] = [
         &[],
         &["run"],
         &["exec"],
@@ -60,6 +60,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["policy", "check"],
         &["policy", "diff"],
         &["policy", "explain"],
+        &["policy", "import"],
         &["policy", "schema"],
         &["policy", "test"],
         &["approvals"],
@@ -444,7 +445,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     let (status, out, err) = verify(&[]);
     assert_eq!(status, 0, "{out}{err}");
     assert!(
-        out.contains("within its grant; 2 packets in 1 file, 1 fewer than"),
+        out.contains("within its terms; 2 packets in 1 file, 1 fewer than"),
         "{out}"
     );
     assert!(out.contains("only pcapng files have them"), "{out}");
@@ -471,7 +472,7 @@ fn audit_verify_checks_every_packet_of_a_capture() {
             vec![(vec![8; 61], 61)],
             "61 bytes were captured, and 60 granted",
         ),
-        (vec![good.clone(); 4], "4 packets, and the grant was for 3"),
+        (vec![good.clone(); 4], "4 packets, and the terms were for 3"),
         (
             vec![good.clone(); 4],
             "216 bytes, and the guard delivered 162",
@@ -700,7 +701,7 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
     for line in [
         "start: allowed; starts a capture",
         &format!("rule: {policy}:6:5 tools.start.capture"),
-        "grant: lo, within \"tcp\", 10 packets",
+        "terms: lo, within \"tcp\", 10 packets",
         "changed: count: 50 becomes 10, as the policy allows at most 10 packets",
         "forwarded: {\"count\":10}",
         "counts: 1 of 3 in each hour, counter \"start/hour\", scope grant",
@@ -719,7 +720,7 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((status, &answer["allowed"]), (0, &true.into()), "{out}");
     assert!(answer["cut"].as_str().unwrap().contains("port 53"), "{out}");
-    assert_eq!(answer["grant"]["packets"], 10);
+    assert_eq!(answer["terms"]["packets"], 10);
 
     let (status, out, _) = explain(r#"{"tool": "other"}"#, true);
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -831,4 +832,84 @@ fn policy_schema_is_json() {
         schema["$schema"],
         "https://json-schema.org/draft/2020-12/schema"
     );
+}
+
+#[test]
+fn policy_import_writes_a_policy_that_decides_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let theirs = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../policies/policylayer-sharkmcp.json"
+    );
+    let (status, yaml, _) = told(&["policy", "import", theirs]);
+    assert_eq!(status, 0);
+    let ours = path("ours.yaml");
+    fs::write(&ours, &yaml).unwrap();
+    let (status, out, _) = told(&["policy", "diff", theirs, &ours]);
+    assert_eq!((status, out.as_str()), (0, "both decide the same\n"));
+    let (status, out, _) = told(&["policy", "check", &ours]);
+    assert_eq!(status, 0, "{out}");
+
+    let (_, out, _) = told(&["policy", "import", "--json", theirs]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["policy"], yaml);
+    assert_eq!(report["dialect"], "policylayer");
+    let says = report["readings"][0]["says"].as_str().unwrap();
+    assert!(says.contains("UTC") && yaml.contains(&format!("# * {says}")));
+
+    // What is ours already is no other's, and what is none is told with its place.
+    let (status, _, told_why) = told(&["policy", "import", &ours]);
+    assert_eq!(status, 3);
+    assert!(told_why.contains("own language"), "{told_why}");
+}
+
+#[test]
+fn policy_check_tells_what_is_allowed_and_all_that_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (policy, cases) = (path("p.yaml"), path("p.test.yaml"));
+    fs::write(&policy, "version: 1\ntools: { a: allow }\n").unwrap();
+    let case = |expect: &str| {
+        let text = format!("- {{ name: n, call: {{ tool: a }}, expect: {expect} }}\n");
+        fs::write(&cases, text).unwrap();
+        told(&["policy", "check", &policy, &cases])
+    };
+    let (status, out, _) = case("allow");
+    assert_eq!(status, 0, "{out}");
+    let expected = format!(
+        "{policy}: sound, in capwarden's language\n  allow    a\n  deny     every tool that is not named here\n{policy}: 1 of 1 cases pass\n"
+    );
+    assert_eq!(out, expected);
+    let (status, out, _) = case("deny");
+    assert!(status == 1 && out.contains("0 of 1 cases pass"), "{out}");
+    let (status, out, _) = case("no");
+    assert!(status == 1 && out.contains("p.test.yaml:1:"), "{out}");
+
+    // Every filter that does not compile is told, with its place.
+    let text = "version: 1
+tools:
+  a: { args: { f: { capture_filter: { within: 'udp prot 1' } } } }
+exec: { interfaces: [ lo ], packets: 1, within: 'tcp prot 2' }
+";
+    fs::write(&policy, text).unwrap();
+    let (status, out, _) = told(&["policy", "check", &policy]);
+    assert_eq!(status, 1);
+    assert!(
+        out.contains("udp prot 1") && out.contains("tcp prot 2"),
+        "{out}"
+    );
+    let (_, out, _) = told(&["policy", "check", "--json", &policy]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report[0]["line"], 3);
+    assert_eq!(report[0]["others"][0]["line"], 4);
+
+    // In whose language a file is read is told with what is wrong in it.
+    fs::write(
+        &policy,
+        "version: \"1\"\ntools: { a: { rules: [ { nam: x } ] } }\n",
+    )
+    .unwrap();
+    let (_, out, _) = told(&["policy", "check", &policy]);
+    assert!(out.contains("read as Intercept's YAML"), "{out}");
 }

@@ -134,14 +134,14 @@ fn metrics_are_what_the_audit_log_says() -> Result<()> {
     let metrics = Scraped::of(&stage, &endpoint)?;
 
     for (tool, verdict, count) in [
-        ("echo", "forward", 5),
-        ("open", "forward", 1),
-        ("noise", "forward", 1),
+        ("echo", "allow", 5),
+        ("open", "allow", 1),
+        ("noise", "allow", 1),
         ("exit", "deny", 1),
         ("capture", "deny", 1),
         ("capture", "capture", 1),
         ("(other)", "deny", 1),
-        ("stop", "end-capture", 0),
+        ("stop", "ends", 0),
     ] {
         let series = format!("calls_total{{tool={tool},verdict={verdict}}}");
         assert_eq!(metrics.value(&series)?, count, "{series}");
@@ -279,7 +279,7 @@ fn metrics_of_local_clients_are_counted_together_with_limits_and_approvals() -> 
     assert_eq!(connections, [Some(1), Some(2), Some(2), Some(1)]);
     let metrics = Scraped::of(&stage, &endpoint)?;
     for (series, count) in [
-        ("calls_total{tool=echo,verdict=forward}", 2),
+        ("calls_total{tool=echo,verdict=allow}", 2),
         ("calls_total{tool=echo,verdict=deny}", 1),
         ("calls_total{tool=open,verdict=pending}", 1),
         ("limits_reached_total", 1),
@@ -336,7 +336,7 @@ fn metrics_count_the_calls_of_an_http_front() -> Result<()> {
     for (series, count) in [
         ("calls_total{tool=capture,verdict=deny}", 1),
         ("calls_total{tool=(other),verdict=deny}", 1),
-        ("calls_total{tool=echo,verdict=forward}", 0),
+        ("calls_total{tool=echo,verdict=allow}", 0),
         ("denials_total{cause=hidden,rule=}", 1),
         ("call_ends_total{end=not-forwarded}", 1),
         ("decision_seconds_count", 1),
@@ -384,7 +384,7 @@ fn log_as_json_follows_each_call_and_session() -> Result<()> {
         };
         lines.iter().filter(within).count()
     };
-    let echo = [("tool", "echo"), ("verdict", "forward")];
+    let echo = [("tool", "echo"), ("verdict", "allow")];
     assert_eq!(said("call", "decided", &echo), 1, "{log}");
     assert_eq!(said("call", "answered", &echo), 1, "{log}");
     let exit = [("tool", "exit"), ("verdict", "deny")];

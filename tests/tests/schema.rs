@@ -17,9 +17,9 @@ const VALIDATOR: &str = include_str!("../scripts/schema.py");
 
 /// All keys of the language, each with a value.
 const ALL: &str = r#"{
-  "version": 1, "default": "deny", "hide": ["a"],
+  "version": 1, "default": { "allow": "a dialect says so" }, "replies": "intercept", "hide": ["a"],
   "all_tools": { "limits": [{ "max": 1000, "window": "day" }], "args": { "x": { "absent": true } },
-                 "required_by_schema": true, "approve": "operator" },
+                 "required_by_schema": true, "approve": "operator", "checks": [ { "deny_if": [] } ] },
   "tools": {
     "allowed": "allow", "free": {}, "denied": { "deny": "no" },
     "asked": {
@@ -37,6 +37,17 @@ const ALL: &str = r#"{
         { "max": 3, "window": 120, "kind": "sliding", "scope": "tool", "amount_from": "n.m", "refund": "failure" },
         { "max": 3, "window": "hour", "kind": "calendar", "scope": "global" }
       ]
+    },
+    "checked": {
+      "checks": [
+        { "require": [
+            { "argument": "a.b", "absent": false }, { "argument": "a", "equals": { "x": [1, "y"] }, "compare": "text" },
+            { "argument": "a", "one_of": [[1], 2] }, { "argument": "a", "no_more_than": 5 } ],
+          "name": "n", "on_deny": "no" },
+        { "deny_if": [ { "counter": "c", "scope": "server", "window": "day", "kind": "calendar", "at_least": 3 } ] },
+        { "required_by_schema": true },
+        { "approve": { "by": "operator", "if": [ { "argument": "a", "contains": "x" } ] } } ],
+      "limits": [ { "max": 3, "window": "day", "name": "n", "on_deny": "no" } ]
     },
     "start": { "capture": {
       "from": { "interface": "i", "filter": "f", "packets": "p", "bytes": "b", "seconds": "s" },

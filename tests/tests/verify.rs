@@ -1,4 +1,4 @@
-//! `audit verify --pcap`: what a governed capture wrote is within its grant, and a file that was
+//! `audit verify --pcap`: what a governed capture wrote is within its terms, and a file that was
 //! tampered with is not.
 
 use std::{fs, path::PathBuf, process::Command};

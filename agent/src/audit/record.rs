@@ -161,14 +161,14 @@ pub struct CallRecord {
     pub session: Option<SessionId>,
 }
 
-/// What a policy said, in one word.
+/// What became of a call, in one word: that of policies, and of `policy explain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
     /// Forwarded.
-    Forward,
+    Allow,
     /// Forwarded; the tool ends captures.
-    EndCapture,
+    Ends,
     /// A session was opened, then forwarded.
     Capture,
     /// Not forwarded.
@@ -232,7 +232,7 @@ pub struct SessionOpened {
     pub snap: u32,
     /// `full`, `headers`, or a number of bytes after the transport header.
     pub payload: Text,
-    /// The grant in one line for people.
+    /// The terms in one line for people.
     pub summary: Text,
 }
 
@@ -321,7 +321,7 @@ pub struct SocketArmed {
 }
 
 /// A process attached a filter of its own to its capture socket. What is delivered to that socket
-/// passes the grant's filters and this one.
+/// passes the filters of its terms and this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FilterAttached {
     /// Whose socket.

@@ -261,11 +261,11 @@ fn describe(entry: &Entry) -> String {
                 Some("same") => "the same packets as asked".to_owned(),
                 Some("narrower") => format!("fewer packets than asked, not {}", text("leaves_out")),
                 Some("wider") => format!(
-                    "more packets than asked, as {}, which the grant drops",
+                    "more packets than asked, as {}, which the guard drops",
                     text("adds")
                 ),
                 Some("different") => format!(
-                    "other packets than asked: not {}, but {}, which the grant drops",
+                    "other packets than asked: not {}, but {}, which the guard drops",
                     text("leaves_out"),
                     text("adds")
                 ),

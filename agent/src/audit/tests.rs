@@ -573,8 +573,8 @@ fn own_filter_is_shown_in_a_sentence_with_packets() {
     let phrases = [
         "the same packets as asked",
         "fewer packets than asked, not UDP c → d",
-        "more packets than asked, as TCP a → b, which the grant drops",
-        "other packets than asked: not UDP c → d, but TCP a → b, which the grant drops",
+        "more packets than asked, as TCP a → b, which the guard drops",
+        "other packets than asked: not UDP c → d, but TCP a → b, which the guard drops",
         "not compared with what was asked: no proof within the time allowed",
     ];
     for (line, phrase) in shown.lines().zip(phrases) {
@@ -600,7 +600,7 @@ fn kinds_are_all_of_them() {
             arguments: TextList::default(),
             digest: ArgumentsDigest::of(&serde_json::Map::new()).unwrap(),
             values: Values::default(),
-            verdict: Decision::Forward,
+            verdict: Decision::Allow,
             reason: None,
             rule: None,
             changes: TextList::default(),

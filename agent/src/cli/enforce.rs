@@ -8,7 +8,7 @@ use crate::{
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
-    policy::{Denial, Policy, PolicyFilter, RuleRef},
+    policy::{Denial, Policy, PolicyFilter, Replies, RuleRef},
     principal::{self, Grants},
     session::{GrantError, SessionError},
     store::StateDirectory,
@@ -44,21 +44,34 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Loads a policy for use, to be loaded again in the same way when it changes.
-pub(super) fn policy_to_follow(path: &Path) -> Result<(Policy, Reload), Failure> {
+/// Loads a policy for use, to be loaded again in the same way when it changes. `replies` says in
+/// whose words it denies, where that is not for the policy to say.
+pub(super) fn policy_to_follow(
+    path: &Path,
+    replies: Option<Replies>,
+) -> Result<(Policy, Reload), Failure> {
     let file = path.to_owned();
+    let load = move || {
+        let policy = load_policy(&file)?;
+        Ok(match replies {
+            Some(replies) => policy.replying(replies),
+            None => policy,
+        })
+    };
+    let again = load.clone();
     let reload = Reload::new(path, move || {
-        load_policy(&file).map_err(|failure| failure.in_a_line())
+        again().map_err(|failure: Failure| failure.in_a_line())
     });
-    Ok((load_policy(path)?, reload))
+    Ok((load()?, reload))
 }
 
-/// A policy's filter that does not compile, and where it is written.
+/// A policy's filter that does not compile, and where it is written; with the others that do not.
 #[derive(Debug, thiserror::Error)]
 #[error("{rule}: {message}")]
 pub(super) struct BadWithin {
     pub(super) rule: RuleRef,
     pub(super) message: String,
+    pub(super) others: Vec<Self>,
 }
 
 impl miette::Diagnostic for BadWithin {
@@ -67,12 +80,21 @@ impl miette::Diagnostic for BadWithin {
             "See pcap-filter(7). Names are not looked up: write numbers.",
         ))
     }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        if self.others.is_empty() {
+            return None;
+        }
+        let others = self.others.iter();
+        Some(Box::new(others.map(|one| one as &dyn miette::Diagnostic)))
+    }
 }
 
 /// Loads a policy, its capture filters checked by libpcap.
 pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
     let compiler = compiler()?;
+    let mut bad: Vec<BadWithin> = Vec::new();
     for PolicyFilter {
         expression: filter,
         rule,
@@ -86,18 +108,25 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
                     Account::new("cannot compile a filter").because(why),
                 ));
             }
-            Err(error) => {
-                return Err(Failure::Policy(
-                    BadWithin {
-                        rule: rule.clone(),
-                        message: format!("the filter {filter:?} in `within`: {error}"),
-                    }
-                    .into(),
-                ));
-            }
+            Err(error) => bad.push(BadWithin {
+                rule: rule.clone(),
+                message: format!("the filter {filter:?} in `within`: {error}"),
+                others: Vec::new(),
+            }),
         }
     }
-    Ok(policy)
+    bad.sort_by_key(|one| (one.rule.line, one.rule.column));
+    let mut bad = bad.into_iter();
+    match bad.next() {
+        None => Ok(policy),
+        Some(first) => Err(Failure::Policy(
+            BadWithin {
+                others: bad.collect(),
+                ..first
+            }
+            .into(),
+        )),
+    }
 }
 
 /// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
@@ -237,10 +266,15 @@ fn failure(error: EngineError) -> Failure {
             Failure::Kernel(Account::new(error.to_string()).hint("capwarden doctor"))
         }
         EngineError::Session(SessionError::Grant(error)) => {
-            let hint = match error {
-                GrantError::NoInterface { .. } => "ip link show",
-                GrantError::Filter { .. } => "see pcap-filter(7); names are not looked up",
-                _ => "capwarden exec --help",
+            let hint = match &error {
+                GrantError::NoInterface { .. } => "ip link show".to_owned(),
+                GrantError::Filter { .. } => {
+                    "see pcap-filter(7); names are not looked up".to_owned()
+                }
+                error => {
+                    let other = || "capwarden exec --help".to_owned();
+                    error.instead().unwrap_or_else(other)
+                }
             };
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }

@@ -3,14 +3,16 @@
 mod check;
 mod diff;
 mod explain;
+mod import;
 mod schema;
+mod summary;
 mod test;
 
 use clap::{Args, Subcommand};
 
 use super::{exit::Exit, failure::Failure};
 
-/// Check, explain, test and compare policies
+/// Check, explain, test, compare and import policies
 #[derive(Debug, Args)]
 pub(super) struct Policy {
     #[command(subcommand)]
@@ -23,6 +25,7 @@ enum Verb {
     Explain(explain::Explain),
     Test(test::Test),
     Diff(diff::Diff),
+    Import(import::Import),
     Schema(schema::Schema),
 }
 
@@ -33,6 +36,7 @@ impl Policy {
             Verb::Explain(explain) => explain.run(),
             Verb::Test(test) => test.run(),
             Verb::Diff(diff) => diff.run(),
+            Verb::Import(import) => import.run(),
             Verb::Schema(schema) => schema.run(),
         }
     }

@@ -8,6 +8,7 @@ use crate::{
     audit::Log,
     engine::{self, LocalPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
+    policy::Replies,
     telemetry::Endpoint,
 };
 
@@ -41,6 +42,13 @@ pub(super) struct Run {
     /// SIGHUP, it is loaded again; one that cannot be used changes nothing.
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: PathBuf,
+    /// Deny in these words: ours, policylayer or intercept
+    ///
+    /// What the model reads of a denial. Ours say what would be allowed; the others are as these
+    /// vendors' gateways answer, for clients that know them. Without it: as the policy's `replies`
+    /// says, otherwise ours.
+    #[arg(long, value_name = "WHOSE", value_parser = values::replies)]
+    pub(super) replies: Option<Replies>,
     /// Append the audit log to this file
     ///
     /// Created with mode 0600. Without it: /var/log/capwarden/audit.jsonl for root, otherwise
@@ -123,7 +131,7 @@ impl Run {
 
     /// Clients on a Unix socket, each with a stdio server.
     fn local(self, socket: PathBuf) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = LocalPlan {
@@ -140,7 +148,7 @@ impl Run {
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let plan = RunPlan {
@@ -156,7 +164,7 @@ impl Run {
 
     /// In front of an HTTP server.
     fn serve(self, listen: SocketAddr, upstream: UpstreamAddress) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy)?;
+        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         let starting = !self.server.is_empty();
         let server: Arc<str> = match self.server.first() {
             Some(_) => engine::server_name(self.server.first()),

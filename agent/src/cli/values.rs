@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::policy::Payload;
+use crate::policy::{Payload, Replies};
 
 /// Whom a server or a command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,11 @@ pub(super) fn payload(text: &str) -> Result<Payload, String> {
             .map(Payload::Bytes)
             .map_err(|_| "it is headers, full, or a number of bytes".to_owned()),
     }
+}
+
+/// In whose words denials are told.
+pub(super) fn replies(text: &str) -> Result<Replies, String> {
+    Replies::named(text).ok_or_else(|| "it is ours, policylayer or intercept".to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::{
     gate::{Captures, OpenError, Opened},
     policy::Terms,
-    session::{EndReason, SessionId, Sessions},
+    session::{EndReason, SessionError, SessionId, Sessions},
 };
 
 impl Captures for Sessions {
@@ -14,7 +14,16 @@ impl Captures for Sessions {
                 summary: grant.summary(),
                 cut: grant.cut.as_ref().map(ToString::to_string),
             }),
-            Err(error) => Err(OpenError(error.to_string())),
+            Err(SessionError::Grant(error)) => {
+                let instead = error.instead();
+                // What follows is a sentence of its own.
+                let stop = if instead.is_some() { "." } else { "" };
+                Err(OpenError {
+                    reason: format!("{error}{stop}"),
+                    instead,
+                })
+            }
+            Err(error) => Err(OpenError::new(error.to_string())),
         }
     }
 

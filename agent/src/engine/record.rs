@@ -435,8 +435,8 @@ fn approval_record(event: approval::Event) -> ApprovalRecord {
 fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
     let waiting;
     let (verdict, reason, session) = match &call.verdict {
-        CallVerdict::Forwarded => (Decision::Forward, None, None),
-        CallVerdict::EndsCapture => (Decision::EndCapture, None, None),
+        CallVerdict::Forwarded => (Decision::Allow, None, None),
+        CallVerdict::EndsCapture => (Decision::Ends, None, None),
         CallVerdict::Captures { session, .. } => (Decision::Capture, None, Some(*session)),
         CallVerdict::Withdrawn { session } => (
             Decision::Deny,

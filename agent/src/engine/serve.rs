@@ -197,8 +197,8 @@ struct Unenforced;
 
 impl Captures for Unenforced {
     async fn open(&self, _: Terms) -> Result<Opened, OpenError> {
-        Err(OpenError(
-            "The policy bounds this capture in the kernel, which is possible only for a server that capwarden started.".to_owned(),
+        Err(OpenError::new(
+            "The policy bounds this capture in the kernel, which is possible only for a server that capwarden started.",
         ))
     }
 

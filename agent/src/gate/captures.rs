@@ -22,8 +22,23 @@ pub struct Opened {
 /// Why a session that the policy allows could not be opened: a sentence for the model (libpcap's
 /// own words for a bad filter, the host's for a missing interface).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenError(pub String);
+#[error("{reason}")]
+pub struct OpenError {
+    /// Why.
+    pub reason: String,
+    /// What can be asked for instead, in a sentence.
+    pub instead: Option<String>,
+}
+
+impl OpenError {
+    /// With nothing to ask for instead.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            instead: None,
+        }
+    }
+}
 
 /// Opens and ends capture sessions. All methods may be called from any task.
 pub trait Captures: Send + Sync + 'static {

@@ -371,8 +371,9 @@ impl<G: Rooms> Conversation<G> {
                     CallEnd::NotForwarded
                 };
                 self.gate.policy().settle(ticket, end);
-                let reason = error.to_string();
-                let denial = Denial::new(reason.clone(), rule);
+                let reason = error.reason;
+                let mut denial = Denial::new(reason.clone(), rule);
+                denial.instead = error.instead;
                 // A request that was cancelled is not answered.
                 let answer =
                     (!cancelled).then(|| Answer::to(reply::denial(&id_text, &denial, shape)));

@@ -127,7 +127,7 @@ impl Captures for FakeCaptures {
     async fn open(&self, terms: Terms) -> Result<Opened, OpenError> {
         self.permits.acquire().await.unwrap().forget();
         if *self.refuse.lock().unwrap() {
-            return Err(OpenError("No such interface: eth9.".into()));
+            return Err(OpenError::new("No such interface: eth9."));
         }
         let mut log = self.log.lock().unwrap();
         let opened = log.iter().filter(|line| line.starts_with("open")).count();

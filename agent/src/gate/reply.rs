@@ -39,7 +39,14 @@ pub(super) fn denial(id: &str, denial: &Denial, shape: DenialShape) -> String {
     if let (Some(instead), Some(verdict)) = (&denial.instead, verdict.as_object_mut()) {
         verdict.insert("instead".to_owned(), Value::from(instead.as_str()));
     }
-    refusal(id, &denial.to_string(), &verdict, shape)
+    // Another vendor's words, where they were chosen; what programs read stays ours.
+    let text = denial.text.clone();
+    refusal(
+        id,
+        &text.unwrap_or_else(|| denial.to_string()),
+        &verdict,
+        shape,
+    )
 }
 
 /// The result of a call that waits for an approval.
@@ -150,4 +157,40 @@ fn notice(level: &str, data: &Value) -> String {
             "params": { "level": level, "logger": "capwarden", "data": data },
         })
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn other_words_are_told_where_they_were_chosen() {
+        let rule = RuleRef {
+            file: Arc::from("p"),
+            line: 1,
+            column: 2,
+            path: "tools.a".to_owned(),
+        };
+        let mut refused = Denial::new("No.", rule);
+        let shape = DenialShape {
+            stateless: false,
+            output_schema: false,
+        };
+        let told = |refused: &Denial| -> Value {
+            serde_json::from_str(&denial("7", refused, shape)).unwrap()
+        };
+        let ours = told(&refused);
+        assert_eq!(
+            ours["result"]["content"][0]["text"],
+            "No. (rule: p:1:2 tools.a)"
+        );
+        let text = "[INTERCEPT POLICY DENIED] Denied by rule \"x\"";
+        refused.text = Some(text.to_owned());
+        let theirs = told(&refused);
+        assert_eq!(theirs["result"]["content"][0]["text"], text);
+        let structured = |answer: &Value| answer["result"]["structuredContent"].clone();
+        assert_eq!(structured(&theirs), structured(&ours));
+    }
 }

@@ -250,7 +250,7 @@ fn guard() -> Layer {
             detail: why,
             ..layer
         }
-        .lacks(Status::Missing, "no capture can be held to its grant", HINT),
+        .lacks(Status::Missing, "no capture can be held to its terms", HINT),
     }
 }
 

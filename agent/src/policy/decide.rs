@@ -7,8 +7,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Approval, Call, Decision, Denial, Dialect, FilterDemand, Knowledge, LimitUse, Policy, RuleRef,
-    Verdict,
+    Approval, Call, Decision, Denial, FilterDemand, Knowledge, LimitUse, Policy, Replies, RuleRef,
+    Unit, Verdict, Window,
     condition::Clause,
     model::{Action, ApprovalRule, Step, ToolRule},
     operator::Truth,
@@ -28,12 +28,18 @@ impl Policy {
     pub fn decide(&self, call: &Call, known: &dyn Knowledge) -> Decision {
         match self.allow(call, known) {
             Ok(decision) => decision,
-            Err(denial) => Verdict::Deny(*denial).into(),
+            Err(mut denial) => {
+                if denial.text.is_none() && self.replies == Replies::Intercept {
+                    // Of what Intercept does not know, in its manner.
+                    denial.text = self.vendor_text(&denial.reason);
+                }
+                Verdict::Deny(*denial).into()
+            }
         }
     }
 
-    /// The text that the policy's dialect prescribes where a limit is reached: for
-    /// [`Denial::text`]. None if it prescribes none.
+    /// What is to be told in another vendor's words where a limit is reached: for
+    /// [`Denial::text`]. None if it is told in ours.
     #[must_use]
     pub fn limit_text(&self, used: &LimitUse) -> Option<String> {
         let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
@@ -41,16 +47,26 @@ impl Policy {
             Step::Limit(limit) if limit.rule == used.rule => Some(limit),
             _ => None,
         });
-        let text = used.on_deny.as_ref().or(limit?.text.as_ref())?;
-        self.vendor_text(text)
+        match (&used.on_deny, self.replies) {
+            (Some(text), _) => self.vendor_text(text),
+            (None, Replies::Intercept) => self.vendor_text(&match &limit?.name {
+                Some(name) => format!("Rate limit exceeded for {name}"),
+                None => format!(
+                    "Rate limit of {} per {} reached. Try again later.",
+                    used.max,
+                    window_words(used.window)
+                ),
+            }),
+            (None, Replies::Ours | Replies::PolicyLayer) => None,
+        }
     }
 
-    /// A message as the policy's dialect puts it; none if the dialect prescribes no texts.
+    /// A message as the vendor puts it in whose words denials are told; none if they are ours.
     fn vendor_text(&self, message: &str) -> Option<String> {
-        match self.dialect {
-            Dialect::Capwarden => None,
-            Dialect::PolicyLayer => Some(message.to_owned()),
-            Dialect::Catalogue | Dialect::Intercept => Some(format!("{INTERCEPT}{message}")),
+        match self.replies {
+            Replies::Ours => None,
+            Replies::PolicyLayer => Some(message.to_owned()),
+            Replies::Intercept => Some(format!("{INTERCEPT}{message}")),
         }
     }
 
@@ -226,10 +242,10 @@ impl Policy {
     ) -> Box<Denial> {
         let mut denial = Denial::new(reason, rule.clone());
         denial.instead = instead;
-        denial.text = match self.dialect {
+        denial.text = match self.replies {
             // Its words for these are not known.
-            Dialect::PolicyLayer => None,
-            _ => self.vendor_text(text),
+            Replies::PolicyLayer => None,
+            Replies::Ours | Replies::Intercept => self.vendor_text(text),
         };
         Box::new(denial)
     }
@@ -263,6 +279,22 @@ fn approve(asked: &ApprovalRule, call: &Call, known: &dyn Knowledge) -> Option<A
         timeout: asked.timeout,
         why: asked.why.clone(),
     })
+}
+
+/// A window as Intercept names it after `per`.
+fn window_words(window: Window) -> String {
+    let seconds = match window {
+        Window::Calendar(Unit::Minute) => 60,
+        Window::Calendar(Unit::Hour) => 3_600,
+        Window::Calendar(Unit::Day) => 86_400,
+        Window::Sliding(time) | Window::Bucket(time) => time.as_secs(),
+    };
+    match seconds {
+        60 => "minute".to_owned(),
+        3_600 => "hour".to_owned(),
+        86_400 => "day".to_owned(),
+        n => format!("{n} seconds"),
+    }
 }
 
 /// A policy writer's words as one sentence on one line.

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode, SourceSpan};
 use serde_saphyr::Error as YamlError;
 
-use super::{RuleRef, load::Place};
+use super::{Dialect, RuleRef, load::Place};
 
 /// Things that are told of one file at most.
 const MOST: usize = 20;
@@ -45,6 +45,16 @@ impl PolicyError {
             self.1.sort_by_key(Self::order);
         }
         self.1.truncate(MOST - 1);
+    }
+
+    /// Says in whose language the file was read, which was told by its shape.
+    pub(super) fn read_as(mut self, dialect: Dialect) -> Self {
+        let said = format!("This file is read as {}, by its shape.", dialect.name());
+        self.0.help = Some(match self.0.help.take() {
+            Some(help) => format!("{help}\n{said}"),
+            None => said,
+        });
+        self
     }
 
     fn order(&self) -> (u64, u64) {

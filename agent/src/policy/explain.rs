@@ -118,7 +118,7 @@ impl Outcome {
                 })
             });
             put("changes", changes.collect());
-            put("grant", terms(&capture.terms));
+            put("terms", terms(&capture.terms));
         }
         put("uses", decision.uses.iter().map(limit).collect());
         let approval = decision.approval.as_ref().map(|approval| {

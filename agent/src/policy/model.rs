@@ -1,6 +1,6 @@
 //! A policy: what all four dialects come to.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
     CaptureVerdict, Denial, PolicyError, Request, RuleRef,
@@ -18,6 +18,7 @@ pub struct Policy {
     pub(super) file: Arc<str>,
     pub(super) digest: String,
     pub(super) dialect: Dialect,
+    pub(super) replies: Replies,
     pub(super) default: Unnamed,
     pub(super) hide: Hide,
     pub(super) tools: BTreeMap<String, ToolRule>,
@@ -37,6 +38,55 @@ pub enum Dialect {
     Catalogue,
     /// Intercept's YAML, versions 1.1 to 1.4, without spend limits.
     Intercept,
+}
+
+impl Dialect {
+    /// Its name for programs.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Capwarden => "capwarden",
+            Self::PolicyLayer => "policylayer",
+            Self::Catalogue => "intercept-catalogue",
+            Self::Intercept => "intercept",
+        }
+    }
+
+    /// Its name, after `a policy in`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Capwarden => "capwarden's language",
+            Self::PolicyLayer => "PolicyLayer's JSON",
+            Self::Catalogue => "the YAML of Intercept's catalogue",
+            Self::Intercept => "Intercept's YAML",
+        }
+    }
+}
+
+/// In whose words a denial is told to the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Replies {
+    /// Ours: what was refused, by which rule, and what would be allowed.
+    #[default]
+    Ours,
+    /// As PolicyLayer answers: the policy's own `on_deny`, ours where it has none.
+    PolicyLayer,
+    /// As Intercept answers: `[INTERCEPT POLICY DENIED] Denied by rule "x"`.
+    Intercept,
+}
+
+impl Replies {
+    /// By the name that policies and command lines have for it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "ours" => Some(Self::Ours),
+            "policylayer" => Some(Self::PolicyLayer),
+            "intercept" => Some(Self::Intercept),
+            _ => None,
+        }
+    }
 }
 
 /// What holds for tools that the policy does not name, and where it says so.
@@ -181,6 +231,19 @@ impl Policy {
         self.dialect
     }
 
+    /// In whose words denials are told.
+    #[must_use]
+    pub fn replies(&self) -> Replies {
+        self.replies
+    }
+
+    /// The same policy with denials in these words.
+    #[must_use]
+    pub fn replying(mut self, replies: Replies) -> Self {
+        self.replies = replies;
+        self
+    }
+
     /// Whether any rule limits calls, so that counters are needed at all.
     #[must_use]
     pub fn has_limits(&self) -> bool {
@@ -255,23 +318,6 @@ impl Policy {
     pub fn file(&self) -> &Arc<str> {
         &self.file
     }
-
-    /// What the policy comes to.
-    #[must_use]
-    pub fn summary(&self) -> Summary {
-        let shown = || self.tools.iter().filter(|(name, _)| self.visible(name));
-        let count = |is: fn(&Action) -> bool| shown().filter(|(_, rule)| is(&rule.action)).count();
-        Summary {
-            file: Arc::clone(&self.file),
-            digest: self.digest.clone(),
-            allowed: count(|action| matches!(action, Action::Allow)),
-            capturing: count(|action| matches!(action, Action::Capture(_))),
-            ending: count(|action| matches!(action, Action::EndCapture)),
-            denied: self.tools.len() - shown().count(),
-            exec: self.exec.is_some(),
-            others_allowed: self.default.allow,
-        }
-    }
 }
 
 /// A capture filter of the policy's own.
@@ -283,53 +329,4 @@ pub struct PolicyFilter<'a> {
     pub rule: &'a RuleRef,
     /// Whether `any` is among the rule's interfaces, on which tools open cooked sockets.
     pub on_any: bool,
-}
-
-/// What a policy comes to, for `capwarden policy check`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// The file, as it was named.
-    pub file: Arc<str>,
-    /// SHA-256 of the file's bytes, in hexadecimal digits.
-    pub digest: String,
-    /// Tools that are forwarded as they are.
-    pub allowed: usize,
-    /// Tools that start captures.
-    pub capturing: usize,
-    /// Tools that end captures.
-    pub ending: usize,
-    /// Tools that are denied with a reason of their own, beside all that the policy does not name.
-    pub denied: usize,
-    /// Whether `capwarden exec` may use the policy.
-    pub exec: bool,
-    /// Whether tools that the policy does not name are allowed, as other dialects may have it.
-    pub others_allowed: bool,
-}
-
-/// `policy.yaml: 12 tools allowed, 1 capturing, 1 ending captures, 3 denied; no exec section`.
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            allowed,
-            capturing,
-            ending,
-            denied,
-            ..
-        } = self;
-        let exec = if self.exec {
-            "with an exec section"
-        } else {
-            "no exec section"
-        };
-        write!(
-            f,
-            "{file}: {allowed} tools allowed, {capturing} capturing, {ending} ending captures, \
-             {denied} denied; {exec}"
-        )?;
-        if self.others_allowed {
-            f.write_str("; tools that it does not name are allowed")?;
-        }
-        Ok(())
-    }
 }

@@ -44,9 +44,10 @@ pub(super) struct Pattern {
     pub(super) regex: Regex,
 }
 
+/// Equal if they match the same; what is written may be another vendor's spelling of it.
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.written == other.written && self.regex.as_str() == other.regex.as_str()
+        self.regex.as_str() == other.regex.as_str()
     }
 }
 
@@ -138,6 +139,23 @@ impl Operator {
                 }
                 _ => Truth::Open,
             },
+        }
+    }
+
+    /// Whether it asks if values are equal, so that it matters when they are.
+    pub(super) fn compares_values(&self) -> bool {
+        match self {
+            Self::Equal(_)
+            | Self::Unequal(_)
+            | Self::OneOf(_)
+            | Self::NoneOf(_)
+            | Self::Contains(_) => true,
+            Self::Exists(_)
+            | Self::Less(_)
+            | Self::AtMost(_)
+            | Self::More(_)
+            | Self::AtLeast(_)
+            | Self::Matches(_) => false,
         }
     }
 
@@ -240,7 +258,7 @@ impl Bound {
         }
     }
 
-    fn value(self) -> Value {
+    pub(super) fn value(self) -> Value {
         match self {
             Self::Whole(n) => json!(n),
             Self::Decimal(n) => json!(n),

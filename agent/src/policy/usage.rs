@@ -19,8 +19,9 @@ pub(super) struct LimitRule {
     pub(super) refund: Refund,
     pub(super) rule: RuleRef,
     pub(super) on_deny: Option<String>,
-    /// What the dialect says in place of a missing `on_deny`.
-    pub(super) text: Option<String>,
+    /// The rule's name, where rules have one: by it, denials go in Intercept's words that have
+    /// none of their own.
+    pub(super) name: Option<String>,
 }
 
 /// How much of a limit a call uses.

@@ -119,8 +119,8 @@ pub struct Denial {
     pub instead: Option<String>,
     /// The rule that refused.
     pub rule: RuleRef,
-    /// The exact text that the policy's dialect prescribes, to be shown in place of ours where
-    /// the dialect's own texts are selected.
+    /// What the model is told in place of `reason` and `instead`, where another vendor's words
+    /// were chosen ([`super::Replies`]).
     pub text: Option<String>,
     /// What `instead` says, for programs: an object such as `{"packets": 10000, "interfaces":
     /// ["lo"]}` or `{"argument": "amount", "at_most": 500}`.

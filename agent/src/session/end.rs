@@ -58,11 +58,11 @@ impl fmt::Display for EndReason {
             Self::Deadline => "the deadline passed",
             Self::StopCall => "the capture was stopped by a call",
             Self::Closed => "the capturing process ended",
-            Self::Unused => "no process used the grant",
+            Self::Unused => "no process opened a capture socket",
             Self::CallFailed => "the call failed",
             Self::ClientClosed => "the client closed the connection",
             Self::ServerExit => "the server exited",
-            Self::Revoked => "the grant was revoked",
+            Self::Revoked => "capwarden ended it",
             Self::Violation => "the governed processes broke their confinement",
         })
     }

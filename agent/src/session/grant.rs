@@ -53,7 +53,7 @@ pub enum GrantError {
         hardware: u16,
     },
     /// One program cannot read packets of both.
-    #[error("{first} and {second} have different link types; ask for one of them")]
+    #[error("{first} and {second} have different link types")]
     MixedLinkTypes {
         /// An interface.
         first: String,
@@ -87,30 +87,57 @@ pub enum GrantError {
         source: TranslateError,
     },
     /// The requested filter accepts no packet at all.
-    #[error("the requested filter {expression:?} can match no packet; ask for another")]
+    #[error("the requested filter {expression:?} can match no packet")]
     MatchesNothing {
         /// The filter.
         expression: String,
     },
     /// No packet matches both filters.
     #[error(
-        "no packet matches both the requested filter {:?} and {:?}, which is all that the policy \
-         allows; ask for packets that the latter matches",
+        "no packet matches both the requested filter {:?} and {:?}, which is all that the policy allows",
         .0.requested,
         .0.within
     )]
     NothingLeft(Cut),
     /// The requested filter leads outside, and the policy says `outside: deny`.
     #[error(
-        "the requested filter {} {:?}, which is all that the policy allows{}; ask for a filter that \
-         matches nothing else, such as ({}) and ({})",
+        "the requested filter {} {:?}, which is all that the policy allows{}",
         if .0.example.is_some() { "leads outside" } else { "could not be shown to stay within" },
         .0.within,
-        .0.example.as_ref().map(|example| format!(" (one packet: {example})")).unwrap_or_default(),
-        .0.within,
-        .0.requested
+        .0.example.as_ref().map(|example| format!(" (one packet: {example})")).unwrap_or_default()
     )]
     Outside(Cut),
+}
+
+impl GrantError {
+    /// What can be asked for instead, in a sentence.
+    #[must_use]
+    pub fn instead(&self) -> Option<String> {
+        match self {
+            Self::NoInterface { .. } => Some("Call again with one that is there.".to_owned()),
+            Self::MixedLinkTypes { .. } => Some("Call again with one of them.".to_owned()),
+            Self::Filter { whose, .. } if whose.ends_with("requested") => Some(
+                "Call again with a filter that pcap-filter(7) knows; names are not looked up."
+                    .to_owned(),
+            ),
+            Self::MatchesNothing { .. } => {
+                Some("Call again with a filter that some packet can match.".to_owned())
+            }
+            Self::NothingLeft(cut) => Some(format!(
+                "Call again with a filter that stays within {:?}.",
+                cut.within
+            )),
+            Self::Outside(cut) => Some(format!(
+                "Call again with a filter that stays within it, such as \"({}) and ({})\".",
+                cut.within, cut.requested
+            )),
+            Self::TooManyInterfaces(_)
+            | Self::LinkType { .. }
+            | Self::Filter { .. }
+            | Self::VlanTags { .. }
+            | Self::Translate { .. } => None,
+        }
+    }
 }
 
 impl Grant {

@@ -95,8 +95,8 @@ struct RelationLabels {
 /// The counters of one tool.
 #[derive(Clone, Debug)]
 struct ToolCounters {
-    forward: Counter,
-    end_capture: Counter,
+    allow: Counter,
+    ends: Counter,
     capture: Counter,
     pending: Counter,
     deny: Counter,
@@ -111,8 +111,8 @@ impl ToolCounters {
             })
         };
         Self {
-            forward: of("forward"),
-            end_capture: of("end-capture"),
+            allow: of("allow"),
+            ends: of("ends"),
             capture: of("capture"),
             pending: of("pending"),
             deny: of("deny"),
@@ -121,8 +121,8 @@ impl ToolCounters {
 
     const fn of(&self, verdict: &CallVerdict) -> &Counter {
         match verdict {
-            CallVerdict::Forwarded => &self.forward,
-            CallVerdict::EndsCapture => &self.end_capture,
+            CallVerdict::Forwarded => &self.allow,
+            CallVerdict::EndsCapture => &self.ends,
             CallVerdict::Captures { .. } => &self.capture,
             CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }

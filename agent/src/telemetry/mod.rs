@@ -29,8 +29,8 @@ use crate::gate::CallVerdict;
 /// A verdict in one word, as the audit log has it.
 pub(crate) const fn verdict_word(verdict: &CallVerdict) -> &'static str {
     match verdict {
-        CallVerdict::Forwarded => "forward",
-        CallVerdict::EndsCapture => "end-capture",
+        CallVerdict::Forwarded => "allow",
+        CallVerdict::EndsCapture => "ends",
         CallVerdict::Captures { .. } => "capture",
         CallVerdict::Pending { .. } => "pending",
         CallVerdict::Denied { .. }

@@ -84,8 +84,8 @@ fn calls_count_by_tool_and_verdict_and_denials_by_cause() {
     );
 
     for (series, expected) in [
-        ("calls_total{tool=\"list\",verdict=\"forward\"}", 2.0),
-        ("calls_total{tool=\"list\",verdict=\"end-capture\"}", 1.0),
+        ("calls_total{tool=\"list\",verdict=\"allow\"}", 2.0),
+        ("calls_total{tool=\"list\",verdict=\"ends\"}", 1.0),
         ("calls_total{tool=\"list\",verdict=\"deny\"}", 3.0),
         ("calls_total{tool=\"list\",verdict=\"capture\"}", 0.0),
         (

@@ -1,4 +1,4 @@
-//! Every packet of a session's files against its grant.
+//! Every packet of a session's files against its terms.
 
 use std::path::{Path, PathBuf};
 
@@ -105,7 +105,7 @@ pub enum Rule {
     File,
 }
 
-/// Checks every packet of a session's files against its grant. Blocks while libpcap compiles.
+/// Checks every packet of a session's files against its terms. Blocks while libpcap compiles.
 ///
 /// # Errors
 ///
@@ -408,13 +408,13 @@ impl Check<'_> {
                 packets,
                 self.granted.packets,
                 Rule::Packets,
-                "packets, and the grant was for",
+                "packets, and the terms were for",
             ),
             (
                 bytes,
                 self.granted.bytes,
                 Rule::Bytes,
-                "bytes, and the grant was for",
+                "bytes, and the terms were for",
             ),
             (
                 packets,

@@ -105,9 +105,9 @@ pub(super) fn write_report(
         )?;
     }
     let verdict = match (report.violated, report.undecidable) {
-        (0, 0) => paint.good("within its grant"),
+        (0, 0) => paint.good("within its terms"),
         (0, _) => paint.warning("not told for every packet"),
-        _ => paint.error("beyond its grant"),
+        _ => paint.error("beyond its terms"),
     };
     let session = visible(&report.session);
     let files = u64::try_from(report.files.len()).unwrap_or(u64::MAX);

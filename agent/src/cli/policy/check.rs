@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Args;
+use miette::Diagnostic as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,11 +19,14 @@ use crate::{
     policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef},
 };
 
-use super::super::{
-    enforce::{self, BadWithin},
-    exit::Exit,
-    failure::{Account, Failure, diagnostic},
-    term::{self, Paint},
+use super::{
+    super::{
+        enforce::{self, BadWithin},
+        exit::Exit,
+        failure::{Account, Failure, diagnostic},
+        term::{self, Paint},
+    },
+    summary, test,
 };
 
 /// Check policy files, and point at what is wrong
@@ -33,9 +37,12 @@ use super::super::{
 /// Then looks at each `within`: one that matches nothing is a problem, too. Ways in which refused
 /// packets get through it are warnings, which leave the exit status alone; `filter lint` shows the
 /// packets. So is a filter that cannot be used on `any`, where its rule lists that.
+///
+/// Of a sound policy, it tells what each tool may do. Cases (`NAME.test.yaml`) are run against the
+/// policy beside them, as `policy test` does.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The policy files
+    /// The policy files, and cases beside them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print the problems as JSON
@@ -48,6 +55,23 @@ impl Check {
         let mut unsound = false;
         let mut reports = Vec::new();
         for file in &self.files {
+            if test::has_cases(file) {
+                let tried = test::tried(file);
+                unsound |= tried.as_ref().map_or(true, |tried| tried.failed() > 0);
+                match tried {
+                    Ok(tried) if self.json => reports.push(tried.as_json()),
+                    Ok(tried) => tried.print()?,
+                    Err(Failure::Policy(report)) => {
+                        reports.push(problem(file, &report));
+                        if !self.json {
+                            let text = diagnostic(report.as_ref(), Paint::for_stdout());
+                            term::print(|out| out.write_all(text.as_bytes()))?;
+                        }
+                    }
+                    Err(failure) => return Err(failure),
+                }
+                continue;
+            }
             let checked = enforce::check_policy(file);
             match checked {
                 Ok(policy) => {
@@ -55,14 +79,21 @@ impl Check {
                     let wrong = remarks.iter().any(Remark::is_error);
                     unsound |= wrong;
                     let summary = policy.summary();
+                    let tools = summary.tools.iter().map(|tool| {
+                        json!({
+                            "name": tool.name,
+                            "verdict": tool.verdict,
+                            "asks": tool.asks,
+                            "terms": tool.terms,
+                        })
+                    });
                     reports.push(json!({
                         "file": file,
                         "ok": !wrong,
                         "sha256": summary.digest,
-                        "allowed": summary.allowed,
-                        "capturing": summary.capturing,
-                        "ending": summary.ending,
-                        "denied": summary.denied,
+                        "dialect": summary.dialect.key(),
+                        "tools": tools.collect::<Vec<_>>(),
+                        "all_tools": summary.all_tools,
                         "exec": summary.exec,
                         "others_allowed": summary.others_allowed,
                         "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
@@ -73,7 +104,7 @@ impl Check {
                             for remark in &remarks {
                                 out.write_all(remark.in_words(paint).as_bytes())?;
                             }
-                            writeln!(out, "{summary}")
+                            out.write_all(summary::words(&summary, wrong, paint).as_bytes())
                         })?;
                     }
                 }
@@ -114,6 +145,17 @@ fn problem(file: &Path, report: &miette::Report) -> Value {
             "help": error.help_text(),
         })
     });
+    let filters = filter
+        .map(|first| first.others.as_slice())
+        .unwrap_or_default();
+    let filters = filters.iter().map(|filter| {
+        json!({
+            "message": filter.message,
+            "line": filter.rule.line,
+            "column": filter.rule.column,
+            "help": filter.help().map(|help| help.to_string()),
+        })
+    });
     json!({
         "file": file,
         "ok": false,
@@ -121,7 +163,7 @@ fn problem(file: &Path, report: &miette::Report) -> Value {
         "line": fault.and_then(PolicyError::line).or(line),
         "column": fault.and_then(PolicyError::column).or(column),
         "help": report.help().map(|help| help.to_string()),
-        "others": others.collect::<Vec<_>>(),
+        "others": others.chain(filters).collect::<Vec<_>>(),
     })
 }
 

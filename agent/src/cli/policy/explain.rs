@@ -210,7 +210,7 @@ fn words(
         return line("reason", why);
     }
     if let Some(capture) = outcome.capture() {
-        line("grant", &capture.terms.to_string())?;
+        line("terms", &capture.terms.to_string())?;
         if let Some(cut) = &foreseen.cut {
             line("left out", &cut.to_string())?;
         }

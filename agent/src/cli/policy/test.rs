@@ -56,65 +56,107 @@ impl Test {
                 .map(|file| Pair::of(file))
                 .collect::<Result<_, _>>()?,
         };
-        let paint = Paint::for_stdout();
         let mut unsound = false;
         let mut reports = Vec::new();
         for pair in pairs {
-            let policy = enforce::check_policy(&pair.policy)?;
-            let cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
-            let results = cases.iter().map(|case| (case, case.run(&policy)));
-            let results: Vec<(&Case, (Vec<Difference>, Outcome))> = results.collect();
-            let failed = results
-                .iter()
-                .filter(|(_, (unlike, _))| !unlike.is_empty())
-                .count();
-            unsound |= failed > 0;
+            let tried = Tried::of(pair)?;
+            unsound |= tried.failed() > 0;
             if self.json {
-                let cases = results
-                    .iter()
-                    .map(|(case, (unlike, outcome))| as_json(case, unlike, outcome));
-                reports.push(json!({
-                    "policy": pair.policy,
-                    "cases": pair.cases,
-                    "ok": failed == 0,
-                    "results": cases.collect::<Vec<_>>(),
-                }));
-                continue;
+                reports.push(tried.as_json());
+            } else {
+                tried.print()?;
             }
-            term::print(|out| {
-                for (case, (unlike, _)) in
-                    results.iter().filter(|(_, (unlike, _))| !unlike.is_empty())
-                {
-                    let place = format!(
-                        "{}:{}:{}",
-                        case.place.file, case.place.line, case.place.column
-                    );
-                    writeln!(
-                        out,
-                        "{} {}: {}",
-                        paint.error("failed:"),
-                        visible(&place),
-                        visible(&case.name)
-                    )?;
-                    for one in unlike {
-                        writeln!(out, "  {}", paint.note(&visible(&one.what)))?;
-                        writeln!(out, "    expected {}", visible(&one.expected))?;
-                        writeln!(out, "    found    {}", visible(&one.found))?;
-                    }
-                }
-                let passed = results.len() - failed;
-                let summary = format!(
-                    "{}: {passed} of {} cases pass",
-                    pair.policy.display(),
-                    results.len()
-                );
-                writeln!(out, "{}", visible(&summary))
-            })?;
         }
         if self.json {
             term::print_json(&reports)?;
         }
         Ok(if unsound { Exit::Unsound } else { Exit::Ok })
+    }
+}
+
+/// Whether a file is one of cases, by its name.
+pub(super) fn has_cases(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.ends_with(ENDING))
+}
+
+/// Runs the cases of a file, or those beside a policy.
+pub(super) fn tried(file: &Path) -> Result<Tried, Failure> {
+    Tried::of(Pair::of(file)?)
+}
+
+/// What came of the cases of one file.
+pub(super) struct Tried {
+    pair: Pair,
+    results: Vec<(Case, Vec<Difference>, Outcome)>,
+}
+
+impl Tried {
+    fn of(pair: Pair) -> Result<Self, Failure> {
+        let policy = enforce::check_policy(&pair.policy)?;
+        let cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+        let results = cases.into_iter().map(|case| {
+            let (unlike, outcome) = case.run(&policy);
+            (case, unlike, outcome)
+        });
+        Ok(Self {
+            results: results.collect(),
+            pair,
+        })
+    }
+
+    /// How many of them are decided otherwise than expected.
+    pub(super) fn failed(&self) -> usize {
+        let failed = self
+            .results
+            .iter()
+            .filter(|(_, unlike, _)| !unlike.is_empty());
+        failed.count()
+    }
+
+    pub(super) fn as_json(&self) -> Value {
+        let cases = self.results.iter();
+        let cases = cases.map(|(case, unlike, outcome)| as_json(case, unlike, outcome));
+        json!({
+            "policy": self.pair.policy,
+            "cases": self.pair.cases,
+            "ok": self.failed() == 0,
+            "results": cases.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Prints those that fail, and how many pass.
+    pub(super) fn print(&self) -> Result<(), Failure> {
+        let paint = Paint::for_stdout();
+        term::print(|out| {
+            let failed = self
+                .results
+                .iter()
+                .filter(|(_, unlike, _)| !unlike.is_empty());
+            for (case, unlike, _) in failed {
+                let place = &case.place;
+                let place = format!("{}:{}:{}", place.file, place.line, place.column);
+                writeln!(
+                    out,
+                    "{} {}: {}",
+                    paint.error("failed:"),
+                    visible(&place),
+                    visible(&case.name)
+                )?;
+                for one in unlike {
+                    writeln!(out, "  {}", paint.note(&visible(&one.what)))?;
+                    writeln!(out, "    expected {}", visible(&one.expected))?;
+                    writeln!(out, "    found    {}", visible(&one.found))?;
+                }
+            }
+            let all = self.results.len();
+            let summary = format!(
+                "{}: {} of {all} cases pass",
+                self.pair.policy.display(),
+                all - self.failed()
+            );
+            writeln!(out, "{}", visible(&summary))
+        })
     }
 }
 

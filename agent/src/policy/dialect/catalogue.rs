@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::rules::{GLOBAL, Reader, rate, rate_text, unit_name};
+use super::rules::{GLOBAL, Reader, rate};
 use crate::policy::{
     Dialect, Policy, Refund, Scope, Window,
     capture::MAX_EXACT,
@@ -114,10 +114,10 @@ fn validate(field: &Field<'_>) -> Loaded<Option<Step>> {
 }
 
 fn limit(field: &Field<'_>, rule: &Field<'_>, tool: &str, number: usize) -> Loaded<LimitRule> {
-    let (max, window, text) = match &field.node.tree {
+    let (max, window) = match &field.node.tree {
         Tree::Text(_) => {
             let (max, unit) = rate(field)?;
-            (max, Window::Calendar(unit), rate_text(max, unit_name(unit)))
+            (max, Window::Calendar(unit))
         }
         _ => {
             const HELP: &str =
@@ -137,14 +137,7 @@ fn limit(field: &Field<'_>, rule: &Field<'_>, tool: &str, number: usize) -> Load
                 field.whole(1..=MAX_WINDOW, "a number of seconds", HELP)
             }));
             let (max, seconds) = gather.done(max.flatten().zip(window.flatten()))?;
-            let name = match seconds {
-                60 => "minute".to_owned(),
-                3_600 => "hour".to_owned(),
-                86_400 => "day".to_owned(),
-                n => format!("{n} seconds"),
-            };
-            let window = Window::Sliding(Duration::from_secs(seconds));
-            (max, window, rate_text(max, &name))
+            (max, Window::Sliding(Duration::from_secs(seconds)))
         }
     };
     let scope = if tool == "*" { GLOBAL } else { tool };
@@ -157,6 +150,6 @@ fn limit(field: &Field<'_>, rule: &Field<'_>, tool: &str, number: usize) -> Load
         refund: Refund::OnRpcError,
         rule: rule.rule(),
         on_deny: None,
-        text: Some(text),
+        name: None,
     })
 }

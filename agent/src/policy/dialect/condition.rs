@@ -69,8 +69,11 @@ fn one<'a>(
         op: op.unwrap_or_default(),
         condition: Condition {
             subject,
+            equality: match operator.compares_values() {
+                true => equality,
+                false => Equality::ByType,
+            },
             operator,
-            equality,
         },
     })
 }
@@ -114,7 +117,7 @@ fn operator(field: &Field<'_>, op: &str) -> Loaded<Operator> {
 }
 
 /// Anything but null, which counts as missing here and so equals nothing.
-fn value(field: &Field<'_>, node: &Node) -> Loaded<Value> {
+pub(in crate::policy) fn value(field: &Field<'_>, node: &Node) -> Loaded<Value> {
     match &node.tree {
         Tree::Null => Err(field.wrong_at(
             node,

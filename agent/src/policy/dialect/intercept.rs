@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use super::{
     condition::{Written, argument, conditions},
-    rules::{GLOBAL, Reader, rate, rate_text, unit_name},
+    rules::{GLOBAL, Reader, rate, unit_name},
 };
 use crate::policy::{
     Dialect, Policy, Refund, Scope, Unit, Window,
@@ -30,7 +30,8 @@ use crate::policy::{
     condition::{Clause, Condition, Demand, Subject},
     error::Source,
     load::{
-        Field, Gather, Loaded, Node, Section, TIMEOUT, Tree, counter, once_each, timeout, unit,
+        Field, Gather, Loaded, Node, Section, TIMEOUT, Tree, child, counter, once_each, timeout,
+        unit,
     },
     model::{ApprovalRule, Step},
     operator::{Bound, Equality, Operator},
@@ -75,7 +76,7 @@ fn counters(root: &Node) -> Counters<'_> {
     let Some(Node {
         tree: Tree::Map(tools),
         ..
-    }) = super::child(root, "tools")
+    }) = child(root, "tools")
     else {
         return counters;
     };
@@ -84,15 +85,15 @@ fn counters(root: &Node) -> Counters<'_> {
         let Some(Node {
             tree: Tree::List(rules),
             ..
-        }) = super::child(&tool.value, "rules")
+        }) = child(&tool.value, "rules")
         else {
             continue;
         };
         for rule in rules {
-            let Some(state) = super::child(rule, "state") else {
+            let Some(state) = child(rule, "state") else {
                 continue;
             };
-            let text = |key| match super::child(state, key).map(|node| &node.tree) {
+            let text = |key| match child(state, key).map(|node| &node.tree) {
                 Some(Tree::Text(text)) => Some(text.as_str()),
                 _ => None,
             };
@@ -175,7 +176,7 @@ fn rule(field: &Field<'_>, scope: &str, counters: &Counters<'_>) -> Loaded<Vec<S
         refund: Refund::OnRpcError,
         rule: field.rule(),
         on_deny: on_deny.clone(),
-        text: None,
+        name: None,
     };
     let mut limits = None;
     let mut conditions: Vec<Written<'_>> = written;
@@ -184,14 +185,13 @@ fn rule(field: &Field<'_>, scope: &str, counters: &Counters<'_>) -> Loaded<Vec<S
         limit.counter = format!("{scope}._rate_{window}");
         limit.window = Window::Calendar(unit);
         limit.max = max;
-        limit.text = Some(rate_text(max, window));
         limits = Some(limit);
     } else if let Some(state) = state {
         limit.counter = format!("{scope}.{}", state.counter);
         limit.window = Window::Calendar(state.unit);
         limit.amount = state.amount;
         limit.max = own_limit(&section, &mut conditions, &limit.counter)?;
-        limit.text = Some(format!("Rate limit exceeded for {name}"));
+        limit.name = Some(name.clone());
         limits = Some(limit);
     }
     let conditions: Vec<Condition> = conditions.into_iter().map(|one| one.condition).collect();

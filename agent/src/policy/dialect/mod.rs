@@ -11,10 +11,15 @@ mod policylayer;
 mod re2;
 mod rules;
 
-pub(super) use self::{catalogue::catalogue, intercept::intercept, policylayer::policylayer};
+pub(super) use self::{
+    catalogue::catalogue,
+    condition::value,
+    intercept::intercept,
+    policylayer::{is_fragment, policylayer},
+};
 use super::{
     Dialect,
-    load::{Node, Tree},
+    load::{Node, Tree, child},
 };
 
 /// In which dialect a file is meant to be written. What fits none is ours, whose loader says what
@@ -86,16 +91,6 @@ fn of_catalogue(rule: &Node) -> bool {
         || child(rule, "validate").is_some()
         || child(rule, "reason").is_some()
         || map("rate_limit")
-}
-
-fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
-    match &node.tree {
-        Tree::Map(entries) => entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .map(|entry| &entry.value),
-        _ => None,
-    }
 }
 
 fn children(node: Option<&Node>) -> impl Iterator<Item = &Node> {

@@ -22,12 +22,13 @@ use super::{
     rules::{posture, version},
 };
 use crate::policy::{
-    Dialect, Policy, Refund, Scope, Window,
+    Dialect, Policy, Refund, Replies, Scope, Window,
     capture::MAX_EXACT,
     condition::{Clause, Demand, Subject},
     error::Source,
     load::{
-        Field, Gather, Loaded, Node, Place, Section, counter, digest, effect, hide, once_each, unit,
+        Field, Gather, Loaded, Node, Place, Section, child, counter, digest, effect, hide,
+        once_each, unit,
     },
     model::{Rules, Step, ToolRule, Unnamed},
     operator::Equality,
@@ -45,13 +46,14 @@ const LIMIT: &[&str] = &["counter", "window", "max", "scope", "on_deny"];
 
 /// Reads a policy.
 pub(in crate::policy) fn policylayer(source: &Source, root: &Node) -> Loaded<Policy> {
-    if POLICY.iter().all(|key| super::child(root, key).is_none()) {
+    if is_fragment(root) {
         return Err(source.fault(
             root.place,
             "this is a part of a PolicyLayer policy, and says nothing of other tools",
             "here",
             Some(
-                "Put it in `{\"version\": \"1\", \"default\": \"deny\", \"tools\": …}`.".to_owned(),
+                "Put it in `{\"version\": \"1\", \"default\": \"deny\", \"tools\": …}`, or take what `capwarden policy import` makes of it."
+                    .to_owned(),
             ),
         ));
     }
@@ -89,12 +91,18 @@ pub(in crate::policy) fn policylayer(source: &Source, root: &Node) -> Loaded<Pol
         file: Arc::clone(&source.file),
         digest: digest(&source.text),
         dialect: Dialect::PolicyLayer,
+        replies: Replies::Ours,
         default,
         hide: hide.unwrap_or_default(),
         tools: tools.flatten().unwrap_or_default(),
         all_tools: all_tools.flatten().unwrap_or_default(),
         exec: None,
     })
+}
+
+/// Whether there is nothing of a policy but what may be its tools.
+pub(in crate::policy) fn is_fragment(root: &Node) -> bool {
+    POLICY.iter().all(|key| child(root, key).is_none())
 }
 
 fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
@@ -231,7 +239,7 @@ fn limit(field: &Field<'_>, id: &str) -> Loaded<(LimitRule, Place)> {
         refund: Refund::OnFailure,
         rule,
         on_deny,
-        text: None,
+        name: None,
     };
     Ok((limit, field.place))
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::policy::{
-    Dialect, Policy, Unit,
+    Dialect, Policy, Replies, Unit,
     error::Source,
     load::{Field, Gather, Loaded, Node, Section, Tree, digest, effect, hide, unit},
     model::{Action, Rules, Step, ToolRule, Unnamed},
@@ -61,6 +61,7 @@ impl<R: Fn(&Field<'_>, &str) -> Loaded<Vec<Step>>> Reader<R> {
             file: Arc::clone(&source.file),
             digest: digest(&source.text),
             dialect: self.dialect,
+            replies: Replies::Ours,
             default,
             hide: hide.unwrap_or_default(),
             tools,
@@ -156,11 +157,6 @@ pub(super) fn rate(field: &Field<'_>) -> Loaded<(u64, Unit)> {
         Some(rate) => Ok(rate),
         None => Err(field.fault("is no rate", HELP)),
     }
-}
-
-/// What Intercept says where a rate is reached.
-pub(super) fn rate_text(max: u64, window: &str) -> String {
-    format!("Rate limit of {max} per {window} reached. Try again later.")
 }
 
 /// A unit's name.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Field, Loaded, Tree, limits::duration};
+use super::{Field, Loaded, Tree, checks::conditions, limits::duration};
 use crate::policy::model::ApprovalRule;
 
 /// How long a call waits for its approval where the policy does not say.
@@ -12,7 +12,7 @@ pub(in crate::policy) const TIMEOUT: Duration = Duration::from_secs(600);
 pub(in crate::policy) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// Keys of `approve`.
-const APPROVE: &[&str] = &["by", "timeout", "why"];
+const APPROVE: &[&str] = &["by", "timeout", "why", "if"];
 
 /// Reads `operator`, or a map that says more.
 pub(super) fn approve(field: &Field<'_>) -> Loaded<ApprovalRule> {
@@ -40,6 +40,8 @@ pub(super) fn approve(field: &Field<'_>) -> Loaded<ApprovalRule> {
         field.words("why, in words", "Write it for the operator who reads it.")
     });
     rule.why = gather.keep(why).flatten();
+    let conditions = gather.keep(section.read("if", conditions)).flatten();
+    rule.conditions = conditions.unwrap_or_default();
     gather.done(Some(rule))
 }
 

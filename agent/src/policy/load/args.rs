@@ -180,7 +180,7 @@ fn in_cidr(field: &Field<'_>) -> Loaded<Predicate> {
 }
 
 /// A regular expression, which is to match from end to end or anywhere.
-fn pattern(field: &Field<'_>, whole: bool, help: &str) -> Loaded<Pattern> {
+pub(super) fn pattern(field: &Field<'_>, whole: bool, help: &str) -> Loaded<Pattern> {
     let written = field.text("a regular expression", help)?;
     // First as it was written, for the error's words and so that it cannot reach out of the group.
     let regex = compile(field, written, help)?;

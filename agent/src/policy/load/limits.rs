@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Field, Gather, Loaded, Tree};
+use super::{Field, Gather, Loaded, Section, Tree, checks};
 use crate::policy::{
     Refund, Scope, Unit, Window,
     argument::Argument,
@@ -20,6 +20,8 @@ const LIMIT: &[&str] = &[
     "amount",
     "amount_from",
     "refund",
+    "name",
+    "on_deny",
 ];
 
 /// Bytes of a counter's name at most.
@@ -82,18 +84,11 @@ fn limit(field: &Field<'_>, tool: &str) -> Loaded<LimitRule> {
         }
         None => None,
     };
-    let kind = gather.keep(section.read("kind", kind)).flatten();
     let window = match section.field("window") {
-        Some(field) => gather.keep(window(&field, kind)),
-        None if gather.is_clean() => {
-            const HELP: &str =
-                "Write `window: minute`, `hour` or `day`, or a time such as `\"90 s\"`.";
-            gather.add(section.missing("window", HELP));
-            None
-        }
-        None => None,
+        None if !gather.is_clean() => None,
+        _ => gather.keep(window_of(&section)),
     };
-    let scope = gather.keep(section.read("scope", scope)).flatten();
+    let scope = gather.keep(scope_of(&section));
     let named = gather.keep(section.read("counter", counter)).flatten();
     let amount = gather.keep(section.read("amount", |field| {
         const HELP: &str = "Write how much one call uses, such as 1.";
@@ -112,6 +107,10 @@ fn limit(field: &Field<'_>, tool: &str) -> Loaded<LimitRule> {
         ));
     }
     let refund = gather.keep(section.read("refund", refund)).flatten();
+    let name = gather.keep(section.read("name", |field| {
+        field.words("a name", "Name the limit in some words.")
+    }));
+    let on_deny = gather.keep(section.read("on_deny", checks::on_deny));
     let (max, window) = gather.done(max.zip(window))?;
     Ok(LimitRule {
         counter: named.unwrap_or_else(|| format!("{tool}/{}", window_name(window))),
@@ -125,8 +124,8 @@ fn limit(field: &Field<'_>, tool: &str) -> Loaded<LimitRule> {
         },
         refund: refund.unwrap_or(Refund::OnRpcError),
         rule: field.rule(),
-        on_deny: None,
-        text: None,
+        on_deny: on_deny.flatten(),
+        name: name.flatten(),
     })
 }
 
@@ -181,6 +180,21 @@ pub(in crate::policy) fn unit(word: &str) -> Option<Unit> {
     }
 }
 
+/// The `window` of a section, of the `kind` that it says.
+pub(super) fn window_of(section: &Section<'_>) -> Loaded<Window> {
+    const HELP: &str = "Write `window: minute`, `hour` or `day`, or a time such as `\"90 s\"`.";
+    let kind = section.read("kind", kind)?;
+    match section.field("window") {
+        Some(field) => window(&field, kind),
+        None => Err(section.missing("window", HELP)),
+    }
+}
+
+/// The `scope` of a section, a grant's if it says none.
+pub(super) fn scope_of(section: &Section<'_>) -> Loaded<Scope> {
+    Ok(section.read("scope", scope)?.unwrap_or(Scope::Grant))
+}
+
 fn scope(field: &Field<'_>) -> Loaded<Scope> {
     const HELP: &str = "Write `grant`, `principal`, `connection`, `server`, `tool` or `global`.";
     match field.text("a scope", HELP)? {
@@ -208,10 +222,15 @@ fn refund(field: &Field<'_>) -> Loaded<Refund> {
 pub(in crate::policy) fn counter(field: &Field<'_>) -> Loaded<String> {
     const HELP: &str = "Name the counter in a word or two, of at most 128 bytes.";
     let name = field.text("a counter's name", HELP)?;
-    if name.trim().is_empty() || name.len() > MAX_COUNTER || name.chars().any(char::is_control) {
+    if !is_counter(name) {
         return Err(field.fault("is no counter's name", HELP));
     }
     Ok(name.to_owned())
+}
+
+/// Whether a counter may have this name.
+pub(in crate::policy) fn is_counter(name: &str) -> bool {
+    !name.trim().is_empty() && name.len() <= MAX_COUNTER && !name.chars().any(char::is_control)
 }
 
 /// Reads `90 s`, `5 min`, `2 h`, `1 day` or a whole number of seconds.

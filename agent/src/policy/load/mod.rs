@@ -7,6 +7,7 @@ mod approve;
 mod args;
 mod capture;
 mod case;
+mod checks;
 mod gather;
 mod json;
 mod limits;
@@ -24,13 +25,13 @@ pub(super) use self::{
     args::{bound, compile, scalar, values},
     case::cases,
     gather::Gather,
-    limits::{counter, once_each, unit},
+    limits::{counter, is_counter, once_each, unit},
     section::{Field, Section},
     tools::effect,
-    tree::{Node, Place, Tree},
+    tree::{Entry, Node, Place, Tree, child},
 };
 use super::{
-    Dialect, Policy, PolicyError, dialect,
+    Dialect, Policy, PolicyError, Replies, dialect,
     error::Source,
     model::{Hide, Unnamed},
 };
@@ -39,7 +40,15 @@ use super::{
 const MAX_FILE: u64 = 1 << 20;
 
 /// Keys at the top of a policy.
-const POLICY: &[&str] = &["version", "default", "hide", "all_tools", "tools", "exec"];
+const POLICY: &[&str] = &[
+    "version",
+    "default",
+    "replies",
+    "hide",
+    "all_tools",
+    "tools",
+    "exec",
+];
 
 pub(super) type Loaded<T> = Result<T, PolicyError>;
 
@@ -50,7 +59,7 @@ pub(super) fn file(path: &Path) -> Loaded<Policy> {
 }
 
 /// The name and the text of a file.
-fn contents(path: &Path) -> Loaded<(String, String)> {
+pub(super) fn contents(path: &Path) -> Loaded<(String, String)> {
     let name = path.display().to_string();
     let unreadable =
         |error: std::io::Error| Source::unreadable(&name, format!("cannot be read: {error}"), None);
@@ -88,19 +97,30 @@ pub(super) fn text(file: &str, text: &str) -> Loaded<Policy> {
         return Err(too_large(file));
     }
     let (source, root, json) = tree(file, text)?;
-    match dialect::detect(&root, json) {
-        Dialect::Capwarden => own(&source, &root),
+    tree_policy(&source, &root, json)
+}
+
+/// Reads a policy from a tree; `json` says in what it was written.
+pub(super) fn tree_policy(source: &Source, root: &Node, json: bool) -> Loaded<Policy> {
+    let dialect = dialect::detect(root, json);
+    let loaded = match dialect {
+        Dialect::Capwarden => return own(source, root),
         Dialect::PolicyLayer => {
-            json::check(&source)?;
-            dialect::policylayer(&source, &root)
+            json::check(source).and_then(|()| dialect::policylayer(source, root))
         }
-        Dialect::Catalogue => dialect::catalogue(&source, &root),
-        Dialect::Intercept => dialect::intercept(&source, &root),
-    }
+        Dialect::Catalogue => dialect::catalogue(source, root),
+        Dialect::Intercept => dialect::intercept(source, root),
+    };
+    loaded.map_err(|error| error.read_as(dialect))
+}
+
+/// Whether this is a part of a PolicyLayer policy, its tools alone.
+pub(super) fn is_fragment(root: &Node, json: bool) -> bool {
+    dialect::detect(root, json) == Dialect::PolicyLayer && dialect::is_fragment(root)
 }
 
 /// A file's text as a tree; true if it is JSON.
-fn tree(file: &str, text: &str) -> Loaded<(Source, Node, bool)> {
+pub(super) fn tree(file: &str, text: &str) -> Loaded<(Source, Node, bool)> {
     let source = Source {
         file: Arc::from(file),
         text: Arc::from(text),
@@ -119,6 +139,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
     let (section, mut gather) = Section::open(source, root, "", "a policy", POLICY)?;
     gather.keep(version(&section, gather.is_clean()));
     let default = gather.keep(default(&section));
+    let replies = gather.keep(section.read("replies", replies));
     let hide = gather.keep(section.read("hide", hide));
     let all_tools = gather.keep(section.read("all_tools", tools::all_tools));
     let tools = gather.keep(section.read("tools", tools::tools));
@@ -131,12 +152,13 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
             Some("Add `tools:` with a rule for each MCP tool, or `exec:` for commands.".to_owned()),
         ));
     }
-    let rule = gather.done(default)?;
+    let default = gather.done(default)?;
     Ok(Policy {
         file: Arc::clone(&source.file),
         digest: digest(&source.text),
         dialect: Dialect::Capwarden,
-        default: Unnamed { allow: false, rule },
+        replies: replies.flatten().unwrap_or_default(),
+        default,
         hide: hide.flatten().unwrap_or_default(),
         tools: tools.flatten().unwrap_or_default(),
         all_tools: all_tools.flatten().unwrap_or_default(),
@@ -165,13 +187,33 @@ fn version(section: &Section<'_>, needed: bool) -> Loaded<()> {
     }
 }
 
-fn default(section: &Section<'_>) -> Loaded<super::RuleRef> {
-    const HELP: &str = "Only `default: deny` is accepted: what a policy does not name is denied.";
-    match section.field("default") {
-        None => Ok(section.source.rule(section.place, "default")),
-        Some(field) if field.text("`deny`", HELP)? == "deny" => Ok(field.rule()),
-        Some(field) => Err(field.fault("is not a default that this version accepts", HELP)),
+fn default(section: &Section<'_>) -> Loaded<Unnamed> {
+    const HELP: &str = "Write `default: deny`: what a policy does not name is denied. If it must be allowed, say why: `default: { allow: \"reason\" }`.";
+    let Some(field) = section.field("default") else {
+        let rule = section.source.rule(section.place, "default");
+        return Ok(Unnamed { allow: false, rule });
+    };
+    let rule = field.rule();
+    match &field.node.tree {
+        Tree::Map(_) => {
+            let (section, mut gather) = field.open("`deny`, or why all is allowed", &["allow"])?;
+            let why = gather.keep(section.read("allow", |field| field.words("a reason", HELP)));
+            if matches!(why, Some(None)) && gather.is_clean() {
+                gather.add(section.missing("allow", HELP));
+            }
+            gather.done(why.flatten())?;
+            Ok(Unnamed { allow: true, rule })
+        }
+        _ if field.text("`deny`", HELP)? == "deny" => Ok(Unnamed { allow: false, rule }),
+        _ => Err(field.fault("is not a default that this version accepts", HELP)),
     }
+}
+
+/// Reads in whose words denials are told.
+fn replies(field: &Field<'_>) -> Loaded<Replies> {
+    const HELP: &str = "Write `ours` (with what would be allowed), `policylayer` or `intercept`.";
+    let name = field.text("in whose words denials are told", HELP)?;
+    Replies::named(name).ok_or_else(|| field.fault("is nobody whose words are known", HELP))
 }
 
 /// Reads a list of tools to hide; `*` is all of them.

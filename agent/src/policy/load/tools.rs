@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Field, Gather, Loaded, Section, Tree, approve::approve, args::args, capture, limits::limits,
+    Field, Gather, Loaded, Section, Tree,
+    approve::approve,
+    args::args,
+    capture,
+    checks::{checks, required},
+    limits::limits,
 };
 use crate::policy::model::{Action, Rules, Step, ToolRule};
 
@@ -12,6 +17,7 @@ const TOOL: &[&str] = &[
     "args",
     "required_by_schema",
     "approve",
+    "checks",
     "capture",
     "deny",
     "ends",
@@ -19,7 +25,7 @@ const TOOL: &[&str] = &[
 ];
 
 /// Keys of `all_tools`.
-const ALL_TOOLS: &[&str] = &["args", "required_by_schema", "approve", "limits"];
+const ALL_TOOLS: &[&str] = &["args", "required_by_schema", "approve", "checks", "limits"];
 
 pub(super) fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
     const HELP: &str = "Write a map from each tool's name to its rule.";
@@ -45,7 +51,7 @@ pub(super) fn all_tools(field: &Field<'_>) -> Loaded<Rules> {
 }
 
 fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
-    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `limits`, `approve`, `capture` and `ends`.";
+    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `checks`, `limits`, `approve`, `capture` and `ends`.";
     match &field.node.tree {
         Tree::Text(word) if word == "allow" => {
             return Ok(ToolRule {
@@ -107,17 +113,15 @@ fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
     let mut steps = Vec::new();
     let arguments = gather.keep(section.read("args", args)).flatten();
     steps.extend(arguments.into_iter().flatten().map(Step::Argument));
-    let required = gather.keep(section.read("required_by_schema", |field| {
-        const HELP: &str = "Write `required_by_schema: true`, or leave it out.";
-        match field.node.tree {
-            Tree::Bool(true) => Ok(Step::RequiredBySchema(field.rule())),
-            Tree::Bool(false) => Err(field.fault("demands nothing", HELP)),
-            _ => Err(field.wrong("true", HELP)),
-        }
-    }));
-    steps.extend(required.flatten());
+    steps.extend(
+        gather
+            .keep(section.read("required_by_schema", required))
+            .flatten(),
+    );
     let approval = gather.keep(section.read("approve", approve)).flatten();
     steps.extend(approval.map(Step::Approve));
+    let checks = gather.keep(section.read("checks", checks)).flatten();
+    steps.extend(checks.into_iter().flatten());
     let limits = gather.keep(section.read("limits", |field| limits(field, tool)));
     steps.extend(limits.flatten().into_iter().flatten().map(Step::Limit));
     Rules(steps)

@@ -57,3 +57,14 @@ impl Tree {
         }
     }
 }
+
+/// The value of a map's key.
+pub(in crate::policy) fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
+    match &node.tree {
+        Tree::Map(entries) => entries
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.value),
+        _ => None,
+    }
+}

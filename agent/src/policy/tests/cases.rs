@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
 
-use super::*;
+use super::{
+    import::{assert_alike, imported},
+    *,
+};
 
 /// What a case knows beside the policy and the call.
 #[derive(Default)]
@@ -48,7 +51,7 @@ fn window_name(window: Window) -> String {
     }
 }
 
-fn use_words(one: &LimitUse) -> String {
+pub(super) fn use_words(one: &LimitUse) -> String {
     let refund = match one.refund {
         Refund::OnFailure => "failure",
         Refund::OnRpcError => "rpc_error",
@@ -76,15 +79,21 @@ fn run(text: &str, dialect: Dialect, prefix: &str) -> usize {
     let mut count = 0;
     let mut wrong = Vec::new();
     for group in groups.as_array().unwrap() {
-        let policy = match &group["policy"] {
-            Value::String(yaml) => Policy::parse("p", yaml),
-            json => Policy::parse("p", &serde_json::to_string_pretty(json).unwrap()),
+        let text = match &group["policy"] {
+            Value::String(yaml) => yaml.clone(),
+            json => serde_json::to_string_pretty(json).unwrap(),
         };
+        let policy = Policy::parse("p", &text);
         let policy = policy.unwrap_or_else(|error| panic!("{}: {error:?}", group["about"]));
         assert_eq!(policy.dialect(), dialect, "{}", group["about"]);
+        let policy = match words(dialect) {
+            Replies::Ours => policy,
+            replies => policy.replying(replies),
+        };
+        let ours = (dialect != Dialect::Capwarden).then(|| imported(&text, words(dialect)));
         for case in group["cases"].as_array().unwrap() {
             count += 1;
-            let unlike = judge(&policy, case, prefix);
+            let unlike = judge(&policy, ours.as_ref(), case, prefix);
             if !unlike.is_empty() {
                 wrong.push(format!(
                     "{}: {case}\n  {}",
@@ -98,8 +107,18 @@ fn run(text: &str, dialect: Dialect, prefix: &str) -> usize {
     count
 }
 
-/// What is decided otherwise than expected.
-fn judge(policy: &Policy, case: &Value, prefix: &str) -> Vec<String> {
+/// The words in which a dialect's own denials are.
+fn words(dialect: Dialect) -> Replies {
+    match dialect {
+        Dialect::Capwarden => Replies::Ours,
+        Dialect::PolicyLayer => Replies::PolicyLayer,
+        Dialect::Catalogue | Dialect::Intercept => Replies::Intercept,
+    }
+}
+
+/// What is decided otherwise than expected. `ours` is the same policy in our own language, which
+/// is to decide alike.
+fn judge(policy: &Policy, ours: Option<&Policy>, case: &Value, prefix: &str) -> Vec<String> {
     let case = case.as_object().unwrap();
     for key in case.keys() {
         assert!(KEYS.contains(&key.as_str()), "{key}");
@@ -120,7 +139,11 @@ fn judge(policy: &Policy, case: &Value, prefix: &str) -> Vec<String> {
     };
     let tool = case["tool"].as_str().unwrap();
     let arguments = case.get("args").cloned().unwrap_or_else(no_arguments);
-    let decision = policy.decide(&call(tool, arguments), &known);
+    let call = call(tool, arguments);
+    let decision = policy.decide(&call, &known);
+    if let Some(ours) = ours {
+        assert_alike(policy, ours, &call, &known);
+    }
     let mut unlike = Vec::new();
     let mut expect = |what: &str, wanted: Value, found: Value| {
         if wanted != found {
@@ -251,8 +274,10 @@ fn operators(dialect: Dialect) -> usize {
                 "require": {"rules": [{"name": "n", "conditions": [condition]}]},
             }}),
         };
+        let ours = imported(&policy.to_string(), words(dialect));
         let policy = Policy::parse("p", &policy.to_string()).unwrap();
         assert_eq!(policy.dialect(), dialect);
+        let policy = policy.replying(words(dialect));
         let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
         assert!(!list("yes").is_empty() || !list("no").is_empty(), "{row}");
         let truths = ["yes", "no", "open", "text", "read"]
@@ -278,6 +303,7 @@ fn operators(dialect: Dialect) -> usize {
                     continue;
                 }
                 count += 1;
+                assert_alike(&policy, &ours, &call(tool, arguments.clone()), &());
                 let verdict = ask(&policy, &call(tool, arguments.clone()));
                 assert_eq!(
                     verdict == Verdict::Forward,

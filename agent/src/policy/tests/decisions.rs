@@ -557,6 +557,6 @@ fn a_policy_is_named_by_its_bytes() {
     );
     assert_eq!(
         full().summary().to_string(),
-        "p.yaml: 3 tools allowed, 2 capturing, 1 ending captures, 1 denied; with an exec section"
+        "p.yaml, in capwarden's language: tools: 2 capture, 1 ends, 3 allow, 1 deny, others deny; exec: yes"
     );
 }

@@ -5,6 +5,7 @@ mod cases;
 mod decisions;
 mod dialects;
 mod diff;
+mod import;
 mod loading;
 mod mutations;
 mod shipped;

@@ -114,10 +114,10 @@ fn awslabs_pcap_analyzer() {
     let summary = policy.summary();
     assert_eq!(
         (
-            summary.allowed,
-            summary.capturing,
-            summary.ending,
-            summary.denied
+            summary.count("allow"),
+            summary.count("capture"),
+            summary.count("ends"),
+            summary.count("deny")
         ),
         (42, 1, 1, 2)
     );

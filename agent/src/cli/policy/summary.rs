@@ -1,0 +1,135 @@
+//! What a policy comes to, as `policy check` prints it.
+
+use std::collections::BTreeMap;
+
+use crate::{audit::visible, policy::Summary};
+
+use super::super::term::Paint;
+
+/// Columns of a line, about.
+const WIDTH: usize = 100;
+/// Columns before what is said of a verdict.
+const INDENT: usize = 11;
+
+/// One line that names the policy, then one for each thing that may become of a call.
+pub(super) fn words(summary: &Summary, wrong: bool, paint: Paint) -> String {
+    let state = if wrong {
+        paint.error("not usable")
+    } else {
+        paint.good("sound")
+    };
+    let (file, language) = (visible(&summary.file), summary.dialect.name());
+    let mut text = format!("{file}: {state}, in {language}\n");
+    let mut line = |verdict: &str, words: &str| {
+        if !words.is_empty() {
+            let words = wrapped(&visible(words));
+            text += &format!("  {} {words}\n", paint.strong(&format!("{verdict:<8}")));
+        }
+    };
+    for tool in summary.with("capture") {
+        let terms = tool.terms.iter().map(String::as_str);
+        let all: Vec<&str> = terms.chain(tool.asks.iter().map(String::as_str)).collect();
+        line("capture", &format!("{}: {}", tool.name, all.join("; ")));
+    }
+    let others = "every tool that is not named here";
+    for verdict in ["ends", "allow", "deny"] {
+        let is_last = verdict
+            == if summary.others_allowed {
+                "allow"
+            } else {
+                "deny"
+            };
+        let mut groups = groups(summary, verdict);
+        match groups.iter_mut().find(|(asks, _)| asks.is_empty()) {
+            Some((_, names)) if is_last => names.push(others),
+            None if is_last => groups.push((&[], vec![others])),
+            _ => {}
+        }
+        for (asks, names) in groups {
+            let names = names.join(", ");
+            match asks {
+                [] => line(verdict, &names),
+                asks => line(verdict, &format!("{}: {names}", asks.join(", "))),
+            }
+        }
+    }
+    line("all", &summary.all_tools.join(", "));
+    line("exec", summary.exec.as_deref().unwrap_or_default());
+    text
+}
+
+/// The tools with a verdict, by what their calls are asked; first those that are asked nothing.
+fn groups<'a>(summary: &'a Summary, verdict: &str) -> Vec<(&'a [String], Vec<&'a str>)> {
+    let mut groups: BTreeMap<&[String], Vec<&str>> = BTreeMap::new();
+    for tool in summary.with(verdict) {
+        groups.entry(&tool.asks).or_default().push(&tool.name);
+    }
+    groups.into_iter().collect()
+}
+
+/// Breaks a line at its spaces.
+fn wrapped(words: &str) -> String {
+    let mut text = String::new();
+    let mut column = INDENT;
+    for word in words.split(' ') {
+        let length = word.chars().count();
+        if column > INDENT && column + 1 + length > WIDTH {
+            text += &format!("\n{:INDENT$}", "");
+            column = INDENT;
+        } else if column > INDENT {
+            text.push(' ');
+            column += 1;
+        }
+        text += word;
+        column += length;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn a_policy_is_told_at_a_glance() {
+        let policy = "version: 1
+all_tools: { limits: [ { max: 99, window: day } ] }
+tools:
+  start: { args: { x: { absent: true } }, limits: [ { max: 10, window: minute } ], capture: { interfaces: [ lo ], within: tcp, packets: 5 } }
+  stop: { ends: capture }
+  list: allow
+  look: { approve: operator }
+  save: { deny: it saves }
+";
+        let summary = Policy::parse("p", policy).unwrap().summary();
+        let expected = "p: sound, in capwarden's language
+  capture  start: lo, within \"tcp\", 5 packets; arguments checked; at most 10 a minute
+  ends     stop
+  allow    list
+  allow    an operator asked: look
+  deny     save, every tool that is not named here
+  all      at most 99 a day
+";
+        assert_eq!(words(&summary, false, Paint::off()), expected);
+        let open = "version: 1\ndefault: { allow: it is a lab }\ntools: { a: { deny: no } }\n";
+        let summary = Policy::parse("p", open).unwrap().summary();
+        let text = words(&summary, true, Paint::off());
+        assert!(text.starts_with("p: not usable"), "{text}");
+        assert!(
+            text.contains("  allow    every tool that is not named here\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn long_lists_are_broken_between_words() {
+        let words = vec!["abcdefghi"; 30].join(" ");
+        let text = wrapped(&words);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= WIDTH),
+            "{text}"
+        );
+        assert_eq!(text.split_whitespace().count(), 30);
+    }
+}
