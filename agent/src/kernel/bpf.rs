@@ -18,10 +18,22 @@ const MAP_CREATE: c_long = 0;
 const MAP_UPDATE_ELEM: c_long = 2;
 const MAP_DELETE_ELEM: c_long = 3;
 const PROG_LOAD: c_long = 5;
+const PROG_ATTACH: c_long = 8;
+const BTF_LOAD: c_long = 18;
 const MAP_FREEZE: c_long = 22;
 
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
-const PROG_TYPE_SOCKET_FILTER: u32 = 1;
+const SOCKET_FILTER: ProgramKind = ProgramKind {
+    program: 1,
+    attach: 0,
+};
+
+/// What a program is for: `BPF_PROG_TYPE_*`, and `BPF_CGROUP_*` where that makes a difference.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramKind {
+    pub(super) program: u32,
+    pub(super) attach: u32,
+}
 
 /// Bytes of the verifier's log that are kept, and what it says of itself: enough for its last
 /// words, which are the reason.
@@ -42,16 +54,53 @@ struct LoadAttributes {
     log_level: u32,
     log_size: u32,
     log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; NAME],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
+
+const NAME: usize = 16;
 
 /// For `BPF_MAP_CREATE`.
 #[repr(C)]
-struct CreateAttributes {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CreateAttributes {
+    pub(super) map_type: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) map_flags: u32,
+    /// The number of a map of the kind that a map of maps is to hold.
+    pub(super) inner_map_fd: u32,
+    pub(super) numa_node: u32,
+    pub(super) map_name: [u8; NAME],
+    pub(super) map_ifindex: u32,
+    /// The number of the type information that the next two are in.
+    pub(super) btf_fd: u32,
+    pub(super) btf_key_type_id: u32,
+    pub(super) btf_value_type_id: u32,
+}
+
+/// For `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct AttachAttributes {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+/// For `BPF_BTF_LOAD`.
+#[repr(C)]
+struct BtfAttributes {
+    btf: u64,
+    btf_log_buf: u64,
+    btf_size: u32,
+    btf_log_size: u32,
+    btf_log_level: u32,
+    unused: u32,
 }
 
 /// For `BPF_MAP_UPDATE_ELEM`, `BPF_MAP_DELETE_ELEM` and `BPF_MAP_FREEZE`, which begin alike.
@@ -85,19 +134,27 @@ impl From<Errno> for LoadError {
 
 /// Loads a socket filter.
 pub(super) fn load_socket_filter(insns: &[EbpfInsn], licence: &CStr) -> Result<OwnedFd, LoadError> {
-    Ok(load(&encode(insns), licence, &mut [])?)
+    Ok(load(SOCKET_FILTER, &encode(insns), licence, &mut [])?)
 }
 
 /// The same for a program of the agent's own: if the verifier refuses it, it is asked for its words,
 /// which takes it far longer than the answer.
 pub(super) fn load_or_explain(insns: &[EbpfInsn], licence: &CStr) -> Result<OwnedFd, LoadError> {
-    let bytes = encode(insns);
-    let errno = match load(&bytes, licence, &mut []) {
+    load_kind_or_explain(SOCKET_FILTER, &encode(insns), licence)
+}
+
+/// The same for a program of any kind, as the kernel reads it.
+pub(super) fn load_kind_or_explain(
+    kind: ProgramKind,
+    insns: &[[u8; 8]],
+    licence: &CStr,
+) -> Result<OwnedFd, LoadError> {
+    let errno = match load(kind, insns, licence, &mut []) {
         Ok(program) => return Ok(program),
         Err(errno) => errno,
     };
     let mut log = vec![0; LOG_BYTES];
-    if let Ok(program) = load(&bytes, licence, &mut log) {
+    if let Ok(program) = load(kind, insns, licence, &mut log) {
         return Ok(program); // memory was short for a moment
     }
     let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
@@ -113,9 +170,14 @@ fn encode(insns: &[EbpfInsn]) -> Vec<[u8; 8]> {
     insns.iter().map(|insn| insn.to_bytes()).collect()
 }
 
-fn load(insns: &[[u8; 8]], licence: &CStr, log: &mut [u8]) -> Result<OwnedFd, Errno> {
+fn load(
+    kind: ProgramKind,
+    insns: &[[u8; 8]],
+    licence: &CStr,
+    log: &mut [u8],
+) -> Result<OwnedFd, Errno> {
     let attributes = LoadAttributes {
-        prog_type: PROG_TYPE_SOCKET_FILTER,
+        prog_type: kind.program,
         insn_cnt: u32::try_from(insns.len()).map_err(|_| Errno::TOOBIG)?,
         insns: address(insns.as_ptr()),
         license: address(licence.as_ptr()),
@@ -126,6 +188,11 @@ fn load(insns: &[[u8; 8]], licence: &CStr, log: &mut [u8]) -> Result<OwnedFd, Er
         } else {
             address(log.as_mut_ptr())
         },
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: [0; NAME],
+        prog_ifindex: 0,
+        expected_attach_type: kind.attach,
     };
     // SAFETY: the attributes describe `insns`, `licence` and `log`, which outlive the call; the
     // kernel writes to `log` only, and no more than its length.
@@ -135,15 +202,58 @@ fn load(insns: &[[u8; 8]], licence: &CStr, log: &mut [u8]) -> Result<OwnedFd, Er
 /// A program array with one entry, which is empty.
 pub(super) fn program_array() -> Result<OwnedFd, Errno> {
     let word = 4;
-    let attributes = CreateAttributes {
+    create_map(&CreateAttributes {
         map_type: MAP_TYPE_PROG_ARRAY,
         key_size: word,
         value_size: word,
         max_entries: 1,
-        map_flags: 0,
+        ..CreateAttributes::default()
+    })
+}
+
+/// A map of any kind.
+pub(super) fn create_map(attributes: &CreateAttributes) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    descriptor(unsafe { call(MAP_CREATE, attributes) }?)
+}
+
+/// Loads type information, which some maps cannot be made without.
+pub(super) fn load_types(blob: &[u8]) -> Result<OwnedFd, Errno> {
+    let attributes = BtfAttributes {
+        btf: address(blob.as_ptr()),
+        btf_log_buf: 0,
+        btf_size: u32::try_from(blob.len()).map_err(|_| Errno::TOOBIG)?,
+        btf_log_size: 0,
+        btf_log_level: 0,
+        unused: 0,
+    };
+    // SAFETY: the attributes describe `blob`, which outlives the call.
+    descriptor(unsafe { call(BTF_LOAD, &attributes) }?)
+}
+
+/// Attaches a program to a cgroup, beside others. It stays until the cgroup is removed and the last
+/// socket that was made in it is closed, whoever dies: a link would go with its last descriptor.
+pub(super) fn attach_to_cgroup(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    kind: ProgramKind,
+) -> Result<(), Errno> {
+    const ALLOW_MULTI: u32 = 1 << 1;
+    let attributes = AttachAttributes {
+        target_fd: u32::try_from(cgroup.as_raw_fd()).map_err(|_| Errno::BADF)?,
+        attach_bpf_fd: u32::try_from(program.as_raw_fd()).map_err(|_| Errno::BADF)?,
+        attach_type: kind.attach,
+        attach_flags: ALLOW_MULTI,
     };
     // SAFETY: no pointers.
-    descriptor(unsafe { call(MAP_CREATE, &attributes) }?)
+    unsafe { call(PROG_ATTACH, &attributes) }.map(drop)
+}
+
+/// Puts a map into the only entry of a map of maps, in the place of the one that is there. When this
+/// returns, no program runs any more that has found that one.
+pub(super) fn set_inner_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> Result<(), Errno> {
+    let inner = inner.as_raw_fd();
+    write_entry(outer, address(&raw const inner))
 }
 
 /// Puts a program into the only entry of a program array.

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::users::Credentials;
+
 /// A cgroup that the agent made. Dropping it kills what is left in it and removes it.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -86,6 +88,24 @@ impl Cgroup {
             .write(true)
             .open(self.path.join("cgroup.procs"))?;
         Ok(file.into())
+    }
+
+    /// Its directory, for attaching programs to it.
+    pub(super) fn directory(&self) -> io::Result<OwnedFd> {
+        Ok(fs::File::open(&self.path)?.into())
+    }
+
+    /// What lets a process with these credentials leave it, if anything does. To move a process
+    /// takes the right to write to the list of processes of the group that the old and the new one
+    /// have in common, which is one above this; groups beneath this one do not matter.
+    pub(super) fn way_out(&self, credentials: &Credentials) -> Option<PathBuf> {
+        let above = self
+            .path
+            .ancestors()
+            .map(|group| group.join("cgroup.procs"));
+        above
+            .take_while(|procs| procs.exists())
+            .find(|procs| credentials.may_write(procs))
     }
 
     /// Whether the kernel can kill everything in it at once.

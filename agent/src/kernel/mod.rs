@@ -9,6 +9,7 @@
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `guard`, `link` | the session's program and maps |
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
+//! | `network` | where a server's sockets may listen and connect, and how much passes them |
 //! | `tree`, `btf` | which session a process belongs to |
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
 //! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
@@ -32,6 +33,7 @@ mod instance;
 mod interfaces;
 mod launch;
 mod link;
+mod network;
 mod notify;
 mod own_filter;
 mod peer;
@@ -55,6 +57,11 @@ pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list};
 pub use launch::{Governed, Launch, LaunchError, launch};
 pub use link::LinkError;
+pub use network::{
+    AddressRange, MAX_SLOT_RULES, NetworkCall, NetworkCaps, NetworkCounts, NetworkEnd,
+    NetworkError, NetworkEvent, NetworkEvents, NetworkGuard, NetworkInterfaces, NetworkNews,
+    NetworkRule, NetworkSlot, NetworkTerms, NetworkUse, SlotId, Transport,
+};
 pub use notify::Listener;
 pub use peer::tcp_owner;
 pub use probe::{Host, Layer, Status, Tool, probe};

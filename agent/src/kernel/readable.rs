@@ -4,18 +4,20 @@ use std::{io, os::fd::AsRawFd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{guard::EndEvents, process::Process, watch::Inotify};
+use super::{guard::EndEvents, network::NetworkEvents, process::Process, watch::Inotify};
 
 /// What owns its descriptor for as long as it lives, and never changes it.
 pub trait Owner: AsRawFd + sealed::Sealed {}
 impl Owner for EndEvents {}
 impl Owner for Inotify {}
+impl Owner for NetworkEvents {}
 impl Owner for Process {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::EndEvents {}
     impl Sealed for super::Inotify {}
+    impl Sealed for super::NetworkEvents {}
     impl Sealed for super::Process {}
 }
 

@@ -76,6 +76,20 @@ impl Credentials {
         }
     }
 
+    /// Whether the file's mode lets them write to it. Without capabilities root is a user like
+    /// others, but for what is its own.
+    pub(super) fn may_write(&self, file: &Path) -> bool {
+        const GROUP: u32 = 0o020;
+        const OTHERS: u32 = 0o002;
+        let Ok(about) = fs::metadata(file) else {
+            return false;
+        };
+        let in_group = about.gid() == self.group || self.groups.contains(&about.gid());
+        let (mode, owner) = (about.mode(), about.uid());
+        // Who owns a file can also change its mode.
+        owner == self.user || (in_group && mode & GROUP != 0) || mode & OTHERS != 0
+    }
+
     /// What a login would set, so that programs do not look for their files in root's home.
     pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
         match &self.account {

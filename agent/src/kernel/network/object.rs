@@ -1,0 +1,197 @@
+//! The network guard's programs and maps, loaded and attached for one server.
+//!
+//! aya could load the programs, but not make the sockets' storage, which needs type information that
+//! the object does not have; and it attaches by links, which go when the agent dies.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::LazyLock,
+};
+
+use aya::maps::{Map, MapData};
+use aya_obj::{EbpfSectionKind, Object, ParseError};
+use capwarden_abi::network::{MAX_RULES, Rule, SocketTag};
+use rustix::io::Errno;
+
+use super::NetworkError;
+use crate::kernel::bpf::{self, CreateAttributes, ProgramKind};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/network.o"));
+
+const ARRAY: u32 = 2;
+const ARRAY_OF_MAPS: u32 = 12;
+const SK_STORAGE: u32 = 24;
+const WORD: u32 = 4;
+
+/// Program, `BPF_PROG_TYPE_*` and `BPF_CGROUP_*`. Packets come first, so that there is no moment in
+/// which a socket could be made, but nothing looks at its packets.
+const PROGRAMS: [(&str, u32, u32); 13] = [
+    ("ingress", 8, 0),
+    ("egress", 8, 1),
+    ("create", 9, 2),
+    ("established", 13, 3),
+    ("bind4", 18, 8),
+    ("bind6", 18, 9),
+    ("connect4", 18, 10),
+    ("connect6", 18, 11),
+    ("post_bind4", 9, 12),
+    ("post_bind6", 9, 13),
+    ("sendmsg4", 18, 14),
+    ("sendmsg6", 18, 15),
+    ("set_option", 25, 22),
+];
+
+/// The maps of an attached guard. The programs keep them, whatever happens to these.
+pub(super) struct Attached {
+    maps: HashMap<String, OwnedFd>,
+}
+
+impl Attached {
+    /// Loads everything and attaches it to a cgroup, by its directory.
+    pub(super) fn new(cgroup: BorrowedFd<'_>) -> Result<Self, NetworkError> {
+        static PARSED: LazyLock<Result<Object, ParseError>> =
+            LazyLock::new(|| Object::parse(OBJECT));
+        let damaged = |error: &dyn std::fmt::Display| NetworkError::Object(error.to_string());
+        let parsed = PARSED.as_ref();
+        let mut object = parsed.map_err(|error| damaged(error))?.clone();
+
+        let mut maps = HashMap::new();
+        let mut places = Vec::new();
+        for (name, map) in std::mem::take(&mut object.maps) {
+            let made = create(&map).map_err(|errno| NetworkError::Map(name.clone(), errno))?;
+            places.push((name.clone(), made.as_raw_fd(), map));
+            maps.insert(name, made);
+        }
+        let text: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|(section, _)| *section)
+            .collect();
+        let places = places
+            .iter()
+            .map(|(name, fd, map)| (name.as_str(), *fd, map));
+        let relocated = object.relocate_maps(places, &text);
+        relocated.map_err(|error| damaged(&error))?;
+        let relocated = object.relocate_calls(&text);
+        relocated.map_err(|error| damaged(&error))?;
+
+        let mut programs = Vec::new();
+        for (name, program, attach) in PROGRAMS {
+            let kind = ProgramKind { program, attach };
+            let found = object.programs.get(name);
+            let code = found.and_then(|found| object.functions.get(&found.function_key()));
+            let code = code.ok_or_else(|| damaged(&format!("it has no program {name}")))?;
+            let insns: Vec<[u8; 8]> = code.instructions.iter().map(encode).collect();
+            let loaded = bpf::load_kind_or_explain(kind, &insns, &object.license);
+            programs.push((
+                name,
+                kind,
+                loaded.map_err(|error| NetworkError::Program(name, error))?,
+            ));
+        }
+        for (name, kind, program) in programs {
+            bpf::attach_to_cgroup(cgroup, program.as_fd(), kind)
+                .map_err(|errno| NetworkError::Attach(name, errno))?;
+        }
+        Ok(Self { maps })
+    }
+
+    /// A map. Can be taken once.
+    pub(super) fn take(&mut self, name: &'static str) -> Result<OwnedFd, NetworkError> {
+        let map = self.maps.remove(name);
+        map.ok_or_else(|| NetworkError::Object(format!("it has no map {name}")))
+    }
+
+    /// A map, to be used as an array.
+    pub(super) fn take_array(&mut self, name: &'static str) -> Result<Map, NetworkError> {
+        Ok(Map::Array(MapData::from_fd(self.take(name)?)?))
+    }
+
+    /// A map, to be used as a ring.
+    pub(super) fn take_ring(&mut self, name: &'static str) -> Result<Map, NetworkError> {
+        Ok(Map::RingBuf(MapData::from_fd(self.take(name)?)?))
+    }
+}
+
+/// As the kernel reads it.
+fn encode(insn: &aya_obj::generated::bpf_insn) -> [u8; 8] {
+    let [off_low, off_high] = insn.off.to_ne_bytes();
+    let [a, b, c, d] = insn.imm.to_ne_bytes();
+    let registers = if cfg!(target_endian = "little") {
+        insn.dst_reg() | (insn.src_reg() << 4)
+    } else {
+        insn.src_reg() | (insn.dst_reg() << 4)
+    };
+    [insn.code, registers, off_low, off_high, a, b, c, d]
+}
+
+fn create(map: &aya_obj::Map) -> Result<OwnedFd, Errno> {
+    let mut attributes = CreateAttributes {
+        map_type: map.map_type(),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        max_entries: map.max_entries(),
+        map_flags: map.map_flags(),
+        ..CreateAttributes::default()
+    };
+    let number = |fd: &OwnedFd| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF);
+    match map.map_type() {
+        SK_STORAGE => {
+            let types = bpf::load_types(&types(map.value_size()))?;
+            attributes.btf_fd = number(&types)?;
+            attributes.btf_key_type_id = KEY_TYPE;
+            attributes.btf_value_type_id = VALUE_TYPE;
+            bpf::create_map(&attributes)
+        }
+        ARRAY_OF_MAPS => {
+            let inner = rules()?;
+            attributes.value_size = WORD;
+            attributes.inner_map_fd = number(&inner)?;
+            let outer = bpf::create_map(&attributes)?;
+            bpf::set_inner_map(outer.as_fd(), inner.as_fd())?;
+            Ok(outer)
+        }
+        _ => {
+            let made = bpf::create_map(&attributes)?;
+            if map.section_kind() == EbpfSectionKind::Rodata {
+                bpf::write_constants(made.as_fd(), map.data(), map.value_size())?;
+            }
+            Ok(made)
+        }
+    }
+}
+
+/// An array of rules, without any.
+pub(super) fn rules() -> Result<OwnedFd, Errno> {
+    bpf::create_map(&CreateAttributes {
+        map_type: ARRAY,
+        key_size: WORD,
+        value_size: u32::try_from(size_of::<Rule>()).map_err(|_| Errno::INVAL)?,
+        max_entries: u32::try_from(MAX_RULES).map_err(|_| Errno::INVAL)?,
+        ..CreateAttributes::default()
+    })
+}
+
+const KEY_TYPE: u32 = 1;
+const VALUE_TYPE: u32 = 3;
+
+/// Type information: a word, a double word, and as many of those as a socket's storage has.
+fn types(value_size: u32) -> Vec<u8> {
+    const _: () = assert!(size_of::<SocketTag>().is_multiple_of(8));
+    const MAGIC_AND_VERSION: u32 = 0x0001_eb9f;
+    const HEADER: u32 = 24;
+    const INT: u32 = 1 << 24;
+    const ARRAY: u32 = 3 << 24;
+    const NAMES: &[u8; 16] = b"\0word\0double\0\0\0\0";
+    let word = [1, INT, 4, 32];
+    let double = [6, INT, 8, 64];
+    let array = [0, ARRAY, 0, 2, KEY_TYPE, value_size / 8];
+    let types = [word.as_slice(), &double, &array].concat();
+    let length = u32::try_from(types.len() * 4).unwrap_or(0);
+    let header = [MAGIC_AND_VERSION, HEADER, 0, length, length, 16];
+    let words = header.iter().chain(&types);
+    let mut blob: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
+    blob.extend(NAMES);
+    blob
+}
