@@ -24,6 +24,7 @@ pub(super) async fn ask(
     };
     let effect = match verdict {
         Verdict::Capture(capture) => Some(format!("a capture of {}", capture.terms)),
+        Verdict::Proxy(proxy) => Some(format!("a proxy {}", proxy.terms)),
         _ => None,
     };
     let asked = match Request::new(caller, call, approval, effect) {

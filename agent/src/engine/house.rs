@@ -18,6 +18,7 @@ use super::{
 use crate::{
     filter::Compiler,
     kernel::{Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    policy::Baseline,
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
 };
@@ -51,6 +52,23 @@ pub(super) fn sessions(
     Ok((sessions, degraded))
 }
 
+/// Bounds the network of a server that is about to be started, if its policy does.
+pub(super) async fn bound_network(
+    sessions: &Sessions,
+    credentials: &Credentials,
+    baseline: Option<Baseline>,
+) -> Result<(), EngineError> {
+    let Some(baseline) = baseline else {
+        tracing::info!(
+            "the policy has neither `baseline` nor `proxy`: the server's network is not bounded"
+        );
+        return Ok(());
+    };
+    tracing::info!("without a session, the server {baseline}");
+    let bounded = sessions.bound_network(credentials, baseline).await;
+    bounded.map_err(EngineError::Network)
+}
+
 /// Starts the server or command. Dropping the broker ends its supply of capture sockets.
 pub(super) fn start(
     sessions: &Sessions,
@@ -80,7 +98,7 @@ pub(super) async fn metrics(
         return Ok((None, None));
     };
     let metrics = Arc::new(Metrics::new());
-    metrics.refusals_are(events.refusals());
+    metrics.refusals_are(events.refusals(), events.network_refusals());
     let serving = endpoint.serve(Arc::clone(&metrics)).await?;
     tracing::info!(at = %serving.endpoint(), "metrics");
     Ok((Some(metrics), Some(serving)))

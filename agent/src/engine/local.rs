@@ -31,9 +31,9 @@ use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened},
     kernel::{self, Credentials},
-    policy::Terms,
+    policy::{ProxyTerms, Terms},
     principal::{Caller, Principal},
-    session::{Attribution, EndReason, Events, SessionEnd, SessionId, Sessions},
+    session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind, Sessions},
     store,
     telemetry::Endpoint,
 };
@@ -198,6 +198,8 @@ impl Local {
         let made =
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
+        let baseline = self.judge.policy().baseline();
+        house::bound_network(&sessions, &self.credentials, baseline).await?;
         let (governed, broker) = house::start(&sessions, &self.server, &self.credentials, true)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
@@ -252,6 +254,22 @@ impl Captures for Routed {
         Ok(opened)
     }
 
+    async fn open_proxy(&self, terms: ProxyTerms) -> Result<Opened, OpenError> {
+        let opened = Captures::open_proxy(&self.sessions, terms).await?;
+        self.routes
+            .table()
+            .insert(opened.session, self.ends.clone());
+        Ok(opened)
+    }
+
+    fn refusals(&self) -> u64 {
+        Captures::refusals(&self.sessions)
+    }
+
+    fn refused_since(&self, refusals: u64) -> Vec<String> {
+        Captures::refused_since(&self.sessions, refusals)
+    }
+
     fn replied(&self, session: SessionId) {
         self.sessions.replied(session);
     }
@@ -266,6 +284,10 @@ impl Captures for Routed {
 
     fn live(&self) -> Vec<SessionId> {
         self.sessions.live()
+    }
+
+    fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
+        self.sessions.live_of(kind)
     }
 }
 

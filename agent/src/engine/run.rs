@@ -57,7 +57,11 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         degraded: &degraded,
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
-    let (governed, broker) = match house::start(&sessions, &plan.server, &plan.credentials, true) {
+    let baseline = plan.judge.policy().baseline();
+    let bounded = house::bound_network(&sessions, &plan.credentials, baseline).await;
+    let started =
+        bounded.and_then(|()| house::start(&sessions, &plan.server, &plan.credentials, true));
+    let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {
             drop(sessions);

@@ -176,6 +176,7 @@ fn ended(session: u32, reason: EndReason) -> SessionEnd {
         bytes: 64000,
         sockets: 1,
         milliseconds: 5,
+        proxy: None,
     }
 }
 

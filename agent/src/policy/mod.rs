@@ -38,6 +38,22 @@
 //!       snap: 65535                         # bytes of one packet; 262144 if absent
 //!       payload: headers                    # or full (if absent), or bytes after the transport header
 //!       over: clamp                         # if absent, too: more than a cap becomes the cap; or deny
+//!   start_proxy:
+//!     proxy:
+//!       from: { host: listen_host, port: listen_port, seconds: timeout }
+//!       defaults: { host: 127.0.0.1, port: 8080 }    # what the server takes for what is not sent
+//!       listen: [ "127.0.0.1:8000-8999" ]   # only what was asked for is granted, and it must be within
+//!       upstream: [ "10.0.0.0/8:80,443", "api.example:443" ]   # nothing if absent
+//!       interfaces: [ lo ]      # any if absent
+//!       packets: 100000         # at least one of packets, bytes and seconds
+//!       bytes: 50MiB            # each way, IP headers included
+//!       connections: 100        # accepted, and as many made
+//!       seconds: 600
+//!       over: clamp
+//!   stop_proxy: { ends: proxy }
+//! baseline:                     # the server's network without a session; `none` is nothing
+//!   listen: [ "127.0.0.1:8765" ]
+//!   connect: [ "udp:127.0.0.53:53", "[::1]:*" ]
 //! exec:                         # a capture without `from`, for commands under `capwarden exec`
 //!   interfaces: [ lo ]
 //!   packets: 1000
@@ -61,6 +77,20 @@
 //! All but `absent` and `capture_filter` hold for an argument that is not sent: they say what may
 //! be sent, not that it must. (No capture filter matches every packet.) Dots in an argument's name
 //! reach into objects.
+//!
+//! ## Addresses
+//!
+//! `[tcp:|udp:]ADDRESS[/LENGTH]:PORTS`, where tcp is meant if neither is said, IPv6 stands in brackets
+//! (`[fd00::/8]:443`), `*` is any address or any port, and ports are as `80,443,8000-8999`. In
+//! `upstream` and `connect`, names may stand for addresses (`api.example:443`): they are looked up when
+//! they are granted, and again every minute.
+//!
+//! As soon as a policy has a `baseline` or a `proxy`, the server's network is bounded: what is not in
+//! the baseline it may not listen on, connect or send to without a session. No `baseline` is `none` then. Otherwise
+//! nothing is bounded but captures.
+//!
+//! A call's address is taken for what it says: only addresses and `localhost` (127.0.0.1 and ::1) are
+//! read, and no name is looked up.
 //!
 //! ## Limits
 //!
@@ -88,6 +118,7 @@ mod condition;
 mod decide;
 mod dialect;
 mod diff;
+mod endpoint;
 mod error;
 mod explain;
 mod import;
@@ -98,6 +129,7 @@ mod model;
 mod network;
 mod operator;
 mod predicate;
+mod proxy;
 mod request;
 mod source;
 mod summary;
@@ -113,11 +145,13 @@ pub const SCHEMA: &str = include_str!("schema.json");
 
 pub use case::{Case, Difference, Expected};
 pub use diff::{Effect, PolicyChange, Subject};
+pub use endpoint::{Endpoint, EndpointHost, Transport};
 pub use error::PolicyError;
 pub use explain::{Assumed, Outcome};
 pub use import::{Imported, Reading};
 pub use limit::*;
 pub use model::{Dialect, Policy, PolicyFilter, Replies};
+pub use proxy::{Baseline, ProxyTerms, ProxyVerdict};
 pub use request::{Request, unpoliced};
 pub use summary::{Summary, ToolSummary};
 pub use verdict::*;

@@ -18,6 +18,10 @@
 //! | `capwarden_delivered_bytes_total` | | bytes of them, as captured |
 //! | `capwarden_sockets_armed_total` | | capture sockets handed over |
 //! | `capwarden_sockets_refused_total` | | capture sockets, and filters on them, refused |
+//! | `capwarden_proxy_packets_total` | | packets that passed proxies, of ended sessions |
+//! | `capwarden_proxy_bytes_total` | `direction` | bytes of them: `in` to the server's sockets, `out` from them |
+//! | `capwarden_proxy_connections_total` | `direction` | TCP connections accepted (`in`) and made (`out`) by proxies |
+//! | `capwarden_network_refused_total` | | what governed servers were refused in the network |
 //! | `capwarden_filters_attached_total` | `relation` | capture tools' own filters, compared with what was asked |
 //! | `capwarden_audit_records_total` | | lines written to the audit log |
 //! | `capwarden_audit_queue_records` | | records that wait for the disk |
@@ -52,7 +56,7 @@ use super::{
 use crate::{
     approval,
     gate::{CallEnd, CallEvent, CallVerdict, GateEvent, Side},
-    session::{EndReason, Relation, SessionEvent},
+    session::{EndReason, ProxyCounts, Relation, SessionEvent},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,6 +102,7 @@ struct ToolCounters {
     allow: Counter,
     ends: Counter,
     capture: Counter,
+    proxy: Counter,
     pending: Counter,
     deny: Counter,
 }
@@ -114,6 +119,7 @@ impl ToolCounters {
             allow: of("allow"),
             ends: of("ends"),
             capture: of("capture"),
+            proxy: of("proxy"),
             pending: of("pending"),
             deny: of("deny"),
         }
@@ -124,6 +130,7 @@ impl ToolCounters {
             CallVerdict::Forwarded => &self.allow,
             CallVerdict::EndsCapture => &self.ends,
             CallVerdict::Captures { .. } => &self.capture,
+            CallVerdict::Proxies { .. } => &self.proxy,
             CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }
             | CallVerdict::NotOpened { .. }
@@ -158,10 +165,60 @@ pub struct Metrics {
     live: Gauge,
     packets: Counter,
     bytes: Counter,
+    proxied: Proxied,
     armed: Counter,
     attached: Family<RelationLabels, Counter>,
     recorded: Counter,
     elsewhere: Arc<Elsewhere>,
+}
+
+/// What passed proxies.
+#[derive(Clone, Debug, Default)]
+struct Proxied {
+    packets: Counter,
+    bytes: Family<DirectionLabels, Counter>,
+    connections: Family<DirectionLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
+}
+
+impl Proxied {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "proxy_packets",
+            "Packets that passed proxies, in sessions that ended",
+            self.packets.clone(),
+        );
+        registry.register(
+            "proxy_bytes",
+            "Bytes that passed proxies, in sessions that ended, by direction",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "proxy_connections",
+            "TCP connections of proxies, in sessions that ended, by direction",
+            self.connections.clone(),
+        );
+    }
+
+    fn add(&self, packets: u64, counts: &ProxyCounts) {
+        self.packets.inc_by(packets);
+        let add = |family: &Family<DirectionLabels, Counter>, directions| {
+            for (direction, count) in directions {
+                let labels = DirectionLabels { direction };
+                family.get_or_create_owned(&labels).inc_by(count);
+            }
+        };
+        let bytes = [("in", counts.bytes_in), ("out", counts.bytes_out)];
+        add(&self.bytes, bytes);
+        add(
+            &self.connections,
+            [("in", counts.accepted), ("out", counts.made)],
+        );
+    }
 }
 
 /// Every end of a call, with its word.
@@ -239,6 +296,7 @@ impl Metrics {
             live: Gauge::default(),
             packets: Counter::default(),
             bytes: Counter::default(),
+            proxied: Proxied::default(),
             armed: Counter::default(),
             attached: Family::default(),
             recorded: Counter::default(),
@@ -310,6 +368,7 @@ impl Metrics {
             "Bytes that the guard delivered, in sessions that ended",
             bytes,
         );
+        self.proxied.register(registry);
         let armed = self.armed.clone();
         registry.register("sockets_armed", "Capture sockets handed over", armed);
         let attached = self.attached.clone();
@@ -364,6 +423,7 @@ impl Metrics {
             CallVerdict::Forwarded
             | CallVerdict::EndsCapture
             | CallVerdict::Captures { .. }
+            | CallVerdict::Proxies { .. }
             | CallVerdict::Pending { .. } => return,
             CallVerdict::Denied { .. } => {
                 let rule = call.rule.as_ref().map_or("", |rule| rule.path.as_str());
@@ -415,7 +475,7 @@ impl Metrics {
     /// Something happened to a session.
     pub fn session(&self, event: &SessionEvent) {
         match event {
-            SessionEvent::Opened { .. } => {
+            SessionEvent::Opened { .. } | SessionEvent::ProxyOpened { .. } => {
                 self.opened.inc();
                 self.live.inc();
             }
@@ -427,21 +487,30 @@ impl Metrics {
                 let labels = RelationLabels { relation };
                 self.attached.get_or_create_owned(&labels).inc();
             }
-            SessionEvent::Refused { .. } => {} // thinned out: see `refusals_are`
+            SessionEvent::Bounded { .. } => {}
+            // Thinned out: see `refusals_are`.
+            SessionEvent::Refused { .. } | SessionEvent::NetworkRefused(_) => {}
             SessionEvent::Ended(end) => {
                 let reason = reason_word(end.reason);
                 let labels = ReasonLabels { reason };
                 self.ended.get_or_create_owned(&labels).inc();
                 self.live.dec();
-                self.packets.inc_by(end.packets);
-                self.bytes.inc_by(end.bytes);
+                match &end.proxy {
+                    None => {
+                        self.packets.inc_by(end.packets);
+                        self.bytes.inc_by(end.bytes);
+                    }
+                    Some(counts) => self.proxied.add(end.packets, counts),
+                }
             }
         }
     }
 
-    /// Where sockets refused are counted: not all of them are told of.
-    pub fn refusals_are(&self, count: Arc<AtomicU64>) {
-        let _ = self.elsewhere.refusals.set(count);
+    /// Where sockets refused are counted, and what was refused in the network: not all of it is
+    /// told of.
+    pub fn refusals_are(&self, sockets: Arc<AtomicU64>, network: Arc<AtomicU64>) {
+        let _ = self.elsewhere.refusals.set(sockets);
+        let _ = self.elsewhere.network.set(network);
     }
 
     /// How to find out how many records wait for the disk.
@@ -470,6 +539,7 @@ impl Metrics {
 #[derive(Default)]
 struct Elsewhere {
     refusals: OnceLock<Arc<AtomicU64>>,
+    network: OnceLock<Arc<AtomicU64>>,
     queue: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
 }
 
@@ -489,6 +559,15 @@ impl Collector for Elsewhere {
             "Capture sockets, and filters on them, refused",
             None,
             refusals.metric_type(),
+        )?)?;
+        let network = self.network.get();
+        let network = network.map_or(0, |count| count.load(Ordering::Relaxed));
+        let network = ConstCounter::new(network);
+        network.encode(encoder.encode_descriptor(
+            "network_refused",
+            "What governed servers were refused in the network",
+            None,
+            network.metric_type(),
         )?)?;
         let queue = self.queue.get().map_or(0, |length| length());
         let queue = ConstGauge::new(i64::try_from(queue).unwrap_or(i64::MAX));

@@ -167,6 +167,7 @@ fn sessions_count_what_the_guard_delivered() {
             bytes,
             sockets: 1,
             milliseconds: 1,
+            proxy: None,
         }));
     };
     end(EndReason::PacketCap, 1 << 40, 7);
@@ -202,7 +203,7 @@ fn what_others_count_is_read_when_it_is_asked_for() {
         Some(0.0)
     );
     let refusals = Arc::new(AtomicU64::new(12_345));
-    metrics.refusals_are(Arc::clone(&refusals));
+    metrics.refusals_are(Arc::clone(&refusals), Arc::default());
     metrics.queue_is(|| 17);
     assert_eq!(
         value(&metrics, "capwarden_sockets_refused_total"),

@@ -11,6 +11,7 @@ mod checks;
 mod gather;
 mod json;
 mod limits;
+mod proxy;
 mod section;
 mod tools;
 mod tree;
@@ -48,6 +49,7 @@ const POLICY: &[&str] = &[
     "all_tools",
     "tools",
     "exec",
+    "baseline",
 ];
 
 pub(super) type Loaded<T> = Result<T, PolicyError>;
@@ -144,6 +146,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
     let all_tools = gather.keep(section.read("all_tools", tools::all_tools));
     let tools = gather.keep(section.read("tools", tools::tools));
     let exec = gather.keep(section.read("exec", |field| capture::capture(field, capture::EXEC)));
+    let baseline = gather.keep(section.read("baseline", proxy::baseline));
     if gather.is_clean() && section.field("tools").is_none() && section.field("exec").is_none() {
         gather.add(source.fault(
             root.place,
@@ -163,6 +166,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
         tools: tools.flatten().unwrap_or_default(),
         all_tools: all_tools.flatten().unwrap_or_default(),
         exec: exec.flatten(),
+        baseline: baseline.flatten(),
     })
 }
 

@@ -8,6 +8,7 @@ mod diff;
 mod import;
 mod loading;
 mod mutations;
+mod proxies;
 mod shipped;
 
 use serde_json::{Map, Value};
