@@ -90,6 +90,11 @@ impl Cgroup {
         Ok(file.into())
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its directory, for attaching programs to it.
     pub(super) fn directory(&self) -> io::Result<OwnedFd> {
         Ok(fs::File::open(&self.path)?.into())

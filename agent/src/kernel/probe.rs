@@ -3,22 +3,32 @@
 
 use std::{
     env, fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    net::{Ipv4Addr, SocketAddrV4},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use capwarden_abi::{LINK_ETHERNET, PAYLOAD_FULL, Terms};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketType, bind, socket},
+    thread::{CapabilitySet, capabilities},
+};
 use serde::Serialize;
 
 use super::{
     cgroup::{self, Cgroup},
     guard::{Guard, GuardPlan},
+    network::{NetworkCaps, NetworkGuard, NetworkInterfaces, NetworkTerms},
     socket::{SocketCall, arm},
     sys,
     tree::Tree,
+    users::Credentials,
 };
 
 /// What a host offers.
@@ -93,6 +103,7 @@ pub fn probe() -> Host {
             guard(),
             fork_tagging(),
             cgroups(),
+            network_guard(),
             landlock(),
             jit(),
         ],
@@ -290,6 +301,60 @@ fn cgroups() -> Layer {
             COST,
             "mount cgroup2, and let capwarden write beneath its own group (systemd: Delegate=yes)",
         ),
+    }
+}
+
+fn network_guard() -> Layer {
+    const COST: &str =
+        "neither proxies nor the network use of servers can be held to what is granted";
+    const HINT: &str = "root, cgroup v2, and a kernel with CONFIG_CGROUP_BPF; Linux 5.15 where net_cls or net_prio of cgroup v1 are in use";
+    let layer = Layer::present("network guard", "");
+    match network_guard_refuses() {
+        Ok(loaded) => Layer {
+            detail: format!("loads in {} ms, and refuses", loaded.as_millis()),
+            ..layer
+        },
+        Err(why) => Layer {
+            detail: why,
+            ..layer
+        }
+        .lacks(Status::Missing, COST, HINT),
+    }
+}
+
+/// Has a process in a guarded cgroup ask for what nothing grants.
+fn network_guard_refuses() -> Result<Duration, String> {
+    let nothing = NetworkTerms {
+        rules: Vec::new(),
+        interfaces: NetworkInterfaces::Any,
+        caps: NetworkCaps::default(),
+        deadline: None,
+    };
+    let cgroup = Cgroup::create().map_err(|error| format!("no cgroup: {error}"))?;
+    let procs = cgroup.procs().map_err(|error| error.to_string())?;
+    let user = Credentials::choose(Some("65534")).map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    let guard = NetworkGuard::attach(&cgroup, &user, &nothing);
+    let _guard = guard.map_err(|error| error.to_string())?;
+    let loaded = started.elapsed();
+    let mut never_executed = Command::new("/proc/self/exe");
+    // SAFETY: the closure makes system calls only.
+    unsafe {
+        never_executed.pre_exec(move || {
+            rustix::io::write(&procs, b"0")?;
+            let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+            bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, u16::MAX))?;
+            Err(Errno::ALREADY.into())
+        })
+    };
+    match never_executed
+        .spawn()
+        .map_err(|error| Errno::from_io_error(&error))
+    {
+        Err(Some(Errno::PERM)) => Ok(loaded),
+        Err(Some(Errno::ALREADY)) => Err("it loads, but refuses nothing".to_owned()),
+        Err(Some(errno)) => Err(format!("it could not be tried: {errno}")),
+        Err(None) | Ok(_) => Err("it could not be tried".to_owned()),
     }
 }
 

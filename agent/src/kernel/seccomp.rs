@@ -16,6 +16,7 @@
 //! 9  socket:     SOCK_PACKET of any family        → EPERM
 //!                AF_PACKET                        → the agent (see `broker`)
 //!                AF_INET, AF_INET6 with SOCK_RAW  → EPERM
+//!                … with MPTCP, SCTP and the like  → EPROTONOSUPPORT (programs fall back to TCP)
 //!                AF_NETLINK beyond route, generic → EPROTONOSUPPORT
 //!                AF_UNIX, AF_INET, AF_INET6       → allow
 //!                any other family                 → EAFNOSUPPORT
@@ -108,6 +109,9 @@ const PACKET_OPTIONS: &[u32] = &[1, 2, 5, 8, 10, 12, 17, 23];
 const SOCK_TYPE_MASK: u32 = 0xf;
 const SOCK_RAW: u32 = 3;
 const SOCK_PACKET: u32 = 10;
+/// Transports whose packets go by sockets that only the kernel knows (DCCP, SCTP, UDP-Lite, SMC,
+/// MPTCP), so that nobody could say whose they are: see `network`.
+const HIDDEN_TRANSPORTS: &[u32] = &[33, 132, 136, 256, 262];
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -242,11 +246,15 @@ pub(super) fn governed() -> Filter {
         .if_equal(PACKET_ADDRESS, Notify)
         .then(Allow);
     let internet = || {
-        Block::default()
+        let mut internet = Block::default()
             .load(argument(1))
             .and(SOCK_TYPE_MASK)
             .if_equal(SOCK_RAW, Errno(libc::EPERM))
-            .then(Allow)
+            .load(argument(2));
+        for protocol in HIDDEN_TRANSPORTS {
+            internet = internet.if_equal(*protocol, Errno(libc::EPROTONOSUPPORT));
+        }
+        internet.then(Allow)
     };
     let mut netlink = Block::default().load(argument(2));
     for protocol in NETLINK_PROTOCOLS {
@@ -367,6 +375,14 @@ mod tests {
             ),
             ("tcp", socket, [2, 1, 6], allow),
             ("udp6", socket, [10, 2, 0], allow),
+            (
+                "mptcp",
+                socket,
+                [2, 1, JUNK | 262],
+                errno(libc::EPROTONOSUPPORT),
+            ),
+            ("sctp6", socket, [10, 1, 132], errno(libc::EPROTONOSUPPORT)),
+            ("ping", socket, [2, 2, 1], allow),
             ("unix", socket, [1, 1, 0], allow),
             ("netlink route", socket, [16, 3, 0], allow),
             ("netlink generic", socket, [16, 3, 16], allow),

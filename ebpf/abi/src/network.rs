@@ -10,68 +10,54 @@ pub const SLOTS: usize = 64;
 /// The slot of what the server may do without a session.
 pub const BASELINE: u32 = 0;
 /// Rules of all slots of one server. They are compared one by one, but only when an address is
-/// named (`bind`, `connect`, `sendto`), and when a datagram comes to a socket that has no peer.
-pub const MAX_RULES: usize = 512;
+/// named (`bind`, `connect`, `sendto`), and when a datagram comes to a socket that has no peer. The
+/// time that the verifier takes before a server starts grows with this number.
+pub const MAX_RULES: usize = 256;
 /// Those who have sent datagrams to the server's listening sockets, and so may be answered.
 pub const MAX_PEERS: u32 = 4_096;
 
 /// The third word of an IPv4 address (`::ffff:0:0/96`).
 pub const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
-/// [`Rule::kind`]
-pub mod kind {
-    /// No rule; nor are there any behind it.
-    pub const NONE: u8 = 0;
-    /// The socket may be bound to it.
-    pub const LISTEN: u8 = 1;
-    /// The socket may send to it.
-    pub const CONNECT: u8 = 2;
-}
-
-/// [`Rule::family`]
-pub mod family {
-    /// Addresses of either family.
-    pub const ANY: u8 = 0;
-    /// IPv4 addresses only, in whichever family's socket.
-    pub const V4: u8 = 4;
-    /// IPv6 addresses only; not those that stand for IPv4.
-    pub const V6: u8 = 6;
-}
-
-/// [`Rule::protocol`], by its number in an IP header.
+/// IP protocols.
 pub mod protocol {
-    /// Either.
-    pub const ANY: u8 = 0;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
 }
 
+/// What somebody wants to do with an address, or what a rule allows: a set of bits, of which a want
+/// has one. So one comparison tells whether a rule is about it.
+pub mod want {
+    /// To be bound to an IPv4 address, by TCP. The others are this one, shifted.
+    pub const LISTEN: u32 = 1;
+    /// Shift by this: to send to it.
+    pub const CONNECT_SHIFT: u32 = 4;
+    /// Shift by this: by UDP.
+    pub const UDP_SHIFT: u32 = 2;
+    /// Shift by this: an IPv6 address, unless it stands for an IPv4 address.
+    pub const V6_SHIFT: u32 = 1;
+}
+
 /// One thing that a slot allows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// Which use of the slot it belongs to.
-    pub generation: u64,
     /// What an address must be, where [`Rule::mask`] has ones.
     pub address: [u32; 4],
     /// Which bits count.
     pub mask: [u32; 4],
+    /// Bits of [`want`]; 0 for no rule, nor any behind it.
+    pub allows: u32,
     /// Whose it is.
     pub slot: u32,
     /// The first port.
     pub first_port: u16,
     /// The last port.
     pub last_port: u16,
-    /// One of [`kind`].
-    pub kind: u8,
-    /// One of [`protocol`].
-    pub protocol: u8,
-    /// One of [`family`].
-    pub family: u8,
     /// Not used.
-    pub unused: [u8; 5],
+    pub unused: u32,
 }
 
 /// What the agent writes of a slot. A cap of 0 is none.
@@ -98,8 +84,8 @@ pub struct SlotControl {
     pub any_interface: u32,
     /// Entries of [`SlotControl::interfaces`] in use.
     pub interface_count: u32,
-    /// Not used.
-    pub unused: u32,
+    /// Which slot this is.
+    pub number: u32,
     /// Interface indexes that are granted.
     pub interfaces: [u32; MAX_INTERFACES],
 }

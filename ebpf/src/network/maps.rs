@@ -102,23 +102,25 @@ impl<T> SocketStorage<T> {
         }
     }
 
+    /// Null if there is none.
+    ///
     /// # Safety
     /// The pointer is a socket that the kernel gave this program.
     #[inline(always)]
-    pub unsafe fn get(&self, socket: *mut bpf_sock) -> Option<*mut T> {
+    pub unsafe fn get(&self, socket: *mut bpf_sock) -> *mut T {
         // SAFETY: the caller's promise; no value is needed where none is made.
         let found = unsafe {
             bpf_sk_storage_get(self.definition.pointer(), socket.cast(), ptr::null_mut(), 0)
         };
-        (!found.is_null()).then_some(found.cast())
+        found.cast()
     }
 
-    /// None if there is no memory for it.
+    /// Null if there is no memory for it.
     ///
     /// # Safety
     /// As for `get`.
     #[inline(always)]
-    pub unsafe fn get_or_insert(&self, socket: *mut bpf_sock, mut value: T) -> Option<*mut T> {
+    pub unsafe fn get_or_insert(&self, socket: *mut bpf_sock, mut value: T) -> *mut T {
         const CREATE: u64 = 1;
         // SAFETY: the caller's promise; the value is as large as the map's.
         let found = unsafe {
@@ -129,7 +131,7 @@ impl<T> SocketStorage<T> {
                 CREATE,
             )
         };
-        (!found.is_null()).then_some(found.cast())
+        found.cast()
     }
 }
 

@@ -7,12 +7,12 @@ use aya_ebpf::{
     helpers::generated::bpf_get_socket_cookie,
     programs::{SockAddrContext, SockContext},
 };
-use capwarden_abi::network::{Event, Peer, SocketTag, event, kind, protocol, role};
+use capwarden_abi::network::{Event, Peer, SocketTag, event, protocol, role};
 
 use crate::{
     maps::{PEERS, TAGS},
-    rules::{Endpoint, find, owner},
-    slot::{self, Slot},
+    rules::{Endpoint, Owner, Use, find},
+    slot,
 };
 
 /// What was named, and for which socket.
@@ -69,9 +69,9 @@ impl Named {
         }
     }
 
-    /// The tag that the socket has.
+    /// The tag that the socket has; null if none.
     #[inline(always)]
-    fn tag(&self) -> Option<*mut SocketTag> {
+    fn tag(&self) -> *mut SocketTag {
         // SAFETY: the kernel's socket.
         unsafe { TAGS.get(self.socket) }
     }
@@ -103,8 +103,8 @@ pub fn may_bind(named: &Named) -> bool {
     if named.to.port == 0 {
         return true;
     }
-    let own = named.tag().map(|tag| owner(tag));
-    let may = find(kind::LISTEN, &named.to, own).is_some();
+    let own = Owner::of(named.tag());
+    let may = !find(Use::Listen, &named.to, own).is_nobody();
     if !may {
         slot::tell(named.event(event::BIND));
     }
@@ -147,14 +147,14 @@ pub fn bound_v6(ctx: &SockContext) -> Endpoint {
 #[inline(always)]
 pub fn bound(ctx: &SockContext, to: Endpoint) {
     // SAFETY: the context of these programs is the kernel's socket.
-    let tagged = unsafe { TAGS.get(ctx.sock) };
-    let own = tagged.map(|tag| owner(tag));
-    let Some((slot, generation)) = find(kind::LISTEN, &to, own) else {
+    let own = Owner::of(unsafe { TAGS.get(ctx.sock) });
+    let found = find(Use::Listen, &to, own);
+    if found.is_nobody() {
         return;
-    };
+    }
     let new = SocketTag {
-        generation,
-        slot,
+        generation: found.generation,
+        slot: found.slot,
         role: 0,
         address: to.address,
         port: to.port.into(),
@@ -162,7 +162,8 @@ pub fn bound(ctx: &SockContext, to: Endpoint) {
     };
     // SAFETY: as above. The socket is locked while it is bound.
     unsafe {
-        if let Some(tag) = TAGS.get_or_insert(ctx.sock, new) {
+        let tag = TAGS.get_or_insert(ctx.sock, new);
+        if !tag.is_null() {
             (*tag).address = to.address;
             (*tag).port = to.port.into();
             (*tag).role |= role::LISTENS;
@@ -173,25 +174,18 @@ pub fn bound(ctx: &SockContext, to: Endpoint) {
 /// Whether the socket may send there, as `what` it was named. Tags it.
 #[inline(always)]
 pub fn may_send(ctx: &SockAddrContext, named: &Named, what: u32) -> bool {
-    let tagged = named.tag();
-    if let Some(tag) = tagged
-        && answers(ctx, named, tag)
-    {
+    let tag = named.tag();
+    if answers(ctx, named, tag) {
         return true;
     }
-    let own = tagged.map(|tag| owner(tag));
-    // To the kernel these mean the host itself, by an address that is not named.
-    let found = if named.to.is_unspecified() {
-        None
-    } else {
-        find(kind::CONNECT, &named.to, own)
-    };
-    let Some((number, generation)) = found else {
+    // To the kernel `0.0.0.0` means the host itself, by an address that is not named.
+    let found = find(Use::Connect, &named.to, Owner::of(tag));
+    if found.is_nobody() || named.to.is_unspecified() {
         slot::tell(named.event(what));
         return false;
-    };
+    }
     if named.to.protocol == protocol::TCP {
-        let Some(slot) = Slot::of(number, generation) else {
+        let Some(slot) = found.slot() else {
             return false;
         };
         let refused = named.event(event::MADE);
@@ -200,8 +194,8 @@ pub fn may_send(ctx: &SockAddrContext, named: &Named, what: u32) -> bool {
         }
     }
     let new = SocketTag {
-        generation,
-        slot: number,
+        generation: found.generation,
+        slot: found.slot,
         role: 0,
         address: [0; 4],
         port: 0,
@@ -210,11 +204,9 @@ pub fn may_send(ctx: &SockAddrContext, named: &Named, what: u32) -> bool {
     // SAFETY: the kernel's socket. The bits of a role are only ever added here, and the socket is
     // locked where they are.
     unsafe {
-        let Some(tag) = TAGS.get_or_insert(named.socket, new) else {
-            return false;
-        };
-        if (*tag).generation != generation || (*tag).slot != number {
-            return false; // somebody else was faster, for another slot
+        let tag = TAGS.get_or_insert(named.socket, new);
+        if tag.is_null() || Owner::of(tag) != found {
+            return false; // no memory; or somebody else was faster, for another slot
         }
         (*tag).role |= role::CONNECTS;
     }
@@ -225,8 +217,10 @@ pub fn may_send(ctx: &SockAddrContext, named: &Named, what: u32) -> bool {
 #[inline(always)]
 fn answers(ctx: &SockAddrContext, named: &Named, tag: *mut SocketTag) -> bool {
     // SAFETY: a live map value.
-    let listens = unsafe { (*tag).role } & role::LISTENS != 0;
-    if !listens || named.to.protocol != protocol::UDP {
+    if tag.is_null()
+        || unsafe { (*tag).role } & role::LISTENS == 0
+        || named.to.protocol != protocol::UDP
+    {
         return false;
     }
     let peer = Peer {
@@ -236,6 +230,5 @@ fn answers(ctx: &SockAddrContext, named: &Named, tag: *mut SocketTag) -> bool {
         port: named.to.port.into(),
         unused: 0,
     };
-    let (number, generation) = owner(tag);
-    PEERS.get_ptr(&peer).is_some() && Slot::of(number, generation).is_some_and(Slot::goes_on)
+    PEERS.get_ptr(&peer).is_some() && Owner::of(tag).goes_on()
 }

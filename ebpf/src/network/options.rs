@@ -9,8 +9,8 @@ use aya_ebpf::programs::SockoptContext;
 use capwarden_abi::network::{BASELINE, Event, event};
 
 use crate::{
-    maps::{CONTROL, TAGS},
-    rules::owner,
+    maps::TAGS,
+    rules::Owner,
     slot::{self, Slot},
 };
 
@@ -24,11 +24,13 @@ const SO_BINDTODEVICE: i32 = 25;
 const SO_TXTIME: i32 = 61;
 const SO_BINDTOIFINDEX: i32 = 62;
 const IP_OPTIONS: i32 = 4;
+const IP_FREEBIND: i32 = 15;
 const IP_TRANSPARENT: i32 = 19;
 const IPV6_2292RTHDR: i32 = 5;
 const IPV6_2292PKTOPTIONS: i32 = 6;
 const IPV6_RTHDR: i32 = 57;
 const IPV6_TRANSPARENT: i32 = 75;
+const IPV6_FREEBIND: i32 = 78;
 const TCP_REPAIR: i32 = 19;
 const TCP_ULP: i32 = 31;
 const UDP_ENCAP: i32 = 100;
@@ -49,8 +51,11 @@ pub fn may_set(ctx: &SockoptContext) -> bool {
             value::<u32>(ctx).is_some_and(|index| index == 0 || granted(ctx, index))
         }
         (SOL_SOCKET, SO_TXTIME)
-        | (SOL_IP, IP_OPTIONS | IP_TRANSPARENT)
-        | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_RTHDR | IPV6_TRANSPARENT)
+        | (SOL_IP, IP_OPTIONS | IP_FREEBIND | IP_TRANSPARENT)
+        | (
+            SOL_IPV6,
+            IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_RTHDR | IPV6_TRANSPARENT | IPV6_FREEBIND,
+        )
         | (SOL_TCP, TCP_REPAIR)
         | (SOL_UDP, UDP_ENCAP) => false,
         // Others carry data past the socket's packets.
@@ -92,14 +97,12 @@ fn of(ctx: &SockoptContext) -> Option<Slot> {
     // SAFETY: the kernel's socket.
     unsafe {
         let socket = (*ctx.sockopt).__bindgen_anon_1.sk;
-        let (number, generation) = match TAGS.get(socket) {
-            Some(tag) => owner(tag),
-            None => (
-                BASELINE,
-                ptr::read_volatile(&raw const (*CONTROL.get_ptr(BASELINE)?).generation),
-            ),
-        };
-        Slot::of(number, generation)
+        let tag = TAGS.get(socket);
+        if tag.is_null() {
+            Slot::current(BASELINE)
+        } else {
+            Owner::of(tag).slot()
+        }
     }
 }
 

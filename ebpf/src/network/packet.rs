@@ -7,12 +7,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
     programs::{SkBuffContext, SockOpsContext},
 };
-use capwarden_abi::network::{Event, MAPPED, Peer, SocketTag, ended, event, kind, protocol, role};
+use capwarden_abi::network::{Event, MAPPED, Peer, SocketTag, ended, event, protocol, role};
 
 use crate::{
     budget::Counter,
     maps::{PEERS, TAGS, TOTALS},
-    rules::{Endpoint, find, owner},
+    rules::{Endpoint, Owner, Use, find},
     slot::Slot,
 };
 
@@ -38,15 +38,14 @@ pub fn passes<const IN: bool>(ctx: &SkBuffContext) -> bool {
         }
         (socket, TAGS.get(socket))
     };
-    let Some(tag) = tag else {
+    if tag.is_null() {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
             // SAFETY: a live map value, written by these programs only.
             unsafe { Counter::new(&raw mut (*totals).untagged) }.add(1);
         }
         return false;
-    };
-    let (number, generation) = owner(tag);
-    let Some(slot) = Slot::of(number, generation) else {
+    }
+    let Some(slot) = Owner::of(tag).slot() else {
         return false;
     };
     let passes = slot.goes_on()
@@ -117,7 +116,7 @@ fn may_use<const IN: bool>(
         }
         return true;
     }
-    find(kind::CONNECT, &from, Some(owner(tag))).is_some()
+    !find(Use::Connect, &from, Owner::of(tag)).is_nobody()
 }
 
 /// Whether the socket is the listener that it was when a rule let it be bound: bound sockets can
@@ -245,12 +244,9 @@ pub fn accepted(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the kernel's socket.
-    let Some(tag) = (unsafe { TAGS.get(socket) }) else {
+    let tag = unsafe { TAGS.get(socket) };
+    let Some(slot) = Owner::of(tag).slot() else {
         return; // nothing of it passes
-    };
-    let (number, generation) = owner(tag);
-    let Some(slot) = Slot::of(number, generation) else {
-        return;
     };
     if !slot.admits(
         slot.accepted(),

@@ -58,6 +58,31 @@ impl Slot {
         (generation != 0 && slot.current_generation() == generation).then_some(slot)
     }
 
+    /// The use that the slot is in now.
+    #[inline(always)]
+    pub fn current(number: u32) -> Option<Self> {
+        let slot = Self {
+            control: CONTROL.get_ptr(number)?,
+            state: STATE.get_ptr_mut(number)?,
+            number,
+            generation: 0,
+        };
+        let generation = slot.current_generation();
+        (generation != 0).then_some(Self { generation, ..slot })
+    }
+
+    #[inline(always)]
+    pub fn generation(self) -> u64 {
+        self.generation
+    }
+
+    /// Its number, which to the verifier might be any: it follows every way on for each that it
+    /// knows.
+    #[inline(always)]
+    pub fn number(self) -> u32 {
+        self.own_number()
+    }
+
     counters!(
         packets, bytes_in, bytes_out, accepted, made, dropped, refused, ended
     );
@@ -71,7 +96,8 @@ impl Slot {
         made_cap = made: u64,
         revoked = revoked: u32,
         any_interface = any_interface: u32,
-        interface_count = interface_count: u32
+        interface_count = interface_count: u32,
+        own_number = number: u32
     );
 
     /// Whether anything may still pass; notices that the deadline has.
@@ -101,6 +127,13 @@ impl Slot {
             }
         }
         true
+    }
+
+    /// The same, for a time that is known.
+    #[inline(always)]
+    pub fn goes_on_at(self, now: u64) -> bool {
+        let deadline = self.deadline();
+        self.revoked() == 0 && self.ended().get() == ended::NO && (deadline == 0 || now < deadline)
     }
 
     #[inline(always)]

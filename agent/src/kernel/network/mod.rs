@@ -34,14 +34,27 @@
 //! take a user of its own (`--user`). What a listener had queued when its session ended may still be
 //! read. Packets of a connection in TIME_WAIT are not counted: they carry no data.
 //!
+//! # What it costs
+//! About 0.2 µs for a packet, and as much for an address with a few rules. The verifier reads some
+//! 500,000 instructions before a server starts, which takes a quarter of a second on two CPUs.
+//!
 //! # What it needs
-//! Linux 5.14, as all of capwarden. What came last: `BPF_FETCH` 5.12, ring buffers and the clock that
-//! counts suspended time 5.8 (<https://github.com/torvalds/linux/blob/v5.8/kernel/bpf/ringbuf.c>),
-//! `cgroup/setsockopt` 5.3 (<https://github.com/torvalds/linux/blob/v5.3/kernel/bpf/cgroup.c#L1018>),
-//! `cgroup/sendmsg4` 4.18, `cgroup/bind4` and `connect4` 4.17. Before Linux 5.15 a host that has
-//! used `net_cls` or `net_prio` of cgroup v1 asks no program about new sockets
-//! (<https://github.com/torvalds/linux/commit/8520e224f547cd070c7c8f97b1fc6d58cff7ccaa>): the trial in
-//! `probe` notices.
+//! Linux 5.14, as all of capwarden. What it is made of came with:
+//!
+//! | what | Linux | |
+//! |---|---|---|
+//! | `cgroup/bind4`, `bind6`, `connect4`, `connect6` | 4.17 | <https://github.com/torvalds/linux/commit/4fbac77d2d092b475dda9eea66da674369665427> |
+//! | `cgroup/sendmsg4`, `sendmsg6` | 4.18 | <https://github.com/torvalds/linux/blob/v4.18/net/ipv4/udp.c> |
+//! | storage of sockets | 5.2 | <https://github.com/torvalds/linux/commit/6ac99e8f23d4b10258406ca0dd7bffca5f31da9d> |
+//! | … in the hooks of addresses and of `sock_ops`, and `cgroup/setsockopt` | 5.3 | <https://github.com/torvalds/linux/commit/fb85c4a730af221339c1dde1a434b73da0dfc3ed>, <https://github.com/torvalds/linux/blob/v5.3/kernel/bpf/cgroup.c> |
+//! | … inherited by accepted sockets | 5.4 | <https://github.com/torvalds/linux/blob/v5.4/net/core/bpf_sk_storage.c> |
+//! | … in `post_bind4`, `post_bind6` | 5.9 | <https://github.com/torvalds/linux/commit/f7c6cb1d9728dea9d9f131ef57303d6821afb0f8> |
+//! | ring buffers, the clock that goes on while the host is suspended | 5.8 | <https://github.com/torvalds/linux/blob/v5.8/kernel/bpf/ringbuf.c> |
+//! | additions that return the sum | 5.12 | <https://github.com/torvalds/linux/blob/v5.12/kernel/bpf/verifier.c#L3606> |
+//!
+//! Before Linux 5.15, a host that has used `net_cls` or `net_prio` of cgroup v1 asks no program about
+//! its new sockets (<https://github.com/torvalds/linux/commit/8520e224f547cd070c7c8f97b1fc6d58cff7ccaa>).
+//! `probe` finds that out by trying.
 
 mod events;
 mod object;
@@ -237,7 +250,7 @@ impl NetworkSlot {
         let mut slots = lock(&self.slots);
         let before = match slots.slots.get_mut(index(self.number)) {
             Some(Slot::Used(used)) => {
-                let new = terms::encode(rules, &used.caps, self.number, self.id.0)?;
+                let new = terms::encode(rules, &used.caps, self.number)?;
                 std::mem::replace(&mut used.rules, new)
             }
             _ => return Ok(()),
@@ -348,8 +361,8 @@ impl Slots {
             .and_then(|place| u32::try_from(place).ok())
             .ok_or(NetworkError::TooManySessions)?;
         let generation = self.next_generation;
-        let control = terms.control(generation)?;
-        let rules = terms::encode(&terms.rules, &terms.caps, number, generation)?;
+        let control = terms.control(number, generation)?;
+        let rules = terms::encode(&terms.rules, &terms.caps, number)?;
         self.next_generation += 1;
 
         self.state
@@ -375,19 +388,14 @@ impl Slots {
         }
     }
 
-    /// Writes the rules of all slots that are in use, those of older uses first. When this returns,
+    /// Writes the rules of all slots that are in use. When this returns,
     /// no program runs any more that has seen a closed slot's use, and so those are free.
     fn publish(&mut self) -> Result<(), NetworkError> {
-        let mut used: Vec<&Used> = self
-            .slots
-            .iter()
-            .filter_map(|slot| match slot {
-                Slot::Used(used) => Some(&**used),
-                Slot::Free | Slot::Closed => None,
-            })
-            .collect();
-        used.sort_by_key(|used| used.control.generation);
-        let rules: Vec<Rule> = used.iter().flat_map(|used| used.rules.clone()).collect();
+        let used = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Used(used) => Some(&used.rules),
+            Slot::Free | Slot::Closed => None,
+        });
+        let rules: Vec<Rule> = used.flatten().copied().collect();
         if rules.len() > MAX_RULES {
             return Err(NetworkError::TooManyRulesTogether(rules.len()));
         }
@@ -427,7 +435,7 @@ const NOBODYS: SlotControl = SlotControl {
     revoked: 1,
     any_interface: 0,
     interface_count: 0,
-    unused: 0,
+    number: 0,
     interfaces: [0; MAX_INTERFACES],
 };
 

@@ -5,8 +5,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::CStr,
+    iter,
+    num::NonZero,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use aya::maps::{Map, MapData};
@@ -24,8 +31,7 @@ const ARRAY_OF_MAPS: u32 = 12;
 const SK_STORAGE: u32 = 24;
 const WORD: u32 = 4;
 
-/// Program, `BPF_PROG_TYPE_*` and `BPF_CGROUP_*`. Packets come first, so that there is no moment in
-/// which a socket could be made, but nothing looks at its packets.
+/// Program, `BPF_PROG_TYPE_*` and `BPF_CGROUP_*`.
 const PROGRAMS: [(&str, u32, u32); 13] = [
     ("ingress", 8, 0),
     ("egress", 8, 1),
@@ -76,20 +82,15 @@ impl Attached {
         let relocated = object.relocate_calls(&text);
         relocated.map_err(|error| damaged(&error))?;
 
-        let mut programs = Vec::new();
+        let mut codes = Vec::new();
         for (name, program, attach) in PROGRAMS {
             let kind = ProgramKind { program, attach };
             let found = object.programs.get(name);
             let code = found.and_then(|found| object.functions.get(&found.function_key()));
             let code = code.ok_or_else(|| damaged(&format!("it has no program {name}")))?;
-            let insns: Vec<[u8; 8]> = code.instructions.iter().map(encode).collect();
-            let loaded = bpf::load_kind_or_explain(kind, &insns, &object.license);
-            programs.push((
-                name,
-                kind,
-                loaded.map_err(|error| NetworkError::Program(name, error))?,
-            ));
+            codes.push((name, kind, code.instructions.iter().map(encode).collect()));
         }
+        let programs = load(&codes, &object.license)?;
         for (name, kind, program) in programs {
             bpf::attach_to_cgroup(cgroup, program.as_fd(), kind)
                 .map_err(|errno| NetworkError::Attach(name, errno))?;
@@ -111,6 +112,42 @@ impl Attached {
     /// A map, to be used as a ring.
     pub(super) fn take_ring(&mut self, name: &'static str) -> Result<Map, NetworkError> {
         Ok(Map::RingBuf(MapData::from_fd(self.take(name)?)?))
+    }
+}
+
+type Code = (&'static str, ProgramKind, Vec<[u8; 8]>);
+
+/// Loads programs on all CPUs: it is what the start of a server waits for.
+fn load(
+    codes: &[Code],
+    licence: &CStr,
+) -> Result<Vec<(&'static str, ProgramKind, OwnedFd)>, NetworkError> {
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    let cpus = cpus.min(codes.len());
+    let next = AtomicUsize::new(0);
+    let one = |(name, kind, insns): &Code| {
+        let loaded = bpf::load_kind_or_explain(*kind, insns, licence);
+        let program = loaded.map_err(|error| NetworkError::Program(name, error))?;
+        Ok::<_, NetworkError>((*name, *kind, program))
+    };
+    // Each takes the next one, as some take much longer than others.
+    let some = || {
+        let taken = iter::from_fn(|| codes.get(next.fetch_add(1, Ordering::Relaxed)));
+        taken.map(one).collect::<Vec<_>>()
+    };
+    let loaded: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (1..cpus).map(|_| scope.spawn(some)).collect();
+        let mut loaded = some();
+        loaded.extend(threads.into_iter().flat_map(|thread| {
+            thread.join().unwrap_or_default() // then one is missing, which is noticed
+        }));
+        loaded
+    });
+    let loaded = loaded.into_iter().collect::<Result<Vec<_>, _>>()?;
+    if loaded.len() == codes.len() {
+        Ok(loaded)
+    } else {
+        Err(NetworkError::Object("a program was not loaded".to_owned()))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use capwarden_abi::{
     MAX_INTERFACES,
-    network::{self as abi, Rule, SlotControl},
+    network::{Rule, SlotControl, want},
 };
 
 use super::NetworkError;
@@ -113,7 +113,11 @@ impl NetworkCaps {
 
 impl NetworkTerms {
     /// The terms as the guard reads them.
-    pub(super) fn control(&self, generation: u64) -> Result<SlotControl, NetworkError> {
+    pub(super) fn control(
+        &self,
+        number: u32,
+        generation: u64,
+    ) -> Result<SlotControl, NetworkError> {
         let mut control = SlotControl {
             generation,
             deadline: self.deadline.map_or(0, BootTime::nanoseconds),
@@ -125,7 +129,7 @@ impl NetworkTerms {
             revoked: u32::from(self.caps.allow_no_packet()),
             any_interface: 0,
             interface_count: 0,
-            unused: 0,
+            number,
             interfaces: [0; MAX_INTERFACES],
         };
         self.interfaces.write(&mut control)?;
@@ -157,59 +161,65 @@ pub(super) fn encode(
     rules: &[NetworkRule],
     caps: &NetworkCaps,
     slot: u32,
-    generation: u64,
 ) -> Result<Vec<Rule>, NetworkError> {
     if rules.len() > MAX_SLOT_RULES {
         return Err(NetworkError::TooManyRules(rules.len()));
     }
-    let of_use = |kind| match kind {
-        NetworkUse::Listen => (abi::kind::LISTEN, caps.accepted),
-        NetworkUse::Connect => (abi::kind::CONNECT, caps.made),
-    };
-    let udp_only = |rule: &NetworkRule| match (of_use(rule.kind).1, rule.protocol) {
-        // No TCP connection at all: the guard takes a cap of 0 for none.
-        (Some(0), Some(Transport::Tcp)) => None,
-        (Some(0), _) => Some(Some(Transport::Udp)),
-        (_, protocol) => Some(protocol),
-    };
-    let encoded = rules.iter().filter_map(|rule| {
-        let protocol = udp_only(rule)?;
-        let (family, address, mask) = rule.addresses.encode();
-        Some(Rule {
-            generation,
+    let encoded = rules.iter().map(|rule| {
+        let (families, address, mask) = rule.addresses.encode();
+        Rule {
             address,
             mask,
+            allows: rule.transports(caps) * families,
             slot,
             first_port: *rule.ports.start(),
             last_port: *rule.ports.end(),
-            kind: of_use(rule.kind).0,
-            protocol: match protocol {
-                None => abi::protocol::ANY,
-                Some(Transport::Tcp) => abi::protocol::TCP,
-                Some(Transport::Udp) => abi::protocol::UDP,
-            },
-            family,
-            unused: [0; 5],
-        })
+            unused: 0,
+        }
     });
-    Ok(encoded.collect())
+    // One that allows nothing would be taken for the end of them.
+    Ok(encoded.filter(|rule| rule.allows != 0).collect())
 }
 
+impl NetworkRule {
+    /// What it allows of IPv4, as [`want`] has it.
+    fn transports(&self, caps: &NetworkCaps) -> u32 {
+        let (shift, connections) = match self.kind {
+            NetworkUse::Listen => (0, caps.accepted),
+            NetworkUse::Connect => (want::CONNECT_SHIFT, caps.made),
+        };
+        let tcp = match connections {
+            Some(0) => 0, // to the guard, a cap of 0 is none
+            _ => want::LISTEN,
+        };
+        let udp = want::LISTEN << want::UDP_SHIFT;
+        let transports = match self.protocol {
+            None => tcp | udp,
+            Some(Transport::Tcp) => tcp,
+            Some(Transport::Udp) => udp,
+        };
+        transports << shift
+    }
+}
+
+const V4: u32 = 1;
+const V6: u32 = 1 << want::V6_SHIFT;
+
 impl AddressRange {
-    /// Family, address and mask.
-    fn encode(self) -> (u8, [u32; 4], [u32; 4]) {
+    /// What to multiply bits of IPv4 with, address and mask.
+    fn encode(self) -> (u32, [u32; 4], [u32; 4]) {
         let (family, address, bits) = match self {
-            Self::Any => return (abi::family::ANY, [0; 4], [0; 4]),
+            Self::Any => return (V4 | V6, [0; 4], [0; 4]),
             Self::Prefix(IpAddr::V4(address), bits) => {
                 let bits = u32::from(bits.min(32)) + 96;
-                (abi::family::V4, address.to_ipv6_mapped(), bits)
+                (V4, address.to_ipv6_mapped(), bits)
             }
             Self::Prefix(IpAddr::V6(address), bits) => match address.to_ipv4_mapped() {
                 // The same as if it had been written as IPv4.
                 Some(v4) if bits >= 96 => {
                     return Self::Prefix(v4.into(), bits.min(128) - 96).encode();
                 }
-                _ => (abi::family::V6, address, bits.min(128).into()),
+                _ => (V6, address, bits.min(128).into()),
             },
         };
         let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
@@ -235,4 +245,86 @@ pub(super) fn endpoint(words: [u32; 4], port: u32) -> SocketAddr {
     }
     let address = IpAddr::from(bytes).to_canonical();
     SocketAddr::new(address, u16::try_from(port).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a range has an address, by the arithmetic of the guard.
+    fn has(range: AddressRange, address: &str) -> bool {
+        let address: IpAddr = address.parse().unwrap();
+        let family = match address.to_canonical() {
+            IpAddr::V4(_) => V4,
+            IpAddr::V6(_) => V6,
+        };
+        let bits = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let (families, start, mask) = range.encode();
+        let address = words(bits);
+        let differs = (0..4).any(|word| (address[word] ^ start[word]) & mask[word] != 0);
+        families & family != 0 && !differs
+    }
+
+    #[test]
+    fn ranges_of_addresses_are_what_they_say() {
+        let range = |text: &str| {
+            let (address, bits) = text.split_once('/').unwrap();
+            AddressRange::Prefix(address.parse().unwrap(), bits.parse().unwrap())
+        };
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
+            ("10.1.2.3/8", "10.255.0.1", "11.0.0.0"),
+            ("10.1.2.3/32", "::ffff:10.1.2.3", "10.1.2.2"),
+            ("10.1.2.3/99", "10.1.2.3", "10.1.2.2"),
+            ("0.0.0.0/0", "1.2.3.4", "::1"),
+            ("::ffff:10.0.0.0/104", "10.3.0.1", "11.0.0.0"),
+            ("::ffff:0.0.0.0/96", "10.3.0.1", "::1"),
+            // What is written as IPv6 is about IPv6.
+            ("::/0", "2001:db8::1", "1.2.3.4"),
+            ("::/0", "::", "0.0.0.0"),
+            ("fd00::/8", "fdff::1", "fe80::1"),
+            ("::1/128", "::1", "::2"),
+            ("::1/255", "::1", "127.0.0.1"),
+        ] {
+            assert!(has(range(text), inside), "{inside} in {text}");
+            assert!(!has(range(text), outside), "{outside} not in {text}");
+        }
+        for address in ["::", "0.0.0.0", "1.2.3.4", "fe80::1"] {
+            assert!(has(AddressRange::Any, address), "{address}");
+        }
+        let one = AddressRange::one("127.0.0.1".parse().unwrap());
+        assert!(has(one, "127.0.0.1") && !has(one, "127.0.0.2"));
+    }
+
+    #[test]
+    fn addresses_come_back_as_they_were() {
+        for text in ["127.0.0.1:80", "[::1]:65535", "[::]:0", "0.0.0.0:53"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let (_, words, _) = AddressRange::one(address.ip()).encode();
+            assert_eq!(endpoint(words, address.port().into()), address);
+        }
+    }
+
+    #[test]
+    fn no_connection_at_all_leaves_datagrams() {
+        let rule = |protocol| NetworkRule {
+            kind: NetworkUse::Connect,
+            protocol,
+            addresses: AddressRange::Any,
+            ports: 1..=9,
+        };
+        let caps = NetworkCaps {
+            made: Some(0),
+            ..NetworkCaps::default()
+        };
+        let encoded = |protocol| encode(&[rule(protocol)], &caps, 3).unwrap();
+        assert!(encoded(Some(Transport::Tcp)).is_empty());
+        assert_eq!(encoded(None), encoded(Some(Transport::Udp)));
+        let rules = vec![rule(None); MAX_SLOT_RULES + 1];
+        let refused = encode(&rules, &caps, 3);
+        assert!(matches!(refused, Err(NetworkError::TooManyRules(65))));
+    }
 }
