@@ -70,7 +70,10 @@ fn respond(mut stream: TcpStream) -> Result<()> {
             break;
         }
     }
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+    )?;
     Ok(stream.write_all(&vec![b'w'; length])?)
 }
 
@@ -93,8 +96,14 @@ impl Rig {
 
     /// Starts a proxy; the session.
     fn start(&mut self, port: u16) -> Result<String> {
-        let answer = self.client.call("proxy_start", &json!({ "listen_port": port }))?;
-        ensure!(answer.own_text().contains("\"success\": true"), "{}", answer.text());
+        let answer = self
+            .client
+            .call("proxy_start", &json!({ "listen_port": port }))?;
+        ensure!(
+            answer.own_text().contains("\"success\": true"),
+            "{}",
+            answer.text()
+        );
         ensure!(!answer.text().contains("not allowed"), "{}", answer.text());
         granted(&answer)
     }
@@ -118,7 +127,10 @@ impl Rig {
     /// Nobody is heard on the port, and yet the server, whose own it is, is alive.
     fn is_over(&mut self, proxy: u16) -> Result<()> {
         let plain = self.curl(proxy, GRANTED, 1, &[])?;
-        ensure!(!plain.status.success() && plain.stdout.is_empty(), "{plain:?}");
+        ensure!(
+            !plain.status.success() && plain.stdout.is_empty(),
+            "{plain:?}"
+        );
         let answer = self.client.call("ping", &json!({}))?;
         ensure!(answer.text().starts_with("alive"), "{}", answer.text());
         Ok(())
@@ -161,11 +173,18 @@ fn allowed_proxy_works_and_reaches_only_its_upstream() -> Result<()> {
     ensure!(!stopped.failed(), "{}", stopped.text());
     let end = rig.stage.end_record(&session)?;
     ensure!(text(&end, "reason") == "stop-call", "{end}");
-    ensure!(number(&end, "accepted") >= Some(3) && number(&end, "made") == Some(2), "{end}");
+    ensure!(
+        number(&end, "accepted") >= Some(3) && number(&end, "made") == Some(2),
+        "{end}"
+    );
     ensure!(number(&end, "bytes_in") > Some(2_000), "{end}");
     rig.is_over(8_081)?;
     let opened = rig.stage.audited("proxy-opened", 1)?;
-    ensure!(opened[0]["listen"] == json!(["127.0.0.1:8081"]), "{}", opened[0]);
+    ensure!(
+        opened[0]["listen"] == json!(["127.0.0.1:8081"]),
+        "{}",
+        opened[0]
+    );
     ensure!(rig.stage.audit("network-bounded")?.len() == 1);
     rig.close("the client closed the connection")
 }
@@ -173,8 +192,14 @@ fn allowed_proxy_works_and_reaches_only_its_upstream() -> Result<()> {
 #[test]
 fn server_that_listens_elsewhere_is_refused_and_the_client_is_told() -> Result<()> {
     let mut rig = Rig::new(&policy("60"))?;
-    let wide = rig.client.call("proxy_start", &json!({ "listen_host": "0.0.0.0" }))?;
-    ensure!(wide.failed() && wide.text().contains("127.0.0.1:8000-8999"), "{}", wide.text());
+    let wide = rig
+        .client
+        .call("proxy_start", &json!({ "listen_host": "0.0.0.0" }))?;
+    ensure!(
+        wide.failed() && wide.text().contains("127.0.0.1:8000-8999"),
+        "{}",
+        wide.text()
+    );
     // It does what it was not asked to, and says that all went well.
     for (port, really) in [(8_082, "0.0.0.0"), (8_083, "::"), (8_084, "127.0.0.2")] {
         let arguments = json!({ "listen_port": port, "really": really });
@@ -182,7 +207,10 @@ fn server_that_listens_elsewhere_is_refused_and_the_client_is_told() -> Result<(
         let shown = if really == "::" { "[::]" } else { really };
         let what = format!("not allowed to listen on {shown}:{port} (tcp)");
         ensure!(is_told(&answer, &what), "{really}: {}", answer.text());
-        ensure!(answer.own_text().contains("proxy started"), "its own words stay");
+        ensure!(
+            answer.own_text().contains("proxy started"),
+            "its own words stay"
+        );
         rig.refused(&format!("listen on {shown}:{port} (tcp)"))?;
         ensure!(!rig.works(port)?, "{really}");
     }
@@ -199,10 +227,16 @@ fn caps_and_the_deadline_end_a_proxy_and_not_the_server() -> Result<()> {
     let end = rig.stage.end_record(&session)?;
     ensure!(text(&end, "reason") == "byte-cap", "{end}");
     let bytes = |field| number(&end, field).unwrap_or(u64::MAX);
-    ensure!(bytes("bytes_in") <= CAP && bytes("bytes_out") <= CAP, "{end}");
+    ensure!(
+        bytes("bytes_in") <= CAP && bytes("bytes_out") <= CAP,
+        "{end}"
+    );
     rig.is_over(8_085)?;
     let told = rig.client.session_end(&session)?;
-    ensure!(text(&told, "message").starts_with("proxy s1 ended"), "{told}");
+    ensure!(
+        text(&told, "message").starts_with("proxy s1 ended"),
+        "{told}"
+    );
     rig.close("the client closed the connection")?;
 
     let mut rig = Rig::new(&policy("1.5"))?;
@@ -211,7 +245,9 @@ fn caps_and_the_deadline_end_a_proxy_and_not_the_server() -> Result<()> {
     ensure!(text(&end, "reason") == "deadline", "{end}");
     rig.is_over(8_086)?;
     // And another one may be had, of the same port.
-    let again = rig.client.call("proxy_start", &json!({ "listen_port": 8_087 }))?;
+    let again = rig
+        .client
+        .call("proxy_start", &json!({ "listen_port": 8_087 }))?;
     ensure!(granted(&again)? == "s2", "{}", again.text());
     rig.close("the client closed the connection")
 }

@@ -94,9 +94,7 @@ impl Sessions {
         credentials: &Credentials,
         baseline: Baseline,
     ) -> Result<(), SessionError> {
-        let cgroup = self.0.cgroup.as_ref().ok_or(ProxyError::NoCgroup)?;
-        let events = self.0.events.clone();
-        let network = Network::attach(cgroup, credentials, &baseline, events).await?;
+        let network = Network::attach(&self.0, credentials, &baseline).await?;
         self.0.network.set(network).map_err(|_| ProxyError::Twice)?;
         self.0.events.send(SessionEvent::Bounded { baseline });
         Ok(())

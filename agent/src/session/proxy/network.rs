@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{
     kernel::{
-        Cgroup, Credentials, NetworkCall, NetworkCaps, NetworkEvent, NetworkEvents, NetworkGuard,
+        Credentials, NetworkCall, NetworkCaps, NetworkEvent, NetworkEvents, NetworkGuard,
         NetworkInterfaces, NetworkNews, NetworkSlot, NetworkTerms, Readable, SlotId, Transport,
     },
     policy::Baseline,
-    session::{Events, SessionId},
+    session::{Events, SessionId, registry::Shared},
 };
 
 /// Refusals that are kept to be told to a model.
@@ -68,10 +68,9 @@ struct Told {
 
 impl Network {
     pub(super) async fn attach(
-        cgroup: &Cgroup,
+        shared: &Arc<Shared>,
         credentials: &Credentials,
         baseline: &Baseline,
-        events: Events,
     ) -> Result<Self, SessionError> {
         let known = lookup::names(&baseline.connect).await?;
         let terms = NetworkTerms {
@@ -80,8 +79,14 @@ impl Network {
             caps: NetworkCaps::default(),
             deadline: None,
         };
-        let (guard, slot) =
-            NetworkGuard::attach(cgroup, credentials, &terms).map_err(ProxyError::from)?;
+        let (shared, credentials) = (Arc::clone(shared), credentials.clone());
+        let events = shared.events.clone();
+        // The verifier takes a quarter of a second.
+        let attached = tokio::task::spawn_blocking(move || {
+            let cgroup = shared.cgroup.as_ref().ok_or(ProxyError::NoCgroup)?;
+            Ok::<_, ProxyError>(NetworkGuard::attach(cgroup, &credentials, &terms)?)
+        });
+        let (guard, slot) = attached.await.map_err(io::Error::other)??;
         let source = guard
             .take_events()
             .ok_or_else(|| io::Error::other("the network guard has no events"))?;
