@@ -10,7 +10,7 @@ type Case = (&'static str, u64, u64, &'static str, &'static str);
 #[rustfmt::skip] // A table: each text on its own line.
 const CASES: &[Case] = &[
     // The file as a whole.
-    ("", 1, 1, "the file must be a policy, but is nothing", "`all_tools`, `tools` and `exec`"),
+    ("", 1, 1, "the file must be a policy, but is nothing", "`all_tools`, `tools`, `exec` and `baseline`"),
     ("[]", 1, 1, "the file must be a policy, but is a list", "The keys here are"),
     ("{}", 1, 1, "the policy has no `version`", "version: 1"),
     ("version: 1", 1, 1, "neither `tools` nor `exec`", "Add `tools:`"),
