@@ -10,10 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{venv_python, wait_for},
+    agent::{capwarden, venv_python, wait_for},
     mcp::{Client, Message, PATIENCE},
     stage::{Stage, granted, number, text},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SERVER: &str = include_str!("../scripts/relay.py");
@@ -294,4 +295,98 @@ fn server_without_a_session_has_its_baseline_and_no_more() -> Result<()> {
     let log = rig.stage.stderr()?;
     ensure!(log.contains("network is not bounded"), "{log}");
     rig.close("the client closed the connection")
+}
+
+const HTTP_SERVER: &str = r#"
+import http.server, json, sys
+
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        result = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "h", "version": "1"}}
+        body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Server).serve_forever()
+"#;
+
+#[test]
+fn http_server_may_listen_where_it_is_asked_and_nowhere_else() -> Result<()> {
+    let stage = Stage::new()?;
+    let server = stage.write("server.py", HTTP_SERVER)?;
+    let upstream = "http://127.0.0.1:8765/mcp";
+    let options = [
+        "--listen",
+        "127.0.0.1:8808",
+        "--anonymous",
+        "--upstream",
+        upstream,
+    ];
+    let python = venv_python()?;
+    let start = |port: &str| {
+        let command = [python.as_path(), &server, port.as_ref()];
+        stage.run_with(&policy("60"), &options, &command)
+    };
+    let mut running = start("8765")?;
+    let message = json!({
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": { "name": "c", "version": "1" },
+        },
+    });
+    wait_for("the server's answer", PATIENCE, || {
+        let mut curl = stage.space.command("curl");
+        curl.args(["-s", "-H", "Content-Type: application/json"]);
+        curl.args(["-H", "Accept: application/json, text/event-stream"]);
+        curl.arg("-d").arg(message.to_string());
+        let answer = curl.arg("http://127.0.0.1:8808/mcp").output()?;
+        let answer = String::from_utf8_lossy(&answer.stdout);
+        Ok(answer.contains("serverInfo").then_some(()))
+    })
+    .with_context(|| stage.stderr().unwrap_or_default())?;
+    ensure!(
+        stage
+            .stderr()?
+            .contains("the server may listen on 127.0.0.1:8765")
+    );
+    ensure!(stage.audit("network-refused")?.is_empty());
+    running.signal(Signal::TERM)?;
+    running.exit()?;
+
+    let _elsewhere = start("8766")?;
+    let refused = stage.audited("network-refused", 1)?;
+    let what = "listen on 127.0.0.1:8766 (tcp)";
+    ensure!(text(&refused[0], "what") == what, "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn server_that_could_leave_its_cgroup_is_not_started() -> Result<()> {
+    let stage = Stage::new()?;
+    let policy = stage.write("policy.yaml", &policy("60"))?;
+    let marker = stage.capture("started");
+    let mut run = stage.space.command(capwarden()?);
+    run.args(["run", "--user", "0", "-p"]).arg(policy);
+    run.arg("--audit").arg(stage.path("audit.jsonl"));
+    run.arg("--state").arg(stage.path("state"));
+    let done = run.arg("--").arg("touch").arg(&marker).output()?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(!done.status.success() && !marker.exists(), "{said}");
+    ensure!(
+        said.contains("not started") && said.contains("leave its cgroup"),
+        "{said}"
+    );
+    ensure!(stage.audit("network-bounded")?.is_empty());
+    Ok(())
 }

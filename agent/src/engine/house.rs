@@ -52,25 +52,38 @@ pub(super) fn sessions(
     Ok((sessions, degraded))
 }
 
-/// Bounds the network of a server that is about to be started, if its policy does.
-pub(super) async fn bound_network(
+/// Starts a server, whose network is bounded first if its policy says anything of it. Dropping the
+/// broker ends its supply of capture sockets.
+pub(super) async fn start_server(
     sessions: &Sessions,
+    command: &[OsString],
     credentials: &Credentials,
+    piped: bool,
     baseline: Option<Baseline>,
-) -> Result<(), EngineError> {
-    let Some(baseline) = baseline else {
-        tracing::info!(
+) -> Result<(Governed, Broker), EngineError> {
+    match baseline {
+        Some(baseline) => {
+            tracing::info!("without a session, the server {baseline}");
+            let bounded = sessions.bound_network(credentials, baseline).await;
+            bounded.map_err(EngineError::Network)?;
+        }
+        None => tracing::info!(
             "the policy has neither `baseline` nor `proxy`: the server's network is not bounded"
-        );
-        return Ok(());
-    };
-    tracing::info!("without a session, the server {baseline}");
-    let bounded = sessions.bound_network(credentials, baseline).await;
-    bounded.map_err(EngineError::Network)
+        ),
+    }
+    launch_in(sessions, command, credentials, piped)
 }
 
-/// Starts the server or command. Dropping the broker ends its supply of capture sockets.
-pub(super) fn start(
+/// Starts a command, which is no server: its network is its own.
+pub(super) fn start_command(
+    sessions: &Sessions,
+    command: &[OsString],
+    credentials: &Credentials,
+) -> Result<(Governed, Broker), EngineError> {
+    launch_in(sessions, command, credentials, false)
+}
+
+fn launch_in(
     sessions: &Sessions,
     command: &[OsString],
     credentials: &Credentials,

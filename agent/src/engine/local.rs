@@ -199,8 +199,8 @@ impl Local {
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
         let baseline = self.judge.policy().baseline();
-        house::bound_network(&sessions, &self.credentials, baseline).await?;
-        let (governed, broker) = house::start(&sessions, &self.server, &self.credentials, true)?;
+        let (governed, broker) =
+            house::start_server(&sessions, &self.server, &self.credentials, true, baseline).await?;
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),

@@ -58,9 +58,8 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
     let baseline = plan.judge.policy().baseline();
-    let bounded = house::bound_network(&sessions, &plan.credentials, baseline).await;
     let started =
-        bounded.and_then(|()| house::start(&sessions, &plan.server, &plan.credentials, true));
+        house::start_server(&sessions, &plan.server, &plan.credentials, true, baseline).await;
     let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {

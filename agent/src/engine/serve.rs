@@ -91,10 +91,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 }
                 None => baseline,
             });
-            let bounded = house::bound_network(sessions, credentials, baseline).await;
-            let started =
-                bounded.and_then(|()| house::start(sessions, command, credentials, false));
-            started.map(Some)
+            let started = house::start_server(sessions, command, credentials, false, baseline);
+            started.await.map(Some)
         }
         _ => Ok(None),
     };

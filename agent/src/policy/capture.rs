@@ -366,7 +366,7 @@ impl CaptureRule {
         unit: &Unit<T>,
         asked: Asked<T>,
         cap: Option<&Cap<T>>,
-    ) -> Result<(Option<T>, Option<T>), Box<Denial>> {
+    ) -> Result<Settled<T>, Box<Denial>> {
         settle(unit, asked, cap, self.over).map_err(|(rule, reason)| self.deny(rule, reason))
     }
 
@@ -428,14 +428,16 @@ impl CaptureRule {
     }
 }
 
-/// What is granted, and what is to be written where the asker did not say just that; or the rule
-/// that is in the way, and why.
+/// What is granted, and what is to be written where the asker did not say just that.
+type Settled<T> = (Option<T>, Option<T>);
+
+/// Settles what is asked. An error is the rule that is in the way, and why.
 pub(super) fn settle<'c, T: Copy + Ord>(
     unit: &Unit<T>,
     asked: Asked<T>,
     cap: Option<&'c Cap<T>>,
     over: Over,
-) -> Result<(Option<T>, Option<T>), (&'c RuleRef, String)> {
+) -> Result<Settled<T>, (&'c RuleRef, String)> {
     let Some(cap) = cap else {
         return Ok(match asked {
             Asked::Amount(n) => (Some(n), None),
