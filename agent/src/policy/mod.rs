@@ -86,8 +86,8 @@
 //! they are granted, and again every minute.
 //!
 //! As soon as a policy has a `baseline` or a `proxy`, the server's network is bounded: what is not in
-//! the baseline it may not listen on, connect or send to without a session. No `baseline` is `none` then. Otherwise
-//! nothing is bounded but captures.
+//! the baseline it may not listen on, connect or send to without a session. No `baseline` is `none`
+//! then. Otherwise nothing is bounded but captures. (Commands under `exec` are no servers.)
 //!
 //! A call's address is taken for what it says: only addresses and `localhost` (127.0.0.1 and ::1) are
 //! read, and no name is looked up.
