@@ -24,8 +24,8 @@ async def copy(reader, writer):
             writer.write(data)
             await writer.drain()
         writer.write_eof()
-    except (OSError, asyncio.IncompleteReadError):
-        pass
+    except OSError:
+        writer.close()
 
 
 async def relay(reader, writer):
