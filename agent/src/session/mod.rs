@@ -18,5 +18,5 @@ pub use end::*;
 pub use event::{Events, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
-pub use proxy::{NetworkRefusal, ProxyGrant};
+pub use proxy::{NetworkRefusal, ProxyError, ProxyGrant};
 pub use registry::{Attribution, SessionError, Sessions};
