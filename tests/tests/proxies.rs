@@ -294,6 +294,17 @@ fn server_without_a_session_has_its_baseline_and_no_more() -> Result<()> {
     ensure!(answer.text() == "reached", "{}", answer.text());
     let log = rig.stage.stderr()?;
     ensure!(log.contains("network is not bounded"), "{log}");
+
+    // A policy that grants proxies comes too late for a server that runs.
+    rig.stage.write("policy.yaml", &policy("60"))?;
+    rig.client.signal(Signal::HUP)?;
+    rig.stage.audited("policy-reloaded", 1)?;
+    let answer = rig.client.call("proxy_start", &json!({}))?;
+    let told = answer.text();
+    ensure!(
+        answer.failed() && told.contains("must be started again"),
+        "{told}"
+    );
     rig.close("the client closed the connection")
 }
 
