@@ -426,6 +426,7 @@ fn log_of_a_session(path: &Path) {
         bytes: 162,
         sockets: 1,
         milliseconds: 10,
+        proxy: None,
     };
     log.append(&Record::SessionEnded(ended)).unwrap();
 }

@@ -398,7 +398,7 @@ fn log_as_json_follows_each_call_and_session() -> Result<()> {
     assert_eq!(said("call", "answered", &capture), 1, "{log}");
     let session = [("session", "s1")];
     assert_eq!(said("session", "opened", &session), 1, "{log}");
-    let end = "the capture was stopped by a call";
+    let end = "it was stopped by a call";
     assert_eq!(said("session", end, &session), 1, "{log}");
     Ok(())
 }

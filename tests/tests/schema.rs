@@ -54,8 +54,14 @@ const ALL: &str = r#"{
       "from": { "interface": "i", "filter": "f", "packets": "p", "bytes": "b", "seconds": "s" },
       "interfaces": ["lo", "veth*"], "within": "ip", "outside": "deny", "packets": 5,
       "bytes": "50 MiB", "seconds": 0.5, "snap": 128, "payload": "headers", "over": "deny" } },
-    "stop": { "ends": "capture" }
+    "stop": { "ends": "capture" },
+    "relay": { "proxy": {
+      "from": { "host": "h", "port": "p", "seconds": "s" }, "defaults": { "host": "::1", "port": 80 },
+      "listen": ["127.0.0.1:80-90,99", "udp:[fd00::/8]:*", "*:1"], "upstream": ["tcp:a.example:443"],
+      "interfaces": ["lo"], "packets": 5, "bytes": "1MiB", "connections": 3, "seconds": 0.5, "over": "deny" } },
+    "unrelay": { "ends": "proxy" }
   },
+  "baseline": { "listen": ["127.0.0.1:80"], "connect": ["api.example:443", "10.0.0.0/8:*"] },
   "exec": { "interfaces": ["lo"], "within": "tcp", "outside": "narrow", "packets": 1, "bytes": 4096,
             "seconds": 1, "snap": "64KiB", "payload": 16, "over": "clamp" }
 }"#;
@@ -77,6 +83,7 @@ const BEYOND: &[&str] = &[
     "is no number of bytes",
     "to 262144 bytes",
     "is not from 0 to 2^53",
+    "is no address",
 ];
 
 fn loads(document: &Value) -> Result<(), String> {
@@ -207,12 +214,15 @@ fn parts(all: &Value) -> Vec<Value> {
     if let Some(head) = head.as_object_mut() {
         head.insert("tools".to_owned(), json!({ "free": {} }));
         head.remove("exec");
+        head.remove("baseline");
     }
     let exec = json!({ "version": 1, "exec": all.get("exec") });
+    let baseline =
+        json!({ "version": 1, "tools": { "free": {} }, "baseline": all.get("baseline") });
     let tools = all.get("tools").and_then(Value::as_object);
     let tools = tools.into_iter().flatten();
     let tools = tools.map(|(name, rule)| json!({ "version": 1, "tools": { name: rule } }));
-    tools.chain([head, exec]).collect()
+    tools.chain([head, exec, baseline]).collect()
 }
 
 #[test]

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    policy::{FilterOrigin, InterfaceTerms, Payload},
-    session::{Grant, Relation, SessionEnd, SessionId},
+    policy::{Baseline, Endpoint, FilterOrigin, InterfaceTerms, Payload},
+    session::{Grant, ProxyGrant, Relation, SessionEnd, SessionId},
 };
 
 use super::{
@@ -39,6 +39,12 @@ pub enum Record {
     FilterAttached(FilterAttached),
     /// A capture socket was refused.
     SocketRefused(SocketRefused),
+    /// The server's network is bounded, before the server is started.
+    NetworkBounded(NetworkBounded),
+    /// A session for a proxy was opened.
+    ProxyOpened(Box<ProxyOpened>),
+    /// The kernel refused the server something in its network.
+    NetworkRefused(NetworkRefused),
     /// A session ended.
     SessionEnded(SessionEnd),
     /// A policy decides in place of another from now on.
@@ -52,7 +58,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 17] = [
     "agent-started",
     "call",
     "approval",
@@ -62,6 +68,9 @@ pub const KINDS: [&str; 14] = [
     "socket-armed",
     "filter-attached",
     "socket-refused",
+    "network-bounded",
+    "proxy-opened",
+    "network-refused",
     "session-ended",
     "policy-reloaded",
     "policy-refused",
@@ -82,6 +91,7 @@ impl Record {
                 | Self::Grant(_)
                 | Self::SessionEnded(_)
                 | Self::SocketRefused(_)
+                | Self::NetworkRefused(_)
                 | Self::PolicyReloaded(_)
                 | Self::PolicyRefused(_)
                 | Self::AgentStopped(_)
@@ -178,10 +188,12 @@ pub struct CallRecord {
 pub enum Decision {
     /// Forwarded.
     Allow,
-    /// Forwarded; the tool ends captures.
+    /// Forwarded; the tool ends captures, or proxies.
     Ends,
     /// A session was opened, then forwarded.
     Capture,
+    /// The same, for a proxy.
+    Proxy,
     /// Not forwarded.
     Deny,
     /// Not forwarded before it is approved.
@@ -333,6 +345,98 @@ impl SessionOpened {
             summary: Text::new(grant.summary()),
         }
     }
+}
+
+/// What a server may do with the network without a session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NetworkBounded {
+    /// Where it may listen, as a policy writes it.
+    pub listen: TextList,
+    /// Whom it may connect and send to.
+    pub connect: TextList,
+}
+
+impl NetworkBounded {
+    /// The record of a baseline.
+    pub fn new(baseline: &Baseline) -> Self {
+        Self {
+            listen: texts(&baseline.listen),
+            connect: texts(&baseline.connect),
+        }
+    }
+}
+
+fn texts(endpoints: &[Endpoint]) -> TextList {
+    let texts = endpoints.iter().map(ToString::to_string);
+    texts.collect()
+}
+
+/// A session for a proxy was opened: what its sockets may do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProxyOpened {
+    /// Which session.
+    pub session: SessionId,
+    /// Where they may listen, as a policy writes it.
+    pub listen: TextList,
+    /// Whom they may connect and send to.
+    pub upstream: TextList,
+    /// What the names among these stood for: `api.example is 10.0.0.1, 10.0.0.2`.
+    pub names: TextList,
+    /// The interfaces that were there when it opened; none where all are granted.
+    pub interfaces: Vec<InterfaceRecord>,
+    /// Packets in both directions; `null` is no cap, here and below.
+    pub packets: Option<u64>,
+    /// Bytes in each direction.
+    pub bytes: Option<u64>,
+    /// TCP connections accepted, and as many begun.
+    pub connections: Option<u64>,
+    /// How long.
+    pub seconds: Option<f64>,
+    /// When it has to end, by the wall's clock at the opening.
+    pub deadline: Option<Text>,
+    /// The terms in one line for people.
+    pub summary: Text,
+}
+
+impl ProxyOpened {
+    /// The record of a session that opens now.
+    pub fn new(session: SessionId, grant: &ProxyGrant) -> Self {
+        let terms = &grant.terms;
+        let names = grant.names.iter().map(|(name, addresses)| {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            format!("{name} is {}", addresses.join(", "))
+        });
+        let interfaces = grant.interfaces.iter().map(|interface| InterfaceRecord {
+            name: Text::new(interface.name.as_str()),
+            index: interface.index,
+        });
+        let deadline = grant
+            .deadline
+            .and_then(|deadline| Timestamp::now().checked_add(deadline.remaining()).ok());
+        Self {
+            session,
+            listen: texts(&terms.listen),
+            upstream: texts(&terms.upstream),
+            names: names.collect(),
+            interfaces: interfaces.take(MAX_ITEMS).collect(),
+            packets: terms.packets,
+            bytes: terms.bytes,
+            connections: terms.connections,
+            seconds: terms.duration.map(|duration| duration.as_secs_f64()),
+            deadline: deadline.map(|deadline| Text::new(format!("{deadline:.6}"))),
+            summary: Text::new(grant.summary()),
+        }
+    }
+}
+
+/// The kernel refused the server something in its network. The process got EPERM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetworkRefused {
+    /// The session by whose caps it was refused; none where nothing allows it at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// What: `connect to 10.0.0.1:80 (tcp)`.
+    pub what: Text,
 }
 
 /// An interface, by the name it had and the index that the kernel checks. Index 0, name `any`: all

@@ -154,7 +154,7 @@ fn render(entry: &Entry, colour: bool) -> String {
     };
     let style = match entry.kind.as_str() {
         "agent-started" | "agent-stopped" | "policy-reloaded" => "1",
-        "session-opened" | "socket-armed" => "32",
+        "session-opened" | "proxy-opened" | "socket-armed" => "32",
         "session-ended" => "36",
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
         "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
@@ -162,7 +162,7 @@ fn render(entry: &Entry, colour: bool) -> String {
         "definition" if matches!(entry.text("became"), Some("accepted")) => "32",
         "definition" if matches!(entry.text("became"), Some("first-seen")) => "",
         "definition" => "31",
-        "socket-refused" | "policy-refused" => "31",
+        "socket-refused" | "network-refused" | "policy-refused" => "31",
         "grant" if entry.text("became") == Some("revoked") => "31",
         "grant" => "33",
         "call" if entry.text("verdict") == Some("deny") => "31",
@@ -289,7 +289,7 @@ fn describe(entry: &Entry) -> String {
             text += &optional(", because ", "why");
             text + &format!(" (sha256 {hash})")
         }
-        "session-opened" => {
+        "session-opened" | "proxy-opened" => {
             format!("{}: {}", text("session"), text("summary"))
         }
         "socket-armed" => format!(
@@ -328,6 +328,36 @@ fn describe(entry: &Entry) -> String {
         }
         "socket-refused" => {
             format!("{} (pid {}): {}", text("comm"), number("pid"), text("why"))
+        }
+        "network-bounded" => {
+            let endpoints = |field: &str| match list(field, ", ") {
+                list if list.is_empty() => "nothing".to_owned(),
+                list => list,
+            };
+            format!(
+                "without a session, the server listens on {}, connects to {}",
+                endpoints("listen"),
+                endpoints("connect")
+            )
+        }
+        "network-refused" => {
+            let session = entry.text("session").map(|session| visible(session) + ": ");
+            session.unwrap_or_default() + "not allowed to " + &text("what")
+        }
+        "session-ended" if entry.fields.contains_key("bytes_in") => {
+            let milliseconds = number("milliseconds");
+            format!(
+                "{}: {}, {}, {} in, {} out, {} accepted, {} made, {}.{:03} s",
+                text("session"),
+                text("reason"),
+                counted(number("packets"), "packet"),
+                counted(number("bytes_in"), "byte"),
+                counted(number("bytes_out"), "byte"),
+                counted(number("accepted"), "connection"),
+                number("made"),
+                milliseconds / 1000,
+                milliseconds % 1000
+            )
         }
         "session-ended" => {
             let milliseconds = number("milliseconds");

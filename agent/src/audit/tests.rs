@@ -13,7 +13,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::session::{EndReason, Relation, SessionEnd, SessionId};
+use crate::{
+    policy::{Baseline, Endpoint, InterfaceTerms, ProxyTerms},
+    session::{EndReason, ProxyGrant, Relation, SessionEnd, SessionId},
+};
 
 use super::*;
 
@@ -62,6 +65,7 @@ fn ended(session: u32) -> Record {
         bytes: 4_200,
         sockets: 1,
         milliseconds: 1_234,
+        proxy: None,
     })
 }
 
@@ -661,6 +665,28 @@ fn kinds_are_all_of_them() {
             pid: 1,
             comm: "a".into(),
             why: "b".into(),
+        }),
+        Record::NetworkBounded(NetworkBounded::new(&Baseline::default())),
+        Record::ProxyOpened(Box::new(ProxyOpened::new(
+            SessionId(2),
+            &ProxyGrant {
+                terms: ProxyTerms {
+                    listen: vec![Endpoint::parse("127.0.0.1:8080").unwrap()],
+                    upstream: Vec::new(),
+                    interfaces: InterfaceTerms::Any,
+                    packets: None,
+                    bytes: Some(1),
+                    connections: None,
+                    duration: None,
+                },
+                names: Vec::new(),
+                interfaces: Vec::new(),
+                deadline: None,
+            },
+        ))),
+        Record::NetworkRefused(NetworkRefused {
+            session: None,
+            what: "w".into(),
         }),
         ended(1),
         Record::PolicyReloaded(PolicyReloaded {

@@ -104,7 +104,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
         if let Some(cut) = &grant.cut {
             tracing::warn!(%session, "{cut}");
         }
-        house::start(&sessions, &plan.command, &plan.credentials, false)
+        house::start_command(&sessions, &plan.command, &plan.credentials)
     });
     let (mut governed, broker) = match launched {
         Ok(started) => started,

@@ -19,6 +19,7 @@ use crate::{
     filter::Compiler,
     gate::http::{self, Listener, Tls},
     kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    policy::Baseline,
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
 };
@@ -52,8 +53,38 @@ pub(super) fn sessions(
     Ok((sessions, degraded))
 }
 
-/// Starts the server or command. Dropping the broker ends its supply of capture sockets.
-pub(super) fn start(
+/// Starts a server, whose network is bounded first if its policy says anything of it. Dropping the
+/// broker ends its supply of capture sockets.
+pub(super) async fn start_server(
+    sessions: &Sessions,
+    command: &[OsString],
+    credentials: &Credentials,
+    piped: bool,
+    baseline: Option<Baseline>,
+) -> Result<(Governed, Broker), EngineError> {
+    match baseline {
+        Some(baseline) => {
+            tracing::info!("without a session, the server {baseline}");
+            let bounded = sessions.bound_network(credentials, baseline).await;
+            bounded.map_err(EngineError::Network)?;
+        }
+        None => tracing::info!(
+            "the policy has neither `baseline` nor `proxy`: the server's network is not bounded"
+        ),
+    }
+    launch_in(sessions, command, credentials, piped)
+}
+
+/// Starts a command, which is no server: its network is its own.
+pub(super) fn start_command(
+    sessions: &Sessions,
+    command: &[OsString],
+    credentials: &Credentials,
+) -> Result<(Governed, Broker), EngineError> {
+    launch_in(sessions, command, credentials, false)
+}
+
+fn launch_in(
     sessions: &Sessions,
     command: &[OsString],
     credentials: &Credentials,
@@ -111,7 +142,7 @@ pub(super) async fn metrics(
         return Ok((None, None));
     };
     let metrics = Arc::new(Metrics::new());
-    metrics.refusals_are(events.refusals());
+    metrics.refusals_are(events.refusals(), events.network_refusals());
     let serving = endpoint.serve(Arc::clone(&metrics)).await?;
     tracing::info!(at = %serving.endpoint(), "metrics");
     Ok((Some(metrics), Some(serving)))

@@ -2,8 +2,8 @@
 
 use crate::{
     gate::{Captures, OpenError, Opened},
-    policy::Terms,
-    session::{EndReason, SessionError, SessionId, Sessions},
+    policy::{ProxyTerms, Terms},
+    session::{EndReason, SessionError, SessionId, SessionKind, Sessions},
 };
 
 impl Captures for Sessions {
@@ -27,6 +27,27 @@ impl Captures for Sessions {
         }
     }
 
+    async fn open_proxy(&self, terms: ProxyTerms) -> Result<Opened, OpenError> {
+        match self.start_proxy(terms).await {
+            Ok((session, grant)) => Ok(Opened {
+                session,
+                summary: grant.summary(),
+                cut: None,
+            }),
+            Err(error) => Err(OpenError::new(format!(
+                "The proxy's session cannot be opened: {error}."
+            ))),
+        }
+    }
+
+    fn refusals(&self) -> u64 {
+        self.network_refusals()
+    }
+
+    fn refused_since(&self, refusals: u64) -> Vec<String> {
+        self.network_refused_since(refusals)
+    }
+
     fn replied(&self, session: SessionId) {
         Self::replied(self, session);
     }
@@ -41,5 +62,9 @@ impl Captures for Sessions {
 
     fn live(&self) -> Vec<SessionId> {
         Self::live(self)
+    }
+
+    fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
+        Self::live_of(self, kind)
     }
 }

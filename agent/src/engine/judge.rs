@@ -191,8 +191,10 @@ impl Judge {
         };
         match grants.recheck(grant, &caller.server) {
             Ok(bearer) => {
-                if let Verdict::Capture(capture) = verdict {
-                    bearer.ceiling.narrow(&mut capture.terms);
+                match verdict {
+                    Verdict::Capture(capture) => bearer.ceiling.narrow(&mut capture.terms),
+                    Verdict::Proxy(proxy) => bearer.ceiling.narrow_proxy(&mut proxy.terms),
+                    _ => {}
                 }
                 Ok(())
             }

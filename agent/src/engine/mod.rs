@@ -46,6 +46,9 @@ pub enum EngineError {
     /// The session of `exec` could not be opened.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The policy bounds the server's network, and that is not possible here.
+    #[error("the server is not started, as its network cannot be bounded: {0}")]
+    Network(SessionError),
     /// What happens can no longer be recorded; so nothing more may happen.
     #[error(transparent)]
     Audit(#[from] AuditError),

@@ -25,8 +25,9 @@ use crate::{
     approval::{self, What},
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
-        Decision, DefinitionRecord, FilterAttached, Hash, Log, PolicyFile, PolicyRefused,
-        PolicyReloaded, Record, SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
+        Decision, DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused,
+        PolicyFile, PolicyRefused, PolicyReloaded, ProxyOpened, Record, SessionOpened, SocketArmed,
+        SocketRefused, Text, TextList, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
@@ -455,6 +456,18 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
                 why: Text::new(refusal.reason),
             })
         }
+        Entry::Session(SessionEvent::Bounded { baseline }) => {
+            Record::NetworkBounded(NetworkBounded::new(&baseline))
+        }
+        Entry::Session(SessionEvent::ProxyOpened { session, grant }) => {
+            Record::ProxyOpened(Box::new(ProxyOpened::new(session, &grant)))
+        }
+        Entry::Session(SessionEvent::NetworkRefused(refusal)) => {
+            Record::NetworkRefused(NetworkRefused {
+                session: refusal.session,
+                what: Text::new(refusal.what),
+            })
+        }
         Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),
     })
 }
@@ -503,6 +516,7 @@ fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
         CallVerdict::Forwarded => (Decision::Allow, None, None),
         CallVerdict::EndsCapture => (Decision::Ends, None, None),
         CallVerdict::Captures { session, .. } => (Decision::Capture, None, Some(*session)),
+        CallVerdict::Proxies { session, .. } => (Decision::Proxy, None, Some(*session)),
         CallVerdict::Withdrawn { session } => (
             Decision::Deny,
             Some("cancelled while its session was being opened"),
@@ -519,7 +533,7 @@ fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
         CallVerdict::Refused { why } => (Decision::Deny, Some(why.as_str()), None),
     };
     let changes = match &call.verdict {
-        CallVerdict::Captures { changes, .. } => changes
+        CallVerdict::Captures { changes, .. } | CallVerdict::Proxies { changes, .. } => changes
             .iter()
             .map(|change| format!("{}: {}", change.argument, change.why))
             .collect(),

@@ -211,6 +211,12 @@ impl Follower {
                     "policy reloaded: {}",
                     policy.summary()
                 );
+                if policy.baseline() != current.baseline() {
+                    tracing::warn!(
+                        "the policy's baseline is another one now: servers that run keep the one \
+                         they were started with"
+                    );
+                }
                 self.record.policy_reloaded(&before, &policy);
                 self.judge.replace_policy(policy);
                 self.failed = false;

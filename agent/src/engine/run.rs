@@ -59,7 +59,10 @@ pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
         degraded: &degraded,
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
-    let (governed, broker) = match house::start(&sessions, &plan.server, &plan.credentials, true) {
+    let baseline = plan.judge.policy().baseline();
+    let started =
+        house::start_server(&sessions, &plan.server, &plan.credentials, true, baseline).await;
+    let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {
             drop(sessions);

@@ -18,8 +18,8 @@ use crate::{
         http::{self, FrontPlan, Tls},
     },
     kernel::{self, Broker, Credentials, Governed},
-    policy::Terms,
-    session::{Attribution, EndReason, Events, SessionId, Sessions},
+    policy::{ProxyTerms, Terms},
+    session::{Attribution, EndReason, Events, SessionId, SessionKind, Sessions},
     telemetry::Endpoint,
 };
 
@@ -79,7 +79,17 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
     let launched = match (&sessions, &plan.server) {
         (Some(sessions), Some((command, credentials))) => {
-            Some(house::start(sessions, command, credentials, false)).transpose()
+            let baseline = plan.judge.policy().baseline();
+            let baseline = baseline.map(|baseline| match plan.front.upstream.address() {
+                // Else it could not be asked at all.
+                Some(address) => {
+                    tracing::info!("the server may listen on {address}, where it is asked");
+                    baseline.listening_on(address)
+                }
+                None => baseline,
+            });
+            let started = house::start_server(sessions, command, credentials, false, baseline);
+            started.await.map(Some)
         }
         _ => Ok(None),
     };
@@ -198,6 +208,12 @@ impl Captures for Unenforced {
         ))
     }
 
+    async fn open_proxy(&self, _: ProxyTerms) -> Result<Opened, OpenError> {
+        Err(OpenError::new(
+            "The policy bounds this proxy in the kernel, which is possible only for a server that capwarden started.",
+        ))
+    }
+
     fn replied(&self, _: SessionId) {}
 
     fn stopping(&self, _: SessionId) {}
@@ -205,6 +221,10 @@ impl Captures for Unenforced {
     fn end(&self, _: SessionId, _: EndReason) {}
 
     fn live(&self) -> Vec<SessionId> {
+        Vec::new()
+    }
+
+    fn live_of(&self, _: SessionKind) -> Vec<SessionId> {
         Vec::new()
     }
 }

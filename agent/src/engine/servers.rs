@@ -27,9 +27,9 @@ use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture},
     kernel::{Credentials, Input, Output},
-    policy::Terms,
+    policy::{ProxyTerms, Terms},
     principal::Caller,
-    session::{Attribution, EndReason, Events, SessionEnd, SessionId, Sessions},
+    session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind, Sessions},
     telemetry::{Endpoint, Serving},
 };
 
@@ -156,7 +156,10 @@ impl OwnServers {
         let made =
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
-        let (governed, broker) = house::start(&sessions, &self.command, &self.credentials, true)?;
+        let baseline = self.judge.policy().baseline();
+        let (governed, broker) =
+            house::start_server(&sessions, &self.command, &self.credentials, true, baseline)
+                .await?;
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),
@@ -227,6 +230,22 @@ impl Captures for Routed {
         Ok(opened)
     }
 
+    async fn open_proxy(&self, terms: ProxyTerms) -> Result<OpenedCapture, OpenError> {
+        let opened = Captures::open_proxy(&self.sessions, terms).await?;
+        self.routes
+            .table()
+            .insert(opened.session, self.ends.clone());
+        Ok(opened)
+    }
+
+    fn refusals(&self) -> u64 {
+        Captures::refusals(&self.sessions)
+    }
+
+    fn refused_since(&self, refusals: u64) -> Vec<String> {
+        Captures::refused_since(&self.sessions, refusals)
+    }
+
     fn replied(&self, session: SessionId) {
         self.sessions.replied(session);
     }
@@ -241,5 +260,9 @@ impl Captures for Routed {
 
     fn live(&self) -> Vec<SessionId> {
         self.sessions.live()
+    }
+
+    fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
+        self.sessions.live_of(kind)
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Judge;
 use crate::{
     gate::{CallEnd, Decide},
-    policy::{Call, Denial, RuleRef, Said, Verdict},
+    policy::{Call, Denial, Policy, RuleRef, Said, Verdict},
     principal::Caller,
     telemetry::Metrics,
 };
@@ -26,6 +26,11 @@ impl Timed<Arc<Judge>> {
             metrics.name_tools(inner.policy().tool_names());
         }
         Self { inner, metrics }
+    }
+
+    /// The policy that decides now.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        self.inner.policy()
     }
 }
 

@@ -3,7 +3,10 @@
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use super::{captures::Opened, envelope::Id};
-use crate::{policy::Change, session::SessionId};
+use crate::{
+    policy::Change,
+    session::{SessionId, SessionKind},
+};
 
 /// What is to be done with the answer to a request.
 #[derive(Debug)]
@@ -21,13 +24,14 @@ pub(super) enum Flight<T> {
     Call(T),
     /// A call that opened a session.
     Capture(Box<CaptureFlight<T>>),
-    /// A call that ends a capture: its string arguments may say which.
-    Ending(Vec<String>, T),
+    /// A call that ends a session of this kind: its arguments may say which.
+    Ending(SessionKind, Vec<String>, T),
 }
 
 /// A call that opened a session.
 #[derive(Debug)]
 pub(super) struct CaptureFlight<T> {
+    pub(super) kind: SessionKind,
     pub(super) opened: Opened,
     pub(super) changes: Vec<Change>,
     pub(super) ticket: T,
@@ -38,7 +42,7 @@ impl<T> Flight<T> {
     pub(super) fn ticket(self) -> Option<T> {
         match self {
             Self::Passing | Self::Initialize | Self::ToolList | Self::Opening => None,
-            Self::Call(ticket) | Self::Ending(_, ticket) => Some(ticket),
+            Self::Call(ticket) | Self::Ending(_, _, ticket) => Some(ticket),
             Self::Capture(capture) => Some(capture.ticket),
         }
     }
@@ -49,6 +53,8 @@ impl<T> Flight<T> {
 pub(super) struct Request<T> {
     pub(super) flight: Flight<T>,
     pub(super) cancelled: bool,
+    /// What the kernel had refused the server when the request was forwarded.
+    pub(super) refusals: u64,
     /// It makes room for others: it was cancelled, or nobody waits for it just now.
     spare: bool,
 }
@@ -113,18 +119,25 @@ impl<T> Book<T> {
             Request {
                 flight,
                 cancelled: false,
+                refusals: 0,
                 spare: false,
             },
         );
         Ok(gone)
     }
 
-    /// A call that waited is forwarded now. Gives the flight back if the call was cancelled
-    /// meanwhile.
-    pub(super) fn forwarding(&mut self, id: &Id, flight: Flight<T>) -> Result<(), Flight<T>> {
+    /// A call that waited is forwarded now, when the kernel has refused the server so much. Gives
+    /// the flight back if the call was cancelled meanwhile.
+    pub(super) fn forwarding(
+        &mut self,
+        id: &Id,
+        flight: Flight<T>,
+        refusals: u64,
+    ) -> Result<(), Flight<T>> {
         match self.flights.get_mut(id) {
             Some(request) if !request.cancelled && matches!(request.flight, Flight::Opening) => {
                 request.flight = flight;
+                request.refusals = refusals;
                 Ok(())
             }
             _ => {

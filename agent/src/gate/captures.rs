@@ -4,11 +4,12 @@
 use std::{future::Future, sync::Arc};
 
 use crate::{
-    policy::Terms,
-    session::{EndReason, SessionId},
+    policy::{ProxyTerms, Terms},
+    session::{EndReason, SessionId, SessionKind},
 };
 
-/// A session that is armed, waiting for the capture process that the forwarded call will start.
+/// A session that is armed, waiting for the capture process, or the listener, that the forwarded call
+/// will start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// The session.
@@ -40,12 +41,28 @@ impl OpenError {
     }
 }
 
-/// Opens and ends capture sessions. All methods may be called from any task.
+/// Opens and ends sessions. All methods may be called from any task.
 pub trait Captures: Send + Sync + 'static {
     /// Opens a session and arms it. Returns before any packet can be seen. Captures are started
     /// one at a time: this waits, for a bounded time, until the session opened before it has got
     /// its process.
     fn open(&self, terms: Terms) -> impl Future<Output = Result<Opened, OpenError>> + Send;
+
+    /// Opens a session for a proxy: when this returns, the server may listen where the terms say.
+    fn open_proxy(
+        &self,
+        terms: ProxyTerms,
+    ) -> impl Future<Output = Result<Opened, OpenError>> + Send;
+
+    /// How much the kernel has refused the server so far: to be given to [`Self::refused_since`].
+    fn refusals(&self) -> u64 {
+        0
+    }
+
+    /// What the kernel has refused the server since then, in a few phrases.
+    fn refused_since(&self, _refusals: u64) -> Vec<String> {
+        Vec::new()
+    }
 
     /// The call that opened the session was answered.
     fn replied(&self, session: SessionId);
@@ -58,12 +75,30 @@ pub trait Captures: Send + Sync + 'static {
 
     /// The sessions that have not ended, oldest first.
     fn live(&self) -> Vec<SessionId>;
+
+    /// Those of one kind.
+    fn live_of(&self, kind: SessionKind) -> Vec<SessionId>;
 }
 
 /// Shared by several.
 impl<T: Captures> Captures for Arc<T> {
     fn open(&self, terms: Terms) -> impl Future<Output = Result<Opened, OpenError>> + Send {
         T::open(self, terms)
+    }
+
+    fn open_proxy(
+        &self,
+        terms: ProxyTerms,
+    ) -> impl Future<Output = Result<Opened, OpenError>> + Send {
+        T::open_proxy(self, terms)
+    }
+
+    fn refusals(&self) -> u64 {
+        T::refusals(self)
+    }
+
+    fn refused_since(&self, refusals: u64) -> Vec<String> {
+        T::refused_since(self, refusals)
     }
 
     fn replied(&self, session: SessionId) {
@@ -80,5 +115,9 @@ impl<T: Captures> Captures for Arc<T> {
 
     fn live(&self) -> Vec<SessionId> {
         T::live(self)
+    }
+
+    fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
+        T::live_of(self, kind)
     }
 }

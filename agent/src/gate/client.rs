@@ -12,8 +12,11 @@ use super::{
     splice, stops,
 };
 use crate::{
-    policy::{Call, CaptureVerdict, Change, Denial, Pending, RuleRef, Verdict},
-    session::{EndReason, SessionId},
+    policy::{
+        Call, CaptureVerdict, Change, Denial, Pending, ProxyTerms, ProxyVerdict, RuleRef, Terms,
+        Verdict,
+    },
+    session::{EndReason, SessionId, SessionKind},
 };
 
 /// What becomes of a client's message.
@@ -42,14 +45,31 @@ pub(super) struct Answer {
     pub(super) malformed: bool,
 }
 
-/// A call that the policy allows to capture, on its way to a session.
+/// What a session is opened with.
+enum Wanted {
+    Capture(Terms),
+    Proxy(ProxyTerms),
+}
+
+impl Wanted {
+    fn kind(&self) -> SessionKind {
+        match self {
+            Self::Capture(_) => SessionKind::Capture,
+            Self::Proxy(_) => SessionKind::Proxy,
+        }
+    }
+}
+
+/// A call that the policy allows, on its way to a session.
 pub(super) struct Start<T> {
     /// The message, with the changes made.
     text: String,
     id: Id,
     id_text: String,
     call: Call,
-    verdict: CaptureVerdict,
+    wanted: Wanted,
+    changes: Vec<Change>,
+    rule: RuleRef,
     ticket: T,
     shape: DenialShape,
 }
@@ -306,7 +326,7 @@ impl<G: Rooms> Conversation<G> {
             None => Some(text),
         };
         let (verdict, ticket) = self.gate.policy().decide(&self.caller, &call).await;
-        let flight = match verdict {
+        let (wanted, changes, rule) = match verdict {
             Verdict::Deny(denial) => {
                 return self.deny(id, id_text, call, denial, Some(ticket), shape);
             }
@@ -327,29 +347,67 @@ impl<G: Rooms> Conversation<G> {
                 self.decided(id_text, call, CallVerdict::Pending { id }, Some(rule));
                 return FromClient::Answer(Answer::to(line));
             }
-            Verdict::Capture(verdict) => {
-                let edited = str::from_utf8(message)
-                    .ok()
-                    .and_then(|text| splice::change_arguments(text, params, &verdict.changes))
-                    .and_then(edit);
-                let Some(text) = edited else {
-                    let reason = "The policy's changes could not be written into the call.";
-                    let denial = Denial::new(reason, verdict.rule);
-                    return self.deny(id, id_text, call, denial, Some(ticket), shape);
-                };
-                return FromClient::Open(Box::new(Start {
-                    text,
-                    id: id.clone(),
-                    id_text: (*id_text).to_owned(),
-                    call,
-                    verdict: *verdict,
-                    ticket,
-                    shape,
-                }));
+            Verdict::Forward => {
+                return self.forward(message, (id, id_text), params, call, Flight::Call(ticket));
             }
-            Verdict::Forward => Flight::Call(ticket),
-            Verdict::EndCapture => Flight::Ending(stops::strings(&call.arguments), ticket),
+            Verdict::EndCapture => {
+                let names = stops::strings(&call.arguments);
+                let flight = Flight::Ending(SessionKind::Capture, names, ticket);
+                return self.forward(message, (id, id_text), params, call, flight);
+            }
+            Verdict::EndProxy => {
+                let names = stops::strings_and_numbers(&call.arguments);
+                let flight = Flight::Ending(SessionKind::Proxy, names, ticket);
+                return self.forward(message, (id, id_text), params, call, flight);
+            }
+            Verdict::Capture(verdict) => {
+                let CaptureVerdict {
+                    terms,
+                    changes,
+                    rule,
+                } = *verdict;
+                (Wanted::Capture(terms), changes, rule)
+            }
+            Verdict::Proxy(verdict) => {
+                let ProxyVerdict {
+                    terms,
+                    changes,
+                    rule,
+                } = *verdict;
+                (Wanted::Proxy(terms), changes, rule)
+            }
         };
+        let edited = str::from_utf8(message)
+            .ok()
+            .and_then(|text| splice::change_arguments(text, params, &changes))
+            .and_then(edit);
+        let Some(text) = edited else {
+            let reason = "The policy's changes could not be written into the call.";
+            let denial = Denial::new(reason, rule);
+            return self.deny(id, id_text, call, denial, Some(ticket), shape);
+        };
+        FromClient::Open(Box::new(Start {
+            text,
+            id: id.clone(),
+            id_text: (*id_text).to_owned(),
+            call,
+            wanted,
+            changes,
+            rule,
+            ticket,
+            shape,
+        }))
+    }
+
+    /// Forwards a call that is in the book and needs no session.
+    fn forward(
+        &self,
+        message: &[u8],
+        (id, id_text): (&Id, &str),
+        params: &CallParams<'_>,
+        call: Call,
+        flight: Flight<Ticket<G>>,
+    ) -> FromClient<Ticket<G>> {
         let edited = match self.ours(params) {
             None => None,
             Some(_) => {
@@ -365,10 +423,11 @@ impl<G: Rooms> Conversation<G> {
             }
         };
         let stops = match &flight {
-            Flight::Ending(names, _) => Some(self.meant(names, true)),
+            Flight::Ending(kind, names, _) => Some(self.meant(*kind, names, true)),
             _ => None,
         };
-        let refused = self.book().forwarding(id, flight).err();
+        let refusals = self.gate.captures().refusals();
+        let refused = self.book().forwarding(id, flight, refusals).err();
         if let Some(flight) = refused {
             self.settle(flight, CallEnd::Cancelled);
             return FromClient::Drop("the call was cancelled".to_owned());
@@ -419,16 +478,18 @@ impl<G: Rooms> Conversation<G> {
             id,
             id_text,
             call,
-            verdict,
+            wanted,
+            changes,
+            rule,
             ticket,
             shape,
         } = start;
-        let CaptureVerdict {
-            terms,
-            changes,
-            rule,
-        } = verdict;
-        match self.gate.captures().open(terms).await {
+        let kind = wanted.kind();
+        let opened = match wanted {
+            Wanted::Capture(terms) => self.gate.captures().open(terms).await,
+            Wanted::Proxy(terms) => self.gate.captures().open_proxy(terms).await,
+        };
+        match opened {
             Ok(opened) => AfterOpen::Ready {
                 id: id.clone(),
                 text,
@@ -437,6 +498,7 @@ impl<G: Rooms> Conversation<G> {
                     id_text,
                     call,
                     capture: CaptureFlight {
+                        kind,
                         opened,
                         changes,
                         ticket,
@@ -476,14 +538,24 @@ impl<G: Rooms> Conversation<G> {
             rule,
         } = beginning;
         let session = capture.opened.session;
-        let granted = CallVerdict::Captures {
-            session,
-            granted: capture.opened.summary.clone(),
-            changes: capture.changes.clone(),
+        let granted = capture.opened.summary.clone();
+        let changes = capture.changes.clone();
+        let granted = match capture.kind {
+            SessionKind::Capture => CallVerdict::Captures {
+                session,
+                granted,
+                changes,
+            },
+            SessionKind::Proxy => CallVerdict::Proxies {
+                session,
+                granted,
+                changes,
+            },
         };
+        let refusals = self.gate.captures().refusals();
         let refused = {
             let flight = Flight::Capture(Box::new(capture));
-            self.book().forwarding(&id, flight).err()
+            self.book().forwarding(&id, flight, refusals).err()
         };
         match refused {
             None => {
@@ -511,10 +583,10 @@ impl<G: Rooms> Conversation<G> {
         self.gate.policy().settle(ticket, CallEnd::NotForwarded);
     }
 
-    /// The live sessions that a stop call with these names means; `guess` at the only one there is
-    /// if no name is known, not even as that of a session which has ended.
-    pub(super) fn meant(&self, names: &[String], guess: bool) -> Vec<SessionId> {
-        let live = self.gate.captures().live();
+    /// The live sessions of a kind that a stop call with these names means; `guess` at the only one
+    /// there is if no name is known, not even as that of a session which has ended.
+    pub(super) fn meant(&self, kind: SessionKind, names: &[String], guess: bool) -> Vec<SessionId> {
+        let live = self.gate.captures().live_of(kind);
         let notes = self.notes();
         let named = notes.named(names, &live);
         match live.as_slice() {

@@ -227,10 +227,19 @@ pub struct CallEvent {
 pub enum CallVerdict {
     /// Forwarded as it was.
     Forwarded,
-    /// Forwarded as it was; its answer ends a capture.
+    /// Forwarded as it was; its answer ends a session.
     EndsCapture,
     /// Forwarded with a session opened for it.
     Captures {
+        /// The session.
+        session: SessionId,
+        /// What was granted, in one line.
+        granted: String,
+        /// What was changed in the call.
+        changes: Vec<Change>,
+    },
+    /// The same, for a proxy.
+    Proxies {
         /// The session.
         session: SessionId,
         /// What was granted, in one line.

@@ -8,11 +8,11 @@ use tokio::sync::Semaphore;
 use super::{CallEnd, Captures, Decide, OpenError, Opened};
 use crate::{
     policy::{
-        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, Pending, Question,
-        RuleRef, Said, Terms, Verdict,
+        Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, Pending,
+        ProxyTerms, ProxyVerdict, Question, RuleRef, Said, Terms, Verdict,
     },
     principal::{Caller, Principal},
-    session::{EndReason, SessionId},
+    session::{EndReason, SessionId, SessionKind},
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
@@ -82,6 +82,20 @@ impl Decide for FakePolicy {
             }),
             "stop" => Verdict::EndCapture,
             "ask" => self.ask(),
+            "stop_proxy" => Verdict::EndProxy,
+            "start_proxy" => Verdict::Proxy(Box::new(ProxyVerdict {
+                terms: ProxyTerms {
+                    listen: Vec::new(),
+                    upstream: Vec::new(),
+                    interfaces: InterfaceTerms::Any,
+                    packets: Some(1000),
+                    bytes: None,
+                    connections: None,
+                    duration: None,
+                },
+                changes: Vec::new(),
+                rule: rule(),
+            })),
             "start" => Verdict::Capture(Box::new(CaptureVerdict {
                 terms: Terms {
                     interfaces: InterfaceTerms::Any,
@@ -151,6 +165,9 @@ pub(super) struct FakeCaptures {
     pub(super) permits: Semaphore,
     pub(super) refuse: Mutex<bool>,
     pub(super) live: Mutex<Vec<SessionId>>,
+    pub(super) proxies: Mutex<Vec<SessionId>>,
+    /// What the kernel has refused.
+    pub(super) refused: Mutex<Vec<String>>,
     pub(super) log: Mutex<Vec<String>>,
 }
 
@@ -160,12 +177,23 @@ impl Default for FakeCaptures {
             permits: Semaphore::new(100_000),
             refuse: Mutex::new(false),
             live: Mutex::default(),
+            proxies: Mutex::default(),
+            refused: Mutex::default(),
             log: Mutex::default(),
         }
     }
 }
 
 impl FakeCaptures {
+    fn opened(&self, how: &str) -> SessionId {
+        let mut log = self.log.lock().unwrap();
+        let opened = log.iter().filter(|line| line.starts_with("open")).count();
+        let session = SessionId(u32::try_from(opened).unwrap() + 1);
+        log.push(format!("{how} {session}"));
+        self.live.lock().unwrap().push(session);
+        session
+    }
+
     pub(super) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
@@ -177,16 +205,31 @@ impl Captures for FakeCaptures {
         if *self.refuse.lock().unwrap() {
             return Err(OpenError::new("No such interface: eth9."));
         }
-        let mut log = self.log.lock().unwrap();
-        let opened = log.iter().filter(|line| line.starts_with("open")).count();
-        let session = SessionId(u32::try_from(opened).unwrap() + 1);
-        log.push(format!("open {session}"));
-        self.live.lock().unwrap().push(session);
+        let session = self.opened("open");
         Ok(Opened {
             session,
             summary: format!("any, {} packets", terms.packets.unwrap()),
             cut: None,
         })
+    }
+
+    async fn open_proxy(&self, _: ProxyTerms) -> Result<Opened, OpenError> {
+        let session = self.opened("open proxy");
+        self.proxies.lock().unwrap().push(session);
+        Ok(Opened {
+            session,
+            summary: format!("listening on 127.0.0.1:{}", 9000 + session.0),
+            cut: None,
+        })
+    }
+
+    fn refusals(&self) -> u64 {
+        u64::try_from(self.refused.lock().unwrap().len()).unwrap()
+    }
+
+    fn refused_since(&self, refusals: u64) -> Vec<String> {
+        let refused = self.refused.lock().unwrap();
+        refused[usize::try_from(refusals).unwrap()..].to_vec()
     }
 
     fn replied(&self, session: SessionId) {
@@ -205,5 +248,11 @@ impl Captures for FakeCaptures {
 
     fn live(&self) -> Vec<SessionId> {
         self.live.lock().unwrap().clone()
+    }
+
+    fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
+        let proxies = self.proxies.lock().unwrap();
+        let of_kind = |id: &SessionId| proxies.contains(id) == (kind == SessionKind::Proxy);
+        self.live().into_iter().filter(of_kind).collect()
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::captures::Opened;
 use crate::{
     policy::{Change, Denial, Pending, RuleRef},
-    session::{EndReason, SessionEnd},
+    session::{EndReason, SessionEnd, SessionKind},
 };
 
 /// A JSON-RPC error; `id` is JSON, and none where the request is not known.
@@ -110,8 +110,21 @@ pub(super) fn granted(opened: &Opened, changes: &[Change]) -> String {
     text
 }
 
-/// The same as a content item.
-pub(super) fn granted_item(text: &str) -> String {
+/// What the model is told of what the kernel refused the server while a call was carried out.
+pub(super) fn refused(refused: &[String]) -> String {
+    format!(
+        "capwarden: while this call was carried out, the server was not allowed to {}.",
+        refused.join("; ")
+    )
+}
+
+/// The same as a notification, for an answer that has no place for it.
+pub(super) fn refused_notice(text: &str) -> String {
+    notice("warning", &json!({ "message": text }))
+}
+
+/// A text as a content item.
+pub(super) fn text_item(text: &str) -> String {
     json!({ "type": "text", "text": text }).to_string()
 }
 
@@ -129,13 +142,17 @@ pub(super) fn end_notice(end: &SessionEnd) -> String {
         EndReason::Violation | EndReason::Revoked | EndReason::CallFailed => "warning",
         _ => "notice",
     };
+    let kind = match end.kind() {
+        SessionKind::Capture => "capture",
+        SessionKind::Proxy => "proxy",
+    };
     notice(
         level,
         &json!({
             "session": end.session,
             "reason": end.reason,
             "message": format!(
-                "capture {} ended: {} ({} packets, {} bytes)",
+                "{kind} {} ended: {} ({} packets, {} bytes)",
                 end.session, end.reason, end.packets, end.bytes
             ),
             "packets": end.packets,

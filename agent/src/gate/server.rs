@@ -11,7 +11,7 @@ use super::{
     json::{self, Members},
     reply, splice, tools,
 };
-use crate::session::{EndReason, SessionId};
+use crate::session::{EndReason, SessionId, SessionKind};
 
 /// The type of a result that asks for input instead of giving an answer.
 const INPUT_REQUIRED: &str = "input_required";
@@ -145,7 +145,10 @@ impl<G: Rooms> Conversation<G> {
 
     fn answer(&self, answer: &Answer<'_>, settled: Option<Request<Ticket<G>>>) -> Outgoing {
         let Some(Request {
-            flight, cancelled, ..
+            flight,
+            cancelled,
+            refusals,
+            ..
         }) = settled
         else {
             // Nothing was asked, yet it may be a list of tools all the same.
@@ -161,19 +164,19 @@ impl<G: Rooms> Conversation<G> {
             Flight::Call(ticket) => {
                 self.gate.policy().settle(ticket, answer.end());
                 self.answered(answer, None, Vec::new());
-                Outgoing::default()
+                self.with_refusals(answer, refusals)
             }
             // Its session ended when the call was cancelled.
             Flight::Capture(capture) if cancelled => {
                 self.gate.policy().settle(capture.ticket, answer.end());
                 Outgoing::default()
             }
-            Flight::Capture(capture) => self.capture_answer(answer, *capture),
-            Flight::Ending(names, ticket) => {
+            Flight::Capture(capture) => self.capture_answer(answer, *capture, refusals),
+            Flight::Ending(kind, names, ticket) => {
                 self.gate.policy().settle(ticket, answer.end());
-                let ended = self.stop_answer(answer, &names);
+                let ended = self.stop_answer(answer, kind, &names);
                 self.answered(answer, None, ended);
-                Outgoing::default()
+                self.with_refusals(answer, refusals)
             }
         }
     }
@@ -206,7 +209,12 @@ impl<G: Rooms> Conversation<G> {
     }
 
     /// The answer to a call that opened a session.
-    fn capture_answer(&self, answer: &Answer<'_>, capture: CaptureFlight<Ticket<G>>) -> Outgoing {
+    fn capture_answer(
+        &self,
+        answer: &Answer<'_>,
+        capture: CaptureFlight<Ticket<G>>,
+        refusals: u64,
+    ) -> Outgoing {
         let session = capture.opened.session;
         let captures = self.gate.captures();
         captures.replied(session);
@@ -220,37 +228,57 @@ impl<G: Rooms> Conversation<G> {
         let Some(result) = result.filter(|result| !wants_input(result)) else {
             captures.end(session, EndReason::CallFailed);
             self.answered(answer, Some(session), vec![session]);
-            return Outgoing::default();
+            return self.with_refusals(answer, refusals);
         };
         let live = captures.live();
-        self.notes()
-            .keep(session, spoken(&result), NOTED_TEXT, &live);
+        let mut said = spoken(&result);
+        if capture.kind == SessionKind::Proxy {
+            // Its port names it, whether or not the server says so.
+            said.push_str(&capture.opened.summary);
+        }
+        self.notes().keep(session, said, NOTED_TEXT, &live);
         self.answered(answer, Some(session), Vec::new());
 
-        let granted = reply::granted(&capture.opened, &capture.changes);
-        let edited = result
-            .get("content")
-            .filter(|_| result.repeated().is_none())
-            .filter(|content| content.starts_with('['))
-            .and_then(|content| {
-                let item = reply::granted_item(&granted);
-                let with = splice::append_element(content, &item)?;
-                splice::replace(answer.text, content, &with)
-            });
+        let mut granted = reply::granted(&capture.opened, &capture.changes);
+        let refused = captures.refused_since(refusals);
+        if !refused.is_empty() {
+            granted.push('\n');
+            granted.push_str(&reply::refused(&refused));
+        }
+        let edited = with_text(answer.text, &result, &granted);
         let notice = edited
             .is_none()
             .then(|| reply::granted_notice(&capture.opened, &granted));
         Outgoing { edited, notice }
     }
 
+    /// The answer to a call, with what the kernel refused the server meanwhile: many servers report
+    /// that as success, or not at all.
+    fn with_refusals(&self, answer: &Answer<'_>, refusals: u64) -> Outgoing {
+        let refused = self.gate.captures().refused_since(refusals);
+        if refused.is_empty() {
+            return Outgoing::default();
+        }
+        let text = reply::refused(&refused);
+        let result = answer.result.and_then(|result| Members::parse(result).ok());
+        let edited = result.and_then(|result| with_text(answer.text, &result, &text));
+        let notice = edited.is_none().then(|| reply::refused_notice(&text));
+        Outgoing { edited, notice }
+    }
+
     /// The answer to a call that ends captures: ends the session that it meant.
-    fn stop_answer(&self, answer: &Answer<'_>, names: &[String]) -> Vec<SessionId> {
+    fn stop_answer(
+        &self,
+        answer: &Answer<'_>,
+        kind: SessionKind,
+        names: &[String],
+    ) -> Vec<SessionId> {
         let result = answer.result.and_then(|result| Members::parse(result).ok());
         let refused = result.as_ref().is_some_and(says_error);
         if answer.failed || result.as_ref().is_some_and(wants_input) {
             return Vec::new();
         }
-        let meant = self.meant(names, !refused);
+        let meant = self.meant(kind, names, !refused);
         // Several: the name is too common to mean one. The server stops its own process, and the
         // session ends with that.
         if meant.len() > 1 {
@@ -262,6 +290,16 @@ impl<G: Rooms> Conversation<G> {
         }
         meant
     }
+}
+
+/// A message with one more text in its result's content, if there is room for it.
+fn with_text(message: &str, result: &Members<'_>, text: &str) -> Option<String> {
+    let content = result.get("content")?;
+    if result.repeated().is_some() || !content.starts_with('[') {
+        return None;
+    }
+    let with = splice::append_element(content, &reply::text_item(text))?;
+    splice::replace(message, content, &with)
 }
 
 fn says_error(result: &Members<'_>) -> bool {

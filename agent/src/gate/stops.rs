@@ -100,21 +100,36 @@ fn contains(text: &str, name: &str) -> bool {
 
 /// The strings in a call's arguments that may be names.
 pub(super) fn strings(arguments: &Map<String, Value>) -> Vec<String> {
-    fn collect(value: &Value, into: &mut Vec<String>) {
+    names(arguments, |value| value.as_str().map(str::to_owned))
+}
+
+/// The same, and numbers as they are written: a proxy may be known by its port.
+pub(super) fn strings_and_numbers(arguments: &Map<String, Value>) -> Vec<String> {
+    names(arguments, |value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
+}
+
+fn names(arguments: &Map<String, Value>, read: fn(&Value) -> Option<String>) -> Vec<String> {
+    fn collect(value: &Value, read: fn(&Value) -> Option<String>, into: &mut Vec<String>) {
         match value {
-            Value::String(text) if NAME.contains(&text.len()) && into.len() < NAMES => {
-                into.push(text.clone());
+            Value::Array(values) => values.iter().for_each(|value| collect(value, read, into)),
+            Value::Object(members) => {
+                let values = members.values();
+                values.for_each(|value| collect(value, read, into));
             }
-            Value::Array(values) => values.iter().for_each(|value| collect(value, into)),
-            Value::Object(members) => members.values().for_each(|value| collect(value, into)),
+            value if into.len() < NAMES => {
+                into.extend(read(value).filter(|name| NAME.contains(&name.len())));
+            }
             _ => {}
         }
     }
-    let mut strings = Vec::new();
-    arguments
-        .values()
-        .for_each(|value| collect(value, &mut strings));
-    strings
+    let mut names = Vec::new();
+    let values = arguments.values();
+    values.for_each(|value| collect(value, read, &mut names));
+    names
 }
 
 #[cfg(test)]
@@ -176,6 +191,7 @@ mod tests {
             panic!("an object");
         };
         assert_eq!(strings(&arguments), ["abcd", "efgh"]);
+        assert_eq!(strings_and_numbers(&arguments), ["abcd", "12345", "efgh"]);
     }
 
     #[test]

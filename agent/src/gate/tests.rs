@@ -232,6 +232,7 @@ fn ended(session: u32, reason: EndReason) -> SessionEnd {
         bytes: 64000,
         sockets: 1,
         milliseconds: 5,
+        proxy: None,
     }
 }
 
@@ -677,6 +678,102 @@ async fn stop_unnamed_of_several_ends_none() {
     rig.server.say(r#"{"id":3,"result":{"content":[]}}"#).await;
     rig.client.hear().await;
     assert_eq!(rig.captures.live().len(), 2);
+}
+
+#[tokio::test]
+async fn stops_end_sessions_of_their_own_kind() {
+    let mut rig = Rig::new();
+    rig.capture(1, "cap_1").await;
+    for id in [2, 3] {
+        rig.client.say(&call(id, "start_proxy", "{}")).await;
+        rig.server.hear().await;
+        let answer = format!(r#"{{"id":{id},"result":{{"content":[]}}}}"#);
+        rig.server.say(&answer).await;
+        let told = rig.client.hear_json().await;
+        let text = told["result"]["content"][0]["text"].as_str().unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "capwarden granted s{id}: listening on 127.0.0.1:{}",
+                9000 + id
+            )
+        );
+    }
+    // The proxy is known by its port, which the server has not said.
+    for (stop, arguments, left) in [
+        ("stop_proxy", r#"{"port":9003}"#, vec![1, 2]),
+        ("stop", "{}", vec![2]),
+        ("stop", "{}", vec![2]),
+        ("stop_proxy", "{}", vec![]),
+    ] {
+        rig.client.say(&call(9, stop, arguments)).await;
+        rig.server.hear().await;
+        rig.server.say(r#"{"id":9,"result":{"content":[]}}"#).await;
+        rig.client.hear().await;
+        let left: Vec<SessionId> = left.into_iter().map(SessionId).collect();
+        assert_eq!(rig.captures.live(), left, "{stop} {arguments}");
+    }
+    let verdicts = rig.call_events();
+    assert!(matches!(
+        &verdicts[1],
+        CallVerdict::Proxies {
+            session: SessionId(2),
+            ..
+        }
+    ));
+}
+
+#[tokio::test]
+async fn refusals_of_the_kernel_are_told_with_the_answer_to_the_call() {
+    const TOLD: &str = "capwarden: while this call was carried out, the server was not allowed to \
+                        connect to 10.0.0.1:80 (tcp).";
+    let mut rig = Rig::new();
+    let refuse = |rig: &Rig| {
+        let what = "connect to 10.0.0.1:80 (tcp)".to_owned();
+        rig.captures.refused.lock().unwrap().push(what);
+    };
+    refuse(&rig); // before any call
+    rig.still_works("1").await;
+    // Its own content stays, byte for byte.
+    rig.client.say(&call(2, "echo", "{}")).await;
+    rig.server.hear().await;
+    refuse(&rig);
+    rig.server
+        .say(r#"{"id":2,"result":{ "content" : [ {"type":"text","text":"all \u0077ell"} ],"isError":false}}"#)
+        .await;
+    let line = rig.client.hear().await;
+    assert!(
+        line.starts_with(
+            r#"{"id":2,"result":{ "content" : [ {"type":"text","text":"all \u0077ell"} ,"#
+        ),
+        "{line}"
+    );
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(answer["result"]["content"][1]["text"], TOLD);
+    // Where there is no place for it, it comes after.
+    rig.client.say(&call(3, "echo", "{}")).await;
+    rig.server.hear().await;
+    refuse(&rig);
+    let error = r#"{"id":3,"error":{"code":-32603,"message":"no"}}"#;
+    rig.server.say(error).await;
+    assert_eq!(rig.client.hear().await.trim_end(), error);
+    let notice = rig.client.hear_json().await;
+    assert_eq!(notice["params"]["data"]["message"], TOLD);
+    assert_eq!(notice["params"]["level"], "warning");
+    // A session's answer has one item for all that there is to say.
+    rig.client.say(&call(4, "start_proxy", "{}")).await;
+    rig.server.hear().await;
+    refuse(&rig);
+    rig.server.say(r#"{"id":4,"result":{"content":[]}}"#).await;
+    let answer = rig.client.hear_json().await;
+    let content = answer["result"]["content"].as_array().unwrap();
+    assert_eq!(content.len(), 1);
+    let text = content[0]["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("capwarden granted s1: ") && text.ends_with(TOLD),
+        "{text}"
+    );
+    rig.still_works("5").await;
 }
 
 #[tokio::test]

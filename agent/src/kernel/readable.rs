@@ -1,6 +1,6 @@
 //! Waiting in async code for what the kernel signals by a readable descriptor.
 
-use std::{io, os::fd::AsRawFd};
+use std::{io, os::fd::AsRawFd, sync::Arc};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -10,14 +10,14 @@ use super::{guard::EndEvents, network::NetworkEvents, process::Process, watch::I
 pub trait Owner: AsRawFd + sealed::Sealed {}
 impl Owner for EndEvents {}
 impl Owner for Inotify {}
-impl Owner for NetworkEvents {}
+impl Owner for Arc<NetworkEvents> {}
 impl Owner for Process {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::EndEvents {}
     impl Sealed for super::Inotify {}
-    impl Sealed for super::NetworkEvents {}
+    impl Sealed for super::Arc<super::NetworkEvents> {}
     impl Sealed for super::Process {}
 }
 

@@ -91,7 +91,7 @@ pub(super) enum Over {
 
 /// What is asked of something that has a cap.
 #[derive(Clone, Copy)]
-enum Asked<T> {
+pub(super) enum Asked<T> {
     Nothing,
     /// 0, which servers read as "no limit", or more than can be counted exactly.
     Unlimited,
@@ -99,9 +99,9 @@ enum Asked<T> {
 }
 
 /// How an amount is written.
-struct Unit<T> {
-    say: fn(T) -> String,
-    json: fn(T) -> Value,
+pub(super) struct Unit<T> {
+    pub(super) say: fn(T) -> String,
+    pub(super) json: fn(T) -> Value,
 }
 
 const PACKETS: Unit<u64> = Unit {
@@ -114,7 +114,7 @@ const BYTES: Unit<u64> = Unit {
     json: |n| Value::from(n),
 };
 
-const SECONDS: Unit<Duration> = Unit {
+pub(super) const SECONDS: Unit<Duration> = Unit {
     say: units::seconds,
     // A whole number where it can be one: many servers declare an integer.
     json: |time| {
@@ -361,36 +361,13 @@ impl CaptureRule {
         Ok(granted)
     }
 
-    /// What is granted, and what is to be written where the asker did not say just that.
     fn settle<T: Copy + Ord>(
         &self,
         unit: &Unit<T>,
         asked: Asked<T>,
         cap: Option<&Cap<T>>,
-    ) -> Result<(Option<T>, Option<T>), Box<Denial>> {
-        let Some(cap) = cap else {
-            return Ok(match asked {
-                Asked::Amount(n) => (Some(n), None),
-                Asked::Nothing | Asked::Unlimited => (None, None),
-            });
-        };
-        match (asked, self.over) {
-            (Asked::Amount(n), _) if n <= cap.most => Ok((Some(n), None)),
-            // Nothing was asked that could be denied, and the kernel holds the cap.
-            (Asked::Nothing, Over::Deny) => Ok((Some(cap.most), None)),
-            (_, Over::Clamp) => Ok((Some(cap.most), Some(cap.most))),
-            (Asked::Amount(n), Over::Deny) => {
-                let (n, most) = ((unit.say)(n), (unit.say)(cap.most));
-                Err(self.deny(&cap.rule, format!("{n} is more than the {most} allowed.")))
-            }
-            (Asked::Unlimited, Over::Deny) => {
-                let most = (unit.say)(cap.most);
-                Err(self.deny(
-                    &cap.rule,
-                    format!("No limit was asked for, and at most {most} is allowed."),
-                ))
-            }
-        }
+    ) -> Result<Settled<T>, Box<Denial>> {
+        settle(unit, asked, cap, self.over).map_err(|(rule, reason)| self.deny(rule, reason))
     }
 
     fn find<'a>(
@@ -451,6 +428,41 @@ impl CaptureRule {
     }
 }
 
+/// What is granted, and what is to be written where the asker did not say just that.
+type Settled<T> = (Option<T>, Option<T>);
+
+/// Settles what is asked. An error is the rule that is in the way, and why.
+pub(super) fn settle<'c, T: Copy + Ord>(
+    unit: &Unit<T>,
+    asked: Asked<T>,
+    cap: Option<&'c Cap<T>>,
+    over: Over,
+) -> Result<Settled<T>, (&'c RuleRef, String)> {
+    let Some(cap) = cap else {
+        return Ok(match asked {
+            Asked::Amount(n) => (Some(n), None),
+            Asked::Nothing | Asked::Unlimited => (None, None),
+        });
+    };
+    match (asked, over) {
+        (Asked::Amount(n), _) if n <= cap.most => Ok((Some(n), None)),
+        // Nothing was asked that could be denied, and the kernel holds the cap.
+        (Asked::Nothing, Over::Deny) => Ok((Some(cap.most), None)),
+        (_, Over::Clamp) => Ok((Some(cap.most), Some(cap.most))),
+        (Asked::Amount(n), Over::Deny) => {
+            let (n, most) = ((unit.say)(n), (unit.say)(cap.most));
+            Err((&cap.rule, format!("{n} is more than the {most} allowed.")))
+        }
+        (Asked::Unlimited, Over::Deny) => {
+            let most = (unit.say)(cap.most);
+            Err((
+                &cap.rule,
+                format!("No limit was asked for, and at most {most} is allowed."),
+            ))
+        }
+    }
+}
+
 impl Interfaces {
     /// What may be named, as it is written.
     pub(super) fn names(&self) -> Vec<String> {
@@ -467,7 +479,7 @@ impl Interfaces {
     }
 
     /// Where nothing is asked: all that the policy lists.
-    fn terms(&self) -> InterfaceTerms {
+    pub(super) fn terms(&self) -> InterfaceTerms {
         if self.any {
             InterfaceTerms::Any
         } else {
@@ -568,7 +580,7 @@ fn whole(value: &Value) -> Result<Asked<u64>, String> {
 }
 
 /// Reads a number of seconds; the error goes after the argument's name.
-fn time(value: &Value) -> Result<Asked<Duration>, String> {
+pub(super) fn time(value: &Value) -> Result<Asked<Duration>, String> {
     let seconds = match value {
         Value::Number(number) => number.as_f64(),
         other => {

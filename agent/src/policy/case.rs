@@ -3,7 +3,7 @@
 //! ```yaml
 //! - name: more packets than the cap are cut
 //!   call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }
-//!   expect: capture             # or allow, ends, deny, hidden
+//!   expect: capture             # or allow, proxy, ends, deny, hidden
 //!   rule: tools.start_capture.capture         # the path of the rule that decides
 //!   forwarded: { count: 10000 } # arguments as the server gets them; null: without it
 //!   uses: { start_capture/minute: 1 }         # all that is counted, and how much
@@ -53,7 +53,9 @@ pub enum Expected {
     Allow,
     /// A session is opened, and the call forwarded.
     Capture,
-    /// Forwarded; the tool ends captures.
+    /// A session is opened for a proxy, and the call forwarded.
+    Proxy,
+    /// Forwarded; the tool ends captures, or proxies.
     Ends,
     /// Denied.
     Deny,
@@ -105,6 +107,7 @@ impl Expected {
         match self {
             Self::Allow => "allow",
             Self::Capture => "capture",
+            Self::Proxy => "proxy",
             Self::Ends => "ends",
             Self::Deny => "deny",
             Self::Hidden => "hidden",

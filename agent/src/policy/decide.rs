@@ -112,6 +112,8 @@ impl Policy {
             Some(Action::Capture(capture)) => {
                 Verdict::Capture(Box::new(capture.decide(&call.arguments)?))
             }
+            Some(Action::EndProxy) => Verdict::EndProxy,
+            Some(Action::Proxy(proxy)) => Verdict::Proxy(Box::new(proxy.decide(&call.arguments)?)),
         };
         let mut uses: Vec<LimitUse> = Vec::new();
         for step in steps() {

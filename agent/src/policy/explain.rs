@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Call, CaptureVerdict, Counters, Decision, Definition, FilterOrigin, InterfaceTerms, Knowledge,
-    LimitUse, Outside, Payload, Policy, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
+    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Policy, ProxyTerms, ProxyVerdict,
+    Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
@@ -57,7 +58,8 @@ impl Policy {
             Verdict::Deny(denial) => (&denial.rule, None),
             Verdict::Pending(pending) => (&pending.rule, None),
             Verdict::Capture(capture) => (&capture.rule, Some(capture.forwarded(&call.arguments))),
-            Verdict::Forward | Verdict::EndCapture => {
+            Verdict::Proxy(proxy) => (&proxy.rule, Some(proxy.forwarded(&call.arguments))),
+            Verdict::Forward | Verdict::EndCapture | Verdict::EndProxy => {
                 (self.rule(&call.tool), Some(call.arguments.clone()))
             }
         };
@@ -71,13 +73,14 @@ impl Policy {
 }
 
 impl Outcome {
-    /// The verdict in a word: `allow`, `ends`, `capture` or `deny`.
+    /// The verdict in a word: `allow`, `ends`, `capture`, `proxy` or `deny`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match &self.decision.verdict {
             Verdict::Forward => "allow",
-            Verdict::EndCapture => "ends",
+            Verdict::EndCapture | Verdict::EndProxy => "ends",
             Verdict::Capture(_) => "capture",
+            Verdict::Proxy(_) => "proxy",
             Verdict::Deny(_) => "deny",
             Verdict::Pending(_) => "pending",
         }
@@ -89,6 +92,25 @@ impl Outcome {
         match &self.decision.verdict {
             Verdict::Capture(capture) => Some(capture),
             _ => None,
+        }
+    }
+
+    /// What is granted, where a proxy is.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&ProxyVerdict> {
+        match &self.decision.verdict {
+            Verdict::Proxy(proxy) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    /// What is written into the call, where a session is granted.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        match &self.decision.verdict {
+            Verdict::Capture(capture) => &capture.changes,
+            Verdict::Proxy(proxy) => &proxy.changes,
+            _ => &[],
         }
     }
 
@@ -113,8 +135,10 @@ impl Outcome {
             return out;
         }
         put("forwarded", json!(self.forwarded));
-        if let Some(capture) = self.capture() {
-            let changes = capture.changes.iter().map(|change| {
+        let granted = self.capture().map(|capture| terms(&capture.terms));
+        let granted = granted.or_else(|| self.proxy().map(|proxy| proxy_terms(&proxy.terms)));
+        if let Some(terms) = granted {
+            let changes = self.changes().iter().map(|change| {
                 json!({
                     "argument": change.argument,
                     "asked": change.asked,
@@ -123,7 +147,7 @@ impl Outcome {
                 })
             });
             put("changes", changes.collect());
-            put("terms", terms(&capture.terms));
+            put("terms", terms);
         }
         put("uses", decision.uses.iter().map(limit).collect());
         let approval = decision.approval.as_ref().map(|approval| {
@@ -157,14 +181,34 @@ fn rule(rule: &RuleRef) -> Value {
     })
 }
 
-fn terms(terms: &Terms) -> Value {
-    let interfaces = match &terms.interfaces {
+fn interfaces(interfaces: &InterfaceTerms) -> Value {
+    match interfaces {
         InterfaceTerms::Any => json!(["any"]),
         InterfaceTerms::Matching(patterns) => patterns
             .iter()
             .map(|pattern| json!(pattern.as_str()))
             .collect(),
+    }
+}
+
+fn proxy_terms(terms: &ProxyTerms) -> Value {
+    let list = |endpoints: &[Endpoint]| -> Value {
+        let each = endpoints.iter();
+        each.map(|endpoint| json!(endpoint.to_string())).collect()
     };
+    json!({
+        "summary": terms.to_string(),
+        "listen": list(&terms.listen),
+        "upstream": list(&terms.upstream),
+        "interfaces": interfaces(&terms.interfaces),
+        "packets": terms.packets,
+        "bytes": terms.bytes,
+        "connections": terms.connections,
+        "seconds": terms.duration.map(|time| time.as_secs_f64()),
+    })
+}
+
+fn terms(terms: &Terms) -> Value {
     let filters = terms.filters.iter().map(|filter| {
         json!({
             "expression": filter.expression,
@@ -176,7 +220,7 @@ fn terms(terms: &Terms) -> Value {
     });
     json!({
         "summary": terms.to_string(),
-        "interfaces": interfaces,
+        "interfaces": interfaces(&terms.interfaces),
         "filters": filters.collect::<Vec<_>>(),
         "outside": match terms.outside {
             Outside::Narrow => "narrow",

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Approver, CaptureVerdict, Denial, PolicyError, Request, RuleRef,
+    Approver, Baseline, CaptureVerdict, Denial, PolicyError, Request, RuleRef,
     capture::CaptureRule,
     condition::{Clause, Condition},
     load,
     predicate::{ArgumentRule, Predicate},
+    proxy::ProxyRule,
     usage::LimitRule,
 };
 
@@ -25,6 +26,14 @@ pub struct Policy {
     /// What is asked of the calls of all tools, after what is asked of the tool's own.
     pub(super) all_tools: Rules,
     pub(super) exec: Option<CaptureRule>,
+    pub(super) baseline: Option<BaselineRule>,
+}
+
+/// What the server may do with the network without a session, and where that is written.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct BaselineRule {
+    pub(super) baseline: Baseline,
+    pub(super) rule: RuleRef,
 }
 
 /// In whose language a policy file is written.
@@ -118,6 +127,8 @@ pub(super) enum Action {
     Deny(String),
     EndCapture,
     Capture(Box<CaptureRule>),
+    EndProxy,
+    Proxy(Box<ProxyRule>),
 }
 
 /// What is asked of a call, in the order in which it is asked; limits come after all the rest.
@@ -286,6 +297,19 @@ impl Policy {
         steps.any(|step| matches!(step, Step::Limit(_)))
     }
 
+    /// What the server may do with the network without a session: nothing, if the policy grants
+    /// proxies and does not say. None: its network is not bounded.
+    #[must_use]
+    pub fn baseline(&self) -> Option<Baseline> {
+        let mut actions = self.tools.values().map(|tool| &tool.action);
+        match &self.baseline {
+            Some(rule) => Some(rule.baseline.clone()),
+            None => actions
+                .any(|action| matches!(action, Action::Proxy(_)))
+                .then(Baseline::default),
+        }
+    }
+
     /// What the `exec:` section grants to a command.
     ///
     /// # Errors
@@ -327,7 +351,7 @@ impl Policy {
         });
         let captures = self.tools.values().filter_map(|tool| match &tool.action {
             Action::Capture(capture) => Some(&**capture),
-            Action::Allow | Action::Deny(_) | Action::EndCapture => None,
+            _ => None,
         });
         let captures = captures.chain(&self.exec);
         let captures = captures.filter_map(|capture| {

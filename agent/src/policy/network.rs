@@ -10,6 +10,22 @@ pub(super) struct Network {
 }
 
 impl Network {
+    /// Those that begin with so many bits of the address.
+    pub(super) fn new(address: IpAddr, length: u8) -> Self {
+        let address = masked(address, length);
+        Self { address, length }
+    }
+
+    /// Its first address.
+    pub(super) fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits its addresses have in common.
+    pub(super) fn length(self) -> u8 {
+        self.length
+    }
+
     /// Reads `10.0.0.0/8` or `::1`, an address alone being a network of one. Bits beyond the
     /// length are dropped; [`Network::is_plain`] tells whether there were any.
     pub(super) fn parse(text: &str) -> Option<Self> {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Dialect, Policy, Request, Window,
+    Baseline, Dialect, Policy, Request, Window,
     model::{Action, Rules, Step, ToolRule},
     usage::LimitRule,
 };
@@ -23,6 +23,8 @@ pub struct Summary {
     pub all_tools: Vec<String>,
     /// What `capwarden exec` may capture under it, in a phrase; none if nothing.
     pub exec: Option<String>,
+    /// What the server may do with the network without a session; none if that is not bounded.
+    pub baseline: Option<Baseline>,
     /// Whether tools that the policy does not name are allowed.
     pub others_allowed: bool,
 }
@@ -32,12 +34,12 @@ pub struct Summary {
 pub struct ToolSummary {
     /// Its name.
     pub name: String,
-    /// What becomes of a call that passes: `allow`, `capture`, `ends` or `deny`.
+    /// What becomes of a call that passes: `allow`, `capture`, `proxy`, `ends` or `deny`.
     pub verdict: &'static str,
     /// What a call is asked first, in words: `arguments checked`,
     /// `an operator asked`, `at most 10 a minute`.
     pub asks: Vec<String>,
-    /// What a capture may see at most; none if the tool starts none.
+    /// What a capture or a proxy may have at most; none if the tool starts none.
     pub terms: Option<String>,
 }
 
@@ -57,6 +59,7 @@ impl Policy {
                 Ok(verdict) => verdict.terms.to_string(),
                 Err(denial) => denial.reason,
             }),
+            baseline: self.baseline(),
             others_allowed: self.default.allow
                 && self.hide.all.is_none()
                 && !self.all_tools.are_closed(),
@@ -68,12 +71,17 @@ impl Policy {
             _ if !self.visible(name) => "deny",
             Action::Allow => "allow",
             Action::Deny(_) => "deny",
-            Action::EndCapture => "ends",
+            Action::EndCapture | Action::EndProxy => "ends",
             Action::Capture(_) => "capture",
+            Action::Proxy(_) => "proxy",
         };
         let terms = match &rule.action {
-            Action::Capture(rule) => rule.decide_request(&Request::default()).ok(),
-            Action::Allow | Action::Deny(_) | Action::EndCapture => None,
+            Action::Capture(rule) => rule
+                .decide_request(&Request::default())
+                .ok()
+                .map(|verdict| verdict.terms.to_string()),
+            Action::Proxy(rule) => Some(rule.widest().to_string()),
+            Action::Allow | Action::Deny(_) | Action::EndCapture | Action::EndProxy => None,
         };
         ToolSummary {
             name: name.to_owned(),
@@ -83,7 +91,7 @@ impl Policy {
             } else {
                 asks(&rule.rules)
             },
-            terms: terms.map(|verdict| verdict.terms.to_string()),
+            terms,
         }
     }
 }
@@ -141,11 +149,18 @@ fn limit_words(limit: &LimitRule) -> String {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, in {}: tools: ", self.file, self.dialect.name())?;
-        for verdict in ["capture", "ends", "allow", "deny"] {
-            write!(f, "{} {verdict}, ", self.count(verdict))?;
+        for verdict in ["capture", "proxy", "ends", "allow", "deny"] {
+            let count = self.count(verdict);
+            if count > 0 || verdict != "proxy" {
+                write!(f, "{count} {verdict}, ")?;
+            }
         }
         let others = if self.others_allowed { "allow" } else { "deny" };
         let exec = if self.exec.is_some() { "yes" } else { "no" };
-        write!(f, "others {others}; exec: {exec}")
+        write!(f, "others {others}; exec: {exec}")?;
+        match &self.baseline {
+            Some(baseline) => write!(f, "; without a session, the server {baseline}"),
+            None => Ok(()),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{LimitUse, argument, units};
+use super::{LimitUse, ProxyVerdict, argument, units};
 
 /// One `tools/call`, as far as a policy cares.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,6 +111,10 @@ pub enum Verdict {
     EndCapture,
     /// Open a session first, then forward with the changes made.
     Capture(Box<CaptureVerdict>),
+    /// Forward the client's own bytes; the tool ends proxies.
+    EndProxy,
+    /// Open a session for a proxy first, then forward with the changes made.
+    Proxy(Box<ProxyVerdict>),
     /// Do not forward.
     Deny(Denial),
     /// Do not forward before somebody has approved of it, who was asked. No policy says this by

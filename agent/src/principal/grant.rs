@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Caller, Operator, Principal, Token, code};
 use crate::{
-    policy::Terms,
+    policy::{ProxyTerms, Terms},
     store::{Clock, Seen, StateDirectory, StoreError, Table},
 };
 
@@ -64,6 +64,13 @@ pub struct Ceiling {
 impl Ceiling {
     /// Of each cap, the lower one.
     pub fn narrow(&self, terms: &mut Terms) {
+        terms.packets = lower(terms.packets, self.packets);
+        terms.bytes = lower(terms.bytes, self.bytes);
+        terms.duration = lower(terms.duration, self.duration);
+    }
+
+    /// The same of a proxy, where bytes are those of each direction.
+    pub fn narrow_proxy(&self, terms: &mut ProxyTerms) {
         terms.packets = lower(terms.packets, self.packets);
         terms.bytes = lower(terms.bytes, self.bytes);
         terms.duration = lower(terms.duration, self.duration);

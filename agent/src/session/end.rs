@@ -22,6 +22,15 @@ impl Serialize for SessionId {
     }
 }
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionKind {
+    /// A capture.
+    Capture,
+    /// A proxy.
+    Proxy,
+}
+
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -32,7 +41,7 @@ pub enum EndReason {
     ByteCap,
     /// The time was up.
     Deadline,
-    /// A tool that ends captures was called.
+    /// A tool that ends captures, or proxies, was called.
     StopCall,
     /// The capturing process, or the command of `exec`, ended by itself.
     Closed,
@@ -56,7 +65,7 @@ impl fmt::Display for EndReason {
             Self::PacketCap => "the packet cap was reached",
             Self::ByteCap => "the byte cap was reached",
             Self::Deadline => "the deadline passed",
-            Self::StopCall => "the capture was stopped by a call",
+            Self::StopCall => "it was stopped by a call",
             Self::Closed => "the capturing process ended",
             Self::Unused => "no process opened a capture socket",
             Self::CallFailed => "the call failed",
@@ -83,6 +92,37 @@ pub struct SessionEnd {
     pub sockets: u32,
     /// How long it lasted, in milliseconds.
     pub milliseconds: u64,
+    /// What passed a proxy. Its packets and bytes above are those of both directions.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyCounts>,
+}
+
+/// What passed the sockets of a proxy, and what did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProxyCounts {
+    /// Bytes to the server's sockets, IP headers included.
+    pub bytes_in: u64,
+    /// Bytes from them.
+    pub bytes_out: u64,
+    /// TCP connections accepted.
+    pub accepted: u64,
+    /// TCP connections begun.
+    pub made: u64,
+    /// Packets that did not pass.
+    pub dropped: u64,
+    /// Connections that were too many.
+    pub refused: u64,
+}
+
+impl SessionEnd {
+    /// What the session was for.
+    #[must_use]
+    pub fn kind(&self) -> SessionKind {
+        match self.proxy {
+            None => SessionKind::Capture,
+            Some(_) => SessionKind::Proxy,
+        }
+    }
 }
 
 /// `session s1 ended: the packet cap was reached (1000 packets, 64000 bytes)`.

@@ -10,8 +10,11 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Grant, Relation, SessionEnd, SessionId};
-use crate::kernel::{Caller, Refusal, SocketKind};
+use super::{Grant, NetworkRefusal, ProxyGrant, Relation, SessionEnd, SessionId};
+use crate::{
+    kernel::{Caller, Refusal, SocketKind},
+    policy::Baseline,
+};
 
 /// Something that happened to a session, or was kept from happening.
 #[derive(Clone, Debug)]
@@ -55,7 +58,21 @@ pub enum SessionEvent {
         /// Why.
         refusal: Refusal,
     },
-    /// A session has ended, and its processes are gone.
+    /// The server's network is bounded from now on, before the server is started.
+    Bounded {
+        /// What it may do without a session.
+        baseline: Baseline,
+    },
+    /// A session for a proxy is open: the server may listen where it says.
+    ProxyOpened {
+        /// The session.
+        session: SessionId,
+        /// What it was granted.
+        grant: Arc<ProxyGrant>,
+    },
+    /// The kernel has refused the server something in the network.
+    NetworkRefused(NetworkRefusal),
+    /// A session has ended, and its processes are gone; those of a proxy may live on.
     Ended(SessionEnd),
 }
 
@@ -66,6 +83,7 @@ pub enum SessionEvent {
 pub struct Events {
     sender: mpsc::Sender<SessionEvent>,
     refusals: Arc<AtomicU64>,
+    network_refusals: Arc<AtomicU64>,
     /// The last session's number: whose events go to one reader have different ones.
     numbers: Arc<AtomicU32>,
     overflow: watch::Sender<bool>,
@@ -88,6 +106,7 @@ impl Events {
         let events = Self {
             sender,
             refusals: Arc::default(),
+            network_refusals: Arc::default(),
             numbers: Arc::default(),
             overflow: watch::Sender::new(false),
         };
@@ -113,6 +132,22 @@ impl Events {
             let _ = write!(refusal.reason, " (refusal number {number})");
         }
         self.send(SessionEvent::Refused { caller, refusal });
+    }
+
+    /// How much was refused in the network, what is not told of included.
+    pub fn network_refusals(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.network_refusals)
+    }
+
+    pub(super) fn network_refused(&self, mut refusal: NetworkRefusal) {
+        let number = self.network_refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if number > REFUSALS_FIRST {
+            if !number.is_multiple_of(REFUSALS_THEN) {
+                return;
+            }
+            let _ = write!(refusal.what, " (refusal number {number})");
+        }
+        self.send(SessionEvent::NetworkRefused(refusal));
     }
 
     pub(super) fn send(&self, event: SessionEvent) {

@@ -202,7 +202,7 @@ impl Grant {
     }
 }
 
-fn matches(wanted: &InterfaceTerms, interface: &Interface) -> bool {
+pub(super) fn matches(wanted: &InterfaceTerms, interface: &Interface) -> bool {
     match wanted {
         InterfaceTerms::Any => true,
         InterfaceTerms::Matching(patterns) => patterns
@@ -257,7 +257,7 @@ fn link_type(interfaces: &[Interface]) -> Result<LinkType, GrantError> {
     Ok(common.map_or(LinkType::EN10MB, |(link, _)| link))
 }
 
-fn names(interfaces: &[Interface]) -> String {
+pub(super) fn names(interfaces: &[Interface]) -> String {
     interfaces
         .iter()
         .map(|interface| interface.name.as_str())

@@ -122,6 +122,7 @@ impl Lifecycle {
             bytes: counts.bytes,
             sockets: self.sockets,
             milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            proxy: None,
         }));
     }
 
@@ -333,7 +334,7 @@ impl Lifecycle {
     }
 }
 
-async fn until(deadline: Option<BootTime>) {
+pub(super) async fn until(deadline: Option<BootTime>) {
     match deadline {
         // A little late: the guard is the one that decides, and says so.
         Some(deadline) => sleep(deadline.remaining() + Duration::from_millis(1)).await,

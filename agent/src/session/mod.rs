@@ -1,4 +1,4 @@
-//! Sessions: what joins the gate and the guard. A policy's terms become a [`Grant`], the grant a
+//! Sessions: what joins the gate and the guards. A policy's terms become a [`Grant`], the grant a
 //! loaded guard, and the processes that a call starts are held to it until one of its ends.
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod filters;
 mod grant;
 mod lifecycle;
 mod own_filter;
+mod proxy;
 mod registry;
 
 pub use compare::Relation;
@@ -17,4 +18,5 @@ pub use end::*;
 pub use event::{Events, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
+pub use proxy::{NetworkRefusal, ProxyError, ProxyGrant};
 pub use registry::{Attribution, SessionError, Sessions};

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,10 +13,11 @@ use std::{
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::{
-    EndReason, Events, Grant, GrantError, SessionEvent, SessionId,
+    EndReason, Events, Grant, GrantError, SessionEvent, SessionId, SessionKind,
     compare::{self, Comparer},
     lifecycle::{Lifecycle, Signal},
     own_filter::{Attached, Place, Spent},
+    proxy::{LiveProxy, Network, ProxyError},
 };
 use capwarden_abi::State;
 
@@ -26,8 +27,8 @@ use crate::{
     policy::Terms,
 };
 
-/// Sessions that may live at once.
-const MAX_SESSIONS: usize = 64;
+/// Sessions of one kind that may live at once.
+pub(super) const MAX_SESSIONS: usize = 64;
 /// How long a capture waits for the one before it to get its process.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) compiler: Compiler,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) events: Events,
+    /// What bounds the server's network, if anything does.
+    pub(super) network: OnceLock<Network>,
     pub(super) table: Mutex<Table>,
     /// Held by the capture that is being started: until it has got its process, no other may.
     pub(super) starting: Arc<Semaphore>,
@@ -62,6 +65,7 @@ pub(super) struct Shared {
 
 pub(super) struct Table {
     pub(super) live: BTreeMap<SessionId, Live>,
+    pub(super) proxies: BTreeMap<SessionId, LiveProxy>,
     pub(super) tree: Option<Tree>,
     pub(super) root: Option<u32>,
     pub(super) closed: bool,
@@ -98,11 +102,14 @@ pub enum SessionError {
     /// The system would not.
     #[error("the session could not be set up: {0}")]
     System(#[from] io::Error),
+    /// See [`ProxyError`].
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The one before it has not got its process yet.
     #[error("another capture is just being started; try again in a few seconds")]
     Busy,
     /// Too many.
-    #[error("{MAX_SESSIONS} captures are running already; stop one first")]
+    #[error("{MAX_SESSIONS} of these are running already; stop one first")]
     TooMany,
     /// The server has gone.
     #[error("the server is shutting down")]
@@ -125,8 +132,10 @@ impl Sessions {
             compiler,
             cgroup,
             events,
+            network: OnceLock::new(),
             table: Mutex::new(Table {
                 live: BTreeMap::new(),
+                proxies: BTreeMap::new(),
                 tree,
                 root: None,
                 closed: false,
@@ -218,7 +227,20 @@ impl Sessions {
 
     /// The sessions that have not ended, oldest first.
     pub fn live(&self) -> Vec<SessionId> {
-        self.0.table().live.keys().copied().collect()
+        let table = self.0.table();
+        let live = table.live.keys().chain(table.proxies.keys());
+        let mut live: Vec<SessionId> = live.copied().collect();
+        live.sort_unstable();
+        live
+    }
+
+    /// Those of one kind.
+    pub fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
+        let table = self.0.table();
+        match kind {
+            SessionKind::Capture => table.live.keys().copied().collect(),
+            SessionKind::Proxy => table.proxies.keys().copied().collect(),
+        }
     }
 
     /// Ends every session and opens no more; returns when all have ended.
@@ -300,8 +322,11 @@ impl Shared {
 
     /// Tells a session; one that has ended needs no telling.
     fn signal(&self, session: SessionId, signal: Signal) {
-        if let Some(live) = self.table().live.get(&session) {
+        let table = self.table();
+        if let Some(live) = table.live.get(&session) {
             let _ = live.signals.send(signal);
+        } else if let (Some(proxy), Signal::End(reason)) = (table.proxies.get(&session), signal) {
+            proxy.end(reason);
         }
     }
 
@@ -350,12 +375,23 @@ impl Shared {
         self.quiet.notify_waiters();
     }
 
+    pub(super) fn remove_proxy(&self, session: SessionId) {
+        self.table().proxies.remove(&session);
+        self.quiet.notify_waiters();
+    }
+
     fn update_interfaces(&self, present: &[Interface]) {
         for (session, live) in &mut self.table().live {
             let indexes = live.grant.indexes(present);
             if let Err(error) = live.guard.set_interfaces(&indexes) {
                 tracing::error!(%session, %error, "the interfaces could not be updated");
                 let _ = live.signals.send(Signal::End(EndReason::Revoked));
+            }
+        }
+        for (session, proxy) in &self.table().proxies {
+            if let Err(error) = proxy.update_interfaces(present) {
+                tracing::error!(%session, %error, "the interfaces could not be updated");
+                proxy.end(EndReason::Revoked);
             }
         }
     }

@@ -19,6 +19,10 @@
 //! | `capwarden_delivered_bytes_total` | | bytes of them, as captured |
 //! | `capwarden_sockets_armed_total` | | capture sockets handed over |
 //! | `capwarden_sockets_refused_total` | | capture sockets, and filters on them, refused |
+//! | `capwarden_proxy_packets_total` | | packets that passed proxies, of ended sessions |
+//! | `capwarden_proxy_bytes_total` | `direction` | bytes of them: `in` to the server's sockets, `out` from them |
+//! | `capwarden_proxy_connections_total` | `direction` | TCP connections accepted (`in`) and made (`out`) by proxies |
+//! | `capwarden_network_refused_total` | | what governed servers were refused in the network |
 //! | `capwarden_filters_attached_total` | `relation` | capture tools' own filters, compared with what was asked |
 //! | `capwarden_audit_records_total` | | lines written to the audit log |
 //! | `capwarden_audit_queue_records` | | records that wait for the disk |
@@ -53,7 +57,7 @@ use super::{
 use crate::{
     approval,
     gate::{CallEnd, CallEvent, CallVerdict, GateEvent, Side},
-    session::{EndReason, Relation, SessionEvent},
+    session::{EndReason, ProxyCounts, Relation, SessionEvent},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -100,6 +104,7 @@ struct ToolCounters {
     allow: Counter,
     ends: Counter,
     capture: Counter,
+    proxy: Counter,
     pending: Counter,
     deny: Counter,
 }
@@ -116,6 +121,7 @@ impl ToolCounters {
             allow: of("allow"),
             ends: of("ends"),
             capture: of("capture"),
+            proxy: of("proxy"),
             pending: of("pending"),
             deny: of("deny"),
         }
@@ -126,6 +132,7 @@ impl ToolCounters {
             CallVerdict::Forwarded => &self.allow,
             CallVerdict::EndsCapture => &self.ends,
             CallVerdict::Captures { .. } => &self.capture,
+            CallVerdict::Proxies { .. } => &self.proxy,
             CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }
             | CallVerdict::NotOpened { .. }
@@ -160,10 +167,60 @@ pub struct Metrics {
     live: Gauge,
     packets: Counter,
     bytes: Counter,
+    proxied: Proxied,
     armed: Counter,
     attached: Family<RelationLabels, Counter>,
     recorded: Counter,
     elsewhere: Arc<Elsewhere>,
+}
+
+/// What passed proxies.
+#[derive(Clone, Debug, Default)]
+struct Proxied {
+    packets: Counter,
+    bytes: Family<DirectionLabels, Counter>,
+    connections: Family<DirectionLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
+}
+
+impl Proxied {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "proxy_packets",
+            "Packets that passed proxies, in sessions that ended",
+            self.packets.clone(),
+        );
+        registry.register(
+            "proxy_bytes",
+            "Bytes that passed proxies, in sessions that ended, by direction",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "proxy_connections",
+            "TCP connections of proxies, in sessions that ended, by direction",
+            self.connections.clone(),
+        );
+    }
+
+    fn add(&self, packets: u64, counts: &ProxyCounts) {
+        self.packets.inc_by(packets);
+        let add = |family: &Family<DirectionLabels, Counter>, directions| {
+            for (direction, count) in directions {
+                let labels = DirectionLabels { direction };
+                family.get_or_create_owned(&labels).inc_by(count);
+            }
+        };
+        let bytes = [("in", counts.bytes_in), ("out", counts.bytes_out)];
+        add(&self.bytes, bytes);
+        add(
+            &self.connections,
+            [("in", counts.accepted), ("out", counts.made)],
+        );
+    }
 }
 
 /// Every end of a call, with its word.
@@ -241,6 +298,7 @@ impl Metrics {
             live: Gauge::default(),
             packets: Counter::default(),
             bytes: Counter::default(),
+            proxied: Proxied::default(),
             armed: Counter::default(),
             attached: Family::default(),
             recorded: Counter::default(),
@@ -327,6 +385,7 @@ impl Metrics {
             "Bytes that the guard delivered, in sessions that ended",
             &self.bytes,
         );
+        self.proxied.register(to);
         add(
             to,
             "sockets_armed",
@@ -385,6 +444,7 @@ impl Metrics {
             CallVerdict::Forwarded
             | CallVerdict::EndsCapture
             | CallVerdict::Captures { .. }
+            | CallVerdict::Proxies { .. }
             | CallVerdict::Pending { .. } => return,
             CallVerdict::Denied { .. } => {
                 let rule = call.rule.as_ref().map_or("", |rule| rule.path.as_str());
@@ -437,7 +497,7 @@ impl Metrics {
     /// Something happened to a session.
     pub fn session(&self, event: &SessionEvent) {
         match event {
-            SessionEvent::Opened { .. } => {
+            SessionEvent::Opened { .. } | SessionEvent::ProxyOpened { .. } => {
                 self.opened.inc();
                 self.live.inc();
             }
@@ -449,21 +509,30 @@ impl Metrics {
                 let labels = RelationLabels { relation };
                 self.attached.get_or_create_owned(&labels).inc();
             }
-            SessionEvent::Refused { .. } => {} // thinned out: see `refusals_are`
+            SessionEvent::Bounded { .. } => {}
+            // Thinned out: see `refusals_are`.
+            SessionEvent::Refused { .. } | SessionEvent::NetworkRefused(_) => {}
             SessionEvent::Ended(end) => {
                 let reason = reason_word(end.reason);
                 let labels = ReasonLabels { reason };
                 self.ended.get_or_create_owned(&labels).inc();
                 self.live.dec();
-                self.packets.inc_by(end.packets);
-                self.bytes.inc_by(end.bytes);
+                match &end.proxy {
+                    None => {
+                        self.packets.inc_by(end.packets);
+                        self.bytes.inc_by(end.bytes);
+                    }
+                    Some(counts) => self.proxied.add(end.packets, counts),
+                }
             }
         }
     }
 
-    /// Where sockets refused are counted: not all of them are told of.
-    pub fn refusals_are(&self, count: Arc<AtomicU64>) {
-        let _ = self.elsewhere.refusals.set(count);
+    /// Where sockets refused are counted, and what was refused in the network: not all of it is
+    /// told of.
+    pub fn refusals_are(&self, sockets: Arc<AtomicU64>, network: Arc<AtomicU64>) {
+        let _ = self.elsewhere.refusals.set(sockets);
+        let _ = self.elsewhere.network.set(network);
     }
 
     /// Where calls are counted whose limits nobody could tell.
@@ -498,6 +567,7 @@ impl Metrics {
 struct Elsewhere {
     refusals: OnceLock<Arc<AtomicU64>>,
     unavailable: OnceLock<Arc<AtomicU64>>,
+    network: OnceLock<Arc<AtomicU64>>,
     queue: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
 }
 
@@ -526,6 +596,15 @@ impl Collector for Elsewhere {
             "Calls refused because the counters of their limits could not be asked",
             None,
             unavailable.metric_type(),
+        )?)?;
+        let network = self.network.get();
+        let network = network.map_or(0, |count| count.load(Ordering::Relaxed));
+        let network = ConstCounter::new(network);
+        network.encode(encoder.encode_descriptor(
+            "network_refused",
+            "What governed servers were refused in the network",
+            None,
+            network.metric_type(),
         )?)?;
         let queue = self.queue.get().map_or(0, |length| length());
         let queue = ConstGauge::new(i64::try_from(queue).unwrap_or(i64::MAX));

@@ -32,6 +32,7 @@ pub(crate) const fn verdict_word(verdict: &CallVerdict) -> &'static str {
         CallVerdict::Forwarded => "allow",
         CallVerdict::EndsCapture => "ends",
         CallVerdict::Captures { .. } => "capture",
+        CallVerdict::Proxies { .. } => "proxy",
         CallVerdict::Pending { .. } => "pending",
         CallVerdict::Denied { .. }
         | CallVerdict::NotOpened { .. }

@@ -68,7 +68,9 @@ impl CallSpans {
             span.record("rule", tracing::field::display(rule));
         }
         match &call.verdict {
-            CallVerdict::Captures { session, .. } | CallVerdict::Withdrawn { session } => {
+            CallVerdict::Captures { session, .. }
+            | CallVerdict::Proxies { session, .. }
+            | CallVerdict::Withdrawn { session } => {
                 span.record("session", tracing::field::display(session));
             }
             _ => {}
@@ -82,7 +84,10 @@ impl CallSpans {
         tracing::debug!(parent: &span, why, "decided");
         let awaited = matches!(
             call.verdict,
-            CallVerdict::Forwarded | CallVerdict::EndsCapture | CallVerdict::Captures { .. }
+            CallVerdict::Forwarded
+                | CallVerdict::EndsCapture
+                | CallVerdict::Captures { .. }
+                | CallVerdict::Proxies { .. }
         );
         if let (true, Some(id)) = (awaited, &call.id) {
             let mut open = self.open();
@@ -130,7 +135,15 @@ impl SessionSpans {
                 let socket = kind.name();
                 tracing::debug!(parent: &span, pid, name, socket, "armed a socket");
             }
-            SessionEvent::FilterAttached { .. } | SessionEvent::Refused { .. } => {}
+            SessionEvent::ProxyOpened { session, grant } => {
+                let span = tracing::info_span!("session", %session);
+                tracing::debug!(parent: &span, granted = grant.summary(), "opened");
+                self.open.insert(*session, span);
+            }
+            SessionEvent::FilterAttached { .. }
+            | SessionEvent::Refused { .. }
+            | SessionEvent::Bounded { .. }
+            | SessionEvent::NetworkRefused(_) => {}
             SessionEvent::Ended(end) => {
                 let span = self.open.remove(&end.session).unwrap_or_else(Span::none);
                 tracing::debug!(

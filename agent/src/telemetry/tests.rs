@@ -131,7 +131,7 @@ fn labels_are_bounded_however_long_the_policy_is() {
     }
     let text = metrics.exposition().unwrap();
     let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
-    assert_eq!(of("capwarden_calls_total"), (named::MOST + 1) * 5);
+    assert_eq!(of("capwarden_calls_total"), (named::MOST + 1) * 6);
     assert_eq!(of("capwarden_denials_total"), named::MOST + 5);
     let rest = Some(f64::from(2_000 - u16::try_from(named::MOST).unwrap()));
     let other = "capwarden_calls_total{tool=\"(other)\",verdict=\"deny\"}";
@@ -151,6 +151,7 @@ fn sessions_count_what_the_guard_delivered() {
             bytes,
             sockets: 1,
             milliseconds: 1,
+            proxy: None,
         }));
     };
     end(EndReason::PacketCap, 1 << 40, 7);
@@ -186,7 +187,7 @@ fn what_others_count_is_read_when_it_is_asked_for() {
         Some(0.0)
     );
     let refusals = Arc::new(AtomicU64::new(12_345));
-    metrics.refusals_are(Arc::clone(&refusals));
+    metrics.refusals_are(Arc::clone(&refusals), Arc::default());
     metrics.queue_is(|| 17);
     assert_eq!(
         value(&metrics, "capwarden_sockets_refused_total"),

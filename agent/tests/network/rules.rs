@@ -217,7 +217,7 @@ pub(crate) fn refusals_are_told() {
     few.caps.packets = Some(1);
     let mut guarded = Guarded::new(&nothing());
     let session = guarded.guard.open(&few).unwrap();
-    let mut events = guarded.guard.take_events().unwrap();
+    let events = guarded.guard.take_events().unwrap();
     assert!(guarded.guard.take_events().is_none());
     let _ = guarded.server.attempt(&[TCP6, "bind $ [::]:8080"]);
     let _ = guarded

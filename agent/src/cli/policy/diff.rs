@@ -99,6 +99,7 @@ fn subject(subject: &Subject) -> String {
         Subject::AllTools => "all tools".to_owned(),
         Subject::OtherTools => "other tools".to_owned(),
         Subject::Exec => "capwarden exec".to_owned(),
+        Subject::Baseline => "the server itself".to_owned(),
     }
 }
 
@@ -147,6 +148,7 @@ fn as_json(change: &PolicyChange) -> serde_json::Value {
             Subject::AllTools => "all_tools",
             Subject::OtherTools => "other_tools",
             Subject::Exec => "exec",
+            Subject::Baseline => "baseline",
         },
         "tool": match &change.subject {
             Subject::Tool(name) => Some(name),

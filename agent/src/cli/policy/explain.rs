@@ -190,6 +190,8 @@ fn words(
         (Verdict::Forward, None) => paint.good("allowed"),
         (Verdict::EndCapture, None) => paint.good("allowed; ends captures"),
         (Verdict::Capture(_), None) => paint.good("allowed; starts a capture"),
+        (Verdict::EndProxy, None) => paint.good("allowed; ends proxies"),
+        (Verdict::Proxy(_), None) => paint.good("allowed; starts a proxy"),
         // Said by whoever asks for approvals; a policy alone only demands them.
         (Verdict::Pending(_), None) => paint.note("waits for an approval"),
     };
@@ -219,22 +221,25 @@ fn words(
     if let Some(why) = &foreseen.refused {
         return line("reason", why);
     }
+    if let Some(proxy) = outcome.proxy() {
+        line("terms", &proxy.terms.to_string())?;
+    }
     if let Some(capture) = outcome.capture() {
         line("terms", &capture.terms.to_string())?;
         if let Some(cut) = &foreseen.cut {
             line("left out", &cut.to_string())?;
         }
-        for change in &capture.changes {
-            let asked = change
-                .asked
-                .as_ref()
-                .map_or_else(|| "nothing".to_owned(), Value::to_string);
-            let text = format!(
-                "{}: {asked} becomes {}, as {}",
-                change.argument, change.forwarded, change.why
-            );
-            line("changed", &text)?;
-        }
+    }
+    for change in outcome.changes() {
+        let asked = change
+            .asked
+            .as_ref()
+            .map_or_else(|| "nothing".to_owned(), Value::to_string);
+        let text = format!(
+            "{}: {asked} becomes {}, as {}",
+            change.argument, change.forwarded, change.why
+        );
+        line("changed", &text)?;
     }
     if let Some(forwarded) = &outcome.forwarded {
         line("forwarded", &json!(forwarded).to_string())?;

@@ -26,10 +26,12 @@ pub(super) fn words(summary: &Summary, wrong: bool, paint: Paint) -> String {
             text += &format!("  {} {words}\n", paint.strong(&format!("{verdict:<8}")));
         }
     };
-    for tool in summary.with("capture") {
-        let terms = tool.terms.iter().map(String::as_str);
-        let all: Vec<&str> = terms.chain(tool.asks.iter().map(String::as_str)).collect();
-        line("capture", &format!("{}: {}", tool.name, all.join("; ")));
+    for verdict in ["capture", "proxy"] {
+        for tool in summary.with(verdict) {
+            let terms = tool.terms.iter().map(String::as_str);
+            let all: Vec<&str> = terms.chain(tool.asks.iter().map(String::as_str)).collect();
+            line(verdict, &format!("{}: {}", tool.name, all.join("; ")));
+        }
     }
     let others = "every tool that is not named here";
     for verdict in ["ends", "allow", "deny"] {
@@ -55,6 +57,9 @@ pub(super) fn words(summary: &Summary, wrong: bool, paint: Paint) -> String {
     }
     line("all", &summary.all_tools.join(", "));
     line("exec", summary.exec.as_deref().unwrap_or_default());
+    if let Some(baseline) = &summary.baseline {
+        line("server", &format!("without a session, {baseline}"));
+    }
     text
 }
 

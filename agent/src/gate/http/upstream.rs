@@ -1,6 +1,9 @@
 //! The server behind the front: where it is, and one request to it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -43,6 +46,16 @@ pub enum AddressError {
         "{0} is not on this host, and what is said to it would be readable on the way: write https://, or http:// with 127.0.0.1, [::1] or localhost"
     )]
     Elsewhere(String),
+}
+
+impl UpstreamAddress {
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        let host = self.0.host()?;
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        Some(SocketAddr::new(address.parse().ok()?, self.0.port_u16()?))
+    }
 }
 
 impl std::str::FromStr for UpstreamAddress {

@@ -1,6 +1,9 @@
 //! What the network guard tells as it happens.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+};
 
 use aya::maps::{MapData, RingBuf};
 use capwarden_abi::network::{Event, ended, event, protocol};
@@ -93,12 +96,18 @@ impl NetworkEnd {
 /// Becomes readable when something has happened: to be waited for as a [`Readable`].
 ///
 /// [`Readable`]: crate::kernel::Readable
-pub struct NetworkEvents(pub(super) RingBuf<MapData>);
+pub struct NetworkEvents(Mutex<RingBuf<MapData>>);
 
 impl NetworkEvents {
-    /// The next event that is waiting.
-    pub fn next_event(&mut self) -> Option<NetworkEvent> {
-        while let Some(item) = self.0.next() {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self(Mutex::new(ring))
+    }
+
+    /// The next event that is waiting. Each is given to one who asks.
+    pub fn next_event(&self) -> Option<NetworkEvent> {
+        // A panic elsewhere leaves the ring whole: what was read is given back when it is dropped.
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(item) = ring.next() {
             let told = read(&item).and_then(|event| NetworkEvent::of(&event));
             if told.is_some() {
                 return told;
@@ -110,7 +119,8 @@ impl NetworkEvents {
 
 impl std::os::fd::AsRawFd for NetworkEvents {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.as_raw_fd()
     }
 }
 

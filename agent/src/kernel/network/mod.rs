@@ -186,7 +186,7 @@ impl NetworkGuard {
             control: Array::try_from(attached.take_array("CONTROL")?)?,
             state: Array::try_from(attached.take_array("STATE")?)?,
             totals: Array::try_from(attached.take_array("TOTALS")?)?,
-            events: Some(NetworkEvents(RingBuf::try_from(
+            events: Some(NetworkEvents::new(RingBuf::try_from(
                 attached.take_ring("EVENTS")?,
             )?)),
             rules: attached.take("RULES")?,

@@ -97,6 +97,7 @@ pub(in crate::policy) fn policylayer(source: &Source, root: &Node) -> Loaded<Pol
         tools: tools.flatten().unwrap_or_default(),
         all_tools: all_tools.flatten().unwrap_or_default(),
         exec: None,
+        baseline: None,
     })
 }
 

@@ -67,6 +67,7 @@ impl<R: Fn(&Field<'_>, &str) -> Loaded<Vec<Step>>> Reader<R> {
             tools,
             all_tools: all_tools.unwrap_or_default(),
             exec: None,
+            baseline: None,
         })
     }
 

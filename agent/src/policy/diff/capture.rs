@@ -107,7 +107,7 @@ fn from(before: &Arguments, after: &Arguments) -> Option<String> {
     (!words.is_empty()).then(|| units::either(&words, "and"))
 }
 
-fn cap<T: PartialOrd>(
+pub(super) fn cap<T: PartialOrd>(
     name: &str,
     before: Option<&Cap<T>>,
     after: Option<&Cap<T>>,
@@ -172,6 +172,11 @@ pub(super) fn within(
 
 /// Lists of interfaces.
 pub(super) fn interfaces(before: &Interfaces, after: &Interfaces) -> Vec<Found> {
+    interfaces_of("captures", before, after)
+}
+
+/// The same, of what is on them.
+pub(super) fn interfaces_of(of: &str, before: &Interfaces, after: &Interfaces) -> Vec<Found> {
     let mut all = Vec::new();
     let sides = [
         (after, before, Effect::Allows),
@@ -187,13 +192,13 @@ pub(super) fn interfaces(before: &Interfaces, after: &Interfaces) -> Vec<Found> 
             ));
         };
         if these.any && !those.any {
-            differs(effect, "captures on `any`".to_owned());
+            differs(effect, format!("{of} on `any`"));
         }
         for pattern in &these.patterns {
             match covered(pattern, &those.patterns) {
                 Some(true) => {}
-                Some(false) => differs(effect, format!("captures on {pattern}")),
-                None => differs(Effect::Changed, format!("captures on {pattern}")),
+                Some(false) => differs(effect, format!("{of} on {pattern}")),
+                None => differs(Effect::Changed, format!("{of} on {pattern}")),
             }
         }
     }

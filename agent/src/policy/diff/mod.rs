@@ -7,6 +7,7 @@
 
 mod capture;
 mod demands;
+mod proxy;
 
 use std::collections::BTreeSet;
 
@@ -44,6 +45,8 @@ pub enum Subject {
     OtherTools,
     /// What commands may capture.
     Exec,
+    /// What servers may do with the network without a session.
+    Baseline,
 }
 
 /// What a difference does.
@@ -121,6 +124,12 @@ impl Policy {
         changes.extend(others(self, after).map(|found| found.about(&Subject::OtherTools)));
         let found = exec(self, after);
         changes.extend(found.into_iter().map(|found| found.about(&Subject::Exec)));
+        let found = proxy::baseline(self, after);
+        changes.extend(
+            found
+                .into_iter()
+                .map(|found| found.about(&Subject::Baseline)),
+        );
         changes.sort_by(|a, b| (&a.subject, a.effect).cmp(&(&b.subject, b.effect)));
         changes
     }
@@ -176,9 +185,12 @@ fn action(
         Action::Allow | Action::Deny(_) => "is forwarded and no more",
         Action::EndCapture => "ends captures",
         Action::Capture(_) => "starts a capture, held to its terms",
+        Action::EndProxy => "ends proxies",
+        Action::Proxy(_) => "starts a proxy, held to its terms",
     };
     match (action(before), action(after)) {
         (Action::Capture(before), Action::Capture(after)) => capture::compare(&before, &after),
+        (Action::Proxy(before), Action::Proxy(after)) => proxy::compare(&before, &after),
         (before, after) if word(&before) == word(&after) => Vec::new(),
         (before, after) => {
             let what = format!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Field, Gather, Loaded, Tree, section::trim_stop};
+use super::{Field, Gather, Loaded, Section, Tree, section::trim_stop};
 use crate::policy::{
     InterfacePattern, Outside, Payload,
     argument::Argument,
@@ -89,7 +89,7 @@ pub(in crate::policy) fn capture(
     })
 }
 
-fn cap<T>(field: &Field<'_>, most: T) -> Cap<T> {
+pub(super) fn cap<T>(field: &Field<'_>, most: T) -> Cap<T> {
     Cap {
         most,
         rule: field.rule(),
@@ -99,19 +99,7 @@ fn cap<T>(field: &Field<'_>, most: T) -> Cap<T> {
 fn from(field: &Field<'_>) -> Loaded<Arguments> {
     const EXPECTED: &str = "a map from what is asked to the argument that asks it";
     let (section, mut gather) = field.open(EXPECTED, FROM)?;
-    let mut named = |key: &str| {
-        let named = section.read(key, |field| {
-            const HELP: &str =
-                "Write the argument's name as the server spells it; dots reach into objects.";
-            let argument = Argument::parse(field.text("an argument's name", HELP)?)
-                .map_err(|_| field.fault("is no argument's name", HELP))?;
-            Ok(Named {
-                argument,
-                rule: field.rule(),
-            })
-        });
-        gather.keep(named).flatten()
-    };
+    let mut named = |key: &str| gather.keep(section.read(key, argument)).flatten();
     let arguments = Arguments {
         interface: named("interface"),
         filter: named("filter"),
@@ -122,13 +110,30 @@ fn from(field: &Field<'_>) -> Loaded<Arguments> {
     if !gather.is_clean() {
         return gather.done(None);
     }
-    // One argument that asks two things would be written twice.
-    for (n, key) in FROM.iter().enumerate() {
+    once_each_argument(&section, FROM)?;
+    Ok(arguments)
+}
+
+/// Reads the name of an argument.
+pub(super) fn argument(field: &Field<'_>) -> Loaded<Named> {
+    const HELP: &str =
+        "Write the argument's name as the server spells it; dots reach into objects.";
+    let argument = Argument::parse(field.text("an argument's name", HELP)?)
+        .map_err(|_| field.fault("is no argument's name", HELP))?;
+    Ok(Named {
+        argument,
+        rule: field.rule(),
+    })
+}
+
+/// One argument that asks two things would be written twice.
+pub(super) fn once_each_argument(section: &Section<'_>, keys: &[&str]) -> Loaded<()> {
+    for (n, key) in keys.iter().enumerate() {
         let Some(field) = section.field(key) else {
             continue;
         };
         let name = field.text("an argument's name", "")?;
-        if let Some(other) = FROM.iter().take(n).find(|other| {
+        if let Some(other) = keys.iter().take(n).find(|other| {
             section
                 .field(other)
                 .is_some_and(|other| matches!(&other.node.tree, Tree::Text(text) if text == name))
@@ -139,7 +144,7 @@ fn from(field: &Field<'_>) -> Loaded<Arguments> {
             ));
         }
     }
-    Ok(arguments)
+    Ok(())
 }
 
 /// Reads a list of interfaces.
@@ -195,7 +200,7 @@ pub(super) fn within(field: &Field<'_>) -> Loaded<Within> {
     }
 }
 
-fn seconds(field: &Field<'_>) -> Loaded<Duration> {
+pub(super) fn seconds(field: &Field<'_>) -> Loaded<Duration> {
     const HELP: &str = "Write a number of seconds, such as 60 or 0.5, of at most a year.";
     let seconds: f64 = match &field.node.tree {
         // Through text, as this type has no lossless conversion.
@@ -205,7 +210,7 @@ fn seconds(field: &Field<'_>) -> Loaded<Duration> {
     };
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if seconds <= units::MAX_SECONDS && time >= Duration::from_millis(1) => Ok(time),
-        _ => Err(field.fault("is not a time that a capture may take", HELP)),
+        _ => Err(field.fault("is not a time that a session may take", HELP)),
     }
 }
 
@@ -241,7 +246,7 @@ fn outside(field: &Field<'_>, has_within: bool) -> Loaded<Outside> {
     }
 }
 
-fn over(field: &Field<'_>) -> Loaded<Over> {
+pub(super) fn over(field: &Field<'_>) -> Loaded<Over> {
     const HELP: &str = "Write `clamp` to write the cap into a call that asks for more, or `deny` to deny the call.";
     match field.text("`clamp` or `deny`", HELP)? {
         "clamp" => Ok(Over::Clamp),

@@ -11,6 +11,7 @@ mod checks;
 mod gather;
 mod json;
 mod limits;
+mod proxy;
 mod section;
 mod tools;
 mod tree;
@@ -49,6 +50,7 @@ const POLICY: &[&str] = &[
     "definitions",
     "tools",
     "exec",
+    "baseline",
 ];
 
 pub(super) type Loaded<T> = Result<T, PolicyError>;
@@ -146,6 +148,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
     let pinning = gather.keep(section.read("definitions", tools::pinning));
     let tools = gather.keep(section.read("tools", tools::tools));
     let exec = gather.keep(section.read("exec", |field| capture::capture(field, capture::EXEC)));
+    let baseline = gather.keep(section.read("baseline", proxy::baseline));
     if gather.is_clean() && section.field("tools").is_none() && section.field("exec").is_none() {
         gather.add(source.fault(
             root.place,
@@ -167,6 +170,7 @@ fn own(source: &Source, root: &Node) -> Loaded<Policy> {
         tools: tools.flatten().unwrap_or_default(),
         all_tools,
         exec: exec.flatten(),
+        baseline: baseline.flatten(),
     })
 }
 

@@ -9,6 +9,7 @@ use super::{
     capture,
     checks::{checks, required},
     limits::limits,
+    proxy::proxy,
 };
 use crate::policy::{
     RuleRef,
@@ -24,6 +25,7 @@ const TOOL: &[&str] = &[
     "approve",
     "checks",
     "capture",
+    "proxy",
     "deny",
     "ends",
     "limits",
@@ -63,7 +65,7 @@ pub(super) fn all_tools(field: &Field<'_>) -> Loaded<Rules> {
 }
 
 fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
-    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `checks`, `limits`, `approve`, `capture` and `ends`.";
+    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `checks`, `limits`, `approve`, `capture`, `proxy` and `ends`.";
     match &field.node.tree {
         Tree::Text(word) if word == "allow" => {
             return Ok(ToolRule {
@@ -175,25 +177,31 @@ pub(super) fn pinning(field: &Field<'_>) -> Loaded<Pinning> {
     gather.done(strict.map(|()| pinning(true)))
 }
 
-/// What a tool does for captures, by its `capture` and `ends`, which the dialects' tools may have
-/// as well.
+/// What a tool does for sessions, by its `capture`, `proxy` and `ends`, which the dialects' tools may
+/// have as well.
 pub(in crate::policy) fn effect(section: &Section<'_>) -> Loaded<Action> {
-    match (section.field("capture"), section.field("ends")) {
-        (Some(_), Some(ends)) => Err(ends.key_fault(
-            "`ends` cannot stand beside `capture`".to_owned(),
-            "A tool starts a capture or ends one: drop one of the two.",
-        )),
-        (Some(start), None) => Ok(Action::Capture(Box::new(capture::capture(
-            &start,
-            capture::CAPTURE,
-        )?))),
-        (None, Some(ends)) => {
-            const HELP: &str = "Write `ends: capture`, for a tool that stops captures.";
-            if ends.text("`capture`", HELP)? != "capture" {
-                return Err(ends.fault("is nothing that a tool can end", HELP));
-            }
-            Ok(Action::EndCapture)
-        }
-        (None, None) => Ok(Action::Allow),
+    const EFFECTS: [&str; 3] = ["capture", "proxy", "ends"];
+    let mut fields = EFFECTS.iter().filter_map(|key| section.field(key));
+    let (Some(one), other) = (fields.next(), fields.next()) else {
+        return Ok(Action::Allow);
+    };
+    if let Some(other) = other {
+        return Err(other.key_fault(
+            format!("`{}` cannot stand beside `{}`", other.key, one.key),
+            "A tool starts a session or ends one: drop one of the two.",
+        ));
     }
+    Ok(match one.key {
+        "capture" => Action::Capture(Box::new(capture::capture(&one, capture::CAPTURE)?)),
+        "proxy" => Action::Proxy(Box::new(proxy(&one)?)),
+        _ => {
+            const HELP: &str =
+                "Write `ends: capture` or `ends: proxy`, for a tool that stops what it names.";
+            match one.text("`capture` or `proxy`", HELP)? {
+                "capture" => Action::EndCapture,
+                "proxy" => Action::EndProxy,
+                _ => return Err(one.fault("is nothing that a tool can end", HELP)),
+            }
+        }
+    })
 }

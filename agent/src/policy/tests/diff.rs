@@ -12,6 +12,7 @@ fn subject(change: &PolicyChange) -> String {
         Subject::AllTools => "*".to_owned(),
         Subject::OtherTools => "others".to_owned(),
         Subject::Exec => "exec".to_owned(),
+        Subject::Baseline => "baseline".to_owned(),
     }
 }
 
@@ -39,6 +40,12 @@ fn rules(before: &str, after: &str) -> Vec<String> {
 const CASES: &[(&str, &str, &str, &str)] = &[
     ("allow", "{ deny: x }", "- t: the tool, whatever", "+ t: the tool, where"),
     ("allow", "{ ends: capture }", "~ t: a call ends captures, where it was forwarded and no more", "~ t: a call is forwarded and no more, where it ended captures"),
+    ("allow", "{ ends: proxy }", "~ t: a call ends proxies, where it was forwarded and no more", "~ t: a call is forwarded and no more, where it ended proxies"),
+    ("{ proxy: { listen: [ \"127.0.0.1:80-90\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:85\" ], seconds: 5 } }", "- t: listening on 127.0.0.1:80-90", "+ t: listening on 127.0.0.1:80-90"),
+    ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], upstream: [ \"*:443\" ], seconds: 5 } }", "+ t: connecting to *:443", "- t: connecting to *:443"),
+    ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], interfaces: [ lo ], seconds: 5 } }", "- t: proxies on *", "+ t: proxies on *"),
+    ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], bytes: 1KiB, seconds: 5 } }", "- t: 1 KiB each way", "+ t: any number of bytes"),
+    ("{ proxy: { listen: [ \"127.0.0.1:80\" ], from: { port: a }, seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], from: { port: b }, seconds: 5 } }", "~ t: which arguments", "~ t: which arguments"),
     ("allow", "{ args: { a: { absent: true } } }", "- t: calls that do not pass: `a` is not sent", "+ t: calls no longer have to pass: `a` is not sent"),
     ("{ args: { a: { absent: true } } }", "{ args: { a: { absent: false } } }", "~ t: `a` is to be sent, not not sent", "~ t: `a` is to be not sent, not sent"),
     ("{ args: { a: { one_of: [ 1, 2 ] } } }", "{ args: { a: { one_of: [ 2.0, 1, x ] } } }", "+ t: \"x\" as `a`", "- t: \"x\" as `a`"),

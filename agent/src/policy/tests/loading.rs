@@ -8,7 +8,7 @@ use super::*;
 #[rustfmt::skip] // A table: each text on its own line.
 const CASES: &[Fault] = &[
     // The file as a whole.
-    ("", 1, 1, "the file must be a policy, but is nothing", "`definitions`, `tools` and `exec`"),
+    ("", 1, 1, "the file must be a policy, but is nothing", "`tools`, `exec` and `baseline`"),
     ("[]", 1, 1, "the file must be a policy, but is a list", "The keys here are"),
     ("{}", 1, 1, "the policy has no `version`", "version: 1"),
     ("version: 1", 1, 1, "neither `tools` nor `exec`", "Add `tools:`"),

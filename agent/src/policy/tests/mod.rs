@@ -9,6 +9,7 @@ mod documented;
 mod import;
 mod loading;
 mod mutations;
+mod proxies;
 mod shipped;
 
 use serde_json::{Map, Value};

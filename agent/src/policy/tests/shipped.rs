@@ -25,6 +25,7 @@ fn every_shipped_policy_is_tested() {
         "awslabs-pcap-analyzer.yaml",
         "intercept-looking-glass.yaml",
         "mcp-wireshark.yaml",
+        "mitmproxy-mcp.yaml",
         "netmcp.yaml",
         "policylayer-kali.json",
         "policylayer-sharkmcp.json",

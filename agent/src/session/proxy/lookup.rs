@@ -1,0 +1,113 @@
+//! Endpoints as the guard's rules, with names looked up.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use tokio::{net::lookup_host, time::timeout};
+
+use super::ProxyError;
+use crate::{
+    kernel::{AddressRange, NetworkRule, NetworkUse, Transport},
+    policy::{self, Endpoint, EndpointHost},
+};
+
+/// How often names are looked up again.
+pub(super) const REFRESH: Duration = Duration::from_secs(60);
+/// How long a name may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Addresses of one name that are taken; of names with more, each look may bring others.
+const MAX_ADDRESSES: usize = 16;
+
+/// A name and its addresses.
+pub(in crate::session) type Known = (String, BTreeSet<IpAddr>);
+
+/// Looks up every name among the endpoints.
+pub(super) async fn names(endpoints: &[Endpoint]) -> Result<Vec<Known>, ProxyError> {
+    let mut known: Vec<Known> = Vec::new();
+    for endpoint in endpoints {
+        if let EndpointHost::Name(name) = &endpoint.host
+            && !known.iter().any(|(other, _)| other == name)
+        {
+            known.push((name.clone(), addresses(name).await?));
+        }
+    }
+    Ok(known)
+}
+
+async fn addresses(name: &str) -> Result<BTreeSet<IpAddr>, ProxyError> {
+    let failed = |why: String| ProxyError::Name {
+        name: name.to_owned(),
+        why,
+    };
+    let found = timeout(PATIENCE, lookup_host((name, 0))).await;
+    let found = found
+        .map_err(|_| failed(format!("no answer within {} seconds", PATIENCE.as_secs())))?
+        .map_err(|error| failed(error.to_string()))?;
+    let all: BTreeSet<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();
+    if all.is_empty() {
+        return Err(failed("it has no address".to_owned()));
+    }
+    Ok(all.into_iter().take(MAX_ADDRESSES).collect())
+}
+
+/// The rules that endpoints come to.
+pub(super) fn rules(
+    listen: &[Endpoint],
+    connect: &[Endpoint],
+    known: &[Known],
+) -> Vec<NetworkRule> {
+    let mut rules = Vec::new();
+    let uses = [(NetworkUse::Listen, listen), (NetworkUse::Connect, connect)];
+    for (kind, endpoints) in uses {
+        for endpoint in endpoints {
+            for addresses in ranges(&endpoint.host, known) {
+                rules.extend(endpoint.ports.iter().map(|ports| NetworkRule {
+                    kind,
+                    protocol: Some(match endpoint.transport {
+                        policy::Transport::Tcp => Transport::Tcp,
+                        policy::Transport::Udp => Transport::Udp,
+                    }),
+                    addresses,
+                    ports: ports.clone(),
+                }));
+            }
+        }
+    }
+    rules
+}
+
+fn ranges(host: &EndpointHost, known: &[Known]) -> Vec<AddressRange> {
+    match host {
+        EndpointHost::Any => vec![AddressRange::Any],
+        EndpointHost::Network(address, length) => vec![AddressRange::Prefix(*address, *length)],
+        EndpointHost::Name(name) => known
+            .iter()
+            .filter(|(other, _)| other == name)
+            .flat_map(|(_, addresses)| addresses)
+            .map(|address| AddressRange::one(*address))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_become_rules_for_each_address_and_range() {
+        let read = |text: &str| Endpoint::parse(text).unwrap();
+        let listen = [read("127.0.0.1:8080")];
+        let connect = [read("localhost:80,443"), read("udp:*:53")];
+        let known = names(&connect).await.unwrap();
+        let rules = rules(&listen, &connect, &known);
+        let addresses = known[0].1.len();
+        assert!(known[0].1.iter().all(IpAddr::is_loopback));
+        assert_eq!(rules.len(), 1 + 2 * addresses + 1);
+        assert_eq!(rules[0].kind, NetworkUse::Listen);
+        assert_eq!(rules[1].ports, 80..=80);
+        assert_eq!(rules.last().unwrap().addresses, AddressRange::Any);
+        assert_eq!(rules.last().unwrap().protocol, Some(Transport::Udp));
+        let nobody = [read("no-such-name.invalid:1")];
+        let error = names(&nobody).await.unwrap_err().to_string();
+        assert!(error.starts_with("no-such-name.invalid cannot"), "{error}");
+    }
+}
