@@ -125,10 +125,9 @@ fn user_of_the_sdk_says_yes() -> Result<()> {
 }
 
 #[test]
-fn user_of_the_sdk_says_no_or_nothing_or_cannot_be_asked() -> Result<()> {
+fn user_of_the_sdk_says_no_or_cannot_be_asked() -> Result<()> {
     for (answer, told, asked) in [
         ("no", "The user has denied this call", 1),
-        ("cancel", "because: the question was dismissed", 1),
         ("none", "capwarden approve", 0),
     ] {
         let stage = stage()?;
@@ -185,10 +184,14 @@ fn call(client: &mut Client, tool: &str, probe: &str, more: &Value) -> Result<Me
 }
 
 fn state(answer: &Message) -> Result<String> {
-    let result = &answer.value["result"];
-    ensure!(result["resultType"] == "input_required", "{}", answer.line);
-    let state = result["requestState"].as_str();
-    Ok(state.context(answer.line.clone())?.to_owned())
+    let part = |of: &str| answer.value.pointer(of).and_then(Value::as_str);
+    ensure!(
+        part("/result/resultType") == Some("input_required"),
+        "{}",
+        answer.line
+    );
+    let state = part("/result/requestState");
+    Ok(state.with_context(|| answer.line.clone())?.to_owned())
 }
 
 fn yes(state: &str) -> Value {
