@@ -1,6 +1,6 @@
 """A client of the official SDK whose user is asked: calls a tool, and prints what it saw as one JSON
-text. `elicit.py ANSWER TOOL ADDRESS`, or a command in place of the address. The answer is yes, no, cancel, or none
-for a client that cannot ask."""
+text. `elicit.py ANSWER TOOL ADDRESS`, or a command in place of the address. The answer is yes, no, or none for a client
+that cannot ask."""
 
 import asyncio
 import contextlib
@@ -27,8 +27,6 @@ async def main(answer, tool, *where):
 
     async def ask(context, params):
         asked.append(params.message)
-        if answer == "cancel":
-            return types.ElicitResult(action="cancel")
         if answer == "no":
             return types.ElicitResult(action="decline")
         return types.ElicitResult(action="accept", content={name: True for name in params.requestedSchema["properties"]})
