@@ -259,7 +259,8 @@ pub struct DefinitionRecord {
     pub server: Text,
     /// The tool.
     pub tool: Text,
-    /// What became of it: `first-seen`, which accepts it, `new`, `changed`, `unfit`, `accepted`.
+    /// What became of it: `first-seen`, which accepts it, `new`, `changed`, `unfit`,
+    /// `accepted`, `forgotten` (of tool `*`, all of the server).
     pub became: Text,
     /// The hash of the definition, as `capwarden tools` shows it; none of what cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]

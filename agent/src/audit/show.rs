@@ -287,7 +287,10 @@ fn describe(entry: &Entry) -> String {
             text += &optional(", by ", "by");
             text += &optional(" at ", "at");
             text += &optional(", because ", "why");
-            text + &format!(" (sha256 {hash})")
+            if !hash.is_empty() {
+                text += &format!(" (sha256 {hash})");
+            }
+            text
         }
         "session-opened" | "proxy-opened" => {
             format!("{}: {}", text("session"), text("summary"))

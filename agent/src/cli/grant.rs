@@ -44,7 +44,10 @@ struct Create {
     /// What to call it: it stands in the audit log, and limits are counted by it
     #[arg(value_name = "NAME")]
     name: String,
-    /// The server that it is for: its command's file name
+    /// The server that it is for, as `capwarden run` calls it at its start
+    ///
+    /// What `run --server` says; without it, what its command runs: `netmcp` of `uvx netmcp@1.2`; the
+    /// address after --upstream where that stands alone.
     #[arg(long, value_name = "NAME")]
     server: String,
     /// How long it lasts: 12h, 30d, or never

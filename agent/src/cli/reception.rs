@@ -23,7 +23,7 @@ pub(super) struct ReceptionOptions {
     /// Let web pages of this origin speak to it
     ///
     /// Pages that this host serves may anyway; pages of others are refused.
-    #[arg(long, value_name = "ORIGIN", requires = "listen")]
+    #[arg(long, value_name = "ORIGIN", requires = "listen", value_parser = origin)]
     allow_origin: Vec<String>,
     /// Let clients ask for it by this name
     ///
@@ -54,6 +54,23 @@ pub(super) struct ReceptionOptions {
     /// of grants all the same; what an authorization server issues by itself is not taken.
     #[arg(long, value_name = "URL", requires = "listen")]
     oauth_issuer: Option<Issuer>,
+}
+
+/// As browsers write it.
+fn origin(text: &str) -> Result<String, String> {
+    let host = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let fits = |host: &&str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        !host.is_empty() && host.chars().all(known)
+    };
+    match host.filter(fits) {
+        Some(_) => Ok(text.to_ascii_lowercase()),
+        None => {
+            Err("it is an origin, as in https://ui.example or http://localhost:6274".to_owned())
+        }
+    }
 }
 
 fn host(text: &str) -> Result<String, String> {

@@ -10,12 +10,12 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use crate::{
-    audit::{Log, visible},
+    audit::Log,
     engine::{self, LocalPlan, OwnServerPlan, PipedPlan, RunPlan, ServePlan},
     gate::http::{FrontPlan, UpstreamAddress},
     kernel::Credentials,
     policy::{Pinning, Replies, RuleRef},
-    principal::Grants,
+    principal::{self, Grants},
     telemetry::Endpoint,
 };
 
@@ -145,9 +145,8 @@ pub(super) enum Pin {
 
 /// A server's name.
 fn name(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() || text.len() > 128 || text.chars().any(char::is_control) {
-        return Err("a name has 1 to 128 bytes, and no control characters".to_owned());
+    if !principal::is_server(text) {
+        return Err("a name has no slash, no control characters, and 256 bytes at most".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -155,13 +154,11 @@ fn name(text: &str) -> Result<String, String> {
 impl Run {
     /// What the server is called.
     fn server_name(&self) -> Arc<str> {
-        let name = match (&self.name, &self.upstream) {
+        match (&self.name, &self.upstream) {
             (Some(name), _) => Arc::from(name.as_str()),
             (None, Some(upstream)) if self.server.is_empty() => upstream.to_string().into(),
             (None, _) => engine::server_name(&self.server),
-        };
-        tracing::info!(server = %visible(&name), "grants, approvals, limits and accepted definitions go by this name");
-        name
+        }
     }
 
     /// What is pinned, whatever the policy says.

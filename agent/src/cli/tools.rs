@@ -5,19 +5,22 @@ mod diff;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    path::PathBuf,
 };
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{visible, visible_json},
+    audit::{DefinitionRecord, Log, Record, Text, visible, visible_json},
     definitions::{AcceptError, Pin, Pins, ServerPins, Standing},
+    words::counted,
 };
 
 use super::{
     exit::Exit,
     failure::{Account, Failure},
+    paths,
     state::{self, State},
     term::{self, Paint},
 };
@@ -91,6 +94,12 @@ struct Forget {
     /// The server as a whole
     #[arg(long, conflicts_with = "tools")]
     all: bool,
+    /// Record it in this audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is forgotten.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
     #[command(flatten)]
     state: State,
 }
@@ -250,11 +259,26 @@ impl Forget {
     fn run(self) -> Result<Exit, Failure> {
         let pins = Pins::open(&self.state.open()?)?;
         let tools = (!self.all).then_some(self.tools.as_slice());
+        let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+        // Before it is done: what is forgotten is accepted as it is seen first, which must not come
+        // out of nothing.
+        for tool in tools.unwrap_or(&["*".to_owned()]) {
+            log.append(&Record::Definition(Box::new(DefinitionRecord {
+                server: Text::new(self.server.as_str()),
+                tool: Text::new(tool.as_str()),
+                became: Text::new("forgotten"),
+                sha256: None,
+                by: Some(Text::new(state::operator().to_string())),
+                at: None,
+                why: None,
+            })))?;
+        }
         let count = pins.forget(&self.server, tools).map_err(refused)?;
+        let count = counted(u64::try_from(count).unwrap_or(u64::MAX), "tool");
         let server = visible(&self.server);
         term::print(|out| match self.all {
-            true => writeln!(out, "forgot {server} and its {count} tools"),
-            false => writeln!(out, "forgot {count} tools of {server}"),
+            true => writeln!(out, "forgot {server} and its {count}"),
+            false => writeln!(out, "forgot {count} of {server}"),
         })?;
         Ok(Exit::Ok)
     }

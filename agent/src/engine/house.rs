@@ -16,6 +16,7 @@ use super::{
     timed::Timed,
 };
 use crate::{
+    audit::visible,
     filter::Compiler,
     gate::http::{self, Listener, Tls},
     kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
@@ -73,6 +74,14 @@ pub(super) async fn start_server(
         ),
     }
     launch_in(sessions, command, credentials, piped)
+}
+
+/// Says what the server is called, on which much depends.
+pub(super) fn say_name(name: &str) {
+    tracing::info!(
+        "the server is called {}: grants, approvals, limits and accepted definitions go by that",
+        visible(name)
+    );
 }
 
 /// Starts a command, which is no server: its network is its own.

@@ -46,6 +46,7 @@ pub struct RunPlan {
 /// Runs a server until it, or its client, has gone.
 pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
+    house::say_name(&plan.name);
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;

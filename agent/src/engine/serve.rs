@@ -51,6 +51,7 @@ pub struct ServePlan {
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     let listener = house::listener(plan.listen, plan.tls)?;
+    house::say_name(&plan.front.reception.server);
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;

@@ -79,6 +79,7 @@ pub(super) struct Opened {
 impl OwnServerPlan {
     /// Gets ready to start servers, each within these bounds.
     pub(super) async fn open(self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
+        house::say_name(&self.name);
         let (events, happened) = Events::channel();
         let overflow = events.overflow();
         let (metrics, serving) = house::metrics(self.metrics, &events).await?;

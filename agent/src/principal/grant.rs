@@ -139,7 +139,9 @@ pub enum GrantError {
     #[error("{0:?} is no name: it has at most 64 letters, digits, dots, underscores and hyphens")]
     Name(String),
     /// What cannot be a server's name.
-    #[error("{0:?} is no server: it is a command's file name, or the address after --upstream")]
+    #[error(
+        "{0:?} is no server: it is called as `capwarden run` says at its start, and has no slash unless it is an address"
+    )]
     Server(String),
     /// There is one of this name.
     #[error("there is a grant {0} already; revoke it first, or choose another name")]
@@ -435,9 +437,12 @@ fn is_name(text: &str) -> bool {
 }
 
 /// A server is called by its command's file name; one that capwarden did not start, by its address.
-fn is_server(text: &str) -> bool {
+/// Whether a server can be called so.
+#[must_use]
+pub fn is_server(text: &str) -> bool {
     (1..=LONGEST_SERVER).contains(&text.len())
-        && text.chars().all(|c| c.is_ascii_graphic())
+        && text == text.trim()
+        && !text.chars().any(char::is_control)
         && (text.starts_with("http://") || text.starts_with("https://") || !text.contains('/'))
 }
 

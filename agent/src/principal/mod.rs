@@ -16,6 +16,7 @@ use std::{fmt, sync::Arc};
 
 pub use grant::{
     Bearer, Ceiling, Grant, GrantError, Grants, MOST_GRANTS, NewGrant, Rejected, Standing,
+    is_server,
 };
 pub use operator::Operator;
 pub use token::Token;

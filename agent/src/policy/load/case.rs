@@ -65,6 +65,10 @@ fn case(field: &Field<'_>) -> Loaded<Case> {
         "ends" => Ok(Expected::Ends),
         "deny" => Ok(Expected::Deny),
         "hidden" => Ok(Expected::Hidden),
+        "pending" => Err(field.fault(
+            "is not what is expected, but that somebody is asked first",
+            "Write `approval: true`, and in `expect` what the approved call comes to.",
+        )),
         _ => Err(field.fault("is nothing that can be expected", EXPECT)),
     });
     let mut words = |key: &str, help: &'static str| {
