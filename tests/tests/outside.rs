@@ -138,7 +138,7 @@ fn outside_is_denied_where_the_policy_says_so() -> Result<()> {
     for words in [
         "leads outside \"net 10.0.0.0/8\"",
         "one packet: UDP ",
-        "such as (net 10.0.0.0/8) and (udp or host 10.0.0.5)",
+        "such as \"(net 10.0.0.0/8) and (udp or host 10.0.0.5)\"",
     ] {
         assert!(told.contains(words), "{told}");
     }

@@ -81,7 +81,7 @@ fn clients_over_tls_have_servers_of_their_own() -> Result<()> {
     let stage = Stage::new()?;
     let script = stage.write("http_server.py", SERVER)?;
     let (cert, key) = certificate(&stage, "first")?;
-    let token = stage.grant("laptop", "python3")?;
+    let token = stage.grant("laptop", "http_server.py")?;
     let options = [
         "--listen",
         HERE,
@@ -193,8 +193,8 @@ fn captures_end_with_their_grant_and_those_of_others_go_on() -> Result<()> {
     let stage = Stage::new()?;
     let script = stage.write("hostile.py", HOSTILE)?;
     let (laptop, desk) = (
-        stage.grant("laptop", "python3")?,
-        stage.grant("desk", "python3")?,
+        stage.grant("laptop", "hostile.py")?,
+        stage.grant("desk", "hostile.py")?,
     );
     let python3 = python("python3")?;
     let mut agent = stage.run_with(policy, &["--listen", HERE], &[&python3, &script])?;

@@ -113,9 +113,12 @@ impl<R> Lines<R> {
         }
         // Half of a chunk free is enough: a read that fills it is followed by another.
         if self.buffer.len() - self.filled < CHUNK / 2 {
-            self.buffer.reserve(CHUNK);
-            // Cleared once, not for each read.
-            self.buffer.resize(self.buffer.capacity(), 0);
+            // Twice as much, but no more than the longest line takes. Cleared once, not for each read.
+            let most = self.limit.saturating_add(CHUNK);
+            let size = self.buffer.len().saturating_mul(2).min(most);
+            let size = size.max(self.filled + CHUNK);
+            self.buffer.reserve_exact(size - self.buffer.len());
+            self.buffer.resize(size, 0);
         }
     }
 }
@@ -206,7 +209,7 @@ mod tests {
                 bytes: (8 << 20) + 1
             }
         );
-        assert!(lines.buffer.capacity() < 4 << 20);
+        assert!(lines.buffer.capacity() <= (1 << 20) + CHUNK);
         let Next::Line(line) = lines.next().unwrap() else {
             panic!("a line follows");
         };

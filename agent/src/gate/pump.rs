@@ -10,7 +10,6 @@
 //! that this can end; it ends itself with the next line, or the end, of what it reads.
 
 use std::{
-    borrow::Cow,
     collections::VecDeque,
     io::{self, Read, Write},
     pin::pin,
@@ -41,6 +40,8 @@ use crate::{principal::Caller, session::SessionEnd};
 
 /// Session ends kept for a client that has not begun to speak.
 const WAITING_ENDS: usize = 256;
+/// A line up to this length is copied for its end to be written with it.
+const SHORT: usize = 64 << 10;
 /// What a thread may use to take a line apart, which nests only so deep: there are many threads.
 const STACK: usize = 512 << 10;
 
@@ -501,12 +502,16 @@ impl<W: Outgoing> Outlet<W> {
             return Ok(false);
         }
         // The last line of a stream, and an element of a batch, have no end of their own.
-        let line = if line.ends_with(b"\n") {
-            Cow::Borrowed(line)
+        let written = if line.ends_with(b"\n") {
+            writer.write_all(line)
+        } else if line.len() <= SHORT {
+            writer.write_all(&[line, b"\n"].concat())
         } else {
-            Cow::Owned([line, b"\n"].concat())
+            writer
+                .write_all(line)
+                .and_then(|()| writer.write_all(b"\n"))
         };
-        let written = writer.write_all(&line).and_then(|()| writer.flush());
+        let written = written.and_then(|()| writer.flush());
         if written.is_err() {
             // What follows half a line would be taken for its rest.
             *place = None;

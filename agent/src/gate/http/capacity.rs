@@ -16,7 +16,7 @@ pub(super) const BACKLOG: u32 = 4_096;
 pub(super) const FAREWELLS: usize = 64;
 /// MCP sessions with an HTTP server, where there may be fewer connections than that.
 const FEWEST_SESSIONS: usize = 1_024;
-/// Servers on pipes at once, and so MCP sessions with them. Each has five threads of the agent.
+/// Servers on pipes at once, and so MCP sessions with them. Each has processes, and threads of the agent.
 pub(super) const SERVERS: usize = 32;
 /// Bytes of clients' messages that are read, and wait to be carried on, at once.
 pub(super) const MESSAGES: usize = 256 << 20;
