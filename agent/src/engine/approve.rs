@@ -91,10 +91,9 @@ fn whose(approver: Approver) -> &'static str {
 /// that nobody says yes to what was cut off.
 fn message(request: &Request) -> Option<String> {
     let mut message = format!(
-        "May this call be made, once?\n\nTool: {} (at the server {})\nArguments: {}",
+        "May this call be made, once?\n\nTool: {} (at the server {})",
         visible(&request.tool),
         visible(&request.server),
-        visible_json(&request.arguments)
     );
     let mut line = |name: &str, text: Option<&str>| {
         if let Some(text) = text {
@@ -104,6 +103,11 @@ fn message(request: &Request) -> Option<String> {
     line("It comes to", request.effect.as_deref());
     line("Why this is asked", request.why.as_deref());
     line("Rule", Some(&request.rule));
+    // Last, since who calls chooses how long they are.
+    message.push_str(&format!(
+        "\nArguments: {}",
+        visible_json(&request.arguments)
+    ));
     (message.len() <= LONGEST_MESSAGE).then_some(message)
 }
 

@@ -280,7 +280,7 @@ async fn tools_hidden_are_cut_out_and_the_rest_stays() {
         .await;
     assert_eq!(
         rig.client.hear().await,
-        "{\"id\":1, \"result\":{\"ttlMs\":5,\"tools\":[{\"name\":\"a\",\"inputSchema\":{\"required\":[\"x\"]}},{\"title\":\"?\"} ],\"_meta\":{\"k\":[ ]},\"nextCursor\":\"c\"},\"z\":0}\n"
+        "{\"id\":1, \"result\":{\"ttlMs\":5,\"tools\":[{\"name\":\"a\",\"inputSchema\":{\"required\":[\"x\"]}} ],\"_meta\":{\"k\":[ ]},\"nextCursor\":\"c\"},\"z\":0}\n"
     );
     let definition = r#"{"name":"a","inputSchema":{"required":["x"]}}"#.to_owned();
     assert_eq!(

@@ -84,15 +84,13 @@ fn keeps<P: Decide>(element: &str, policy: &P, caller: &Caller, schemas: &mut Sc
         return !element.starts_with('{');
     };
     let Some(name) = tool.get("name").and_then(json::string) else {
-        return true;
+        // No name that we can read may be one that another reader can.
+        return false;
     };
-    // A tool of two names is hidden if one of them is.
-    let hidden = tool
-        .iter()
-        .filter(|(key, _)| *key == "name")
-        .filter_map(|(_, name)| json::string(name))
-        .any(|name| !policy.visible(&name));
-    if hidden {
+    // A tool of two names is hidden if one of them is; readers differ in what they take for a name.
+    let names = tool.iter().filter(|(key, _)| folds(key, "name"));
+    let mut names = names.map(|(key, name)| (key == "name").then(|| json::string(name)).flatten());
+    if !names.all(|name| name.is_some_and(|name| policy.visible(&name))) {
         return false;
     }
     schemas.learn(
@@ -112,13 +110,13 @@ mod tests {
         principal::{Caller, Principal},
     };
 
-    struct Nothing;
+    struct NoSecret;
 
-    impl Decide for Nothing {
+    impl Decide for NoSecret {
         type Ticket = ();
 
-        fn visible(&self, _: &str) -> bool {
-            false
+        fn visible(&self, tool: &str) -> bool {
+            tool != "secret"
         }
 
         async fn decide(&self, _: &Caller, _: &Call) -> (Verdict, ()) {
@@ -138,7 +136,7 @@ mod tests {
             connection: 1,
             server: "s".into(),
         };
-        filter(&text, result, &Nothing, &caller, &mut Schemas::default())
+        filter(&text, result, &NoSecret, &caller, &mut Schemas::default())
     }
 
     #[test]
@@ -155,5 +153,21 @@ mod tests {
 
         let shown = filtered(&format!(r#"{{"tools":[{{{members},"name":"secret"}}]}}"#)).unwrap();
         assert!(!shown.contains("secret"));
+    }
+
+    #[test]
+    fn tools_whose_names_readers_differ_about_are_not_shown() {
+        let odd = [
+            r#"{"name":"bad\ud800","description":"secret"}"#,
+            r#"{"Name":"tool","description":"secret"}"#,
+            r#"{"name":"shown","NAME":"tool","description":"secret"}"#,
+            r#"{"name":7,"description":"secret"}"#,
+            r#"{"description":"secret"}"#,
+        ];
+        for tool in odd {
+            let shown = filtered(&format!(r#"{{"tools":[{tool},{{"name":"shown"}}]}}"#)).unwrap();
+            let only = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"shown"}]}}"#;
+            assert_eq!(shown, only, "{tool}");
+        }
     }
 }

@@ -169,7 +169,7 @@ fn bad_names_and_too_many_grants_are_refused() {
             "{bad:?}"
         );
     }
-    for bad in ["", "a b", "\u{1b}[2J", "é", &"x".repeat(257)] {
+    for bad in ["", " a", "a/b", "\u{1b}[2J", &"x".repeat(257)] {
         let mut other = new("laptop");
         other.server = bad.to_owned();
         let refused = grants.create(other, BY);

@@ -160,10 +160,11 @@ pub fn bound(ctx: &SockContext, to: Endpoint) {
         port: to.port.into(),
         unused: 0,
     };
-    // SAFETY: as above. The socket is locked while it is bound.
+    // SAFETY: as above. The socket is locked while it is bound, but not while a datagram is sent, which
+    // may tag it for somebody else in between: such a socket does not listen.
     unsafe {
         let tag = TAGS.get_or_insert(ctx.sock, new);
-        if !tag.is_null() {
+        if !tag.is_null() && Owner::of(tag) == found {
             (*tag).address = to.address;
             (*tag).port = to.port.into();
             (*tag).role |= role::LISTENS;

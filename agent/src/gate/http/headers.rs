@@ -79,7 +79,13 @@ impl Doors {
             }
         }
         match single(headers, &ORIGIN)? {
-            None => Ok(()),
+            // Browsers leave it out where a page only wants to be shown something; they say so.
+            None => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+                None | Some(b"same-origin" | b"none") => Ok(()),
+                Some(_) => Err(forbidden(
+                    "pages of others may not ask this server".to_owned(),
+                )),
+            },
             Some(origin) if self.origins.iter().any(|known| known == origin) => Ok(()),
             Some(origin) if of_this_host(origin) => Ok(()),
             Some(origin) => Err(forbidden(format!(

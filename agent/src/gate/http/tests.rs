@@ -426,6 +426,17 @@ async fn doors_other_sites_stay_outside() {
         assert_eq!(reply.status, status, "{origin}");
         assert!(!reply.headers.contains_key("access-control-allow-origin"));
     }
+    // What a browser sends for a page that only wants something shown has no origin.
+    for (site, status) in [
+        ("cross-site", 403),
+        ("same-site", 403),
+        ("same-origin", 200),
+        ("none", 200),
+    ] {
+        let site = format!("Sec-Fetch-Site: {site}\r\n");
+        let reply = rig.raw(&request(&host, &site)).await;
+        assert_eq!(reply.status, status, "{site}");
+    }
     assert!(
         rig.got()
             .iter()

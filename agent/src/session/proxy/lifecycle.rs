@@ -1,10 +1,10 @@
 //! One proxy's session from its opening to the first of its ends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval, interval_at},
 };
 
 use super::{
@@ -17,6 +17,9 @@ use crate::{
         EndReason, ProxyCounts, SessionEnd, SessionEvent, SessionId, Sessions, lifecycle::until,
     },
 };
+
+/// How often the guard is asked whether it has ended a session.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What others tell a session.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +89,14 @@ impl Lifecycle {
         let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut known = self.grant.names.clone();
+        // The kernel tells of an end, but not if it has too much else to tell.
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = look.tick() => if let Some(reason) = self.guards_reason() {
+                    return reason;
+                },
                 signal = inbox.recv() => return match signal {
                     Some(Signal::Ended(end)) => reason(end),
                     // A cap that was reached meanwhile is the true reason.

@@ -42,11 +42,29 @@ async fn addresses(name: &str) -> Result<BTreeSet<IpAddr>, ProxyError> {
     let found = found
         .map_err(|_| failed(format!("no answer within {} seconds", PATIENCE.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
-    let all: BTreeSet<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();
+    let mut all: BTreeSet<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();
     if all.is_empty() {
         return Err(failed("it has no address".to_owned()));
     }
+    // Whoever answers for a name does not answer for this host.
+    if name != "localhost" {
+        all.retain(|address| !is_of_this_host(*address));
+    }
+    if all.is_empty() {
+        let why = "it stands for this host itself; write the address, if that is meant";
+        return Err(failed(why.to_owned()));
+    }
     Ok(all.into_iter().take(MAX_ADDRESSES).collect())
+}
+
+/// Addresses that mean this host, its link or everybody, wherever the name comes from.
+fn is_of_this_host(address: IpAddr) -> bool {
+    let special = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+    special
+        || match address {
+            IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        }
 }
 
 /// The rules that endpoints come to.
