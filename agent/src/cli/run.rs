@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     audit::Log,
-    engine::{self, LocalPlan, OwnServerPlan, PipedPlan, RunPlan, ServePlan},
+    engine::{self, LocalPlan, PipedPlan, ServePlan, StdioPlan},
     gate::http::{FrontPlan, UpstreamAddress},
     kernel::Credentials,
     policy::{Pinning, Replies, RuleRef},
@@ -196,7 +196,7 @@ impl Run {
                     .hint("leave them out: who may connect to a Unix socket is its owner"),
             ));
         }
-        let (servers, log, ()) = self.own_servers(|_| Ok(()))?;
+        let (servers, log, ()) = self.stdio(|_| Ok(()))?;
         let plan = LocalPlan { socket, servers };
         enforce::block_on(engine::local(plan, log)).map(enforce::exit)
     }
@@ -208,8 +208,8 @@ impl Run {
         let reception = std::mem::take(&mut self.reception);
         let server = self.server_name();
         let state = self.state.clone();
-        let (mut servers, log, grants) = self
-            .own_servers(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
+        let (mut servers, log, grants) =
+            self.stdio(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
         if let Some(grants) = &grants {
             servers.judge = servers.judge.with_grants(Arc::clone(grants));
         }
@@ -222,11 +222,11 @@ impl Run {
         enforce::block_on(engine::piped(plan, log)).map(enforce::exit)
     }
 
-    /// What each client of a stdio server gets, and what else depends on whom servers run as.
-    fn own_servers<T>(
+    /// A stdio server, and what else depends on whom it runs as.
+    fn stdio<T>(
         self,
         more: impl FnOnce(&Credentials) -> Result<T, Failure>,
-    ) -> Result<(OwnServerPlan, Log, T), Failure> {
+    ) -> Result<(StdioPlan, Log, T), Failure> {
         let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
@@ -237,7 +237,7 @@ impl Run {
             &self.counters,
             Some(&credentials),
         )?;
-        let servers = OwnServerPlan {
+        let servers = StdioPlan {
             name: self.server_name(),
             judge: judge.with_pinning(self.pinning()),
             server: self.server,
@@ -251,24 +251,7 @@ impl Run {
 
     /// In front of a stdio server.
     fn pipe(self) -> Result<Exit, Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
-        enforce::require_root()?;
-        let credentials = enforce::credentials(self.user.as_ref())?;
-        let judge = enforce::judge(
-            policy,
-            self.state.as_deref(),
-            &self.counters,
-            Some(&credentials),
-        )?;
-        let plan = RunPlan {
-            name: self.server_name(),
-            judge: judge.with_pinning(self.pinning()),
-            server: self.server,
-            credentials,
-            metrics: self.metrics,
-            reload,
-        };
-        let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+        let (plan, log, ()) = self.stdio(|_| Ok(()))?;
         enforce::block_on(engine::run(plan, log)).map(enforce::exit)
     }
 

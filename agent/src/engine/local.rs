@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{
-    EngineError, Outcome, OwnServerPlan,
+    EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
     servers::Opened,
 };
@@ -30,7 +30,7 @@ pub struct LocalPlan {
     /// The socket's path.
     pub socket: PathBuf,
     /// What each client gets.
-    pub servers: OwnServerPlan,
+    pub servers: StdioPlan,
 }
 
 /// Serves until a signal comes.

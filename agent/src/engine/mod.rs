@@ -31,9 +31,9 @@ pub use name::server_name;
 pub use piped::{PipedPlan, piped};
 pub use record::PolicySource;
 pub use reload::Reload;
-pub use run::{RunPlan, run};
+pub use run::run;
 pub use serve::{ServePlan, serve};
-pub use servers::OwnServerPlan;
+pub use servers::StdioPlan;
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError, telemetry::ServeError};
 

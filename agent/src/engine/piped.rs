@@ -9,7 +9,7 @@ use std::{
 use tokio::{net::UnixStream, task::JoinSet};
 
 use super::{
-    EngineError, Outcome, OwnServerPlan,
+    EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
     servers::{Opened, OwnServers},
 };
@@ -36,7 +36,7 @@ pub struct PipedPlan {
     /// Who may come in.
     pub reception: ReceptionPlan,
     /// What each client gets.
-    pub servers: OwnServerPlan,
+    pub servers: StdioPlan,
 }
 
 /// Serves until a signal comes.

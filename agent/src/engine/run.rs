@@ -1,23 +1,21 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::{ffi::OsString, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use super::{
-    EngineError, Judge, Outcome,
+    EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
     pipe::Pipe,
     record::{PolicySource, RecordKeeper, Started},
-    reload::Reload,
 };
 use crate::{
     audit::Log,
     gate::{Bounds, Gate},
-    kernel::{self, Credentials},
+    kernel,
     principal::{Caller, Principal},
     session::{Attribution, Events},
-    telemetry::Endpoint,
 };
 
 /// Ends that may wait for the client to read them.
@@ -26,25 +24,8 @@ const ENDS: usize = 256;
 /// The number of the one connection that there is over standard input and output.
 const ONLY_CONNECTION: u64 = 1;
 
-/// What to run.
-#[derive(Debug)]
-pub struct RunPlan {
-    /// The server's command.
-    pub server: Vec<OsString>,
-    /// What the server is called.
-    pub name: Arc<str>,
-    /// Whose ids it gets.
-    pub credentials: Credentials,
-    /// What decides its calls.
-    pub judge: Judge,
-    /// Where its metrics are served.
-    pub metrics: Option<Endpoint>,
-    /// How its policy is loaded again.
-    pub reload: Reload,
-}
-
 /// Runs a server until it, or its client, has gone.
-pub async fn run(plan: RunPlan, log: Log) -> Result<Outcome, EngineError> {
+pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     house::say_name(&plan.name);
     let (events, happened) = Events::channel();

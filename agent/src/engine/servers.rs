@@ -36,14 +36,14 @@ use crate::{
 /// Ends that may wait for a client to read them.
 const ENDS: usize = 256;
 
-/// What each client gets.
+/// A stdio server, for the one client of `run` or for each client.
 #[derive(Debug)]
-pub struct OwnServerPlan {
+pub struct StdioPlan {
     /// The server's command.
     pub server: Vec<OsString>,
-    /// What the servers are called.
+    /// What it is called.
     pub name: Arc<str>,
-    /// Whose ids each server gets.
+    /// Whose ids it gets.
     pub credentials: Credentials,
     /// What decides the calls.
     pub judge: Judge,
@@ -76,7 +76,7 @@ pub(super) struct Opened {
     pub(super) _serving: Option<Serving>,
 }
 
-impl OwnServerPlan {
+impl StdioPlan {
     /// Gets ready to start servers, each within these bounds.
     pub(super) async fn open(self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
         house::say_name(&self.name);
