@@ -29,7 +29,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use self::waiting::Waiting;
-use super::{approve, pinned, stay::Prover};
+use super::{approve, links, pinned, stay::Prover};
 use crate::{
     approval::{Approvals, Clerk, Event, Used},
     definitions::{self, Keeper, Listings},
@@ -349,6 +349,10 @@ impl Decide for Judge {
             if let Err(denial) = proved {
                 return (Verdict::Deny(*denial), Ticket::default());
             }
+        }
+        let paths = std::mem::take(&mut decision.paths);
+        if let Err(denial) = links::stay(paths).await {
+            return (Verdict::Deny(*denial), Ticket::default());
         }
         let mut ticket = match self.reserve(caller, call, &policy, &decision).await {
             Ok(ticket) => ticket,

@@ -9,6 +9,7 @@ mod exec;
 mod house;
 mod join;
 mod judge;
+mod links;
 mod local;
 mod name;
 mod pinned;

@@ -7,8 +7,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Approval, Approver, Call, Decision, Denial, FilterDemand, Knowledge, LimitUse, Policy, Replies,
-    RuleRef, Unit, Verdict, Window,
+    Approval, Approver, Call, Decision, Denial, Knowledge, LimitUse, Policy, Replies, RuleRef,
+    Unit, Verdict, Window,
     condition::Clause,
     definition::Unfit,
     json_schema::Fault,
@@ -101,12 +101,12 @@ impl Policy {
         }
         let own = tool.map(|tool| tool.rules.0.as_slice()).unwrap_or_default();
         let steps = || own.iter().chain(&self.all_tools.0);
-        let mut approval = None;
-        let mut proofs = Vec::new();
+        // What is asked for on the way; the rest is filled in below.
+        let mut decision = Decision::from(Verdict::Forward);
         for step in steps() {
-            self.check(step, call, known, &mut approval, &mut proofs)?;
+            self.check(step, call, known, &mut decision)?;
         }
-        let verdict = match tool.map(|tool| &tool.action) {
+        decision.verdict = match tool.map(|tool| &tool.action) {
             None | Some(Action::Allow | Action::Deny(_)) => Verdict::Forward,
             Some(Action::EndCapture) => Verdict::EndCapture,
             Some(Action::Capture(capture)) => {
@@ -115,7 +115,6 @@ impl Policy {
             Some(Action::EndProxy) => Verdict::EndProxy,
             Some(Action::Proxy(proxy)) => Verdict::Proxy(Box::new(proxy.decide(&call.arguments)?)),
         };
-        let mut uses: Vec<LimitUse> = Vec::new();
         for step in steps() {
             if let Step::Limit(limit) = step {
                 let one = limit.uses(&call.arguments).map_err(|reason| {
@@ -126,15 +125,10 @@ impl Policy {
                     };
                     Box::new(denial)
                 })?;
-                usage::merge(&mut uses, one);
+                usage::merge(&mut decision.uses, one);
             }
         }
-        Ok(Decision {
-            verdict,
-            uses,
-            approval,
-            proofs,
-        })
+        Ok(decision)
     }
 
     /// Asks one thing of a call; limits are asked for later.
@@ -143,12 +137,14 @@ impl Policy {
         step: &Step,
         call: &Call,
         known: &dyn Knowledge,
-        approval: &mut Option<Approval>,
-        proofs: &mut Vec<FilterDemand>,
+        decision: &mut Decision,
     ) -> Result<(), Box<Denial>> {
         match step {
             Step::Argument(argument) => match argument.refuse(&call.arguments) {
-                None => proofs.extend(argument.proofs(&call.arguments)),
+                None => {
+                    decision.proofs.extend(argument.proofs(&call.arguments));
+                    decision.paths.extend(argument.paths(&call.arguments));
+                }
                 Some((rule, refusal)) => {
                     let mut denial = Denial::new(refusal.reason, rule.clone());
                     denial.instead = refusal.instead;
@@ -166,9 +162,9 @@ impl Policy {
                 if let Some(one) = approve(asked, call, known) {
                     // An operator's, if several are asked for, and then the one that ends first.
                     let rank = |one: &Approval| (one.by == Approver::User, one.timeout);
-                    match approval {
+                    match &decision.approval {
                         Some(other) if rank(other) <= rank(&one) => {}
-                        _ => *approval = Some(one),
+                        _ => decision.approval = Some(one),
                     }
                 }
             }

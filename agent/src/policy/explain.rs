@@ -168,6 +168,15 @@ impl Outcome {
             })
         });
         put("proofs", proofs.collect());
+        let paths = decision.paths.iter().map(|demand| {
+            json!({
+                "argument": demand.argument,
+                "path": demand.path,
+                "under": demand.directory,
+                "rule": rule(&demand.rule),
+            })
+        });
+        put("paths", paths.collect());
         out
     }
 }

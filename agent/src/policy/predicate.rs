@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use serde_json::{Map, Value, json};
 
 use super::{
-    FilterDemand, RuleRef,
+    FilterDemand, PathDemand, RuleRef,
     argument::{Argument, kind, same},
     capture::{Interfaces, Within, check_filter},
     network::Network,
@@ -110,6 +110,30 @@ impl ArgumentRule {
             _ => None,
         };
         self.checks.iter().filter_map(demand).collect()
+    }
+
+    /// The paths that must not lead out of their directories, of a call that is not refused.
+    pub(super) fn paths(&self, arguments: &Map<String, Value>) -> Vec<PathDemand> {
+        let value = self.argument.find(arguments).ok().flatten();
+        let values = match value {
+            Some(Value::Array(values)) => values.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+            None => &[],
+        };
+        let demands = |check: &Check| match &check.predicate {
+            Predicate::Under(directory) => values
+                .iter()
+                .filter_map(Value::as_str)
+                .map(|path| PathDemand {
+                    argument: self.argument.name().to_owned(),
+                    path: path.to_owned(),
+                    directory: directory.clone(),
+                    rule: check.rule.clone(),
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        self.checks.iter().flat_map(demands).collect()
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Decision {
     pub approval: Option<Approval>,
     /// Capture filters that the call carries and that must be proved to stay within a policy's.
     pub proofs: Vec<FilterDemand>,
+    /// Paths that the call carries and that must not lead out of a policy's directories.
+    pub paths: Vec<PathDemand>,
 }
 
 /// Whom a rule wants to say yes to a call.
@@ -90,6 +92,20 @@ pub struct FilterDemand {
     pub rule: RuleRef,
 }
 
+/// A path in an argument, which lies in the policy's directory as it is written: no link may lead out of
+/// there, which only the host can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathDemand {
+    /// The argument's name, with dots that reach into objects.
+    pub argument: String,
+    /// What the call sent in it: an absolute path without `..`.
+    pub path: String,
+    /// What it must lie in.
+    pub directory: String,
+    /// The rule that demands it.
+    pub rule: RuleRef,
+}
+
 /// A verdict with nothing left to find out.
 impl From<Verdict> for Decision {
     fn from(verdict: Verdict) -> Self {
@@ -98,6 +114,7 @@ impl From<Verdict> for Decision {
             uses: Vec::new(),
             approval: None,
             proofs: Vec::new(),
+            paths: Vec::new(),
         }
     }
 }

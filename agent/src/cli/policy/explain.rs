@@ -267,6 +267,13 @@ fn words(
         );
         line("to be proved", &text)?;
     }
+    for demand in &decision.paths {
+        let text = format!(
+            "no link leads from {:?} in `{}` out of {}; rule {}",
+            demand.path, demand.argument, demand.directory, demand.rule
+        );
+        line("to be looked at", &text)?;
+    }
     Ok(())
 }
 
