@@ -111,6 +111,10 @@ impl Lifecycle {
         self.wind_down().await;
         let counts = shared.counts(self.session);
         shared.remove(self.session);
+        // A cap may be reached before the socket that reached it is heard of.
+        while let Ok(signal) = self.inbox.try_recv() {
+            self.sockets += u32::from(matches!(signal, Signal::Armed(_)));
+        }
         // What was attached is told before the end is.
         if let Err(error) = (&mut self.comparing).await {
             tracing::error!(session = %self.session, %error, "own filters were not told of");
