@@ -44,7 +44,11 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     setrlimit(Resource::Nofile, raised)?;
 
     let server = fixture::start(web::SERVER)?;
-    let gate = web::capwarden(bench, &["--anonymous"], "version: 1\ntools: { echo: allow }\n")?;
+    let gate = web::capwarden(
+        bench,
+        &["--anonymous"],
+        "version: 1\ntools: { echo: allow }\n",
+    )?;
     let idle = memory(gate.0.id(), "VmRSS:")?;
     let plain = fixture::runtime()?.block_on(crowd(web::SERVER, clients))?;
     let guarded = fixture::runtime()?.block_on(crowd(web::GATE, clients))?;
