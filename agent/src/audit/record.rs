@@ -1,5 +1,7 @@
 //! What is recorded.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -312,13 +314,9 @@ impl SessionOpened {
     /// The record of a session that opens now.
     pub fn new(session: SessionId, grant: &Grant) -> Self {
         let terms = &grant.terms;
-        let interfaces = grant.interfaces.iter().map(|interface| InterfaceRecord {
-            name: Text::new(interface.name.as_str()),
-            index: interface.index,
-        });
-        let deadline = grant
-            .deadline
-            .and_then(|deadline| Timestamp::now().checked_add(deadline.remaining()).ok());
+        let interfaces = grant.interfaces.iter().take(MAX_ITEMS);
+        let interfaces = interfaces.map(|one| InterfaceRecord::new(&one.name, one.index));
+        let deadline = grant.deadline;
         let filters = terms.filters.iter().map(|term| FilterRecord {
             expression: Text::new(term.expression.as_str()),
             origin: match term.origin {
@@ -328,7 +326,7 @@ impl SessionOpened {
         });
         Self {
             session,
-            interfaces: interfaces.take(MAX_ITEMS).collect(),
+            interfaces: interfaces.collect(),
             any_interface: terms.interfaces == InterfaceTerms::Any,
             link: Text::new(grant.link.to_string()),
             filters: filters.take(MAX_ITEMS).collect(),
@@ -336,7 +334,7 @@ impl SessionOpened {
             packets: terms.packets,
             bytes: terms.bytes,
             seconds: terms.duration.map(|duration| duration.as_secs_f64()),
-            deadline: deadline.map(|deadline| Text::new(format!("{deadline:.6}"))),
+            deadline: deadline.and_then(|deadline| wall_time_after(deadline.remaining())),
             snap: terms.snap_length,
             payload: Text::new(match terms.payload {
                 Payload::Full => "full".to_owned(),
@@ -346,6 +344,12 @@ impl SessionOpened {
             summary: Text::new(grant.summary()),
         }
     }
+}
+
+/// What the wall's clock will show then; none if it cannot show it.
+fn wall_time_after(time: Duration) -> Option<Text> {
+    let then = Timestamp::now().checked_add(time).ok()?;
+    Some(Text::new(format!("{then:.6}")))
 }
 
 /// What a server may do with the network without a session.
@@ -407,24 +411,20 @@ impl ProxyOpened {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             format!("{name} is {}", addresses.join(", "))
         });
-        let interfaces = grant.interfaces.iter().map(|interface| InterfaceRecord {
-            name: Text::new(interface.name.as_str()),
-            index: interface.index,
-        });
-        let deadline = grant
-            .deadline
-            .and_then(|deadline| Timestamp::now().checked_add(deadline.remaining()).ok());
+        let interfaces = grant.interfaces.iter().take(MAX_ITEMS);
+        let interfaces = interfaces.map(|one| InterfaceRecord::new(&one.name, one.index));
+        let deadline = grant.deadline;
         Self {
             session,
             listen: texts(&terms.listen),
             upstream: texts(&terms.upstream),
             names: names.collect(),
-            interfaces: interfaces.take(MAX_ITEMS).collect(),
+            interfaces: interfaces.collect(),
             packets: terms.packets,
             bytes: terms.bytes,
             connections: terms.connections,
             seconds: terms.duration.map(|duration| duration.as_secs_f64()),
-            deadline: deadline.map(|deadline| Text::new(format!("{deadline:.6}"))),
+            deadline: deadline.and_then(|deadline| wall_time_after(deadline.remaining())),
             summary: Text::new(grant.summary()),
         }
     }
@@ -448,6 +448,15 @@ pub struct InterfaceRecord {
     pub name: Text,
     /// The interface index.
     pub index: u32,
+}
+
+impl InterfaceRecord {
+    fn new(name: &str, index: u32) -> Self {
+        Self {
+            name: Text::new(name),
+            index,
+        }
+    }
 }
 
 /// A capture filter and who wanted it.

@@ -182,6 +182,11 @@ fn render(entry: &Entry, colour: bool) -> String {
     )
 }
 
+/// `1.500 s`.
+fn seconds(milliseconds: u64) -> String {
+    format!("{}.{:03} s", milliseconds / 1000, milliseconds % 1000)
+}
+
 /// What a record says, in a phrase. Kinds of later versions show their fields.
 fn describe(entry: &Entry) -> String {
     let text = |field: &str| visible(entry.text(field).unwrap_or("?"));
@@ -348,9 +353,8 @@ fn describe(entry: &Entry) -> String {
             session.unwrap_or_default() + "not allowed to " + &text("what")
         }
         "session-ended" if entry.fields.contains_key("bytes_in") => {
-            let milliseconds = number("milliseconds");
             format!(
-                "{}: {}, {}, {} in, {} out, {} accepted, {} made, {}.{:03} s",
+                "{}: {}, {}, {} in, {} out, {} accepted, {} made, {}",
                 text("session"),
                 text("reason"),
                 counted(number("packets"), "packet"),
@@ -358,21 +362,18 @@ fn describe(entry: &Entry) -> String {
                 counted(number("bytes_out"), "byte"),
                 counted(number("accepted"), "connection"),
                 number("made"),
-                milliseconds / 1000,
-                milliseconds % 1000
+                seconds(number("milliseconds"))
             )
         }
         "session-ended" => {
-            let milliseconds = number("milliseconds");
             format!(
-                "{}: {}, {}, {}, {}, {}.{:03} s",
+                "{}: {}, {}, {}, {}, {}",
                 text("session"),
                 text("reason"),
                 counted(number("packets"), "packet"),
                 counted(number("bytes"), "byte"),
                 counted(number("sockets"), "socket"),
-                milliseconds / 1000,
-                milliseconds % 1000
+                seconds(number("milliseconds"))
             )
         }
         "policy-reloaded" => {
