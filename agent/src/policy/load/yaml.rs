@@ -115,6 +115,8 @@ pub(super) fn read(text: &str) -> Result<Node, serde_saphyr::Error> {
             flow_nesting_limit: 16,
             max_aliases: 1_000,
             max_anchors: 1_000,
+            // One reason may stand for hundreds of tools; what aliases grow to is bounded beside.
+            enforce_alias_anchor_ratio: false,
             max_recorded_anchor_events: 50_000,
             max_recorded_anchor_bytes: 4 << 20,
             max_total_scalar_bytes: 4 << 20,

@@ -10,6 +10,7 @@ mod import;
 mod loading;
 mod mutations;
 mod proxies;
+mod shapes;
 mod shipped;
 
 use serde_json::{Map, Value};
