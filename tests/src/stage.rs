@@ -56,6 +56,13 @@ pub fn suite(part: &str) -> Result<PathBuf> {
     Ok(from_environment("CAPWARDEN_SUITE")?.join(part))
 }
 
+/// A program beside the intercepting proxy.
+pub fn proxies(program: &str) -> Result<PathBuf> {
+    Ok(from_environment("CAPWARDEN_PROXIES")?
+        .join("bin")
+        .join(program))
+}
+
 /// A directory that everybody may look into.
 pub fn directory() -> Result<TempDir> {
     let open = fs::Permissions::from_mode(0o755);
@@ -160,6 +167,7 @@ impl Stage {
     fn dress(&self, command: &mut Command) {
         command
             .env("PCAP_STORAGE_DIR", self.path("captures"))
+            .env("WIRESHARK_MCP_ALLOWED_DIRS", self.path("captures"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env_remove("CAPWARDEN_LOG")
             .current_dir(self.path("captures"));

@@ -78,6 +78,11 @@ pub(crate) fn suite() -> Result<PathBuf> {
     Ok(public()?.join("suite"))
 }
 
+/// A Python environment with an intercepting proxy.
+pub(crate) fn proxies() -> Result<PathBuf> {
+    Ok(public()?.join("proxies"))
+}
+
 fn open_to_others(path: &Path) -> bool {
     path.ancestors()
         .all(|dir| fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 == 0o001))

