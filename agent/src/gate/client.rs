@@ -14,8 +14,7 @@ use super::{
 use crate::{
     policy::{
         Call, CaptureVerdict, Change, Denial, Pending, ProgramTerms, ProgramVerdict, ProxyTerms,
-        ProxyVerdict, RuleRef, Terms,
-        Verdict,
+        ProxyVerdict, RuleRef, Terms, Verdict,
     },
     session::{EndReason, SessionId, SessionKind},
 };
@@ -583,7 +582,6 @@ impl<G: Rooms> Conversation<G> {
                 true
             }
             Some(flight) => {
-                self.gate.captures().replied(session);
                 if !joined {
                     self.gate.captures().end(session, EndReason::CallFailed);
                 }

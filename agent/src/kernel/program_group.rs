@@ -151,7 +151,9 @@ impl ProgramGroup {
         // Its memory first: whoever is found in the group is counted.
         for place in separate.into_iter().chain([&self.path]) {
             match fs::write(place.join("cgroup.procs"), process.to_string()) {
-                Err(error) if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Err(error)
+                    if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+                {
                     return Err(error);
                 }
                 _ => {}

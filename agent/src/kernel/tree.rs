@@ -119,7 +119,11 @@ impl Tree {
 
     /// The same, if the open window is this session's.
     pub fn close_window_of(&mut self, server: u32, session: u32) {
-        if self.windows.get(&server, 0).is_ok_and(|open| open == session) {
+        if self
+            .windows
+            .get(&server, 0)
+            .is_ok_and(|open| open == session)
+        {
             self.close_window(server);
         }
     }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
-    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Policy, ProgramTerms, ProgramVerdict, ProxyTerms, ProxyVerdict,
-    Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Policy, ProgramTerms, ProgramVerdict,
+    ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
@@ -60,10 +60,7 @@ impl Policy {
             Verdict::Capture(capture) => (&capture.rule, Some(capture.forwarded(&call.arguments))),
             Verdict::Proxy(proxy) => (&proxy.rule, Some(proxy.forwarded(&call.arguments))),
             Verdict::Program(program) => (&program.rule, Some(call.arguments.clone())),
-            Verdict::Forward
-            | Verdict::EndCapture
-            | Verdict::EndProxy
-            | Verdict::EndProgram => {
+            Verdict::Forward | Verdict::EndCapture | Verdict::EndProxy | Verdict::EndProgram => {
                 (self.rule(&call.tool), Some(call.arguments.clone()))
             }
         };

@@ -350,7 +350,8 @@ impl Shared {
             let _ = live.signals.send(signal);
         } else if let (Some(proxy), Signal::End(reason)) = (table.proxies.get(&session), signal) {
             proxy.end(reason);
-        } else if let (Some(program), Signal::End(reason)) = (table.programs.get(&session), signal) {
+        } else if let (Some(program), Signal::End(reason)) = (table.programs.get(&session), signal)
+        {
             program.end(reason);
         }
     }

@@ -29,9 +29,12 @@ pub(super) fn compare(before: &ProgramRule, after: &ProgramRule) -> Vec<Found> {
     cap("memory", one.memory.as_ref(), other.memory.as_ref(), |n| {
         format!("{} of memory", units::bytes(*n))
     });
-    cap("packets", one.packets.as_ref(), other.packets.as_ref(), |n| {
-        units::packets(*n)
-    });
+    cap(
+        "packets",
+        one.packets.as_ref(),
+        other.packets.as_ref(),
+        |n| units::packets(*n),
+    );
     cap("bytes", one.bytes.as_ref(), other.bytes.as_ref(), |n| {
         format!("{} each way", units::bytes(*n))
     });
@@ -42,8 +45,12 @@ pub(super) fn compare(before: &ProgramRule, after: &ProgramRule) -> Vec<Found> {
         |n| format!("{n} connections"),
     );
     let seconds = (Some(&before.seconds), Some(&after.seconds));
-    found.extend(capture::cap("seconds", seconds.0, seconds.1, rules, |time| {
-        units::seconds(*time)
-    }));
+    found.extend(capture::cap(
+        "seconds",
+        seconds.0,
+        seconds.1,
+        rules,
+        |time| units::seconds(*time),
+    ));
     found
 }

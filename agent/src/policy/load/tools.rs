@@ -198,8 +198,7 @@ pub(in crate::policy) fn effect(section: &Section<'_>) -> Loaded<Action> {
         "proxy" => Action::Proxy(Box::new(proxy(&one)?)),
         "program" => Action::Program(Box::new(program(&one)?)),
         _ => {
-            const HELP: &str =
-                "Write `ends: capture`, `ends: proxy` or `ends: program`, for a tool that stops what it names.";
+            const HELP: &str = "Write `ends: capture`, `ends: proxy` or `ends: program`, for a tool that stops what it names.";
             match one.text("`capture`, `proxy` or `program`", HELP)? {
                 "capture" => Action::EndCapture,
                 "proxy" => Action::EndProxy,

@@ -24,9 +24,11 @@ fn every_shipped_policy_is_tested() {
     let tested = [
         "awslabs-pcap-analyzer.yaml",
         "intercept-looking-glass.yaml",
+        "looking-glass.yaml",
         "mcp-wireshark.yaml",
         "mitmproxy-mcp.yaml",
         "netmcp.yaml",
+        "playwright-mcp.yaml",
         "policylayer-kali.json",
         "policylayer-sharkmcp.json",
         "sharkmcp.yaml",

@@ -112,7 +112,10 @@ impl Network {
     }
 
     /// A slot for a session.
-    pub(in crate::session) async fn open(&self, terms: NetworkTerms) -> Result<NetworkSlot, SessionError> {
+    pub(in crate::session) async fn open(
+        &self,
+        terms: NetworkTerms,
+    ) -> Result<NetworkSlot, SessionError> {
         let guard = self.guard.clone();
         // It waits for the kernel, some milliseconds.
         let opened = tokio::task::spawn_blocking(move || guard.open(&terms)).await;
