@@ -130,10 +130,10 @@ fn fork_bomb_is_held_to_its_cap_and_ended() -> Result<()> {
     let told = rig.client.session_end("s1")?;
     ensure!(text(&told, "reason") == "process-cap", "{told}");
     let end = rig.is_over("s1", "process-cap")?;
-    // Whoever forks beyond it is killed; what it has forked by then is one more, on each processor.
-    let processors = u64::try_from(thread::available_parallelism()?.get())?;
+    // Whoever forks beyond it is killed, and counts until it is dead; a bomb that nobody holds has
+    // thousands by then.
     let peak = number(&end, "peak_processes").unwrap_or_default();
-    ensure!((CAP + 1..=CAP + 1 + processors).contains(&peak), "{end}");
+    ensure!((CAP + 1..CAP * 4).contains(&peak), "{end}");
     rig.close()
 }
 

@@ -64,6 +64,11 @@ pub(super) async fn start_server(
     baseline: Option<Baseline>,
     programs: Option<ProgramNeeds>,
 ) -> Result<(Governed, Broker), EngineError> {
+    // Before anything is attached to the cgroup.
+    if let Some(needs) = programs {
+        let prepared = sessions.prepare_programs(credentials, needs.memory);
+        prepared.map_err(EngineError::Programs)?;
+    }
     match baseline {
         Some(baseline) => {
             tracing::info!("without a session, the server {baseline}");
@@ -73,10 +78,6 @@ pub(super) async fn start_server(
         None => tracing::info!(
             "the policy has neither `baseline`, `proxy` nor `program`: the server's network is not bounded"
         ),
-    }
-    if let Some(needs) = programs {
-        let prepared = sessions.prepare_programs(credentials, needs.memory);
-        prepared.map_err(EngineError::Programs)?;
     }
     launch_in(sessions, command, credentials, piped)
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    program_group::{Memory, ProgramGroup},
+    program_group::{self, Memory, ProgramGroup},
     users::Credentials,
 };
 
@@ -23,6 +23,8 @@ use super::{
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    /// Where it is since it was divided, if memory can be capped only there.
+    moved: OnceLock<PathBuf>,
     /// Set once it is divided: how memory can be capped in it, or why it cannot.
     divided: OnceLock<Result<Memory, String>>,
 }
@@ -110,15 +112,36 @@ impl Cgroup {
         fs::create_dir(&path)?;
         Ok(Self {
             path,
+            moved: OnceLock::new(),
             divided: OnceLock::new(),
         })
     }
 
-    /// Divides it, before the server is started in it that has these credentials.
+    /// Divides it, before anything is attached to it and the server is started in it that has these
+    /// credentials. It may be elsewhere then.
     pub fn divide(&self, credentials: &Credentials) -> io::Result<()> {
-        fs::create_dir(self.path.join(SERVER))?;
-        let _ = self.divided.set(Memory::find(&self.path, credentials));
+        let mut memory = Memory::find(&self.path, credentials);
+        if memory.is_err()
+            && let Some(place) = self.place_with_memory()
+        {
+            sweep(place.parent().unwrap_or(&place));
+            fs::create_dir(&place)?;
+            let _ = fs::remove_dir(&self.path);
+            memory = Memory::find(&place, credentials);
+            let _ = self.moved.set(place);
+        }
+        fs::create_dir(self.path().join(SERVER))?;
+        let _ = self.divided.set(memory);
         Ok(())
+    }
+
+    /// Where it could be in a group above the agent's own that gives the memory controller to those
+    /// beneath it, as a slice of systemd does: a session of a user has none to give.
+    fn place_with_memory(&self) -> Option<PathBuf> {
+        let (own, name) = (self.path.parent()?, self.path.file_name()?);
+        let mut above = own.ancestors().skip(1);
+        let giving = above.find(|group| program_group::gives_memory(group))?;
+        Some(giving.join(name))
     }
 
     /// A group beneath it for the processes of a session, which together have at most so much memory.
@@ -134,7 +157,7 @@ impl Cgroup {
             (Some(bytes), Ok(memory)) => Some((memory, bytes)),
             (Some(_), Err(why)) => return Err(io::Error::other(why.clone())),
         };
-        ProgramGroup::create(&self.path, number, capped)
+        ProgramGroup::create(self.path(), number, capped)
     }
 
     /// Why the memory of sessions cannot be capped in it; none if it can, or nobody has asked.
@@ -144,8 +167,8 @@ impl Cgroup {
 
     /// The processes in it, as far as this PID namespace sees them.
     pub fn processes(&self) -> Vec<u32> {
-        let mut all = processes(&self.path);
-        for group in beneath(&self.path) {
+        let mut all = processes(self.path());
+        for group in beneath(self.path()) {
             all.extend(processes(&group));
         }
         all
@@ -159,8 +182,8 @@ impl Cgroup {
     /// Where the server itself lives.
     fn servers(&self) -> PathBuf {
         match self.divided.get() {
-            None => self.path.clone(),
-            Some(_) => self.path.join(SERVER),
+            None => self.path().to_owned(),
+            Some(_) => self.path().join(SERVER),
         }
     }
 
@@ -174,12 +197,12 @@ impl Cgroup {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.moved.get().unwrap_or(&self.path)
     }
 
     /// Its directory, for attaching programs to it.
     pub(super) fn directory(&self) -> io::Result<OwnedFd> {
-        Ok(fs::File::open(&self.path)?.into())
+        Ok(fs::File::open(self.path())?.into())
     }
 
     /// What lets a process with these credentials leave it, if anything does. To move a process
@@ -187,7 +210,7 @@ impl Cgroup {
     /// have in common, which is one above this; groups beneath this one do not matter.
     pub(super) fn way_out(&self, credentials: &Credentials) -> Option<PathBuf> {
         let above = self
-            .path
+            .path()
             .ancestors()
             .map(|group| group.join("cgroup.procs"));
         above
@@ -197,12 +220,12 @@ impl Cgroup {
 
     /// Whether the kernel can kill everything in it at once.
     pub(super) fn can_kill(&self) -> bool {
-        self.path.join("cgroup.kill").exists()
+        self.path().join("cgroup.kill").exists()
     }
 
     /// Kills everything in it, at once and for certain (`cgroup.kill`, Linux 5.14).
     pub fn kill(&self) {
-        if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
+        if fs::write(self.path().join("cgroup.kill"), "1").is_err() {
             for pid in self.processes() {
                 super::process::kill(pid);
             }
@@ -213,10 +236,10 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.kill();
-        for group in beneath(&self.path) {
+        for group in beneath(self.path()) {
             remove(&group);
         }
-        remove(&self.path);
+        remove(self.path());
     }
 }
 

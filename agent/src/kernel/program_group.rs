@@ -12,7 +12,8 @@
 //! | processes | fork tagging, see `tree`: `pids.max` would count threads, and refuse where it should end |
 //!
 //! Of cgroup v2, no group may have both processes and controllers for those beneath it. So the agent
-//! moves itself aside if it is alone in its group (a service with `Delegate=yes`).
+//! moves itself aside if it is alone in its group (a service with `Delegate=yes`); else the server
+//! gets its place further up, in a group that gives the memory controller already (a slice).
 
 use std::{
     fs, io,
@@ -73,10 +74,10 @@ impl Memory {
 
 /// Gives the memory controller to the groups beneath one.
 fn enable(group: &Path) -> Result<(), String> {
-    let file = group.join("cgroup.subtree_control");
-    if has_word(&file, "memory") {
+    if gives_memory(group) {
         return Ok(());
     }
+    let file = group.join("cgroup.subtree_control");
     let give = || fs::write(&file, "+memory");
     let given = match give() {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
@@ -105,6 +106,11 @@ fn step_aside(group: &Path) -> io::Result<()> {
         _ => {}
     }
     fs::write(aside.join("cgroup.procs"), own.to_string())
+}
+
+/// Whether the groups beneath one have the memory controller.
+pub(super) fn gives_memory(group: &Path) -> bool {
+    has_word(&group.join("cgroup.subtree_control"), "memory")
 }
 
 fn has_word(file: &Path, word: &str) -> bool {
@@ -140,6 +146,15 @@ impl ProgramGroup {
     /// By which the kernel knows it.
     pub fn id(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.ino())
+    }
+
+    /// What caps its memory, for people.
+    pub(super) fn controller(&self) -> &'static str {
+        match self.memory {
+            None => "nothing",
+            Some((Memory::Unified, _)) => "by cgroup v2",
+            Some((Memory::Separate(_), _)) => "by cgroup v1",
+        }
     }
 
     /// Moves a process in. One that has gone meanwhile is no error.
