@@ -427,6 +427,7 @@ fn log_of_a_session(path: &Path) {
         sockets: 1,
         milliseconds: 10,
         proxy: None,
+        program: None,
     };
     log.append(&Record::SessionEnded(ended)).unwrap();
 }

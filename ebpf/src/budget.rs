@@ -48,4 +48,21 @@ impl Counter {
         // SAFETY: the constructor's promise.
         unsafe { atomic_cxchg::<u64, { AcqRel }, { Acquire }>(self.0, 0, value) }.1
     }
+
+    /// Makes it at least `value`, unless many others do the same at this moment.
+    #[inline(always)]
+    pub fn raise(self, value: u64) {
+        let mut times = 0;
+        while times < 8 {
+            let before = self.get();
+            if before >= value {
+                return;
+            }
+            // SAFETY: the constructor's promise.
+            if unsafe { atomic_cxchg::<u64, { AcqRel }, { Acquire }>(self.0, before, value) }.1 {
+                return;
+            }
+            times += 1;
+        }
+    }
 }

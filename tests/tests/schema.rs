@@ -59,7 +59,11 @@ const ALL: &str = r#"{
       "from": { "host": "h", "port": "p", "seconds": "s" }, "defaults": { "host": "::1", "port": 80 },
       "listen": ["127.0.0.1:80-90,99", "udp:[fd00::/8]:*", "*:1"], "upstream": ["tcp:a.example:443"],
       "interfaces": ["lo"], "packets": 5, "bytes": "1MiB", "connections": 3, "seconds": 0.5, "over": "deny" } },
-    "unrelay": { "ends": "proxy" }
+    "unrelay": { "ends": "proxy" },
+    "browse": { "program": {
+      "connect": ["udp:10.0.0.53:53", "a.example:443"], "processes": 5, "memory": "512MiB", "packets": 5,
+      "bytes": "1MiB", "connections": 3, "seconds": 0.5 } },
+    "close": { "ends": "program" }
   },
   "baseline": { "listen": ["127.0.0.1:80"], "connect": ["api.example:443", "10.0.0.0/8:*"] },
   "exec": { "interfaces": ["lo"], "within": "tcp", "outside": "narrow", "packets": 1, "bytes": 4096,

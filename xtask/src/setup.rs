@@ -51,8 +51,11 @@ const PROXY_PACKAGES: [&[(&str, &str)]; 2] = [
     &[("mitmproxy", "12.2.3"), ("mitmproxy-mcp", "0.6.1")],
 ];
 
-/// The conformance suite itself, from npm.
-const SUITE: (&str, &str) = ("@modelcontextprotocol/conformance", "0.2.0-alpha.12");
+/// From npm, beside it: the conformance suite itself, and a real MCP server that starts a browser.
+const NODE_PACKAGES: [(&str, &str); 2] = [
+    ("@modelcontextprotocol/conformance", "0.2.0-alpha.12"),
+    ("@playwright/mcp", "0.0.83"),
+];
 
 /// A Debian package and what shows that it, or something as good, is there.
 struct Package {
@@ -67,7 +70,7 @@ enum Sign {
     PerlModule(&'static str),
 }
 
-const PACKAGES: [Package; 7] = [
+const PACKAGES: [Package; 8] = [
     Package {
         name: "libpcap-dev",
         sign: Sign::File("/usr/include/pcap/pcap.h"),
@@ -93,10 +96,17 @@ const PACKAGES: [Package; 7] = [
         sign: Sign::Program("redis-server"),
     },
     Package {
+        name: BROWSER,
+        sign: Sign::Program(BROWSER),
+    },
+    Package {
         name: "perl",
         sign: Sign::PerlModule("JSON::PP"),
     },
 ];
+
+/// Chromium's headless shell: as a package, 100 MB to fetch with all that it needs.
+const BROWSER: &str = "chromium-headless-shell";
 
 /// Needed only to build the linker; `llvm-22-dev` brings the library that it runs with.
 const LINKER_PACKAGES: [Package; 3] = [
@@ -131,7 +141,7 @@ pub(crate) fn ensure() -> Result<()> {
     term::step("Python environment with real MCP servers", |progress| {
         environment(progress, &house::venv()?, &PYTHON_PACKAGES)
     })?;
-    term::step("MCP conformance suite", suite)?;
+    term::step("MCP conformance suite, and a server that browses", suite)?;
     term::step("mitmproxy", |progress| {
         let recent = succeeds(Command::new(python()).args([
             "-c",
@@ -187,8 +197,12 @@ fn debian(progress: &term::Progress, wanted: &[&Package]) -> Result<()> {
     .concat();
     apt(&install)
         .or_else(|failed| update.and(Err(failed)))
-        .with_context(|| {
-            format!("install these as root, then run this again: apt-get install {names}")
+        .with_context(|| match missing.contains(&BROWSER) {
+            false => format!("install these as root, then run this again: apt-get install {names}"),
+            true => format!(
+                "install these as root, then run this again: apt-get install {names} (where there is \
+                 no package {BROWSER}, put Chromium's headless shell at /usr/bin/{BROWSER})"
+            ),
         })
 }
 
@@ -348,7 +362,8 @@ fn uv(progress: &term::Progress) -> Result<PathBuf> {
     Ok(uv)
 }
 
-/// The conformance suite, its Node, and the SDK of the server that it is run against.
+/// The conformance suite, its Node, the SDK of the server that it is run against, and what else
+/// there is for Node.
 fn suite(progress: &term::Progress) -> Result<()> {
     let home = house::suite()?;
     environment(progress, &home, &SUITE_PACKAGES)?;
@@ -363,12 +378,15 @@ fn suite(progress: &term::Progress) -> Result<()> {
         symlink(wheel.join("bin/node"), &node)
             .with_context(|| format!("cannot make {}", node.display()))?;
     }
-    let (name, version) = SUITE;
-    let installed = fs::read_to_string(home.join("node_modules").join(name).join("package.json"));
-    let line = format!("\"version\": \"{version}\"");
-    if installed.is_ok_and(|package| package.contains(&line)) {
+    let installed = |(name, version): &(&str, &str)| {
+        let package = home.join("node_modules").join(name).join("package.json");
+        let line = format!("\"version\": \"{version}\"");
+        fs::read_to_string(package).is_ok_and(|package| package.contains(&line))
+    };
+    if NODE_PACKAGES.iter().all(installed) {
         return Ok(());
     }
+    let wanted = NODE_PACKAGES.map(|(name, version)| format!("{name}@{version}"));
     progress
         .run(
             Command::new(&node)
@@ -376,9 +394,9 @@ fn suite(progress: &term::Progress) -> Result<()> {
                 .args(["install", "--ignore-scripts", "--no-audit", "--no-fund"])
                 .args(["--no-package-lock", "--prefix"])
                 .arg(&home)
-                .arg(format!("{name}@{version}")),
+                .args(wanted),
         )
-        .context("the suite does not install; is the npm registry reachable?")
+        .context("the packages for Node do not install; is the npm registry reachable?")
 }
 
 /// The system's Python before others in `PATH`: a governed server runs as another user, who may

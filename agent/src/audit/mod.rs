@@ -89,8 +89,8 @@ pub use log::{Head, Log};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
     FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, NetworkBounded,
-    NetworkRefused, Origin, PolicyFile, PolicyRefused, PolicyReloaded, ProxyOpened, Record,
-    SessionOpened, SocketArmed, SocketRefused, TornTail,
+    NetworkRefused, Origin, PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened,
+    Record, SessionOpened, SocketArmed, SocketRefused, TornTail,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible, visible_json};

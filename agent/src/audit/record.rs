@@ -1,13 +1,13 @@
 //! What is recorded.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
     policy::{Baseline, Endpoint, FilterOrigin, InterfaceTerms, Payload},
-    session::{Grant, ProxyGrant, Relation, SessionEnd, SessionId},
+    session::{Grant, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId},
 };
 
 use super::{
@@ -45,6 +45,8 @@ pub enum Record {
     NetworkBounded(NetworkBounded),
     /// A session for a proxy was opened.
     ProxyOpened(Box<ProxyOpened>),
+    /// A session for programs was opened.
+    ProgramOpened(Box<ProgramOpened>),
     /// The kernel refused the server something in its network.
     NetworkRefused(NetworkRefused),
     /// A session ended.
@@ -60,7 +62,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "agent-started",
     "call",
     "approval",
@@ -72,6 +74,7 @@ pub const KINDS: [&str; 17] = [
     "socket-refused",
     "network-bounded",
     "proxy-opened",
+    "program-opened",
     "network-refused",
     "session-ended",
     "policy-reloaded",
@@ -190,12 +193,14 @@ pub struct CallRecord {
 pub enum Decision {
     /// Forwarded.
     Allow,
-    /// Forwarded; the tool ends captures, or proxies.
+    /// Forwarded; the tool ends captures, proxies or programs.
     Ends,
     /// A session was opened, then forwarded.
     Capture,
     /// The same, for a proxy.
     Proxy,
+    /// The same, for programs; the session may have been open already.
+    Program,
     /// Not forwarded.
     Deny,
     /// Not forwarded before it is approved.
@@ -376,6 +381,15 @@ fn texts(endpoints: &[Endpoint]) -> TextList {
     texts.collect()
 }
 
+/// `api.example is 10.0.0.1, 10.0.0.2`.
+fn names(known: &[(String, BTreeSet<IpAddr>)]) -> TextList {
+    let names = known.iter().map(|(name, addresses)| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        format!("{name} is {}", addresses.join(", "))
+    });
+    names.collect()
+}
+
 /// A session for a proxy was opened: what its sockets may do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProxyOpened {
@@ -407,10 +421,6 @@ impl ProxyOpened {
     /// The record of a session that opens now.
     pub fn new(session: SessionId, grant: &ProxyGrant) -> Self {
         let terms = &grant.terms;
-        let names = grant.names.iter().map(|(name, addresses)| {
-            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            format!("{name} is {}", addresses.join(", "))
-        });
         let interfaces = grant.interfaces.iter().take(MAX_ITEMS);
         let interfaces = interfaces.map(|one| InterfaceRecord::new(&one.name, one.index));
         let deadline = grant.deadline;
@@ -418,13 +428,60 @@ impl ProxyOpened {
             session,
             listen: texts(&terms.listen),
             upstream: texts(&terms.upstream),
-            names: names.collect(),
+            names: names(&grant.names),
             interfaces: interfaces.collect(),
             packets: terms.packets,
             bytes: terms.bytes,
             connections: terms.connections,
             seconds: terms.duration.map(|duration| duration.as_secs_f64()),
             deadline: deadline.and_then(|deadline| wall_time_after(deadline.remaining())),
+            summary: Text::new(grant.summary()),
+        }
+    }
+}
+
+/// A session for programs was opened: what they may do together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProgramOpened {
+    /// Which session.
+    pub session: SessionId,
+    /// Whom they may connect and send to, as a policy writes it.
+    pub connect: TextList,
+    /// What the names among these stood for: `api.example is 10.0.0.1, 10.0.0.2`.
+    pub names: TextList,
+    /// Processes at a time; `null` is no cap, here and below.
+    pub processes: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Packets in both directions.
+    pub packets: Option<u64>,
+    /// Bytes in each direction.
+    pub bytes: Option<u64>,
+    /// TCP connections begun.
+    pub connections: Option<u64>,
+    /// How long.
+    pub seconds: f64,
+    /// When it has to end, by the wall's clock at the opening.
+    pub deadline: Option<Text>,
+    /// The terms in one line for people.
+    pub summary: Text,
+}
+
+impl ProgramOpened {
+    /// The record of a session that opens now.
+    pub fn new(session: SessionId, grant: &ProgramGrant) -> Self {
+        let terms = &grant.terms;
+        Self {
+            session,
+            connect: texts(&terms.connect),
+            names: names(&grant.names),
+            processes: terms.processes,
+            memory: terms.memory,
+            packets: terms.packets,
+            bytes: terms.bytes,
+            connections: terms.connections,
+            seconds: terms.duration.as_secs_f64(),
+            deadline: wall_time_after(grant.deadline.remaining()),
             summary: Text::new(grant.summary()),
         }
     }

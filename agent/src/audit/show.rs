@@ -154,7 +154,7 @@ fn render(entry: &Entry, colour: bool) -> String {
     };
     let style = match entry.kind.as_str() {
         "agent-started" | "agent-stopped" | "policy-reloaded" => "1",
-        "session-opened" | "proxy-opened" | "socket-armed" => "32",
+        "session-opened" | "proxy-opened" | "program-opened" | "socket-armed" => "32",
         "session-ended" => "36",
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
         "approval" if matches!(entry.text("became"), Some("approved" | "used")) => "32",
@@ -297,7 +297,7 @@ fn describe(entry: &Entry) -> String {
             }
             text
         }
-        "session-opened" | "proxy-opened" => {
+        "session-opened" | "proxy-opened" | "program-opened" => {
             format!("{}: {}", text("session"), text("summary"))
         }
         "socket-armed" => format!(

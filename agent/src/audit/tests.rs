@@ -14,8 +14,8 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    policy::{Baseline, Endpoint, InterfaceTerms, ProxyTerms},
-    session::{EndReason, ProxyGrant, Relation, SessionEnd, SessionId},
+    policy::{Baseline, Endpoint, InterfaceTerms, ProgramTerms, ProxyTerms},
+    session::{EndReason, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId},
 };
 
 use super::*;
@@ -66,6 +66,7 @@ fn ended(session: u32) -> Record {
         sockets: 1,
         milliseconds: 1_234,
         proxy: None,
+        program: None,
     })
 }
 
@@ -682,6 +683,22 @@ fn kinds_are_all_of_them() {
                 names: Vec::new(),
                 interfaces: Vec::new(),
                 deadline: None,
+            },
+        ))),
+        Record::ProgramOpened(Box::new(ProgramOpened::new(
+            SessionId(3),
+            &ProgramGrant {
+                terms: ProgramTerms {
+                    connect: vec![Endpoint::parse("127.0.0.1:8080").unwrap()],
+                    processes: Some(3),
+                    memory: Some(1 << 20),
+                    packets: None,
+                    bytes: None,
+                    connections: None,
+                    duration: std::time::Duration::from_secs(1),
+                },
+                names: Vec::new(),
+                deadline: crate::kernel::BootTime::now(),
             },
         ))),
         Record::NetworkRefused(NetworkRefused {

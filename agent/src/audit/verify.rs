@@ -330,7 +330,7 @@ impl Audit {
         let agent = entry.agent.clone();
         let session = entry.text("session").unwrap_or_default().to_owned();
         match entry.kind.as_str() {
-            "session-opened" | "proxy-opened" => {
+            "session-opened" | "proxy-opened" | "program-opened" => {
                 let key = (agent.clone(), session.clone());
                 if self.open.insert(key, line).is_some() {
                     self.found(line, Defect::OpenedAgain { agent, session });

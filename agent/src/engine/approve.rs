@@ -32,6 +32,7 @@ pub(super) async fn ask(
     let effect = match verdict {
         Verdict::Capture(capture) => Some(format!("a capture of {}", capture.terms)),
         Verdict::Proxy(proxy) => Some(format!("a proxy {}", proxy.terms)),
+        Verdict::Program(program) => Some(program.terms.to_string()),
         _ => None,
     };
     let request = match Request::new(caller, call, approval, effect) {

@@ -20,7 +20,7 @@ use crate::{
     filter::Compiler,
     gate::http::{self, Listener, Tls},
     kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
-    policy::Baseline,
+    policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
 };
@@ -62,7 +62,13 @@ pub(super) async fn start_server(
     credentials: &Credentials,
     piped: bool,
     baseline: Option<Baseline>,
+    programs: Option<ProgramNeeds>,
 ) -> Result<(Governed, Broker), EngineError> {
+    // Before anything is attached to the cgroup.
+    if let Some(needs) = programs {
+        let prepared = sessions.prepare_programs(credentials, needs.memory);
+        prepared.map_err(EngineError::Programs)?;
+    }
     match baseline {
         Some(baseline) => {
             tracing::info!("without a session, the server {baseline}");
@@ -70,7 +76,7 @@ pub(super) async fn start_server(
             bounded.map_err(EngineError::Network)?;
         }
         None => tracing::info!(
-            "the policy has neither `baseline` nor `proxy`: the server's network is not bounded"
+            "the policy has neither `baseline`, `proxy` nor `program`: the server's network is not bounded"
         ),
     }
     launch_in(sessions, command, credentials, piped)

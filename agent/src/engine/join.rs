@@ -1,8 +1,8 @@
 //! Where the gate meets those it asks: the rooms behind it do not know that it exists.
 
 use crate::{
-    gate::{Captures, OpenError, Opened},
-    policy::{ProxyTerms, Terms},
+    gate::{Captures, OpenError, Opened, ProgramOpened},
+    policy::{ProgramTerms, ProxyTerms, Terms},
     session::{EndReason, SessionError, SessionId, SessionKind, Sessions},
 };
 
@@ -36,6 +36,22 @@ impl Captures for Sessions {
             }),
             Err(error) => Err(OpenError::new(format!(
                 "The proxy's session cannot be opened: {error}."
+            ))),
+        }
+    }
+
+    async fn open_program(&self, terms: ProgramTerms) -> Result<ProgramOpened, OpenError> {
+        match self.start_program(terms).await {
+            Ok((session, grant, joined)) => Ok(ProgramOpened {
+                opened: Opened {
+                    session,
+                    summary: grant.summary(),
+                    cut: None,
+                },
+                joined,
+            }),
+            Err(error) => Err(OpenError::new(format!(
+                "The session for programs cannot be opened: {error}."
             ))),
         }
     }

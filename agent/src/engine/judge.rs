@@ -194,6 +194,9 @@ impl Judge {
                 match verdict {
                     Verdict::Capture(capture) => bearer.ceiling.narrow(&mut capture.terms),
                     Verdict::Proxy(proxy) => bearer.ceiling.narrow_proxy(&mut proxy.terms),
+                    Verdict::Program(program) => {
+                        bearer.ceiling.narrow_program(&mut program.terms);
+                    }
                     _ => {}
                 }
                 Ok(())

@@ -50,6 +50,9 @@ pub enum EngineError {
     /// The policy bounds the server's network, and that is not possible here.
     #[error("the server is not started, as its network cannot be bounded: {0}")]
     Network(SessionError),
+    /// The policy grants programs, and these cannot be held to it here.
+    #[error("the server is not started, as its programs cannot be bounded: {0}")]
+    Programs(SessionError),
     /// What happens can no longer be recorded; so nothing more may happen.
     #[error(transparent)]
     Audit(#[from] AuditError),

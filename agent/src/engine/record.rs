@@ -26,8 +26,8 @@ use crate::{
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
         Decision, DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused,
-        PolicyFile, PolicyRefused, PolicyReloaded, ProxyOpened, Record, SessionOpened, SocketArmed,
-        SocketRefused, Text, TextList, Values,
+        PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record,
+        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
@@ -462,6 +462,9 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
         Entry::Session(SessionEvent::ProxyOpened { session, grant }) => {
             Record::ProxyOpened(Box::new(ProxyOpened::new(session, &grant)))
         }
+        Entry::Session(SessionEvent::ProgramOpened { session, grant }) => {
+            Record::ProgramOpened(Box::new(ProgramOpened::new(session, &grant)))
+        }
         Entry::Session(SessionEvent::NetworkRefused(refusal)) => {
             Record::NetworkRefused(NetworkRefused {
                 session: refusal.session,
@@ -517,6 +520,7 @@ fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
         CallVerdict::EndsCapture => (Decision::Ends, None, None),
         CallVerdict::Captures { session, .. } => (Decision::Capture, None, Some(*session)),
         CallVerdict::Proxies { session, .. } => (Decision::Proxy, None, Some(*session)),
+        CallVerdict::Programs { session, .. } => (Decision::Program, None, Some(*session)),
         CallVerdict::Withdrawn { session } => (
             Decision::Deny,
             Some("cancelled while its session was being opened"),

@@ -41,9 +41,10 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         degraded: &degraded,
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
-    let baseline = plan.judge.policy().baseline();
-    let started =
-        house::start_server(&sessions, &plan.server, &plan.credentials, true, baseline).await;
+    let policy = plan.judge.policy();
+    let (baseline, programs) = (policy.baseline(), policy.programs());
+    let (server, user) = (&plan.server, &plan.credentials);
+    let started = house::start_server(&sessions, server, user, true, baseline, programs).await;
     let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {

@@ -14,11 +14,11 @@ use super::{
 use crate::{
     audit::Log,
     gate::{
-        Bounds, Captures, Gate, OpenError, Opened,
+        Bounds, Captures, Gate, OpenError, Opened, ProgramOpened,
         http::{self, FrontPlan, Tls},
     },
     kernel::{self, Broker, Credentials, Governed},
-    policy::{ProxyTerms, Terms},
+    policy::{ProgramTerms, ProxyTerms, Terms},
     session::{Attribution, EndReason, Events, SessionId, SessionKind, Sessions},
     telemetry::Endpoint,
 };
@@ -80,7 +80,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
     let launched = match (&sessions, &plan.server) {
         (Some(sessions), Some((command, credentials))) => {
-            let baseline = plan.judge.policy().baseline();
+            let policy = plan.judge.policy();
+            let (baseline, programs) = (policy.baseline(), policy.programs());
             let baseline = baseline.map(|baseline| match plan.front.upstream.address() {
                 // Else it could not be asked at all.
                 Some(address) => {
@@ -89,7 +90,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
                 }
                 None => baseline,
             });
-            let started = house::start_server(sessions, command, credentials, false, baseline);
+            let started =
+                house::start_server(sessions, command, credentials, false, baseline, programs);
             started.await.map(Some)
         }
         _ => Ok(None),
@@ -212,6 +214,12 @@ impl Captures for Unenforced {
     async fn open_proxy(&self, _: ProxyTerms) -> Result<Opened, OpenError> {
         Err(OpenError::new(
             "The policy bounds this proxy in the kernel, which is possible only for a server that capwarden started.",
+        ))
+    }
+
+    async fn open_program(&self, _: ProgramTerms) -> Result<ProgramOpened, OpenError> {
+        Err(OpenError::new(
+            "The policy bounds these programs in the kernel, which is possible only for a server that capwarden started.",
         ))
     }
 

@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     audit::Log,
-    gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture},
+    gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture, ProgramOpened},
     kernel::{Credentials, Input, Output},
-    policy::{ProxyTerms, Terms},
+    policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind, Sessions},
     telemetry::{Endpoint, Serving},
@@ -157,10 +157,11 @@ impl OwnServers {
         let made =
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
-        let baseline = self.judge.policy().baseline();
+        let policy = self.judge.policy();
+        let (baseline, programs) = (policy.baseline(), policy.programs());
+        let (command, user) = (&self.command, &self.credentials);
         let (governed, broker) =
-            house::start_server(&sessions, &self.command, &self.credentials, true, baseline)
-                .await?;
+            house::start_server(&sessions, command, user, true, baseline, programs).await?;
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),
@@ -237,6 +238,15 @@ impl Captures for Routed {
             .table()
             .insert(opened.session, self.ends.clone());
         Ok(opened)
+    }
+
+    async fn open_program(&self, terms: ProgramTerms) -> Result<ProgramOpened, OpenError> {
+        let program = Captures::open_program(&self.sessions, terms).await?;
+        if !program.joined {
+            let session = program.opened.session;
+            self.routes.table().insert(session, self.ends.clone());
+        }
+        Ok(program)
     }
 
     fn refusals(&self) -> u64 {

@@ -32,6 +32,8 @@ pub(super) enum Flight<T> {
 #[derive(Debug)]
 pub(super) struct CaptureFlight<T> {
     pub(super) kind: SessionKind,
+    /// Another call had opened it, which this one does not end.
+    pub(super) joined: bool,
     pub(super) opened: Opened,
     pub(super) changes: Vec<Change>,
     pub(super) ticket: T,
@@ -168,7 +170,7 @@ impl<T> Book<T> {
         let session = match &request.flight {
             // Whoever decides it, or opens its session, looks here, and takes the request out.
             Flight::Opening => return Some(None),
-            Flight::Capture(capture) => Some(capture.opened.session),
+            Flight::Capture(capture) if !capture.joined => Some(capture.opened.session),
             _ => None,
         };
         if !std::mem::replace(&mut request.spare, true) {
@@ -184,7 +186,12 @@ impl<T> Book<T> {
             self.spare.push_back(id.clone());
         }
         match &request.flight {
-            Flight::Capture(capture) if !request.cancelled => Some(capture.opened.session),
+            // Of programs, it counts which calls are on their way to the server.
+            Flight::Capture(capture)
+                if !request.cancelled && capture.kind != SessionKind::Program =>
+            {
+                Some(capture.opened.session)
+            }
             _ => None,
         }
     }

@@ -4,7 +4,7 @@
 use std::{future::Future, sync::Arc};
 
 use crate::{
-    policy::{ProxyTerms, Terms},
+    policy::{ProgramTerms, ProxyTerms, Terms},
     session::{EndReason, SessionId, SessionKind},
 };
 
@@ -18,6 +18,15 @@ pub struct Opened {
     pub summary: String,
     /// What the policy leaves out of the requested filter, in a sentence with an example.
     pub cut: Option<String>,
+}
+
+/// A session for programs that a call has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramOpened {
+    /// The session.
+    pub opened: Opened,
+    /// Another call had opened it.
+    pub joined: bool,
 }
 
 /// Why a session that the policy allows could not be opened: a sentence for the model (libpcap's
@@ -54,6 +63,13 @@ pub trait Captures: Send + Sync + 'static {
         terms: ProxyTerms,
     ) -> impl Future<Output = Result<Opened, OpenError>> + Send;
 
+    /// Opens a session for programs, or joins the one that is open: when this returns, what the server
+    /// starts belongs to it.
+    fn open_program(
+        &self,
+        terms: ProgramTerms,
+    ) -> impl Future<Output = Result<ProgramOpened, OpenError>> + Send;
+
     /// How much the kernel has refused the server so far: to be given to [`Self::refused_since`].
     fn refusals(&self) -> u64 {
         0
@@ -64,7 +80,7 @@ pub trait Captures: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The call that opened the session was answered.
+    /// The call that opened the session, or joined it, was answered, or will not be.
     fn replied(&self, session: SessionId);
 
     /// A call that stops the session goes to the server now: should its process end, that is why.
@@ -91,6 +107,13 @@ impl<T: Captures> Captures for Arc<T> {
         terms: ProxyTerms,
     ) -> impl Future<Output = Result<Opened, OpenError>> + Send {
         T::open_proxy(self, terms)
+    }
+
+    fn open_program(
+        &self,
+        terms: ProgramTerms,
+    ) -> impl Future<Output = Result<ProgramOpened, OpenError>> + Send {
+        T::open_program(self, terms)
     }
 
     fn refusals(&self) -> u64 {

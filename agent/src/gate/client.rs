@@ -2,7 +2,7 @@
 
 use super::{
     book::{CaptureFlight, Flight},
-    captures::Captures,
+    captures::{Captures, ProgramOpened},
     conversation::{Conversation, Rooms, Ticket, length},
     envelope::{CallParams, Envelope, Fault, Id, Refused},
     events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Side},
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     policy::{
-        Call, CaptureVerdict, Change, Denial, Pending, ProxyTerms, ProxyVerdict, RuleRef, Terms,
-        Verdict,
+        Call, CaptureVerdict, Change, Denial, Pending, ProgramTerms, ProgramVerdict, ProxyTerms,
+        ProxyVerdict, RuleRef, Terms, Verdict,
     },
     session::{EndReason, SessionId, SessionKind},
 };
@@ -49,6 +49,7 @@ pub(super) struct Answer {
 enum Wanted {
     Capture(Terms),
     Proxy(ProxyTerms),
+    Program(ProgramTerms),
 }
 
 impl Wanted {
@@ -56,6 +57,7 @@ impl Wanted {
         match self {
             Self::Capture(_) => SessionKind::Capture,
             Self::Proxy(_) => SessionKind::Proxy,
+            Self::Program(_) => SessionKind::Program,
         }
     }
 }
@@ -360,6 +362,15 @@ impl<G: Rooms> Conversation<G> {
                 let flight = Flight::Ending(SessionKind::Proxy, names, ticket);
                 return self.forward(message, (id, id_text), params, call, flight);
             }
+            Verdict::EndProgram => {
+                let names = stops::strings(&call.arguments);
+                let flight = Flight::Ending(SessionKind::Program, names, ticket);
+                return self.forward(message, (id, id_text), params, call, flight);
+            }
+            Verdict::Program(verdict) => {
+                let ProgramVerdict { terms, rule } = *verdict;
+                (Wanted::Program(terms), Vec::new(), rule)
+            }
             Verdict::Capture(verdict) => {
                 let CaptureVerdict {
                     terms,
@@ -485,12 +496,17 @@ impl<G: Rooms> Conversation<G> {
             shape,
         } = start;
         let kind = wanted.kind();
+        let alone = |opened| ProgramOpened {
+            opened,
+            joined: false,
+        };
         let opened = match wanted {
-            Wanted::Capture(terms) => self.gate.captures().open(terms).await,
-            Wanted::Proxy(terms) => self.gate.captures().open_proxy(terms).await,
+            Wanted::Capture(terms) => self.gate.captures().open(terms).await.map(alone),
+            Wanted::Proxy(terms) => self.gate.captures().open_proxy(terms).await.map(alone),
+            Wanted::Program(terms) => self.gate.captures().open_program(terms).await,
         };
         match opened {
-            Ok(opened) => AfterOpen::Ready {
+            Ok(ProgramOpened { opened, joined }) => AfterOpen::Ready {
                 id: id.clone(),
                 text,
                 beginning: Box::new(Beginning {
@@ -499,6 +515,7 @@ impl<G: Rooms> Conversation<G> {
                     call,
                     capture: CaptureFlight {
                         kind,
+                        joined,
                         opened,
                         changes,
                         ticket,
@@ -551,7 +568,9 @@ impl<G: Rooms> Conversation<G> {
                 granted,
                 changes,
             },
+            SessionKind::Program => CallVerdict::Programs { session, granted },
         };
+        let joined = capture.joined;
         let refusals = self.gate.captures().refusals();
         let refused = {
             let flight = Flight::Capture(Box::new(capture));
@@ -563,7 +582,9 @@ impl<G: Rooms> Conversation<G> {
                 true
             }
             Some(flight) => {
-                self.gate.captures().end(session, EndReason::CallFailed);
+                if !joined {
+                    self.gate.captures().end(session, EndReason::CallFailed);
+                }
                 self.settle(flight, CallEnd::Cancelled);
                 let withdrawn = CallVerdict::Withdrawn { session };
                 self.decided(&id_text, call, withdrawn, Some(rule));
@@ -576,10 +597,18 @@ impl<G: Rooms> Conversation<G> {
     pub(super) fn give_back(&self, beginning: Beginning<Ticket<G>>) {
         let Beginning { id, capture, .. } = beginning;
         self.book().remove(&id);
-        let CaptureFlight { opened, ticket, .. } = capture;
-        self.gate
-            .captures()
-            .end(opened.session, EndReason::ServerExit);
+        let CaptureFlight {
+            opened,
+            joined,
+            ticket,
+            ..
+        } = capture;
+        self.gate.captures().replied(opened.session);
+        if !joined {
+            self.gate
+                .captures()
+                .end(opened.session, EndReason::ServerExit);
+        }
         self.gate.policy().settle(ticket, CallEnd::NotForwarded);
     }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     principal::Caller,
-    session::{EndReason, SessionEnd},
+    session::{EndReason, SessionEnd, SessionKind},
 };
 
 /// How much of a dropped message is logged.
@@ -188,7 +188,9 @@ impl<G: Rooms> Conversation<G> {
     pub(super) fn undelivered(&self, id: &Id) {
         let request = self.book().remove(id);
         if let Some(request) = request {
-            if let Flight::Capture(capture) = &request.flight {
+            if let Flight::Capture(capture) = &request.flight
+                && !capture.joined
+            {
                 let session = capture.opened.session;
                 self.gate.captures().end(session, EndReason::ServerExit);
             }
@@ -202,9 +204,12 @@ impl<G: Rooms> Conversation<G> {
         let Some(request) = request else { return };
         if let Flight::Capture(capture) = &request.flight
             && !request.cancelled
+            && !capture.joined
         {
             let session = capture.opened.session;
             match end {
+                // Told below.
+                CallEnd::Lost if capture.kind == SessionKind::Program => {}
                 // It may have begun, so it goes on; if nobody comes, it ends.
                 CallEnd::Lost => self.gate.captures().replied(session),
                 _ => self.gate.captures().end(session, EndReason::CallFailed),
@@ -239,8 +244,14 @@ impl<G: Rooms> Conversation<G> {
         Ok(())
     }
 
-    /// Tells the policy how a call ended that was let through.
+    /// Tells the policy how a call ended that was let through, without an answer; and its session, if
+    /// that counts its calls.
     pub(super) fn settle(&self, flight: Flight<Ticket<G>>, end: CallEnd) {
+        if let Flight::Capture(capture) = &flight
+            && capture.kind == SessionKind::Program
+        {
+            self.gate.captures().replied(capture.opened.session);
+        }
         if let Some(ticket) = flight.ticket() {
             self.gate.policy().settle(ticket, end);
         }

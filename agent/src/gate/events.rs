@@ -247,6 +247,13 @@ pub enum CallVerdict {
         /// What was changed in the call.
         changes: Vec<Change>,
     },
+    /// The same, for programs.
+    Programs {
+        /// The session.
+        session: SessionId,
+        /// What was granted, in one line.
+        granted: String,
+    },
     /// Denied by the policy.
     Denied {
         /// Why.
@@ -291,6 +298,10 @@ impl CallVerdict {
                 session,
                 granted: words(),
                 changes: Vec::new(),
+            },
+            Self::Programs {
+                session,
+                granted: words(),
             },
             Self::Denied {
                 reason: words(),

@@ -5,11 +5,12 @@ use std::{sync::Mutex, time::Duration};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::{CallEnd, Captures, Decide, OpenError, Opened};
+use super::{CallEnd, Captures, Decide, OpenError, Opened, ProgramOpened};
 use crate::{
     policy::{
         Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, Pending,
-        ProxyTerms, ProxyVerdict, Question, RuleRef, Said, Terms, Verdict,
+        ProgramTerms, ProgramVerdict, ProxyTerms, ProxyVerdict, Question, RuleRef, Said, Terms,
+        Verdict,
     },
     principal::{Caller, Principal},
     session::{EndReason, SessionId, SessionKind},
@@ -83,6 +84,19 @@ impl Decide for FakePolicy {
             "stop" => Verdict::EndCapture,
             "ask" => self.ask(),
             "stop_proxy" => Verdict::EndProxy,
+            "close" => Verdict::EndProgram,
+            "browse" => Verdict::Program(Box::new(ProgramVerdict {
+                terms: ProgramTerms {
+                    connect: Vec::new(),
+                    processes: None,
+                    memory: None,
+                    packets: None,
+                    bytes: None,
+                    connections: None,
+                    duration: std::time::Duration::from_secs(60),
+                },
+                rule: rule(),
+            })),
             "start_proxy" => Verdict::Proxy(Box::new(ProxyVerdict {
                 terms: ProxyTerms {
                     listen: Vec::new(),
@@ -166,6 +180,7 @@ pub(super) struct FakeCaptures {
     pub(super) refuse: Mutex<bool>,
     pub(super) live: Mutex<Vec<SessionId>>,
     pub(super) proxies: Mutex<Vec<SessionId>>,
+    pub(super) programs: Mutex<Vec<SessionId>>,
     /// What the kernel has refused.
     pub(super) refused: Mutex<Vec<String>>,
     pub(super) log: Mutex<Vec<String>>,
@@ -178,6 +193,7 @@ impl Default for FakeCaptures {
             refuse: Mutex::new(false),
             live: Mutex::default(),
             proxies: Mutex::default(),
+            programs: Mutex::default(),
             refused: Mutex::default(),
             log: Mutex::default(),
         }
@@ -223,6 +239,29 @@ impl Captures for FakeCaptures {
         })
     }
 
+    async fn open_program(&self, _: ProgramTerms) -> Result<ProgramOpened, OpenError> {
+        let live = self.programs.lock().unwrap().iter().copied().max();
+        let live = live.filter(|session| self.live().contains(session));
+        let joined = live.is_some();
+        let session = match live {
+            Some(session) => {
+                self.log.lock().unwrap().push(format!("join {session}"));
+                session
+            }
+            None => self.opened("open programs"),
+        };
+        self.programs.lock().unwrap().push(session);
+        let summary = "programs connecting to nothing".to_owned();
+        Ok(ProgramOpened {
+            opened: Opened {
+                session,
+                summary,
+                cut: None,
+            },
+            joined,
+        })
+    }
+
     fn refusals(&self) -> u64 {
         u64::try_from(self.refused.lock().unwrap().len()).unwrap()
     }
@@ -252,7 +291,15 @@ impl Captures for FakeCaptures {
 
     fn live_of(&self, kind: SessionKind) -> Vec<SessionId> {
         let proxies = self.proxies.lock().unwrap();
-        let of_kind = |id: &SessionId| proxies.contains(id) == (kind == SessionKind::Proxy);
+        let programs = self.programs.lock().unwrap();
+        let of_kind = |id: &SessionId| {
+            let its = match (proxies.contains(id), programs.contains(id)) {
+                (true, _) => SessionKind::Proxy,
+                (_, true) => SessionKind::Program,
+                _ => SessionKind::Capture,
+            };
+            its == kind
+        };
         self.live().into_iter().filter(of_kind).collect()
     }
 }

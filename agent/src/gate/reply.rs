@@ -145,6 +145,7 @@ pub(super) fn end_notice(end: &SessionEnd) -> String {
     let kind = match end.kind() {
         SessionKind::Capture => "capture",
         SessionKind::Proxy => "proxy",
+        SessionKind::Program => "session for programs",
     };
     notice(
         level,

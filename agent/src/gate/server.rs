@@ -168,6 +168,7 @@ impl<G: Rooms> Conversation<G> {
             }
             // Its session ended when the call was cancelled.
             Flight::Capture(capture) if cancelled => {
+                self.gate.captures().replied(capture.opened.session);
                 self.gate.policy().settle(capture.ticket, answer.end());
                 Outgoing::default()
             }
@@ -226,10 +227,18 @@ impl<G: Rooms> Conversation<G> {
         // A server that wants input has not begun: the client will send the call again, as a
         // new request with a session of its own.
         let Some(result) = result.filter(|result| !wants_input(result)) else {
-            captures.end(session, EndReason::CallFailed);
-            self.answered(answer, Some(session), vec![session]);
+            if capture.joined {
+                self.answered(answer, None, Vec::new());
+            } else {
+                captures.end(session, EndReason::CallFailed);
+                self.answered(answer, Some(session), vec![session]);
+            }
             return self.with_refusals(answer, refusals);
         };
+        if capture.joined {
+            self.answered(answer, None, Vec::new());
+            return self.with_refusals(answer, refusals);
+        }
         let live = captures.live();
         let mut said = spoken(&result);
         if capture.kind == SessionKind::Proxy {

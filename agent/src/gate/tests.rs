@@ -233,6 +233,7 @@ fn ended(session: u32, reason: EndReason) -> SessionEnd {
         sockets: 1,
         milliseconds: 5,
         proxy: None,
+        program: None,
     }
 }
 
@@ -718,6 +719,68 @@ async fn stops_end_sessions_of_their_own_kind() {
         &verdicts[1],
         CallVerdict::Proxies {
             session: SessionId(2),
+            ..
+        }
+    ));
+}
+
+#[tokio::test]
+async fn calls_share_a_session_for_programs_and_only_the_first_may_end_it_by_failing() {
+    let mut rig = Rig::new();
+    let answer = |id: u64| format!(r#"{{"id":{id},"result":{{"content":[]}}}}"#);
+    let error = |id: u64| format!(r#"{{"id":{id},"error":{{"code":1,"message":"no"}}}}"#);
+    for id in [1, 2, 3] {
+        rig.client.say(&call(id, "browse", "{}")).await;
+        rig.server.hear().await;
+    }
+    rig.server.say(&answer(1)).await;
+    let told = rig.client.hear_json().await;
+    let text = told["result"]["content"][0]["text"].as_str().unwrap();
+    assert_eq!(text, "capwarden granted s1: programs connecting to nothing");
+    // One that joined may fail, or be given up.
+    rig.server.say(&error(2)).await;
+    rig.client.hear().await;
+    rig.client
+        .say(r#"{"method":"notifications/cancelled","params":{"requestId":3}}"#)
+        .await;
+    rig.server.hear().await;
+    rig.server.say(&answer(3)).await;
+    rig.client.hear().await;
+    assert_eq!(rig.captures.live(), [SessionId(1)]);
+    // Nothing is said of it again.
+    rig.client.say(&call(4, "browse", "{}")).await;
+    rig.server.hear().await;
+    rig.server.say(&answer(4)).await;
+    assert_eq!(rig.client.hear().await.trim_end(), answer(4));
+    rig.client.say(&call(5, "close", "{}")).await;
+    rig.server.hear().await;
+    rig.server.say(&answer(5)).await;
+    rig.client.hear().await;
+    rig.client.say(&call(6, "browse", "{}")).await;
+    rig.server.hear().await;
+    rig.server.say(&error(6)).await;
+    rig.client.hear().await;
+    assert_eq!(
+        rig.captures.log(),
+        [
+            "open programs s1",
+            "join s1",
+            "join s1",
+            "replied s1",
+            "replied s1",
+            "replied s1",
+            "join s1",
+            "replied s1",
+            "end s1 StopCall",
+            "open programs s2",
+            "replied s2",
+            "end s2 CallFailed",
+        ]
+    );
+    assert!(matches!(
+        &rig.call_events()[1],
+        CallVerdict::Programs {
+            session: SessionId(1),
             ..
         }
     ));

@@ -1,20 +1,36 @@
 //! A cgroup per governed server: every process that it starts, however detached, is found there.
+//! Where sessions for programs may come, it is divided: the server itself lives in a group beneath it,
+//! beside those of its sessions (`program_group`), since cgroup v2 caps no memory of a group that has both
+//! processes and groups.
 
 use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
-use super::users::Credentials;
+use super::{
+    program_group::{self, Memory, ProgramGroup},
+    users::Credentials,
+};
 
 /// A cgroup that the agent made. Dropping it kills what is left in it and removes it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    /// Where it is since it was divided, if memory can be capped only there.
+    moved: OnceLock<PathBuf>,
+    /// Set once it is divided: how memory can be capped in it, or why it cannot.
+    divided: OnceLock<Result<Memory, String>>,
 }
+
+/// The group of the server itself, in one that is divided.
+const SERVER: &str = "server";
 
 /// Where cgroup v2 is mounted, and the agent's own group in it. Hybrid hosts mount it beside v1.
 pub(super) fn own() -> Option<PathBuf> {
@@ -29,6 +45,28 @@ pub(super) fn own() -> Option<PathBuf> {
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let path = Path::new(mount).join(group.trim_start_matches('/'));
     // In a container the group's path may lead above what is mounted.
+    Some(if path.is_dir() { path } else { mount.into() })
+}
+
+/// The agent's own group of a controller that is in cgroup v1.
+pub(super) fn own_separate(controller: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut after = after.split(' ');
+        let is_its = after.next() == Some("cgroup")
+            && after.nth(1)?.split(',').any(|option| option == controller);
+        is_its.then(|| before.split(' ').nth(4))?
+    })?;
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
+        controllers
+            .split(',')
+            .any(|one| one == controller)
+            .then_some(group)
+    })?;
+    let path = Path::new(mount).join(group.trim_start_matches('/'));
     Some(if path.is_dir() { path } else { mount.into() })
 }
 
@@ -55,6 +93,9 @@ fn sweep(parent: &Path) {
             && settled
             && !Path::new("/proc").join(agent.to_string()).exists()
         {
+            for within in beneath(&group.path()) {
+                let _ = fs::remove_dir(within);
+            }
             let _ = fs::remove_dir(group.path());
         }
     }
@@ -69,35 +110,99 @@ impl Cgroup {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = parent.join(format!("capwarden-{}-{number}", std::process::id()));
         fs::create_dir(&path)?;
-        Ok(Self { path })
+        Ok(Self {
+            path,
+            moved: OnceLock::new(),
+            divided: OnceLock::new(),
+        })
+    }
+
+    /// Divides it, before anything is attached to it and the server is started in it that has these
+    /// credentials. It may be elsewhere then.
+    pub fn divide(&self, credentials: &Credentials) -> io::Result<()> {
+        let mut memory = Memory::find(&self.path, credentials);
+        if memory.is_err()
+            && let Some(place) = self.place_with_memory()
+        {
+            sweep(place.parent().unwrap_or(&place));
+            fs::create_dir(&place)?;
+            let _ = fs::remove_dir(&self.path);
+            memory = Memory::find(&place, credentials);
+            let _ = self.moved.set(place);
+        }
+        fs::create_dir(self.path().join(SERVER))?;
+        let _ = self.divided.set(memory);
+        Ok(())
+    }
+
+    /// Where it could be in a group above the agent's own that gives the memory controller to those
+    /// beneath it, as a slice of systemd does: a session of a user has none to give.
+    fn place_with_memory(&self) -> Option<PathBuf> {
+        let (own, name) = (self.path.parent()?, self.path.file_name()?);
+        let mut above = own.ancestors().skip(1);
+        let giving = above.find(|group| program_group::gives_memory(group))?;
+        Some(giving.join(name))
+    }
+
+    /// A group beneath it for the processes of a session, which together have at most so much memory.
+    ///
+    /// # Errors
+    /// Also if it is not divided, or if memory cannot be capped here.
+    pub fn program_group(&self, number: u32, memory: Option<u64>) -> io::Result<ProgramGroup> {
+        let divided = self.divided.get().ok_or_else(|| {
+            io::Error::other("the server was started when its policy granted no programs")
+        })?;
+        let capped = match (memory, divided) {
+            (None, _) => None,
+            (Some(bytes), Ok(memory)) => Some((memory, bytes)),
+            (Some(_), Err(why)) => return Err(io::Error::other(why.clone())),
+        };
+        ProgramGroup::create(self.path(), number, capped)
+    }
+
+    /// Why the memory of sessions cannot be capped in it; none if it can, or nobody has asked.
+    pub fn lacks_memory(&self) -> Option<&str> {
+        self.divided.get()?.as_ref().err().map(String::as_str)
     }
 
     /// The processes in it, as far as this PID namespace sees them.
     pub fn processes(&self) -> Vec<u32> {
-        fs::read_to_string(self.path.join("cgroup.procs"))
-            .unwrap_or_default()
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .filter(|pid| *pid != 0)
-            .collect()
+        let mut all = processes(self.path());
+        for group in beneath(self.path()) {
+            all.extend(processes(&group));
+        }
+        all
+    }
+
+    /// Those that are in no session's group.
+    pub fn servers_processes(&self) -> Vec<u32> {
+        processes(&self.servers())
+    }
+
+    /// Where the server itself lives.
+    fn servers(&self) -> PathBuf {
+        match self.divided.get() {
+            None => self.path().to_owned(),
+            Some(_) => self.path().join(SERVER),
+        }
     }
 
     /// Writing `0` to this descriptor moves the writer into the group.
     pub(super) fn procs(&self) -> io::Result<OwnedFd> {
         let file = fs::File::options()
             .write(true)
-            .open(self.path.join("cgroup.procs"))?;
+            .open(self.servers().join("cgroup.procs"))?;
         Ok(file.into())
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.moved.get().unwrap_or(&self.path)
     }
 
     /// Its directory, for attaching programs to it.
     pub(super) fn directory(&self) -> io::Result<OwnedFd> {
-        Ok(fs::File::open(&self.path)?.into())
+        Ok(fs::File::open(self.path())?.into())
     }
 
     /// What lets a process with these credentials leave it, if anything does. To move a process
@@ -105,7 +210,7 @@ impl Cgroup {
     /// have in common, which is one above this; groups beneath this one do not matter.
     pub(super) fn way_out(&self, credentials: &Credentials) -> Option<PathBuf> {
         let above = self
-            .path
+            .path()
             .ancestors()
             .map(|group| group.join("cgroup.procs"));
         above
@@ -115,12 +220,12 @@ impl Cgroup {
 
     /// Whether the kernel can kill everything in it at once.
     pub(super) fn can_kill(&self) -> bool {
-        self.path.join("cgroup.kill").exists()
+        self.path().join("cgroup.kill").exists()
     }
 
     /// Kills everything in it, at once and for certain (`cgroup.kill`, Linux 5.14).
     pub fn kill(&self) {
-        if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
+        if fs::write(self.path().join("cgroup.kill"), "1").is_err() {
             for pid in self.processes() {
                 super::process::kill(pid);
             }
@@ -131,15 +236,40 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.kill();
-        // Killed processes leave a moment later; a group that still holds one cannot be removed.
-        for _ in 0..50 {
-            match fs::remove_dir(&self.path) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                _ => return,
-            }
+        for group in beneath(self.path()) {
+            remove(&group);
         }
-        tracing::warn!(path = %self.path.display(), "the cgroup could not be removed");
+        remove(self.path());
     }
+}
+
+/// The processes of a group, as far as this PID namespace sees them.
+pub(super) fn processes(group: &Path) -> Vec<u32> {
+    fs::read_to_string(group.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid != 0)
+        .collect()
+}
+
+/// The groups beneath one.
+fn beneath(group: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.map(|entry| entry.path())
+}
+
+/// Removes a group whose processes were killed: they leave a moment later, and one that still
+/// holds a process cannot be removed.
+pub(super) fn remove(group: &Path) {
+    for _ in 0..50 {
+        match fs::remove_dir(group) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            _ => return,
+        }
+    }
+    tracing::warn!(path = %group.display(), "the cgroup could not be removed");
 }

@@ -12,7 +12,7 @@
 //! | `network` | where a server's sockets may listen and connect, and how much passes them |
 //! | `tree`, `btf` | which session a process belongs to |
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
-//! | `cgroup`, `process`, `users` | finding and ending processes, and whose they are |
+//! | `cgroup`, `program_group`, `process`, `users` | finding, capping and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
 //! | `local_socket` | Unix sockets at a path, for one user |
@@ -42,6 +42,7 @@ mod own_filter;
 mod peer;
 mod probe;
 mod process;
+mod program_group;
 mod readable;
 mod seccomp;
 mod socket;
@@ -70,10 +71,11 @@ pub use notify::Listener;
 pub use peer::tcp_owner;
 pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
+pub use program_group::ProgramGroup;
 pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use stdio::{Input, Output};
-pub use tree::{Tree, TreeError};
+pub use tree::{ForkEvents, ProgramCounts, ProgramEvent, Tree, TreeError};
 pub use users::{Credentials, NoSuchUser, invoking_user};
 pub use watch::{FileWatch, Inotify};

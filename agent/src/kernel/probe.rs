@@ -104,6 +104,7 @@ pub fn probe() -> Host {
             fork_tagging(),
             cgroups(),
             network_guard(),
+            memory_caps(),
             landlock(),
             jit(),
         ],
@@ -312,6 +313,31 @@ fn network_guard() -> Layer {
     match network_guard_refuses() {
         Ok(loaded) => Layer {
             detail: format!("loads in {} ms, and refuses", loaded.as_millis()),
+            ..layer
+        },
+        Err(why) => Layer {
+            detail: why,
+            ..layer
+        }
+        .lacks(Status::Missing, COST, HINT),
+    }
+}
+
+fn memory_caps() -> Layer {
+    const COST: &str = "servers whose policy caps the memory of programs are not started";
+    const HINT: &str = "run capwarden as a system service with Delegate=yes, or start the host with the memory controller (cgroup_enable=memory)";
+    let layer = Layer::present("memory caps", "");
+    let capped = || -> Result<&str, String> {
+        let failed = |error: std::io::Error| error.to_string();
+        let cgroup = Cgroup::create().map_err(failed)?;
+        let user = Credentials::choose(Some("65534")).map_err(|error| error.to_string())?;
+        cgroup.divide(&user).map_err(failed)?;
+        let group = cgroup.program_group(1, Some(1 << 30)).map_err(failed)?;
+        Ok(group.controller())
+    };
+    match capped() {
+        Ok(controller) => Layer {
+            detail: controller.to_owned(),
             ..layer
         },
         Err(why) => Layer {

@@ -4,11 +4,14 @@ use std::{io, os::fd::AsRawFd, sync::Arc};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{guard::EndEvents, network::NetworkEvents, process::Process, watch::Inotify};
+use super::{
+    guard::EndEvents, network::NetworkEvents, process::Process, tree::ForkEvents, watch::Inotify,
+};
 
 /// What owns its descriptor for as long as it lives, and never changes it.
 pub trait Owner: AsRawFd + sealed::Sealed {}
 impl Owner for EndEvents {}
+impl Owner for ForkEvents {}
 impl Owner for Inotify {}
 impl Owner for Arc<NetworkEvents> {}
 impl Owner for Process {}
@@ -16,6 +19,7 @@ impl Owner for Process {}
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::EndEvents {}
+    impl Sealed for super::ForkEvents {}
     impl Sealed for super::Inotify {}
     impl Sealed for super::Arc<super::NetworkEvents> {}
     impl Sealed for super::Process {}

@@ -1,13 +1,16 @@
-//! Fork tagging, seen from the agent: which session a process belongs to.
+//! Fork tagging, seen from the agent: which session a process belongs to, and how many processes a
+//! session for programs has.
 
 use std::{fs, io, os::unix::fs::MetadataExt};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData},
+    maps::{HashMap, MapData, RingBuf},
     programs::BtfTracePoint,
 };
-use capwarden_abi::{Tag, TaskOffsets};
+use capwarden_abi::{ProgramControl, Tag, TaskOffsets};
+
+pub use capwarden_abi::{ProgramCounts, ProgramEvent};
 
 use super::btf::Types;
 
@@ -18,7 +21,31 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 pub struct Tree {
     tags: HashMap<MapData, u32, TagValue>,
     windows: HashMap<MapData, u32, u32>,
-    _programs: Ebpf,
+    programs: HashMap<MapData, u32, ControlValue>,
+    counts: HashMap<MapData, u32, CountsValue>,
+    events: Option<ForkEvents>,
+    _objects: Ebpf,
+}
+
+/// What is told of sessions for programs; becomes readable when something has happened.
+pub struct ForkEvents(RingBuf<MapData>);
+
+impl ForkEvents {
+    /// The next event that is waiting.
+    pub fn next_event(&mut self) -> Option<ProgramEvent> {
+        let item = self.0.next()?;
+        let (session, process) = item.split_first_chunk()?;
+        Some(ProgramEvent {
+            session: u32::from_ne_bytes(*session),
+            process: u32::from_ne_bytes(*process.first_chunk()?),
+        })
+    }
+}
+
+impl std::os::fd::AsRawFd for ForkEvents {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Why processes cannot be tagged here.
@@ -61,7 +88,12 @@ impl Tree {
         Ok(Self {
             tags: HashMap::try_from(map("TAGS")?).map_err(|error| failed(&error))?,
             windows: HashMap::try_from(map("WINDOWS")?).map_err(|error| failed(&error))?,
-            _programs: programs,
+            programs: HashMap::try_from(map("PROGRAMS")?).map_err(|error| failed(&error))?,
+            counts: HashMap::try_from(map("PROGRAM_COUNTS")?).map_err(|error| failed(&error))?,
+            events: Some(ForkEvents(
+                RingBuf::try_from(map("EVENTS")?).map_err(|error| failed(&error))?,
+            )),
+            _objects: programs,
         })
     }
 
@@ -83,6 +115,66 @@ impl Tree {
     /// What the server forks from now on belongs to no session.
     pub fn close_window(&mut self, server: u32) {
         let _ = self.windows.remove(&server); // not there: closed already
+    }
+
+    /// The same, if the open window is this session's.
+    pub fn close_window_of(&mut self, server: u32, session: u32) {
+        if self
+            .windows
+            .get(&server, 0)
+            .is_ok_and(|open| open == session)
+        {
+            self.close_window(server);
+        }
+    }
+
+    /// A session for programs begins, in the cgroup with this id: from now on the processes that are
+    /// tagged for it are counted, and are at most so many.
+    pub fn begin_programs(
+        &mut self,
+        session: u32,
+        cgroup: u64,
+        processes: Option<u64>,
+    ) -> io::Result<()> {
+        let control = ProgramControl {
+            cgroup,
+            processes: processes.unwrap_or(0),
+            ended: 0,
+        };
+        let counts = CountsValue(ProgramCounts::default());
+        let set = self.counts.insert(session, counts, 0);
+        set.and_then(|()| self.programs.insert(session, ControlValue(control), 0))
+            .map_err(io::Error::other)
+    }
+
+    /// It has ended: whoever of it forks is killed.
+    pub fn end_programs(&mut self, session: u32) {
+        if let Ok(ControlValue(control)) = self.programs.get(&session, 0) {
+            let ended = ControlValue(ProgramControl {
+                ended: 1,
+                ..control
+            });
+            if let Err(error) = self.programs.insert(session, ended, 0) {
+                tracing::error!(%error, "processes that fork on could not be stopped");
+            }
+        }
+    }
+
+    /// What was counted of it.
+    pub fn program_counts(&self, session: u32) -> ProgramCounts {
+        let counts = self.counts.get(&session, 0);
+        counts.map_or_else(|_| ProgramCounts::default(), |value| value.0)
+    }
+
+    /// It is over, and no process of it is left.
+    pub fn forget_programs(&mut self, session: u32) {
+        let _ = self.programs.remove(&session); // not there: forgotten already
+        let _ = self.counts.remove(&session);
+    }
+
+    /// What is told of sessions for programs; can be taken once.
+    pub fn take_events(&mut self) -> Option<ForkEvents> {
+        self.events.take()
     }
 
     /// The tag of a process; none if it is not governed.
@@ -122,3 +214,15 @@ unsafe impl aya::Pod for TagValue {}
 struct OffsetsValue(TaskOffsets);
 // SAFETY: as above.
 unsafe impl aya::Pod for OffsetsValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+struct ControlValue(ProgramControl);
+// SAFETY: as above.
+unsafe impl aya::Pod for ControlValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+struct CountsValue(ProgramCounts);
+// SAFETY: as above.
+unsafe impl aya::Pod for CountsValue {}

@@ -3,7 +3,7 @@
 //! ```yaml
 //! - name: more packets than the cap are cut
 //!   call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }
-//!   expect: capture             # or allow, proxy, ends, deny, hidden
+//!   expect: capture             # or allow, proxy, program, ends, deny, hidden
 //!   rule: tools.start_capture.capture         # the path of the rule that decides
 //!   forwarded: { count: 10000 } # arguments as the server gets them; null: without it
 //!   uses: { start_capture/minute: 1 }         # all that is counted, and how much
@@ -55,7 +55,9 @@ pub enum Expected {
     Capture,
     /// A session is opened for a proxy, and the call forwarded.
     Proxy,
-    /// Forwarded; the tool ends captures, or proxies.
+    /// A session is opened for programs, or joined, and the call forwarded.
+    Program,
+    /// Forwarded; the tool ends captures, proxies or programs.
     Ends,
     /// Denied.
     Deny,
@@ -108,6 +110,7 @@ impl Expected {
             Self::Allow => "allow",
             Self::Capture => "capture",
             Self::Proxy => "proxy",
+            Self::Program => "program",
             Self::Ends => "ends",
             Self::Deny => "deny",
             Self::Hidden => "hidden",

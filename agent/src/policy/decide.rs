@@ -114,6 +114,8 @@ impl Policy {
             }
             Some(Action::EndProxy) => Verdict::EndProxy,
             Some(Action::Proxy(proxy)) => Verdict::Proxy(Box::new(proxy.decide(&call.arguments)?)),
+            Some(Action::EndProgram) => Verdict::EndProgram,
+            Some(Action::Program(program)) => Verdict::Program(Box::new(program.verdict())),
         };
         for step in steps() {
             if let Step::Limit(limit) = step {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
-    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Policy, ProxyTerms, ProxyVerdict,
-    Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Policy, ProgramTerms, ProgramVerdict,
+    ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
@@ -59,7 +59,8 @@ impl Policy {
             Verdict::Pending(pending) => (&pending.rule, None),
             Verdict::Capture(capture) => (&capture.rule, Some(capture.forwarded(&call.arguments))),
             Verdict::Proxy(proxy) => (&proxy.rule, Some(proxy.forwarded(&call.arguments))),
-            Verdict::Forward | Verdict::EndCapture | Verdict::EndProxy => {
+            Verdict::Program(program) => (&program.rule, Some(call.arguments.clone())),
+            Verdict::Forward | Verdict::EndCapture | Verdict::EndProxy | Verdict::EndProgram => {
                 (self.rule(&call.tool), Some(call.arguments.clone()))
             }
         };
@@ -73,14 +74,15 @@ impl Policy {
 }
 
 impl Outcome {
-    /// The verdict in a word: `allow`, `ends`, `capture`, `proxy` or `deny`.
+    /// The verdict in a word: `allow`, `ends`, `capture`, `proxy`, `program` or `deny`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match &self.decision.verdict {
             Verdict::Forward => "allow",
-            Verdict::EndCapture | Verdict::EndProxy => "ends",
+            Verdict::EndCapture | Verdict::EndProxy | Verdict::EndProgram => "ends",
             Verdict::Capture(_) => "capture",
             Verdict::Proxy(_) => "proxy",
+            Verdict::Program(_) => "program",
             Verdict::Deny(_) => "deny",
             Verdict::Pending(_) => "pending",
         }
@@ -100,6 +102,15 @@ impl Outcome {
     pub fn proxy(&self) -> Option<&ProxyVerdict> {
         match &self.decision.verdict {
             Verdict::Proxy(proxy) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    /// What is granted, where programs are.
+    #[must_use]
+    pub fn program(&self) -> Option<&ProgramVerdict> {
+        match &self.decision.verdict {
+            Verdict::Program(program) => Some(program),
             _ => None,
         }
     }
@@ -137,6 +148,8 @@ impl Outcome {
         put("forwarded", json!(self.forwarded));
         let granted = self.capture().map(|capture| terms(&capture.terms));
         let granted = granted.or_else(|| self.proxy().map(|proxy| proxy_terms(&proxy.terms)));
+        let granted =
+            granted.or_else(|| self.program().map(|program| program_terms(&program.terms)));
         if let Some(terms) = granted {
             let changes = self.changes().iter().map(|change| {
                 json!({
@@ -200,15 +213,29 @@ fn interfaces(interfaces: &InterfaceTerms) -> Value {
     }
 }
 
-fn proxy_terms(terms: &ProxyTerms) -> Value {
-    let list = |endpoints: &[Endpoint]| -> Value {
-        let each = endpoints.iter();
-        each.map(|endpoint| json!(endpoint.to_string())).collect()
-    };
+fn endpoints(endpoints: &[Endpoint]) -> Value {
+    let each = endpoints.iter();
+    each.map(|endpoint| json!(endpoint.to_string())).collect()
+}
+
+fn program_terms(terms: &ProgramTerms) -> Value {
     json!({
         "summary": terms.to_string(),
-        "listen": list(&terms.listen),
-        "upstream": list(&terms.upstream),
+        "connect": endpoints(&terms.connect),
+        "processes": terms.processes,
+        "memory": terms.memory,
+        "packets": terms.packets,
+        "bytes": terms.bytes,
+        "connections": terms.connections,
+        "seconds": terms.duration.as_secs_f64(),
+    })
+}
+
+fn proxy_terms(terms: &ProxyTerms) -> Value {
+    json!({
+        "summary": terms.to_string(),
+        "listen": endpoints(&terms.listen),
+        "upstream": endpoints(&terms.upstream),
         "interfaces": interfaces(&terms.interfaces),
         "packets": terms.packets,
         "bytes": terms.bytes,

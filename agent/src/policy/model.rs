@@ -8,6 +8,7 @@ use super::{
     condition::{Clause, Condition},
     load,
     predicate::{ArgumentRule, Predicate},
+    program::ProgramRule,
     proxy::ProxyRule,
     usage::LimitRule,
 };
@@ -129,6 +130,8 @@ pub(super) enum Action {
     Capture(Box<CaptureRule>),
     EndProxy,
     Proxy(Box<ProxyRule>),
+    EndProgram,
+    Program(Box<ProgramRule>),
 }
 
 /// What is asked of a call, in the order in which it is asked; limits come after all the rest.
@@ -298,16 +301,30 @@ impl Policy {
     }
 
     /// What the server may do with the network without a session: nothing, if the policy grants
-    /// proxies and does not say. None: its network is not bounded.
+    /// proxies or programs and does not say. None: its network is not bounded.
     #[must_use]
     pub fn baseline(&self) -> Option<Baseline> {
         let mut actions = self.tools.values().map(|tool| &tool.action);
         match &self.baseline {
             Some(rule) => Some(rule.baseline.clone()),
             None => actions
-                .any(|action| matches!(action, Action::Proxy(_)))
+                .any(|action| matches!(action, Action::Proxy(_) | Action::Program(_)))
                 .then(Baseline::default),
         }
+    }
+
+    /// What the kernel must be able to hold programs to; none if the policy grants none.
+    #[must_use]
+    pub fn programs(&self) -> Option<ProgramNeeds> {
+        let actions = self.tools.values().map(|tool| &tool.action);
+        let rules = actions.filter_map(|action| match action {
+            Action::Program(rule) => Some(rule),
+            _ => None,
+        });
+        let needs = rules.map(|rule| rule.memory.is_some());
+        needs
+            .reduce(|one, other| one || other)
+            .map(|memory| ProgramNeeds { memory })
     }
 
     /// What the `exec:` section grants to a command.
@@ -376,6 +393,13 @@ impl Policy {
     pub fn file(&self) -> &Arc<str> {
         &self.file
     }
+}
+
+/// What a policy that grants programs asks of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramNeeds {
+    /// Their memory is capped.
+    pub memory: bool,
 }
 
 /// A capture filter of the policy's own.

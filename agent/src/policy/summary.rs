@@ -34,12 +34,12 @@ pub struct Summary {
 pub struct ToolSummary {
     /// Its name.
     pub name: String,
-    /// What becomes of a call that passes: `allow`, `capture`, `proxy`, `ends` or `deny`.
+    /// What becomes of a call that passes: `allow`, `capture`, `proxy`, `program`, `ends` or `deny`.
     pub verdict: &'static str,
     /// What a call is asked first, in words: `arguments checked`,
     /// `an operator asked`, `at most 10 a minute`.
     pub asks: Vec<String>,
-    /// What a capture or a proxy may have at most; none if the tool starts none.
+    /// What a capture, a proxy or programs may have at most; none if the tool starts none.
     pub terms: Option<String>,
 }
 
@@ -71,9 +71,10 @@ impl Policy {
             _ if !self.visible(name) => "deny",
             Action::Allow => "allow",
             Action::Deny(_) => "deny",
-            Action::EndCapture | Action::EndProxy => "ends",
+            Action::EndCapture | Action::EndProxy | Action::EndProgram => "ends",
             Action::Capture(_) => "capture",
             Action::Proxy(_) => "proxy",
+            Action::Program(_) => "program",
         };
         let terms = match &rule.action {
             Action::Capture(rule) => rule
@@ -81,7 +82,12 @@ impl Policy {
                 .ok()
                 .map(|verdict| verdict.terms.to_string()),
             Action::Proxy(rule) => Some(rule.widest().to_string()),
-            Action::Allow | Action::Deny(_) | Action::EndCapture | Action::EndProxy => None,
+            Action::Program(rule) => Some(rule.terms().to_string()),
+            Action::Allow
+            | Action::Deny(_)
+            | Action::EndCapture
+            | Action::EndProxy
+            | Action::EndProgram => None,
         };
         ToolSummary {
             name: name.to_owned(),
@@ -149,9 +155,9 @@ fn limit_words(limit: &LimitRule) -> String {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, in {}: tools: ", self.file, self.dialect.name())?;
-        for verdict in ["capture", "proxy", "ends", "allow", "deny"] {
+        for verdict in ["capture", "proxy", "program", "ends", "allow", "deny"] {
             let count = self.count(verdict);
-            if count > 0 || verdict != "proxy" {
+            if count > 0 || !matches!(verdict, "proxy" | "program") {
                 write!(f, "{count} {verdict}, ")?;
             }
         }

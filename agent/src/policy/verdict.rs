@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{LimitUse, ProxyVerdict, argument, units};
+use super::{LimitUse, ProgramVerdict, ProxyVerdict, argument, units};
 
 /// One `tools/call`, as far as a policy cares.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +132,10 @@ pub enum Verdict {
     EndProxy,
     /// Open a session for a proxy first, then forward with the changes made.
     Proxy(Box<ProxyVerdict>),
+    /// Forward the client's own bytes; the tool ends programs.
+    EndProgram,
+    /// Open a session for programs first, unless one is open, then forward the client's own bytes.
+    Program(Box<ProgramVerdict>),
     /// Do not forward.
     Deny(Denial),
     /// Do not forward before somebody has approved of it, who was asked. No policy says this by

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Caller, Operator, Principal, Token, code};
 use crate::{
-    policy::{ProxyTerms, Terms},
+    policy::{ProgramTerms, ProxyTerms, Terms},
     store::{Clock, Seen, StateDirectory, StoreError, Table},
 };
 
@@ -74,6 +74,13 @@ impl Ceiling {
         terms.packets = lower(terms.packets, self.packets);
         terms.bytes = lower(terms.bytes, self.bytes);
         terms.duration = lower(terms.duration, self.duration);
+    }
+
+    /// The same of programs, where bytes are those of each direction.
+    pub fn narrow_program(&self, terms: &mut ProgramTerms) {
+        terms.packets = lower(terms.packets, self.packets);
+        terms.bytes = lower(terms.bytes, self.bytes);
+        terms.duration = lower(Some(terms.duration), self.duration).unwrap_or(terms.duration);
     }
 }
 

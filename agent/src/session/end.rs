@@ -29,6 +29,8 @@ pub enum SessionKind {
     Capture,
     /// A proxy.
     Proxy,
+    /// Programs that the server starts.
+    Program,
 }
 
 /// Why a session ended.
@@ -39,11 +41,15 @@ pub enum EndReason {
     PacketCap,
     /// The byte cap was reached.
     ByteCap,
+    /// The cap on processes was reached.
+    ProcessCap,
+    /// The cap on memory was reached.
+    MemoryCap,
     /// The time was up.
     Deadline,
-    /// A tool that ends captures, or proxies, was called.
+    /// A tool that ends captures, proxies or programs was called.
     StopCall,
-    /// The capturing process, or the command of `exec`, ended by itself.
+    /// The capturing process, the command of `exec` or the programs ended by themselves.
     Closed,
     /// No process came to use the grant.
     Unused,
@@ -64,6 +70,8 @@ impl fmt::Display for EndReason {
         f.write_str(match self {
             Self::PacketCap => "the packet cap was reached",
             Self::ByteCap => "the byte cap was reached",
+            Self::ProcessCap => "the process cap was reached",
+            Self::MemoryCap => "the memory cap was reached",
             Self::Deadline => "the deadline passed",
             Self::StopCall => "it was stopped by a call",
             Self::Closed => "the capturing process ended",
@@ -95,6 +103,22 @@ pub struct SessionEnd {
     /// What passed a proxy. Its packets and bytes above are those of both directions.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyCounts>,
+    /// What programs came to. Their packets and bytes above are those of both directions.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramEnd>,
+}
+
+/// What the programs of a session came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProgramEnd {
+    /// The most processes that ran at a time.
+    pub peak_processes: u64,
+    /// The most memory that they had together, in bytes; none where no cap made the kernel count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
+    /// What passed their sockets.
+    #[serde(flatten)]
+    pub passed: ProxyCounts,
 }
 
 /// What passed the sockets of a proxy, and what did not.
@@ -118,9 +142,10 @@ impl SessionEnd {
     /// What the session was for.
     #[must_use]
     pub fn kind(&self) -> SessionKind {
-        match self.proxy {
-            None => SessionKind::Capture,
-            Some(_) => SessionKind::Proxy,
+        match (self.proxy, self.program) {
+            (None, None) => SessionKind::Capture,
+            (Some(_), None) => SessionKind::Proxy,
+            (_, Some(_)) => SessionKind::Program,
         }
     }
 }

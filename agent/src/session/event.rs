@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Grant, NetworkRefusal, ProxyGrant, Relation, SessionEnd, SessionId};
+use super::{Grant, NetworkRefusal, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId};
 use crate::{
     kernel::{Caller, Refusal, SocketKind},
     policy::Baseline,
@@ -69,6 +69,13 @@ pub enum SessionEvent {
         session: SessionId,
         /// What it was granted.
         grant: Arc<ProxyGrant>,
+    },
+    /// A session for programs is open: what the server forks belongs to it.
+    ProgramOpened {
+        /// The session.
+        session: SessionId,
+        /// What it was granted.
+        grant: Arc<ProgramGrant>,
     },
     /// The kernel has refused the server something in the network.
     NetworkRefused(NetworkRefusal),

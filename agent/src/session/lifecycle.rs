@@ -127,6 +127,7 @@ impl Lifecycle {
             sockets: self.sockets,
             milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
             proxy: None,
+            program: None,
         }));
     }
 

@@ -10,6 +10,7 @@ mod filters;
 mod grant;
 mod lifecycle;
 mod own_filter;
+mod program;
 mod proxy;
 mod registry;
 
@@ -18,5 +19,6 @@ pub use end::*;
 pub use event::{Events, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
+pub use program::{ProgramError, ProgramGrant};
 pub use proxy::{NetworkRefusal, ProxyError, ProxyGrant};
 pub use registry::{Attribution, SessionError, Sessions};

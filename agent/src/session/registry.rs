@@ -10,13 +10,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use super::{
     EndReason, Events, Grant, GrantError, SessionEvent, SessionId, SessionKind,
     compare::{self, Comparer},
     lifecycle::{Lifecycle, Signal},
     own_filter::{Attached, Place, Spent},
+    program::{LiveProgram, ProgramError},
     proxy::{LiveProxy, Network, ProxyError},
 };
 use capwarden_abi::State;
@@ -53,6 +57,10 @@ pub(super) struct Shared {
     pub(super) events: Events,
     /// What bounds the server's network, if anything does.
     pub(super) network: OnceLock<Network>,
+    /// What takes up forks of programs, where the server may have sessions for these.
+    pub(super) forks: OnceLock<JoinSet<()>>,
+    /// Held by the session for programs that is being opened.
+    pub(super) opening: tokio::sync::Mutex<()>,
     pub(super) table: Mutex<Table>,
     /// Held by the capture that is being started: until it has got its process, no other may.
     pub(super) starting: Arc<Semaphore>,
@@ -66,6 +74,8 @@ pub(super) struct Shared {
 pub(super) struct Table {
     pub(super) live: BTreeMap<SessionId, Live>,
     pub(super) proxies: BTreeMap<SessionId, LiveProxy>,
+    /// Those that have ended are there until their processes and calls are over.
+    pub(super) programs: BTreeMap<SessionId, LiveProgram>,
     pub(super) tree: Option<Tree>,
     pub(super) root: Option<u32>,
     pub(super) closed: bool,
@@ -105,6 +115,9 @@ pub enum SessionError {
     /// See [`ProxyError`].
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// See [`ProgramError`].
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     /// The one before it has not got its process yet.
     #[error("another capture is just being started; try again in a few seconds")]
     Busy,
@@ -133,9 +146,12 @@ impl Sessions {
             cgroup,
             events,
             network: OnceLock::new(),
+            forks: OnceLock::new(),
+            opening: tokio::sync::Mutex::new(()),
             table: Mutex::new(Table {
                 live: BTreeMap::new(),
                 proxies: BTreeMap::new(),
+                programs: BTreeMap::new(),
                 tree,
                 root: None,
                 closed: false,
@@ -212,6 +228,10 @@ impl Sessions {
 
     /// The call that opened the session was answered.
     pub fn replied(&self, session: SessionId) {
+        if let Some(program) = self.0.table().programs.get(&session) {
+            program.replied();
+            return;
+        }
         self.0.signal(session, Signal::Replied);
     }
 
@@ -229,7 +249,7 @@ impl Sessions {
     pub fn live(&self) -> Vec<SessionId> {
         let table = self.0.table();
         let live = table.live.keys().chain(table.proxies.keys());
-        let mut live: Vec<SessionId> = live.copied().collect();
+        let mut live: Vec<SessionId> = live.copied().chain(table.open_programs()).collect();
         live.sort_unstable();
         live
     }
@@ -240,6 +260,7 @@ impl Sessions {
         match kind {
             SessionKind::Capture => table.live.keys().copied().collect(),
             SessionKind::Proxy => table.proxies.keys().copied().collect(),
+            SessionKind::Program => table.open_programs().collect(),
         }
     }
 
@@ -248,7 +269,9 @@ impl Sessions {
         self.0.table().closed = true;
         loop {
             let quiet = self.0.quiet.notified();
-            let live = self.live();
+            let mut live = self.live();
+            // Also those that still wait for calls.
+            live.extend(self.0.table().programs.keys());
             if live.is_empty() {
                 return;
             }
@@ -327,13 +350,29 @@ impl Shared {
             let _ = live.signals.send(signal);
         } else if let (Some(proxy), Signal::End(reason)) = (table.proxies.get(&session), signal) {
             proxy.end(reason);
+        } else if let (Some(program), Signal::End(reason)) = (table.programs.get(&session), signal)
+        {
+            program.end(reason);
         }
     }
 
-    /// What the server forks from now on belongs to no session.
+    /// What the server forks from now on belongs to no capture.
     pub(super) fn close_window(&self) {
-        if let Some(tree) = self.table().tree.as_mut() {
-            tree.close_window(self.server);
+        let mut table = self.table();
+        let programs = table.programs_window();
+        let Some(tree) = table.tree.as_mut() else {
+            return;
+        };
+        match programs {
+            None => tree.close_window(self.server),
+            Some(session) => {
+                if let Err(error) = tree.open_window(self.server, session.0) {
+                    tracing::error!(%session, %error, "its programs are not known any more");
+                    if let Some(program) = table.programs.get(&session) {
+                        program.end(EndReason::Revoked);
+                    }
+                }
+            }
         }
     }
 

@@ -22,6 +22,7 @@
 //! | `capwarden_proxy_packets_total` | | packets that passed proxies, of ended sessions |
 //! | `capwarden_proxy_bytes_total` | `direction` | bytes of them: `in` to the server's sockets, `out` from them |
 //! | `capwarden_proxy_connections_total` | `direction` | TCP connections accepted (`in`) and made (`out`) by proxies |
+//! | `capwarden_program_packets_total`, `…_bytes_total`, `…_connections_total` | as above | the same of programs |
 //! | `capwarden_network_refused_total` | | what governed servers were refused in the network |
 //! | `capwarden_filters_attached_total` | `relation` | capture tools' own filters, compared with what was asked |
 //! | `capwarden_audit_records_total` | | lines written to the audit log |
@@ -105,6 +106,7 @@ struct ToolCounters {
     ends: Counter,
     capture: Counter,
     proxy: Counter,
+    program: Counter,
     pending: Counter,
     deny: Counter,
 }
@@ -122,6 +124,7 @@ impl ToolCounters {
             ends: of("ends"),
             capture: of("capture"),
             proxy: of("proxy"),
+            program: of("program"),
             pending: of("pending"),
             deny: of("deny"),
         }
@@ -133,6 +136,7 @@ impl ToolCounters {
             CallVerdict::EndsCapture => &self.ends,
             CallVerdict::Captures { .. } => &self.capture,
             CallVerdict::Proxies { .. } => &self.proxy,
+            CallVerdict::Programs { .. } => &self.program,
             CallVerdict::Pending { .. } => &self.pending,
             CallVerdict::Denied { .. }
             | CallVerdict::NotOpened { .. }
@@ -167,16 +171,17 @@ pub struct Metrics {
     live: Gauge,
     packets: Counter,
     bytes: Counter,
-    proxied: Proxied,
+    proxies: Passed,
+    programs: Passed,
     armed: Counter,
     attached: Family<RelationLabels, Counter>,
     recorded: Counter,
     elsewhere: Arc<Elsewhere>,
 }
 
-/// What passed proxies.
+/// What passed proxies, or programs.
 #[derive(Clone, Debug, Default)]
-struct Proxied {
+struct Passed {
     packets: Counter,
     bytes: Family<DirectionLabels, Counter>,
     connections: Family<DirectionLabels, Counter>,
@@ -187,21 +192,21 @@ struct DirectionLabels {
     direction: &'static str,
 }
 
-impl Proxied {
-    fn register(&self, registry: &mut Registry) {
+impl Passed {
+    fn register(&self, one: &str, many: &str, registry: &mut Registry) {
         registry.register(
-            "proxy_packets",
-            "Packets that passed proxies, in sessions that ended",
+            format!("{one}_packets"),
+            format!("Packets that passed {many}, in sessions that ended"),
             self.packets.clone(),
         );
         registry.register(
-            "proxy_bytes",
-            "Bytes that passed proxies, in sessions that ended, by direction",
+            format!("{one}_bytes"),
+            format!("Bytes that passed {many}, in sessions that ended, by direction"),
             self.bytes.clone(),
         );
         registry.register(
-            "proxy_connections",
-            "TCP connections of proxies, in sessions that ended, by direction",
+            format!("{one}_connections"),
+            format!("TCP connections of {many}, in sessions that ended, by direction"),
             self.connections.clone(),
         );
     }
@@ -298,7 +303,8 @@ impl Metrics {
             live: Gauge::default(),
             packets: Counter::default(),
             bytes: Counter::default(),
-            proxied: Proxied::default(),
+            proxies: Passed::default(),
+            programs: Passed::default(),
             armed: Counter::default(),
             attached: Family::default(),
             recorded: Counter::default(),
@@ -385,7 +391,8 @@ impl Metrics {
             "Bytes that the guard delivered, in sessions that ended",
             &self.bytes,
         );
-        self.proxied.register(to);
+        self.proxies.register("proxy", "proxies", to);
+        self.programs.register("program", "programs", to);
         add(
             to,
             "sockets_armed",
@@ -445,6 +452,7 @@ impl Metrics {
             | CallVerdict::EndsCapture
             | CallVerdict::Captures { .. }
             | CallVerdict::Proxies { .. }
+            | CallVerdict::Programs { .. }
             | CallVerdict::Pending { .. } => return,
             CallVerdict::Denied { .. } => {
                 let rule = call.rule.as_ref().map_or("", |rule| rule.path.as_str());
@@ -497,7 +505,9 @@ impl Metrics {
     /// Something happened to a session.
     pub fn session(&self, event: &SessionEvent) {
         match event {
-            SessionEvent::Opened { .. } | SessionEvent::ProxyOpened { .. } => {
+            SessionEvent::Opened { .. }
+            | SessionEvent::ProxyOpened { .. }
+            | SessionEvent::ProgramOpened { .. } => {
                 self.opened.inc();
                 self.live.inc();
             }
@@ -517,12 +527,13 @@ impl Metrics {
                 let labels = ReasonLabels { reason };
                 self.ended.get_or_create_owned(&labels).inc();
                 self.live.dec();
-                match &end.proxy {
-                    None => {
+                match (&end.proxy, &end.program) {
+                    (None, None) => {
                         self.packets.inc_by(end.packets);
                         self.bytes.inc_by(end.bytes);
                     }
-                    Some(counts) => self.proxied.add(end.packets, counts),
+                    (Some(counts), _) => self.proxies.add(end.packets, counts),
+                    (None, Some(program)) => self.programs.add(end.packets, &program.passed),
                 }
             }
         }
@@ -622,6 +633,8 @@ pub(super) const fn reason_word(reason: EndReason) -> &'static str {
     match reason {
         EndReason::PacketCap => "packet-cap",
         EndReason::ByteCap => "byte-cap",
+        EndReason::ProcessCap => "process-cap",
+        EndReason::MemoryCap => "memory-cap",
         EndReason::Deadline => "deadline",
         EndReason::StopCall => "stop-call",
         EndReason::Closed => "closed",

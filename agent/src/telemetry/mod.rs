@@ -33,6 +33,7 @@ pub(crate) const fn verdict_word(verdict: &CallVerdict) -> &'static str {
         CallVerdict::EndsCapture => "ends",
         CallVerdict::Captures { .. } => "capture",
         CallVerdict::Proxies { .. } => "proxy",
+        CallVerdict::Programs { .. } => "program",
         CallVerdict::Pending { .. } => "pending",
         CallVerdict::Denied { .. }
         | CallVerdict::NotOpened { .. }

@@ -70,6 +70,7 @@ impl CallSpans {
         match &call.verdict {
             CallVerdict::Captures { session, .. }
             | CallVerdict::Proxies { session, .. }
+            | CallVerdict::Programs { session, .. }
             | CallVerdict::Withdrawn { session } => {
                 span.record("session", tracing::field::display(session));
             }
@@ -88,6 +89,7 @@ impl CallSpans {
                 | CallVerdict::EndsCapture
                 | CallVerdict::Captures { .. }
                 | CallVerdict::Proxies { .. }
+                | CallVerdict::Programs { .. }
         );
         if let (true, Some(id)) = (awaited, &call.id) {
             let mut open = self.open();
@@ -136,6 +138,11 @@ impl SessionSpans {
                 tracing::debug!(parent: &span, pid, name, socket, "armed a socket");
             }
             SessionEvent::ProxyOpened { session, grant } => {
+                let span = tracing::info_span!("session", %session);
+                tracing::debug!(parent: &span, granted = grant.summary(), "opened");
+                self.open.insert(*session, span);
+            }
+            SessionEvent::ProgramOpened { session, grant } => {
                 let span = tracing::info_span!("session", %session);
                 tracing::debug!(parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);

@@ -152,6 +152,7 @@ fn sessions_count_what_the_guard_delivered() {
             sockets: 1,
             milliseconds: 1,
             proxy: None,
+            program: None,
         }));
     };
     end(EndReason::PacketCap, 1 << 40, 7);

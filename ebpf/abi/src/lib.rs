@@ -96,6 +96,41 @@ pub struct Tag {
     pub session: u32,
 }
 
+/// What the agent tells fork tagging of a session for programs: the value of its `PROGRAMS` map,
+/// keyed by session.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramControl {
+    /// The id of the session's cgroup: who forks in there, forks into it.
+    pub cgroup: u64,
+    /// Processes that may run at a time; 0 means no cap.
+    pub processes: u64,
+    /// Not 0: nobody may fork any more.
+    pub ended: u64,
+}
+
+/// What fork tagging counts of a session for programs: the value of its `PROGRAM_COUNTS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramCounts {
+    /// Processes that run.
+    pub running: u64,
+    /// The most that ever ran at a time.
+    pub peak: u64,
+    /// Not 0: there were more than the cap.
+    pub over: u64,
+}
+
+/// What fork tagging tells of a session for programs as it happens.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramEvent {
+    /// The session.
+    pub session: u32,
+    /// A process that was forked outside the session's cgroup; 0 where there were more than the cap.
+    pub process: u32,
+}
+
 /// Byte offsets into kernel structures, read from the running kernel's BTF.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

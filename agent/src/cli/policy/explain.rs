@@ -192,6 +192,8 @@ fn words(
         (Verdict::Capture(_), None) => paint.good("allowed; starts a capture"),
         (Verdict::EndProxy, None) => paint.good("allowed; ends proxies"),
         (Verdict::Proxy(_), None) => paint.good("allowed; starts a proxy"),
+        (Verdict::EndProgram, None) => paint.good("allowed; ends programs"),
+        (Verdict::Program(_), None) => paint.good("allowed; starts programs"),
         // Said by whoever asks for approvals; a policy alone only demands them.
         (Verdict::Pending(_), None) => paint.note("waits for an approval"),
     };
@@ -223,6 +225,9 @@ fn words(
     }
     if let Some(proxy) = outcome.proxy() {
         line("terms", &proxy.terms.to_string())?;
+    }
+    if let Some(program) = outcome.program() {
+        line("terms", &program.terms.to_string())?;
     }
     if let Some(capture) = outcome.capture() {
         line("terms", &capture.terms.to_string())?;

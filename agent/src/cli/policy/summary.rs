@@ -26,7 +26,7 @@ pub(super) fn words(summary: &Summary, wrong: bool, paint: Paint) -> String {
             text += &format!("  {} {words}\n", paint.strong(&format!("{verdict:<8}")));
         }
     };
-    for verdict in ["capture", "proxy"] {
+    for verdict in ["capture", "proxy", "program"] {
         for tool in summary.with(verdict) {
             let terms = tool.terms.iter().map(String::as_str);
             let all: Vec<&str> = terms.chain(tool.asks.iter().map(String::as_str)).collect();

@@ -723,6 +723,7 @@ async fn captures_are_granted_and_their_end_is_told() {
         sockets: 1,
         milliseconds: 5,
         proxy: None,
+        program: None,
     };
     rig.ends.send(end).await.unwrap();
     let streams = rig.streams.lock().unwrap().clone();

@@ -7,6 +7,7 @@
 
 mod capture;
 mod demands;
+mod program;
 mod proxy;
 
 use std::collections::BTreeSet;
@@ -187,10 +188,13 @@ fn action(
         Action::Capture(_) => "starts a capture, held to its terms",
         Action::EndProxy => "ends proxies",
         Action::Proxy(_) => "starts a proxy, held to its terms",
+        Action::EndProgram => "ends programs",
+        Action::Program(_) => "starts programs, held to their terms",
     };
     match (action(before), action(after)) {
         (Action::Capture(before), Action::Capture(after)) => capture::compare(&before, &after),
         (Action::Proxy(before), Action::Proxy(after)) => proxy::compare(&before, &after),
+        (Action::Program(before), Action::Program(after)) => program::compare(&before, &after),
         (before, after) if word(&before) == word(&after) => Vec::new(),
         (before, after) => {
             let what = format!(

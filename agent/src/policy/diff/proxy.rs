@@ -112,7 +112,7 @@ pub(super) fn baseline(before: &Policy, after: &Policy) -> Vec<Found> {
 }
 
 /// Lists of endpoints.
-fn endpoints(
+pub(super) fn endpoints(
     what: &str,
     (before, after): (&[Endpoint], &[Endpoint]),
     (one, other): (&RuleRef, &RuleRef),

@@ -55,13 +55,15 @@ fn case(field: &Field<'_>) -> Loaded<Case> {
     );
     const HELP: &str = "Write `call: { tool: start_capture, arguments: { iface: lo } }`.";
     let call = required(&section, &mut gather, "call", HELP, call);
-    const EXPECT: &str = "Write `expect: allow`, `capture`, `proxy`, `ends`, `deny` or `hidden`.";
+    const EXPECT: &str =
+        "Write `expect: allow`, `capture`, `proxy`, `program`, `ends`, `deny` or `hidden`.";
     let expect = required(&section, &mut gather, "expect", EXPECT, |field| match field
         .text("what is expected", EXPECT)?
     {
         "allow" => Ok(Expected::Allow),
         "capture" => Ok(Expected::Capture),
         "proxy" => Ok(Expected::Proxy),
+        "program" => Ok(Expected::Program),
         "ends" => Ok(Expected::Ends),
         "deny" => Ok(Expected::Deny),
         "hidden" => Ok(Expected::Hidden),

@@ -11,6 +11,7 @@ mod checks;
 mod gather;
 mod json;
 mod limits;
+mod program;
 mod proxy;
 mod section;
 mod tools;

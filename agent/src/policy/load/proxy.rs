@@ -44,7 +44,7 @@ const ENDPOINT: &str = "Write an address and a port, such as `127.0.0.1:8000-899
 
 /// Whether names are allowed in a list, which are looked up.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Names {
+pub(super) enum Names {
     Allowed,
     Refused,
 }
@@ -170,7 +170,7 @@ pub(super) fn baseline(field: &Field<'_>) -> Loaded<BaselineRule> {
     gather.done(Some(BaselineRule { baseline, rule }))
 }
 
-fn endpoints(field: &Field<'_>, names: Names) -> Loaded<Endpoints> {
+pub(super) fn endpoints(field: &Field<'_>, names: Names) -> Loaded<Endpoints> {
     const EXPECTED: &str = "a list of addresses with ports";
     field.list(EXPECTED, ENDPOINT)?;
     let items = field.items(EXPECTED, ENDPOINT)?;

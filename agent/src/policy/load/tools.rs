@@ -9,6 +9,7 @@ use super::{
     capture,
     checks::{checks, required},
     limits::limits,
+    program::program,
     proxy::proxy,
 };
 use crate::policy::{
@@ -26,6 +27,7 @@ const TOOL: &[&str] = &[
     "checks",
     "capture",
     "proxy",
+    "program",
     "deny",
     "ends",
     "limits",
@@ -65,7 +67,7 @@ pub(super) fn all_tools(field: &Field<'_>) -> Loaded<Rules> {
 }
 
 fn tool(field: &Field<'_>) -> Loaded<ToolRule> {
-    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `checks`, `limits`, `approve`, `capture`, `proxy` and `ends`.";
+    const HELP: &str = "Write `allow` or `{}`, `{ deny: \"reason\" }`, or a map of `args`, `checks`, `limits`, `approve`, `capture`, `proxy`, `program` and `ends`.";
     match &field.node.tree {
         Tree::Text(word) if word == "allow" => {
             return Ok(ToolRule {
@@ -177,10 +179,10 @@ pub(super) fn pinning(field: &Field<'_>) -> Loaded<Pinning> {
     gather.done(strict.map(|()| pinning(true)))
 }
 
-/// What a tool does for sessions, by its `capture`, `proxy` and `ends`, which the dialects' tools may
+/// What a tool does for sessions, by its `capture`, `proxy`, `program` and `ends`, which the dialects' tools may
 /// have as well.
 pub(in crate::policy) fn effect(section: &Section<'_>) -> Loaded<Action> {
-    const EFFECTS: [&str; 3] = ["capture", "proxy", "ends"];
+    const EFFECTS: [&str; 4] = ["capture", "proxy", "program", "ends"];
     let mut fields = EFFECTS.iter().filter_map(|key| section.field(key));
     let (Some(one), other) = (fields.next(), fields.next()) else {
         return Ok(Action::Allow);
@@ -194,12 +196,13 @@ pub(in crate::policy) fn effect(section: &Section<'_>) -> Loaded<Action> {
     Ok(match one.key {
         "capture" => Action::Capture(Box::new(capture::capture(&one, capture::CAPTURE)?)),
         "proxy" => Action::Proxy(Box::new(proxy(&one)?)),
+        "program" => Action::Program(Box::new(program(&one)?)),
         _ => {
-            const HELP: &str =
-                "Write `ends: capture` or `ends: proxy`, for a tool that stops what it names.";
-            match one.text("`capture` or `proxy`", HELP)? {
+            const HELP: &str = "Write `ends: capture`, `ends: proxy` or `ends: program`, for a tool that stops what it names.";
+            match one.text("`capture`, `proxy` or `program`", HELP)? {
                 "capture" => Action::EndCapture,
                 "proxy" => Action::EndProxy,
+                "program" => Action::EndProgram,
                 _ => return Err(one.fault("is nothing that a tool can end", HELP)),
             }
         }

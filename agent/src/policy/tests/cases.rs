@@ -163,10 +163,10 @@ fn judge(policy: &Policy, ours: Option<&Policy>, case: &Value, prefix: &str) -> 
     let (mut verdict, mut captures) = ("allowed", Value::Null);
     match &decision.verdict {
         Verdict::Forward => {}
-        Verdict::EndCapture | Verdict::EndProxy => verdict = "ends",
+        Verdict::EndCapture | Verdict::EndProxy | Verdict::EndProgram => verdict = "ends",
         Verdict::Pending(_) => unreachable!("a policy asks for approvals, and nobody for it"),
         Verdict::Capture(capture) => captures = json!(capture.terms.to_string()),
-        Verdict::Proxy(_) => unreachable!("dialects have no proxies"),
+        Verdict::Proxy(_) | Verdict::Program(_) => unreachable!("no case has these"),
         Verdict::Deny(denial) => {
             verdict = "denied";
             let sentence = denial.to_string();

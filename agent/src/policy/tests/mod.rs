@@ -9,6 +9,7 @@ mod documented;
 mod import;
 mod loading;
 mod mutations;
+mod programs;
 mod proxies;
 mod shapes;
 mod shipped;

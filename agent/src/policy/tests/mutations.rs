@@ -232,7 +232,11 @@ fn mutated_calls_do_not_panic_and_never_exceed_the_caps() {
                 assert!(denial.reason.ends_with('.'), "{sentence}");
             }
             Verdict::Forward | Verdict::EndCapture => {}
-            Verdict::Pending(_) | Verdict::Proxy(_) | Verdict::EndProxy => unreachable!("{call:?}"),
+            Verdict::Pending(_)
+            | Verdict::Proxy(_)
+            | Verdict::EndProxy
+            | Verdict::Program(_)
+            | Verdict::EndProgram => unreachable!("{call:?}"),
         }
     }
     assert!(captures > 300, "{captures}");

@@ -7,13 +7,15 @@ use serde_json::json;
 use super::*;
 
 /// What is in `policies/`, and the shape of the server in `tests/shapes` if its tools are known.
-pub(super) const SHIPPED: [(&str, Option<&str>); 10] = [
+pub(super) const SHIPPED: [(&str, Option<&str>); 12] = [
     ("awslabs-pcap-analyzer.yaml", Some("awslabs-pcap-analyzer")),
     ("intercept-looking-glass.yaml", None),
     ("kali-security-mcp.yaml", Some("kali-security-mcp")),
+    ("looking-glass.yaml", None),
     ("mcp-wireshark.yaml", Some("mcp-wireshark")),
     ("mitmproxy-mcp.yaml", Some("mitmproxy-mcp")),
     ("netmcp.yaml", Some("netmcp")),
+    ("playwright-mcp.yaml", Some("playwright-mcp")),
     ("policylayer-kali.json", Some("kali-security-mcp")),
     ("policylayer-sharkmcp.json", Some("sharkmcp")),
     ("sharkmcp.yaml", Some("sharkmcp")),

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What others tell a session.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Signal {
+pub(in crate::session) enum Signal {
     /// The guard has ended it.
     Ended(NetworkEnd),
     /// End.
@@ -81,6 +81,7 @@ impl Lifecycle {
                 dropped: counts.dropped,
                 refused: counts.refused,
             }),
+            program: None,
         }));
         shared.remove_proxy(self.session);
     }
@@ -141,7 +142,7 @@ impl Lifecycle {
     }
 }
 
-fn reason(end: NetworkEnd) -> EndReason {
+pub(in crate::session) fn reason(end: NetworkEnd) -> EndReason {
     match end {
         NetworkEnd::Packets => EndReason::PacketCap,
         NetworkEnd::BytesIn | NetworkEnd::BytesOut => EndReason::ByteCap,

@@ -1,17 +1,17 @@
 //! Endpoints as the guard's rules, with names looked up.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{net::lookup_host, time::timeout};
 
 use super::ProxyError;
 use crate::{
-    kernel::{AddressRange, NetworkRule, NetworkUse, Transport},
+    kernel::{AddressRange, NetworkRule, NetworkSlot, NetworkUse, Transport},
     policy::{self, Endpoint, EndpointHost},
 };
 
 /// How often names are looked up again.
-pub(super) const REFRESH: Duration = Duration::from_secs(60);
+pub(in crate::session) const REFRESH: Duration = Duration::from_secs(60);
 /// How long a name may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses of one name that are taken; of names with more, each look may bring others.
@@ -21,7 +21,7 @@ const MAX_ADDRESSES: usize = 16;
 pub(in crate::session) type Known = (String, BTreeSet<IpAddr>);
 
 /// Looks up every name among the endpoints.
-pub(super) async fn names(endpoints: &[Endpoint]) -> Result<Vec<Known>, ProxyError> {
+pub(in crate::session) async fn names(endpoints: &[Endpoint]) -> Result<Vec<Known>, ProxyError> {
     let mut known: Vec<Known> = Vec::new();
     for endpoint in endpoints {
         if let EndpointHost::Name(name) = &endpoint.host
@@ -68,7 +68,7 @@ fn is_of_this_host(address: IpAddr) -> bool {
 }
 
 /// The rules that endpoints come to.
-pub(super) fn rules(
+pub(in crate::session) fn rules(
     listen: &[Endpoint],
     connect: &[Endpoint],
     known: &[Known],
@@ -91,6 +91,27 @@ pub(super) fn rules(
         }
     }
     rules
+}
+
+/// Looks names up again, and gives the slot the rules that they come to now. What cannot be looked up,
+/// or set, stays as it was.
+pub(in crate::session) async fn refresh(
+    slot: &Arc<NetworkSlot>,
+    listen: &[Endpoint],
+    connect: &[Endpoint],
+    known: &mut Vec<Known>,
+) {
+    let now = match names(connect).await {
+        Ok(now) if now == *known => return,
+        Ok(now) => now,
+        Err(error) => return tracing::warn!(%error, "the addresses of before stay"),
+    };
+    let (slot, rules) = (Arc::clone(slot), rules(listen, connect, &now));
+    match tokio::task::spawn_blocking(move || slot.set_rules(&rules)).await {
+        Ok(Ok(())) => *known = now,
+        Ok(Err(error)) => tracing::warn!(%error, "the addresses of before stay"),
+        Err(_) => {}
+    }
 }
 
 fn ranges(host: &EndpointHost, known: &[Known]) -> Vec<AddressRange> {

@@ -13,7 +13,7 @@
 
 mod grant;
 mod lifecycle;
-mod lookup;
+pub(super) mod lookup;
 mod network;
 
 use std::sync::Arc;
@@ -27,7 +27,8 @@ use crate::{
     kernel::{self, Credentials, Interface, NetworkError, NetworkInterfaces, NetworkSlot},
     policy::{Baseline, InterfaceTerms, ProxyTerms},
 };
-use lifecycle::{Lifecycle, Signal};
+use lifecycle::Lifecycle;
+pub(super) use lifecycle::{Signal, reason};
 
 pub use grant::ProxyGrant;
 pub(super) use network::Network;

@@ -112,7 +112,10 @@ impl Network {
     }
 
     /// A slot for a session.
-    pub(super) async fn open(&self, terms: NetworkTerms) -> Result<NetworkSlot, SessionError> {
+    pub(in crate::session) async fn open(
+        &self,
+        terms: NetworkTerms,
+    ) -> Result<NetworkSlot, SessionError> {
         let guard = self.guard.clone();
         // It waits for the kernel, some milliseconds.
         let opened = tokio::task::spawn_blocking(move || guard.open(&terms)).await;
@@ -121,7 +124,7 @@ impl Network {
     }
 
     /// A session is to be told of its slot's end.
-    pub(super) fn follow(
+    pub(in crate::session) fn follow(
         &self,
         slot: SlotId,
         session: SessionId,
@@ -131,8 +134,13 @@ impl Network {
         told.sessions.insert(slot, (session, signals));
     }
 
-    pub(super) fn forget(&self, slot: SlotId) {
+    pub(in crate::session) fn forget(&self, slot: SlotId) {
         self.news.told().sessions.remove(&slot);
+    }
+
+    /// Something that is to be told to models as a refusal, as a phrase. The record has it elsewhere.
+    pub(in crate::session) fn note(&self, what: String) {
+        self.news.told().note(what);
     }
 
     pub(super) fn refusals(&self) -> u64 {
@@ -175,19 +183,25 @@ impl Told {
         }
         let session = session.map(|(session, _)| *session);
         let what = words(&event.what)?;
-        self.refusals += 1;
         // Which protocols and options there are is tried by the way; no model has asked for it.
         let by_the_way = matches!(
             event.what,
             NetworkNews::Socket(_) | NetworkNews::Option { .. }
         );
-        if !by_the_way {
-            if self.last.len() >= KEPT {
-                self.last.pop_front();
-            }
-            self.last.push_back((self.refusals, what.clone()));
+        if by_the_way {
+            self.refusals += 1;
+        } else {
+            self.note(what.clone());
         }
         Some(NetworkRefusal { session, what })
+    }
+
+    fn note(&mut self, what: String) {
+        self.refusals += 1;
+        if self.last.len() >= KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back((self.refusals, what));
     }
 
     /// What was refused since then, each thing once.
