@@ -158,9 +158,19 @@ impl OwnServers {
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
         let baseline = self.judge.policy().baseline();
-        let (governed, broker) =
-            house::start_server(&sessions, &self.command, &self.credentials, true, baseline)
-                .await?;
+        let client_in = Input::from(OwnedFd::from(client.try_clone()?));
+        let client_out = Output::to(client.as_fd())?;
+        let (command, credentials) = (&self.command, &self.credentials);
+        let started = house::start_server(&sessions, command, credentials, true, baseline).await;
+        let (governed, broker) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                house::not_started(client_in, client_out, self.bounds, &error).await;
+                let _ = client.shutdown(Shutdown::Both);
+                return Err(error);
+            }
+        };
+        let whose = caller.clone();
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),
@@ -178,8 +188,8 @@ impl OwnServers {
             broker,
             gate: Arc::new(gate),
             caller,
-            client_in: Input::from(OwnedFd::from(client.try_clone()?)),
-            client_out: Output::to(client.as_fd())?,
+            client_in,
+            client_out,
             ended,
         };
         let told = async {
@@ -187,7 +197,7 @@ impl OwnServers {
             let _ = stopping.wait_for(|stopping| *stopping).await;
             ("the agent ends", None)
         };
-        let end = pipe.run(told).await;
+        let end = pipe.run(told, || self.judge.lets_in(&whose)).await;
         // Whoever still waits for the client to write does so no longer.
         let _ = client.shutdown(Shutdown::Both);
         let ((why, _), _) = end?;
