@@ -88,7 +88,7 @@ fn http_server_is_governed_with_its_captures() -> Result<()> {
     );
     let granted = seen.pointer("/capture/1").map(text_of).unwrap_or_default();
     ensure!(
-        granted.contains("capwarden granted s1: lo, 1000 packets, 1 second"),
+        granted.contains("capwarden granted s1: lo, 1000 packets, 1 s"),
         "{seen}"
     );
     let reason = seen.pointer("/notices/0/reason");

@@ -114,7 +114,7 @@ fn clients_over_tls_have_servers_of_their_own() -> Result<()> {
         is("/notices/0/reason", json!("deadline"))?;
         let granted = seen.pointer("/capture/1").and_then(Value::as_str);
         ensure!(
-            granted.is_some_and(|told| told.contains("lo, 1000 packets, 1 second")),
+            granted.is_some_and(|told| told.contains("lo, 1000 packets, 1 s")),
             "{seen}"
         );
         // Its session has ended, and the server with it.

@@ -108,9 +108,18 @@ impl AuditError {
     /// What an operator can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Open { .. } => {
-                "nothing was recorded there yet, or it takes root to read or write it; to name another file: `audit show FILE`, `run --audit FILE`"
-            }
+            Self::Open { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "it takes its owner or root to read or write it: use sudo, or name another file (`audit show FILE`, `run --audit FILE`)"
+                }
+                io::ErrorKind::NotFound => {
+                    "there is no such directory, or nothing was recorded there yet; name another file (`audit show FILE`, `run --audit FILE`)"
+                }
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    "its file system cannot be written to: name a file on another (`run --audit FILE`)"
+                }
+                _ => "see with `ls -l` and `df` what is there, or name another file (`run --audit FILE`)",
+            },
             Self::Symlink(_) | Self::NotAFile(_) => "name the file itself",
             Self::Exposed { .. } => "take the write permission of group and others away",
             Self::NotALog { .. } | Self::Broken { .. } | Self::Shrunk { .. } => {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     io::{BufReader, Write},
     path::Path,
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
@@ -16,7 +17,10 @@ use super::{
     text::visible,
     verify::snapshot,
 };
-use crate::words::counted;
+use crate::{
+    principal::connection_words,
+    words::{self, counted},
+};
 
 /// Which records to show.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -182,9 +186,9 @@ fn render(entry: &Entry, colour: bool) -> String {
     )
 }
 
-/// `1.500 s`.
+/// `1.5 s`.
 fn seconds(milliseconds: u64) -> String {
-    format!("{}.{:03} s", milliseconds / 1000, milliseconds % 1000)
+    words::time(Duration::from_millis(milliseconds))
 }
 
 /// What a record says, in a phrase. Kinds of later versions show their fields.
@@ -233,8 +237,8 @@ fn describe(entry: &Entry) -> String {
             text += &optional(", by ", "principal");
             if entry.fields.contains_key("connection") {
                 text += &format!(
-                    " (connection {} to {})",
-                    number("connection"),
+                    " ({} to {})",
+                    connection_words(number("connection")),
                     visible(entry.text("server").unwrap_or("?"))
                 );
             }
@@ -270,8 +274,12 @@ fn describe(entry: &Entry) -> String {
             let caps = ["packets", "bytes", "seconds"].into_iter();
             let caps: Vec<String> = caps
                 .filter_map(|cap| {
-                    let number = entry.fields.get(cap)?.as_f64()?;
-                    Some(format!("{number} {cap}"))
+                    let value = entry.fields.get(cap)?;
+                    let time = || Duration::try_from_secs_f64(value.as_f64()?).ok();
+                    Some(match cap {
+                        "seconds" => words::time(time()?),
+                        cap => counted(value.as_u64()?, cap.trim_end_matches('s')),
+                    })
                 })
                 .collect();
             if !caps.is_empty() {

@@ -44,15 +44,13 @@ pub(super) struct Approvals {
 
 impl Approvals {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let listed = Table::open(&self.state.open()?)?.list(self.all)?;
+        let listed = match self.state.look()? {
+            Some(directory) => Table::open(&directory)?.list(self.all)?,
+            None => Vec::new(),
+        };
         if self.json {
             let list: Vec<Value> = listed.iter().map(in_json).collect();
-            // Line by line, since the ends of lines would be escaped too.
-            let text = serde_json::to_string_pretty(&list).unwrap_or_default();
-            term::print(|out| {
-                let mut lines = text.lines();
-                lines.try_for_each(|line| writeln!(out, "{}", visible_json(line)))
-            })?;
+            term::print_visible_json(&list)?;
             return Ok(Exit::Ok);
         }
         let paint = Paint::for_stdout();

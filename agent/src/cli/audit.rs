@@ -189,7 +189,10 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, Failure> {
     let mut text = String::new();
     let read = match path.as_os_str().as_encoded_bytes() {
         b"-" => io::stdin().take(MOST_ARGUMENTS).read_to_string(&mut text),
-        _ => File::open(path).and_then(|file| file.take(MOST_ARGUMENTS).read_to_string(&mut text)),
+        _ => {
+            paths::is_there(path)?;
+            File::open(path).and_then(|file| file.take(MOST_ARGUMENTS).read_to_string(&mut text))
+        }
     };
     read.map_err(|error| bad(Account::new("cannot read").because(error)))?;
     serde_json::from_str(&text).map_err(|error| bad(Account::new("no JSON object:").because(error)))

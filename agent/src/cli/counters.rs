@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::failure::{Account, Failure};
+use super::{
+    failure::{Account, Failure},
+    paths,
+};
 use crate::limits::{Address, Password, Server};
 
 /// Counters that agents share.
@@ -12,11 +15,11 @@ use crate::limits::{Address, Password, Server};
 pub(super) struct Counters {
     /// Share the counters of limits with other agents, in Redis or Valkey
     ///
-    /// redis://[USER@]HOST[:PORT][/DB] or redis+unix://[USER@]/PATH[?db=DB]. Calls with limits are
-    /// denied while it cannot be reached, and when it does not answer within 250 ms. Users are
-    /// counted for each host; grants, servers and tools by name, and what is global, for all.
-    /// Without it, they are counted in the state directory.
-    #[arg(long = "counters", value_name = "ADDRESS")]
+    /// redis://[USER@]HOST[:PORT][/DB] or redis+unix://[USER@]/PATH[?db=DB]: redis://127.0.0.1:6379/0.
+    /// Calls with limits are denied while it cannot be reached, and when it does not answer within
+    /// 250 ms. Users are counted for each host; grants, servers and tools by name, and what is
+    /// global, for all. Without it, they are counted in the state directory.
+    #[arg(long = "counters", value_name = "URL")]
     address: Option<Address>,
     /// Read its password from the first line of this file
     ///
@@ -33,11 +36,13 @@ impl Counters {
     /// The server, if one is to be used.
     pub(super) fn server(&self) -> Result<Option<Server>, Failure> {
         let password = self.password_file.as_ref().map(|path| {
+            paths::is_there(path)?;
             Password::from_file(path).map_err(|error| {
                 Failure::Usage(
                     Account::new("cannot use the password of the counters")
                         .on(path.display())
-                        .because(error),
+                        .because(error)
+                        .hint("its first line is the password; only its owner may be able to read it"),
                 )
             })
         });

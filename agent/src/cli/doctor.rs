@@ -20,8 +20,10 @@ use super::{
 /// Say what this host offers for enforcement
 ///
 /// Probes each layer by using it, and names what is lost where one is missing. Run it as root: most
-/// layers can only be probed by root. With --counters, the server that keeps them is asked, too. The exit status is 5 if a layer is missing that capwarden
-/// cannot do without.
+/// layers can only be probed by root. With --counters, the server that would keep the counters is
+/// asked whether it is one to trust with them.
+///
+/// The exit status is 5 if a layer is missing that capwarden cannot do without.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print the report as JSON

@@ -2,6 +2,8 @@
 //! what went wrong.
 
 use std::{
+    io::ErrorKind,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +13,7 @@ use crate::{
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
-    policy::{Denial, Policy, PolicyFilter, Replies, RuleRef},
+    policy::{Denial, Policy, PolicyError, PolicyFilter, Replies},
     principal::{self, Grants},
     session::{GrantError, SessionError},
     store::StateDirectory,
@@ -21,7 +23,7 @@ use super::{
     counters::Counters,
     exit::Exit,
     failure::{Account, Failure},
-    state,
+    paths, state,
     values::User,
 };
 
@@ -70,36 +72,12 @@ pub(super) fn policy_to_follow(
     Ok((load()?, reload))
 }
 
-/// A policy's filter that does not compile, and where it is written; with the others that do not.
-#[derive(Debug, thiserror::Error)]
-#[error("{rule}: {message}")]
-pub(super) struct BadWithin {
-    pub(super) rule: RuleRef,
-    pub(super) message: String,
-    pub(super) others: Vec<Self>,
-}
-
-impl miette::Diagnostic for BadWithin {
-    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
-        Some(Box::new(
-            "See pcap-filter(7). Names are not looked up: write numbers.",
-        ))
-    }
-
-    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
-        if self.others.is_empty() {
-            return None;
-        }
-        let others = self.others.iter();
-        Some(Box::new(others.map(|one| one as &dyn miette::Diagnostic)))
-    }
-}
-
 /// Loads a policy, its capture filters checked by libpcap.
 pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
-    let policy = Policy::load(path).map_err(|error| Failure::Policy(error.into()))?;
+    paths::is_there(path)?;
+    let policy = Policy::load(path).map_err(Failure::Policy)?;
     let compiler = compiler()?;
-    let mut bad: Vec<BadWithin> = Vec::new();
+    let mut bad = Vec::new();
     for PolicyFilter {
         expression: filter,
         rule,
@@ -113,25 +91,18 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
                     Account::new("cannot compile a filter").because(why),
                 ));
             }
-            Err(error) => bad.push(BadWithin {
-                rule: rule.clone(),
-                message: format!("the filter {filter:?} in `within`: {error}"),
-                others: Vec::new(),
-            }),
+            Err(error) => bad.push((rule, format!("the filter {filter:?} in `within`: {error}"))),
         }
     }
-    bad.sort_by_key(|one| (one.rule.line, one.rule.column));
-    let mut bad = bad.into_iter();
-    match bad.next() {
-        None => Ok(policy),
-        Some(first) => Err(Failure::Policy(
-            BadWithin {
-                others: bad.collect(),
-                ..first
-            }
-            .into(),
-        )),
+    if bad.is_empty() {
+        return Ok(policy);
     }
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let errors = bad.into_iter().map(|(rule, message)| {
+        let help = "See pcap-filter(7). Names are not looked up: write numbers.";
+        PolicyError::of_rule(rule, &text, message, help)
+    });
+    PolicyError::all(errors).map_or(Ok(policy), |error| Err(Failure::Policy(error)))
 }
 
 /// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
@@ -237,6 +208,7 @@ pub(super) fn block_on<T>(
 pub(super) fn exit(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Exited(status) => Exit::of_child(status),
+        Outcome::NeverServed(_) => Exit::NeverServed,
         Outcome::Killed => Exit::Child(137),
         Outcome::Stopped(signal) => Exit::Child(u8::try_from(128 + signal).unwrap_or(255)),
     }
@@ -289,11 +261,11 @@ fn failure(error: EngineError) -> Failure {
             // Where the governed user may not look into a directory of PATH, the system says that
             // something is not permitted, whether the program is there or not.
             let nowhere = !program.contains('/') && found(&program, &path).is_none();
-            if nowhere || source.kind() == std::io::ErrorKind::NotFound {
+            if nowhere || source.kind() == ErrorKind::NotFound {
                 return Failure::NotStarted(not_there(&program, &path));
             }
             let hint = match source.kind() {
-                std::io::ErrorKind::PermissionDenied => {
+                ErrorKind::PermissionDenied => {
                     "give its full path; the governed user must be able to read PATH's directories and to execute it (see --user)"
                 }
                 _ => "try it without capwarden",
@@ -328,13 +300,40 @@ fn failure(error: EngineError) -> Failure {
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }
         EngineError::Audit(error) => error.into(),
-        EngineError::Metrics(error) => Failure::Usage(if error.is_taken() {
-            Account::new(error.to_string())
-                .hint("each capwarden needs an address of its own; with port 0, the log says which")
-        } else {
-            Account::new(error.to_string())
-        }),
+        EngineError::Metrics(ref error) => {
+            let (at, kind) = (error.endpoint().to_string(), error.kind());
+            let account = Account::new(error.to_string());
+            Failure::Usage(account.hint(not_listening(at.trim_start_matches("unix:"), kind)))
+        }
+        EngineError::Listen { ref at, ref source } => {
+            let hint = not_listening(at, source.kind());
+            Failure::Usage(Account::new(error.to_string()).hint(hint))
+        }
         error => Failure::Internal(Account::new(error.to_string())),
+    }
+}
+
+/// What to do where an address, or a socket's path, cannot be listened at.
+fn not_listening(at: &str, kind: ErrorKind) -> String {
+    let port = at.parse::<SocketAddr>().ok().map(|address| address.port());
+    match (kind, port) {
+        (ErrorKind::AddrInUse, Some(port)) => format!(
+            "another process listens there, maybe another capwarden: `ss -ltnp 'sport = :{port}'` says which; end it or choose another port (with port 0, the kernel does, and the log says which)"
+        ),
+        (ErrorKind::AddrInUse, None) => format!(
+            "another process listens there, maybe another capwarden, or it is no socket: `ss -lxp src {at}` and `ls -l {at}` say which; end it or choose another path"
+        ),
+        (ErrorKind::AddrNotAvailable, _) => {
+            "this host has no such address: `ip address` lists those that it has".to_owned()
+        }
+        (ErrorKind::PermissionDenied, Some(_)) => {
+            "ports below 1024 take root: choose another port, or use sudo".to_owned()
+        }
+        (ErrorKind::PermissionDenied, None) => {
+            "its directory can be written to by others only: choose another path, or use sudo".to_owned()
+        }
+        (ErrorKind::NotFound, _) => "there is no such directory: make it first".to_owned(),
+        _ => "choose another address".to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     engine::{self, ExecPlan, PolicySource},
     policy::{Payload, Request, Terms, unpoliced},
     telemetry::Endpoint,
+    words,
 };
 
 use super::{
@@ -152,21 +153,21 @@ fn clamped(asked: &Request, terms: &Terms) -> Vec<String> {
         if let (Some(asked), Some(granted)) = (asked, granted)
             && asked != granted
         {
-            all.push(format!("{granted} {what}, not {asked}"));
+            all.push(format!("{granted}{what}, not {asked}"));
         }
     };
     let number = |n: Option<u64>| n.map(|n| n.to_string());
-    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64().to_string());
-    less(number(asked.packets), number(terms.packets), "packets");
-    less(number(asked.bytes), number(terms.bytes), "bytes");
-    less(seconds(asked.duration), seconds(terms.duration), "seconds");
+    let time = |time: Option<Duration>| time.map(words::time);
+    less(number(asked.packets), number(terms.packets), " packets");
+    less(number(asked.bytes), number(terms.bytes), " bytes");
+    less(time(asked.duration), time(terms.duration), "");
     let payload = |payload: Payload| match payload {
         Payload::Full => "full".to_owned(),
         Payload::Bytes(0) => "headers".to_owned(),
         Payload::Bytes(n) => format!("{n} bytes"),
     };
     let kept = Some(payload(terms.payload));
-    less(asked.payload.map(payload), kept, "of payload");
+    less(asked.payload.map(payload), kept, " of payload");
     all
 }
 
@@ -189,7 +190,7 @@ mod tests {
         let terms = policy.exec_verdict(&request).unwrap().terms;
         let told = [
             "10 packets, not 50",
-            "2.5 seconds, not 60",
+            "2.5 s, not 1 min",
             "headers of payload, not full",
         ];
         assert_eq!(clamped(&request, &terms), told);

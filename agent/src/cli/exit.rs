@@ -9,7 +9,7 @@ pub enum Exit {
     Ok,
     /// What was checked does not hold.
     Unsound,
-    /// The command line is wrong.
+    /// The command line is wrong, or names a file that is not there.
     Usage,
     /// The policy is wrong.
     Policy,
@@ -21,12 +21,14 @@ pub enum Exit {
     NotStarted,
     /// A failure of the system, or of capwarden.
     Internal,
+    /// The server ended before it had answered its client anything.
+    NeverServed,
     /// The status of the server or the command, passed on.
     Child(u8),
 }
 
 /// All statuses of capwarden's own.
-const OWN: [Exit; 8] = [
+const OWN: [Exit; 9] = [
     Exit::Ok,
     Exit::Unsound,
     Exit::Usage,
@@ -35,6 +37,7 @@ const OWN: [Exit; 8] = [
     Exit::Kernel,
     Exit::NotStarted,
     Exit::Internal,
+    Exit::NeverServed,
 ];
 
 /// What `run` and `exec` do once the child runs.
@@ -53,6 +56,7 @@ impl Exit {
             Self::Kernel => 5,
             Self::NotStarted => 6,
             Self::Internal => 7,
+            Self::NeverServed => 8,
             Self::Child(code) => code,
         }
     }
@@ -70,12 +74,15 @@ impl Exit {
             Self::Unsound => {
                 "what was checked does not hold (policy check, explain, test and diff, filter prove, lint and pcap, audit verify, tools diff), or there is no such request, grant, server or tool"
             }
-            Self::Usage => "the command line is wrong",
+            Self::Usage => "the command line is wrong, or names a file that is not there",
             Self::Policy => "the policy is wrong",
             Self::NeedsRoot => "root is needed",
             Self::Kernel => "the kernel lacks a layer that is required",
             Self::NotStarted => "the server or the command could not be started",
             Self::Internal => "a file, the system or capwarden itself failed",
+            Self::NeverServed => {
+                "the server of `run` ended before it had answered its client anything"
+            }
             Self::Child(_) => "the child's own status",
         }
     }
@@ -104,7 +111,7 @@ mod tests {
     #[test]
     fn own_statuses_count_up() {
         let codes = OWN.map(Exit::code);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -2,11 +2,9 @@
 
 use std::{env, fmt};
 
-use miette::{GraphicalReportHandler, GraphicalTheme};
-
 use crate::{
     audit::{AuditError, visible},
-    policy::PolicyError,
+    policy::{Excerpt, PolicyError},
 };
 
 use super::{exit::Exit, term::Paint};
@@ -16,8 +14,8 @@ use super::{exit::Exit, term::Paint};
 pub enum Failure {
     /// An argument is wrong in a way that only shows on this host: no such user, no such interface.
     Usage(Account),
-    /// The policy is wrong; the report points at the place.
-    Policy(miette::Report),
+    /// The policy is wrong.
+    Policy(PolicyError),
     /// What was named is not there, or no longer.
     NotThere(Account),
     /// Root is needed.
@@ -118,13 +116,10 @@ impl Failure {
     /// The failure in one line, for the log and the record.
     pub(super) fn in_a_line(&self) -> String {
         match self {
-            Self::Policy(report) => {
-                let others = report.downcast_ref::<PolicyError>();
-                match others.map_or(0, |error| error.others().len()) {
-                    0 => visible(&report.to_string()),
-                    more => visible(&format!("{report} (and {more} more)")),
-                }
-            }
+            Self::Policy(error) => match error.others().len() {
+                0 => visible(&error.to_string()),
+                more => visible(&format!("{error} (and {more} more)")),
+            },
             Self::Usage(account)
             | Self::NotThere(account)
             | Self::NeedsRoot(account)
@@ -141,7 +136,7 @@ impl Failure {
     /// The failure in full, for standard error.
     pub(super) fn render(&self, paint: Paint) -> String {
         match self {
-            Self::Policy(report) => diagnostic(report.as_ref(), paint),
+            Self::Policy(error) => policy(error, paint),
             Self::Usage(account)
             | Self::NotThere(account)
             | Self::NeedsRoot(account)
@@ -152,23 +147,65 @@ impl Failure {
     }
 }
 
-/// A diagnostic in full, with the lines it points at.
-pub(super) fn diagnostic(report: &dyn miette::Diagnostic, paint: Paint) -> String {
-    let theme = if paint.is_on() {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
-    let mut text = String::new();
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
-    if handler.render_report(&mut text, report).is_err() {
-        text = format!("{report}\n");
+/// All that is wrong with a policy: where, the line, and what to do next.
+pub(super) fn policy(error: &PolicyError, paint: Paint) -> String {
+    let all = std::iter::once(error).chain(error.others());
+    all.map(|one| fault(one, &paint.error("error:"), paint)).collect()
+}
+
+/// One thing that is wrong with a policy, or only worth a word; `severity` says which.
+pub(super) fn fault(error: &PolicyError, severity: &str, paint: Paint) -> String {
+    let mut text = format!("{severity} {}\n", visible(&error.to_string()));
+    if let (Some(excerpt), Some(line)) = (error.excerpt(), error.line()) {
+        text += &shown(&excerpt, line, paint);
+    }
+    let mut lead = paint.note("hint:");
+    for line in error.help_text().unwrap_or_default().lines() {
+        text += &format!(" {lead} {}\n", visible(line));
+        lead = "     ".to_owned();
     }
     text
 }
 
+/// Characters of a line that are shown before what is wrong, of that, and after it.
+const AROUND: [usize; 3] = [60, 80, 40];
+
+/// A line with what is wrong underlined: policies may be written in one long line.
+fn shown(excerpt: &Excerpt<'_>, number: u64, paint: Paint) -> String {
+    let Excerpt { line, wrong, label } = excerpt;
+    let part = |range: std::ops::Range<usize>| visible(line.get(range).unwrap_or_default());
+    let [most_before, most_wrong, most_after] = AROUND;
+    let before = part(0..wrong.start);
+    let skipped = before.chars().count().saturating_sub(most_before);
+    let before: String = match skipped {
+        0 => before,
+        skipped => std::iter::once('…').chain(before.chars().skip(skipped)).collect(),
+    };
+    let cut = |text: String, most: usize| -> String {
+        match text.chars().count() > most {
+            true => text.chars().take(most).chain(std::iter::once('…')).collect(),
+            false => text,
+        }
+    };
+    let bad = cut(part(wrong.clone()), most_wrong);
+    let after = match bad.ends_with('…') {
+        true => String::new(),
+        false => cut(part(wrong.end..line.len()), most_after),
+    };
+    let number = number.to_string();
+    let (gap, indent) = (" ".repeat(number.len()), " ".repeat(before.chars().count()));
+    let under = "^".repeat(bad.chars().count().max(1));
+    let label = visible(label);
+    format!(
+        "  {} {before}{bad}{after}\n  {} {indent}{}\n",
+        paint.note(&format!("{number} |")),
+        paint.note(&format!("{gap} |")),
+        paint.error(format!("{under} {label}").trim_end()),
+    )
+}
+
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -204,12 +241,31 @@ mod tests {
         );
     }
 
+    fn wrong(text: &str) -> PolicyError {
+        crate::policy::Policy::parse("p.yaml", text).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy_is_told_with_its_line() {
+        let text = "version: 1\ntools:\n  a: { pakets: 1 }\n  b: { deny: 7 }\n";
+        let told = policy(&wrong(text), Paint::off());
+        let first = "error: p.yaml:3:8: unknown key `pakets` in `tools.a`\n  3 |   a: { pakets: 1 }\n    |        ^^^^^^ ";
+        assert!(told.starts_with(first), "{told}");
+        assert!(told.contains("\n hint: "), "{told}");
+        assert!(told.contains("error: p.yaml:4:"), "{told}");
+        // One long line, with what a terminal must not get.
+        let long = format!("{{\"version\": 1, \"a\": \"{}\", \"\u{1b}[2J\": 1}}", "x".repeat(999));
+        let told = policy(&wrong(&long), Paint::off());
+        assert!(told.contains('^') && !told.contains('\u{1b}'), "{told}");
+        assert!(told.lines().all(|line| line.chars().count() < 260), "{told}");
+    }
+
     #[test]
     fn every_failure_has_its_status() {
         let account = || Account::new("x");
         let failures = [
             (Failure::Usage(account()), 2),
-            (Failure::Policy(miette::Report::msg("x")), 3),
+            (Failure::Policy(wrong("version: 2")), 3),
             (Failure::needs_root("do it"), 4),
             (Failure::Kernel(account()), 5),
             (Failure::NotStarted(account()), 6),

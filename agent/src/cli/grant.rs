@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     audit::{GrantRecord, Log, Record, Text, visible},
     principal::{Ceiling, Grant as Granted, GrantError, Grants, NewGrant, Standing},
+    words::{self, counted},
 };
 
 use super::{
@@ -171,8 +172,13 @@ impl Create {
 
 impl List {
     fn run(self) -> Result<Exit, Failure> {
-        let grants = Grants::open(&self.state.open()?).map_err(failed)?;
-        let grants = grants.list().map_err(failed)?;
+        let grants = match self.state.look()? {
+            Some(directory) => {
+                let grants = Grants::open(&directory).map_err(failed)?;
+                grants.list().map_err(failed)?
+            }
+            None => Default::default(),
+        };
         if self.json {
             let list = grants.iter();
             let list: Vec<Value> = list
@@ -255,16 +261,12 @@ fn end(grant: &Granted) -> String {
     }
 }
 
-/// `; at most 1000 packets, 5 seconds`.
+/// `; at most 1000 packets, 5 s`.
 fn ceiling(ceiling: &Ceiling) -> String {
     let mut caps = Vec::new();
-    caps.extend(ceiling.packets.map(|packets| format!("{packets} packets")));
-    caps.extend(ceiling.bytes.map(|bytes| format!("{bytes} bytes")));
-    caps.extend(
-        ceiling
-            .duration
-            .map(|time| format!("{} seconds", time.as_secs_f64())),
-    );
+    caps.extend(ceiling.packets.map(|packets| counted(packets, "packet")));
+    caps.extend(ceiling.bytes.map(|bytes| counted(bytes, "byte")));
+    caps.extend(ceiling.duration.map(words::time));
     match caps.as_slice() {
         [] => String::new(),
         caps => format!("; at most {}", caps.join(", ")),

@@ -95,11 +95,10 @@ impl Page {
         let mut roff = Roff::new();
         // What follows the options in `--help` has sections of its own here.
         let example = command.get_after_help().map(ToString::to_string);
-        if let Some(example) = example
-            .as_deref()
-            .and_then(|text| text.strip_prefix("Example:\n"))
-        {
-            roff.control("SH", ["EXAMPLE"]);
+        // The root's is the list of exit statuses, which every page has.
+        let example = example.filter(|_| command.get_name() != "capwarden");
+        if let Some((heading, example)) = example.as_deref().and_then(|text| text.split_once(":\n")) {
+            roff.control("SH", [heading.to_uppercase().as_str()]);
             roff.control("nf", []);
             roff.text([roman(example)]);
             roff.control("fi", []);
@@ -119,10 +118,18 @@ impl Page {
                 "CAPWARDEN_LOG",
                 "what to log to standard error, where --log is not given",
             ),
+            (
+                "CAPWARDEN_LOG_FORMAT",
+                "how the log looks, text or json, where --log-format is not given",
+            ),
             ("NO_COLOR", "if it is set, nothing is coloured"),
             (
                 "XDG_STATE_HOME",
-                "where the audit log of a user other than root is kept",
+                "where the audit log and the state of a user other than root are kept",
+            ),
+            (
+                "HOME",
+                "its .local/state stands in for XDG_STATE_HOME where that is not set",
             ),
         ] {
             roff.control("TP", []);
@@ -133,6 +140,11 @@ impl Page {
         roff.control("TP", []);
         roff.text([bold("/var/log/capwarden/audit.jsonl")]);
         roff.text([roman("the audit log of root")]);
+        roff.control("TP", []);
+        roff.text([bold("/var/lib/capwarden/state")]);
+        roff.text([roman(
+            "root's counters, approvals, grants and accepted definitions",
+        )]);
         roff.to_writer(out)
     }
 }

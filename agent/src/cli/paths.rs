@@ -4,16 +4,29 @@ use std::{
     env,
     ffi::OsString,
     fs::DirBuilder,
+    io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
-use super::failure::{Account, Failure};
+use super::{
+    failure::{Account, Failure, quoted},
+    state,
+};
 
 /// The audit log to write: the one named, or the default one, whose directory is made.
 pub(super) fn audit_to_write(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
-        return Ok(path.to_owned());
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        return match above {
+            Some(above) if !above.is_dir() => Err(Failure::Usage(
+                Account::new("cannot keep the audit log in")
+                    .on(path.display())
+                    .because(format!("there is no directory {}", above.display()))
+                    .hint("see whether --audit is spelled right; directories are not made for it"),
+            )),
+            _ => Ok(path.to_owned()),
+        };
     }
     let path = default_audit()?;
     if let Some(directory) = path.parent() {
@@ -35,7 +48,40 @@ pub(super) fn audit_to_write(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// The audit log to read: the one named, or the default one.
 pub(super) fn audit_to_read(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    named.map_or_else(default_audit, |path| Ok(path.to_owned()))
+    let path = named.map_or_else(default_audit, |path| Ok(path.to_owned()))?;
+    let there = path.metadata().map_err(|error| error.kind());
+    if there.err() != Some(io::ErrorKind::NotFound) {
+        return Ok(path);
+    }
+    let account = Account::new("there is no audit log").on(path.display());
+    let elsewhere = "nothing was recorded there yet; name the file that `capwarden run --audit` was given";
+    Err(Failure::Usage(match (named, state::whose()) {
+        (None, Some(_)) => account.hint(format!(
+            "{elsewhere}; what runs as root has a log of its own: use sudo"
+        )),
+        _ => account.hint(elsewhere),
+    }))
+}
+
+/// A file that the command line names is there. What else is wrong with it shows when it is read.
+pub(super) fn is_there(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(path)),
+        _ => Ok(()),
+    }
+}
+
+/// What is told of a file that is not there, whatever it was to be.
+pub(super) fn missing(path: &Path) -> Failure {
+    let account = Account::new("there is no file").on(path.display());
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    Failure::Usage(match above {
+        Some(above) if !above.is_dir() => {
+            account.hint(format!("there is no directory {} either", above.display()))
+        }
+        Some(above) => account.hint(format!("see: ls {}", quoted(&above.to_string_lossy()))),
+        None => account.hint("it is looked for in the current directory: give its full path"),
+    })
 }
 
 fn default_audit() -> Result<PathBuf, Failure> {

@@ -17,6 +17,7 @@ use crate::policy::Definition;
 use super::{
     exit::Exit,
     failure::{Account, Failure},
+    paths,
 };
 
 /// Bytes of a recorded list of tools at most.
@@ -41,6 +42,7 @@ enum Verb {
 
 /// What a server answered to tools/list, by the tools' names; of one that is there twice, the last.
 fn recorded(path: &Path) -> Result<Arc<BTreeMap<String, Arc<Definition>>>, Failure> {
+    paths::is_there(path)?;
     let mut text = String::new();
     let read = File::open(path)
         .and_then(|file| file.take(MAX_LIST + 1).read_to_string(&mut text))
@@ -56,7 +58,7 @@ fn recorded(path: &Path) -> Result<Arc<BTreeMap<String, Arc<Definition>>>, Failu
             Account::new("cannot use the list of tools")
                 .on(path.display())
                 .because(why)
-                .hint("write down what the server answers to tools/list: {\"tools\": […]}"),
+                .hint("write down what the server answers to tools/list, {\"tools\": […]}, or take `capwarden tools list SERVER --json`"),
         )
     })?;
     let tools = tools.into_iter();

@@ -9,7 +9,10 @@ use crate::{
     principal::Grants,
 };
 
-use super::failure::{Account, Failure};
+use super::{
+    failure::{Account, Failure},
+    paths,
+};
 
 /// Who may come in over HTTP, and how.
 #[derive(Debug, Default, Args)]
@@ -126,6 +129,10 @@ impl ReceptionOptions {
     /// The certificate, if there is to be TLS.
     pub(super) fn tls(&self) -> Result<Option<Tls>, Failure> {
         let files = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
+        for (certificate, key) in files {
+            paths::is_there(certificate)?;
+            paths::is_there(key)?;
+        }
         files
             .map(|(certificate, key)| Tls::open(certificate, key).map_err(|error| failed(&error)))
             .transpose()
@@ -133,6 +140,9 @@ impl ReceptionOptions {
 
     /// Who is believed of a server elsewhere.
     pub(super) fn authorities(&self, tls: bool) -> Result<Authorities, Failure> {
+        if let Some(file) = &self.upstream_ca {
+            paths::is_there(file)?;
+        }
         match (&self.upstream_ca, tls) {
             (Some(_), false) => Err(Failure::Usage(
                 Account::new("--upstream-ca is for a server that is reached over TLS")
@@ -159,7 +169,16 @@ fn failed(error: &TlsError) -> Failure {
     let hint = match error {
         TlsError::Exposed { file, .. } => format!("chmod 600 {file}"),
         TlsError::NoAuthorities => "apt-get install ca-certificates".to_owned(),
-        _ => "capwarden run --help".to_owned(),
+        TlsError::Read { file, .. } => {
+            format!("see with `ls -l {file}` whether this user may read it")
+        }
+        TlsError::Content { wanted, found, .. } => match found.as_deref() {
+            None => format!("{wanted} in PEM begins with -----BEGIN; a file in DER is turned into PEM by `openssl x509 -inform der`, or `openssl pkey -inform der`"),
+            Some("ENCRYPTED PRIVATE KEY") => {
+                "it is encrypted, and nobody is there to type a password: `openssl pkey -in FILE -out PLAIN`, and chmod 600 that".to_owned()
+            }
+            Some(found) => format!("it begins with {found}: {wanted} is wanted; see whether --tls-cert and --tls-key stand the right way round"),
+        },
     };
     Failure::Usage(Account::new(error.to_string()).hint(hint))
 }

@@ -1,6 +1,10 @@
 //! The state directory, as the verbs find it, and who runs them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -8,11 +12,12 @@ use crate::{
     kernel,
     principal::Operator,
     store::{StateDirectory, StoreError},
+    words,
 };
 
 use super::failure::{Account, Failure};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct State {
     /// The directory that `capwarden run` keeps its state in
     ///
@@ -28,6 +33,25 @@ impl State {
             &place(self.directory.as_deref())?,
             None,
         )?)
+    }
+
+    /// The same for who only reads: it is not made. None where there is nothing yet.
+    pub(super) fn look(&self) -> Result<Option<StateDirectory>, Failure> {
+        let place = match &self.directory {
+            Some(named) => named.clone(),
+            None => StateDirectory::usual_place()?,
+        };
+        let there = place.symlink_metadata();
+        match (there.map_err(|error| error.kind()), &self.directory) {
+            (Err(ErrorKind::NotFound), None) => Ok(None),
+            (Err(ErrorKind::NotFound), Some(named)) => {
+                let account = Account::new("there is no state directory").on(named.display());
+                Err(Failure::Usage(account.hint(
+                    "give the directory that `capwarden run --state` was given; it is made by that",
+                )))
+            }
+            _ => Ok(Some(StateDirectory::open(&place, None)?)),
+        }
     }
 }
 
@@ -75,7 +99,7 @@ impl From<StoreError> for Failure {
         let account = Account::new(error.to_string());
         let denied = match &error {
             StoreError::Directory { source, .. } | StoreError::File { source, .. } => {
-                source.kind() == std::io::ErrorKind::PermissionDenied
+                source.kind() == ErrorKind::PermissionDenied
             }
             _ => false,
         };
@@ -86,18 +110,14 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// How long a time is, for people: `9 min 58 s`, `3 d 4 h`.
+/// How long a time is, for people and to its two largest units: `9 min 58 s`, `3 d 4 h`.
 pub(super) fn span(seconds: u64) -> String {
-    let two = |big: u64, unit: &str, small: u64, other: &str| match small {
-        0 => format!("{big} {unit}"),
-        small => format!("{big} {unit} {small} {other}"),
+    let told = match seconds {
+        0..3_600 => seconds,
+        3_600..86_400 => seconds - seconds % 60,
+        _ => seconds - seconds % 3_600,
     };
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
-        3_600..86_400 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
-        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
-    }
+    words::time(Duration::from_secs(told))
 }
 
 /// Seconds since 1970 as RFC 3339 has it, in UTC.

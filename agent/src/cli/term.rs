@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::failure::{Account, Failure};
+use crate::audit::visible_json;
 
 /// Colours text, or leaves it.
 #[derive(Clone, Copy, Debug)]
@@ -80,4 +81,14 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
         Failure::Internal(Account::new("cannot write the answer as JSON").because(error))
     })?;
     print(|out| writeln!(out, "{text}"))
+}
+
+/// The same of what others wrote: what could move a cursor, hide or turn text around is escaped.
+pub(super) fn print_visible_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    // Line by line, since the ends of lines would be escaped too.
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    print(|out| {
+        let mut lines = text.lines();
+        lines.try_for_each(|line| writeln!(out, "{}", visible_json(line)))
+    })
 }

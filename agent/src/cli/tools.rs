@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{DefinitionRecord, Log, Record, Text, visible, visible_json},
+    audit::{DefinitionRecord, Log, Record, Text, visible},
     definitions::{AcceptError, Pin, Pins, ServerPins, Standing},
     words::counted,
 };
@@ -31,19 +31,27 @@ use super::{
 /// description, schemas or annotations are not as they were accepted is held back: it is not listed, and
 /// calls of it are denied. The same holds for a tool that was not there before.
 ///
-/// The exit status is 0, also if tools are held back; 1 if there is no such server or tool.
+/// Without a command: `list`.
 #[derive(Debug, Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  capwarden tools\n  capwarden tools diff pcap start_capture\n  capwarden tools accept pcap start_capture"
+    after_help = "Examples:\n  capwarden tools list\n  capwarden tools diff pcap start_capture\n  capwarden tools accept pcap start_capture"
 )]
 pub(super) struct Tools {
     #[command(subcommand)]
     verb: Option<Verb>,
+}
+
+/// List servers' tools, and which of them are held back
+///
+/// The exit status is 0, also if tools are held back; 1 if there is no such server.
+#[derive(Debug, Default, Args)]
+struct List {
     /// Of this server only
     #[arg(value_name = "SERVER")]
     server: Option<String>,
     /// Print the list as JSON, definitions included
+    ///
+    /// `policy explain --tools` and `policy test --tools` take it, too.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -52,6 +60,7 @@ pub(super) struct Tools {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    List(List),
     Diff(diff::Diff),
     Accept(Accept),
     Forget(Forget),
@@ -63,7 +72,7 @@ enum Verb {
 /// definition that the server listed last; with --sha256, only if that is the one which was looked at.
 #[derive(Debug, Args)]
 struct Accept {
-    /// The server, as `capwarden tools` lists it
+    /// The server, as `capwarden tools list` shows it
     #[arg(value_name = "SERVER")]
     server: String,
     /// The tools
@@ -85,7 +94,7 @@ struct Accept {
 /// whole is as one that was never there: with `definitions: pinned`, its next list is accepted.
 #[derive(Debug, Args)]
 struct Forget {
-    /// The server, as `capwarden tools` lists it
+    /// The server, as `capwarden tools list` shows it
     #[arg(value_name = "SERVER")]
     server: String,
     /// The tools
@@ -115,12 +124,26 @@ fn digest(text: &str) -> Result<String, String> {
 impl Tools {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         match self.verb {
-            Some(Verb::Diff(diff)) => return diff.run(),
-            Some(Verb::Accept(accept)) => return accept.run(),
-            Some(Verb::Forget(forget)) => return forget.run(),
-            None => {}
+            Some(Verb::List(list)) => list.run(),
+            Some(Verb::Diff(diff)) => diff.run(),
+            Some(Verb::Accept(accept)) => accept.run(),
+            Some(Verb::Forget(forget)) => forget.run(),
+            None => List::default().run(),
         }
-        let mut servers = Pins::open(&self.state.open()?)?.servers()?;
+    }
+}
+
+/// What is known of servers' tools.
+fn servers(state: &State) -> Result<BTreeMap<String, ServerPins>, Failure> {
+    Ok(match state.look()? {
+        Some(directory) => Pins::open(&directory)?.servers()?,
+        None => BTreeMap::new(),
+    })
+}
+
+impl List {
+    fn run(self) -> Result<Exit, Failure> {
+        let mut servers = servers(&self.state)?;
         if let Some(wanted) = &self.server {
             servers.retain(|server, _| server == wanted);
             if servers.is_empty() {
@@ -133,12 +156,7 @@ impl Tools {
                 tools.map(move |(tool, pin)| in_json(server, tool, pin))
             });
             let list: Vec<Value> = list.collect();
-            // Line by line, since the ends of lines would be escaped too.
-            let text = serde_json::to_string_pretty(&list).unwrap_or_default();
-            term::print(|out| {
-                let mut lines = text.lines();
-                lines.try_for_each(|line| writeln!(out, "{}", visible_json(line)))
-            })?;
+            term::print_visible_json(&list)?;
             return Ok(Exit::Ok);
         }
         let paint = Paint::for_stdout();
@@ -286,7 +304,7 @@ impl Forget {
 
 /// What is told where a server or a tool is not there.
 fn refused(error: AcceptError) -> Failure {
-    let hint = state::whose().unwrap_or("capwarden tools");
+    let hint = state::whose().unwrap_or("capwarden tools list");
     match error {
         AcceptError::Store(error) => error.into(),
         AcceptError::Other { ref tool, .. } => {

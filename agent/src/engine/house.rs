@@ -18,7 +18,10 @@ use super::{
 use crate::{
     audit::visible,
     filter::Compiler,
-    gate::http::{self, Listener, Tls},
+    gate::{
+        self, Bounds,
+        http::{self, Listener, Tls},
+    },
     kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
     policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
@@ -82,6 +85,17 @@ pub(super) async fn start_server(
     launch_in(sessions, command, credentials, piped)
 }
 
+/// Tells a client that its server could not be started, in answer to what it asks first.
+pub(super) async fn not_started(
+    client_in: kernel::Input,
+    client_out: kernel::Output,
+    bounds: Bounds,
+    error: &EngineError,
+) {
+    let words = format!("The server could not be started: {error}. capwarden's log says more.");
+    gate::apologise(client_in, client_out, bounds.client_line, &words).await;
+}
+
 /// Says what the server is called, on which much depends.
 pub(super) fn say_name(name: &str) {
     tracing::info!(
@@ -120,7 +134,7 @@ fn launch_in(
 
 /// Listens for clients over HTTP.
 pub(super) fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
-    let tcp = http::listen(at).map_err(|error| not_listening(at, &error))?;
+    let tcp = http::listen(at).map_err(|error| not_listening(at, error))?;
     let connections = http::connections(kernel::descriptors(http::DESCRIPTORS));
     tracing::info!(connections, "more connections than this are turned away");
     Ok(Listener {
@@ -131,9 +145,9 @@ pub(super) fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, Eng
 }
 
 /// Somebody else is there, or the system refuses.
-pub(super) fn not_listening(at: impl fmt::Display, error: &io::Error) -> EngineError {
-    let why = format!("cannot listen on {at}: {error}");
-    EngineError::System(io::Error::new(error.kind(), why))
+pub(super) fn not_listening(at: impl fmt::Display, source: io::Error) -> EngineError {
+    let at = at.to_string();
+    EngineError::Listen { at, source }
 }
 
 /// Says where clients come: with port 0, the kernel has chosen.

@@ -11,11 +11,11 @@
 //!
 //! # The order
 //!
-//! The policy first, then whether the tool's definition is the accepted one, then the limits, then, of a call that needs one, the approval: it is used up only for
+//! First whether the grant that it came with is still good, then the policy, within what that grant allows, then whether the tool's definition is the accepted one, then the limits, then, of a call that needs one, the approval: it is used up only for
 //! a call that may go. Where it is missing, the limits get back what was reserved.
 //!
-//! A call that came with a grant has that looked at anew, so that a grant which is taken back ends what
-//! it let in; and a capture gets no more than its grant allows.
+//! A grant is looked at anew with each call, so that one which is taken back ends what it let in. What a
+//! denial offers, and what is written into a call, is what the policy and the grant allow together.
 
 #[cfg(test)]
 mod approval_tests;
@@ -37,7 +37,7 @@ use crate::{
     gate::{CallEnd, Decide},
     limits::{LimitReached, Limits, LimitsError, Refused, Reservation, Settle},
     policy::{
-        Call, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef, Said,
+        Call, Ceiling, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef, Said,
         Scope, Verdict, Window,
     },
     principal::{Caller, Grants},
@@ -179,28 +179,21 @@ impl Judge {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A call that came with a grant: it must still be good, and its ceiling is the capture's.
-    fn hold_to_grant(
-        &self,
-        caller: &Caller,
-        policy: &Policy,
-        verdict: &mut Verdict,
-    ) -> Result<(), Box<Denial>> {
+    /// Whether what let a caller in holds: everything but a grant that has ended.
+    pub(super) fn lets_in(&self, caller: &Caller) -> bool {
         let (Some(grants), Some(grant)) = (&self.grants, &caller.grant) else {
-            return Ok(());
+            return true;
+        };
+        grants.recheck(grant, &caller.server).is_ok()
+    }
+
+    /// A call that came with a grant: that must still be good. The most that a session may have.
+    fn hold_to_grant(&self, caller: &Caller, policy: &Policy) -> Result<Ceiling, Box<Denial>> {
+        let (Some(grants), Some(grant)) = (&self.grants, &caller.grant) else {
+            return Ok(Ceiling::default());
         };
         match grants.recheck(grant, &caller.server) {
-            Ok(bearer) => {
-                match verdict {
-                    Verdict::Capture(capture) => bearer.ceiling.narrow(&mut capture.terms),
-                    Verdict::Proxy(proxy) => bearer.ceiling.narrow_proxy(&mut proxy.terms),
-                    Verdict::Program(program) => {
-                        bearer.ceiling.narrow_program(&mut program.terms);
-                    }
-                    _ => {}
-                }
-                Ok(())
-            }
+            Ok(bearer) => Ok(bearer.ceiling),
             Err(rejected) => {
                 tracing::warn!(why = %rejected, "refused a call");
                 let rule = RuleRef {
@@ -316,11 +309,16 @@ impl Decide for Judge {
 
     async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
         let policy = self.policy();
+        let ceiling = match self.hold_to_grant(caller, &policy) {
+            Ok(ceiling) => ceiling,
+            Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
+        };
         let decided = self.limits.deciding(caller, &call.tool, |counters| {
             let known = Known {
                 counters,
                 listings: &self.listings,
                 connection: caller.connection,
+                ceiling,
             };
             Policy::decide(&policy, call, &known)
         });
@@ -331,8 +329,12 @@ impl Decide for Judge {
                 return (Verdict::Deny(denial), Ticket::default());
             }
         };
-        if let Err(denial) = self.hold_to_grant(caller, &policy, &mut decision.verdict) {
-            return (Verdict::Deny(*denial), Ticket::default());
+        // The decision stays within the grant; should it not, the session does.
+        match &mut decision.verdict {
+            Verdict::Capture(capture) => ceiling.narrow(&mut capture.terms),
+            Verdict::Proxy(proxy) => ceiling.narrow_proxy(&mut proxy.terms),
+            Verdict::Program(program) => ceiling.narrow_program(&mut program.terms),
+            _ => {}
         }
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
@@ -450,6 +452,7 @@ struct Known<'a, C> {
     counters: C,
     listings: &'a Listings,
     connection: u64,
+    ceiling: Ceiling,
 }
 
 impl<C: Counters> Counters for Known<'_, C> {
@@ -461,5 +464,9 @@ impl<C: Counters> Counters for Known<'_, C> {
 impl<C: Counters> Knowledge for Known<'_, C> {
     fn definition(&self, tool: &str) -> Option<Arc<Definition>> {
         self.listings.find(self.connection, tool)
+    }
+
+    fn ceiling(&self) -> Ceiling {
+        self.ceiling
     }
 }

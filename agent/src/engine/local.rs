@@ -37,7 +37,7 @@ pub struct LocalPlan {
 pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     let socket = LocalSocket::bind(&plan.socket, invoking_user())
-        .map_err(|error| house::not_listening(plan.socket.display(), &error))?;
+        .map_err(|error| house::not_listening(plan.socket.display(), error))?;
     let Opened {
         servers,
         record,

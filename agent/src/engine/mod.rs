@@ -59,6 +59,14 @@ pub enum EngineError {
     /// The metrics cannot be served where they were wanted.
     #[error(transparent)]
     Metrics(#[from] ServeError),
+    /// Clients cannot be served where they were to come.
+    #[error("cannot listen on {at}: {source}")]
+    Listen {
+        /// The address, or the socket's path.
+        at: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -69,6 +77,8 @@ pub enum EngineError {
 pub enum Outcome {
     /// By itself, or because its input was closed.
     Exited(ExitStatus),
+    /// The same, before it had answered anything, while its client waited.
+    NeverServed(ExitStatus),
     /// It was still running when it had to go, and was killed.
     Killed,
     /// The agent was told to stop by this signal.
@@ -79,7 +89,7 @@ impl Outcome {
     /// The exit status, as a shell would give it.
     fn status(self) -> Option<i32> {
         match self {
-            Self::Exited(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
+            Self::Exited(status) | Self::NeverServed(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
             Self::Killed => Some(128 + 9),
             Self::Stopped(signal) => Some(128 + signal),
         }

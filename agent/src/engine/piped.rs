@@ -20,7 +20,7 @@ use crate::{
         http::{self, ReceptionPlan, Servers, Tls},
     },
     kernel,
-    principal::Caller,
+    principal::{Caller, connection_words},
 };
 
 /// Requests in flight of one server: many of them share the memory.
@@ -95,11 +95,11 @@ impl Servers for Wires {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         while running.try_join_next().is_some() {}
         running.spawn(async move {
-            let number = caller.connection;
-            tracing::info!(principal = %caller.principal, number, "a server starts");
+            let whose = connection_words(caller.connection);
+            tracing::info!(principal = %caller.principal, "a server starts for {whose}");
             match servers.converse(theirs, caller).await {
-                Ok(why) => tracing::info!(number, why, "a server ended"),
-                Err(error) => tracing::error!(number, %error, "a server failed"),
+                Ok(why) => tracing::info!("the server of {whose} ended: {why}"),
+                Err(error) => tracing::error!(%error, "the server of {whose} failed"),
             }
             drop(place);
         });

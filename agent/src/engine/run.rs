@@ -1,6 +1,6 @@
 //! `run`: gate and guard in front of one stdio server.
 
-use std::sync::Arc;
+use std::{io::IsTerminal as _, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -49,6 +49,11 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         Ok(started) => started,
         Err(error) => {
             drop(sessions);
+            // At a terminal nobody speaks JSON-RPC.
+            if !std::io::stdin().is_terminal() {
+                let (from, to) = (kernel::Input::standard()?, kernel::Output::standard()?);
+                house::not_started(from, to, Bounds::default(), &error).await;
+            }
             record.finish(&error.to_string(), None).await?;
             return Err(error);
         }
@@ -83,7 +88,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         }
     };
     // The record is complete once nobody can add to it: the pipe, and all of it, has gone.
-    let ((why, signal), outcome) = pipe.run(told).await?;
+    let ((why, signal), outcome) = pipe.run(told, || true).await?;
     drop(following);
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;

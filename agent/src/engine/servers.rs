@@ -159,9 +159,20 @@ impl OwnServers {
         let (sessions, _) = made.await.map_err(io::Error::other)??;
         let policy = self.judge.policy();
         let (baseline, programs) = (policy.baseline(), policy.programs());
-        let (command, user) = (&self.command, &self.credentials);
-        let (governed, broker) =
-            house::start_server(&sessions, command, user, true, baseline, programs).await?;
+        let client_in = Input::from(OwnedFd::from(client.try_clone()?));
+        let client_out = Output::to(client.as_fd())?;
+        let (command, credentials) = (&self.command, &self.credentials);
+        let started =
+            house::start_server(&sessions, command, credentials, true, baseline, programs).await;
+        let (governed, broker) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                house::not_started(client_in, client_out, self.bounds, &error).await;
+                let _ = client.shutdown(Shutdown::Both);
+                return Err(error);
+            }
+        };
+        let whose = caller.clone();
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),
@@ -179,8 +190,8 @@ impl OwnServers {
             broker,
             gate: Arc::new(gate),
             caller,
-            client_in: Input::from(OwnedFd::from(client.try_clone()?)),
-            client_out: Output::to(client.as_fd())?,
+            client_in,
+            client_out,
             ended,
         };
         let told = async {
@@ -188,7 +199,7 @@ impl OwnServers {
             let _ = stopping.wait_for(|stopping| *stopping).await;
             ("the agent ends", None)
         };
-        let end = pipe.run(told).await;
+        let end = pipe.run(told, || self.judge.lets_in(&whose)).await;
         // Whoever still waits for the client to write does so no longer.
         let _ = client.shutdown(Shutdown::Both);
         let ((why, _), _) = end?;

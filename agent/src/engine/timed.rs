@@ -32,6 +32,11 @@ impl Timed<Arc<Judge>> {
     pub(super) fn policy(&self) -> Arc<Policy> {
         self.inner.policy()
     }
+
+    /// See [`Judge::lets_in`].
+    pub(super) fn lets_in(&self, caller: &Caller) -> bool {
+        self.inner.lets_in(caller)
+    }
 }
 
 impl<D: Decide> Decide for Timed<D> {

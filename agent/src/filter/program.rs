@@ -144,6 +144,22 @@ pub enum Ancillary {
 }
 
 impl Ancillary {
+    /// For people: `the packet's mark`.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Protocol => "the packet's EtherType",
+            Self::PacketType => "the packet's direction",
+            Self::InterfaceIndex => "the interface's number",
+            Self::HardwareType => "the interface's hardware type",
+            Self::Mark => "the packet's mark",
+            Self::Queue => "the receive queue",
+            Self::Hash => "the flow's hash",
+            Self::VlanTag => "the VLAN tag",
+            Self::VlanPresent => "whether there is a VLAN tag",
+            Self::VlanProtocol => "the VLAN tag's EtherType",
+        }
+    }
+
     /// The offset from `SKF_AD_OFF`.
     const fn number(self) -> u32 {
         match self {

@@ -208,9 +208,14 @@ impl<T> Book<T> {
 
     /// Nobody waits for anything any more.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Request<T>> {
+        self.take().map(|(_, request)| request)
+    }
+
+    /// The same, with the requests' ids.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (Id, Request<T>)> {
         self.initializing = 0;
         self.spare.clear();
-        std::mem::take(&mut self.flights).into_values()
+        std::mem::take(&mut self.flights).into_iter()
     }
 
     /// An `initialize` waits for its answer.

@@ -235,6 +235,18 @@ impl<G: Rooms> Conversation<G> {
         }
     }
 
+    /// The same, because the server has gone. The requests that the client waits for are to be told.
+    pub(super) fn abandoned(&self) -> Vec<Id> {
+        let left: Vec<_> = self.book().take().collect();
+        let told = left.into_iter().filter_map(|(id, request)| {
+            // One that is being decided, or waits for its session, is told by whoever does that.
+            let waits = !request.cancelled && !matches!(request.flight, Flight::Opening);
+            self.settle(request.flight, CallEnd::Lost);
+            waits.then_some(id)
+        });
+        told.collect()
+    }
+
     /// Takes a request into the book.
     pub(super) fn admit(&self, id: &Id, flight: Flight<Ticket<G>>) -> Result<(), NoRoom> {
         let gone = self.book().admit(id.clone(), flight)?;
@@ -263,7 +275,7 @@ impl<G: Rooms> Conversation<G> {
         if number > DROPS_FIRST && !number.is_multiple_of(DROPS_THEN) {
             return;
         }
-        tracing::warn!(?from, bytes, why, number, "dropped a line");
+        tracing::warn!(bytes, why, number, "dropped a line of {from}");
         // It may hold secrets.
         let start = String::from_utf8_lossy(message.get(..LOGGED).unwrap_or(message));
         tracing::debug!(number, line = %start.escape_debug(), "the dropped line");

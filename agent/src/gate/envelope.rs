@@ -110,6 +110,15 @@ impl Id {
         let double = number.as_f64()? + 0.0;
         Some(Self::Number(double.to_string()))
     }
+
+    /// The id as JSON.
+    pub(super) fn as_json(&self) -> String {
+        match self {
+            Self::Null => "null".to_owned(),
+            Self::Text(text) => Value::from(text.as_str()).to_string(),
+            Self::Number(number) => number.clone(),
+        }
+    }
 }
 
 /// What the gate needs to know of one message, borrowed from its line.

@@ -1,6 +1,6 @@
 //! What the gate asks of the policy, and what it tells whoever keeps the record.
 
-use std::{future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
@@ -201,6 +201,15 @@ pub enum Side {
     Client,
     /// The MCP server.
     Server,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "the client",
+            Self::Server => "the server",
+        })
+    }
 }
 
 /// A call and what became of it.

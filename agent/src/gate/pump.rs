@@ -19,17 +19,21 @@ use std::{
     },
     task::{Context, Poll, Waker},
     thread,
+    time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::spawn_blocking,
+    time::timeout,
 };
 
 use super::{
     client::{AfterOpen, Answer, FromClient, Start},
     conversation::{Conversation, Rooms, Ticket, lock},
+    envelope::Id,
+    farewell::{self, Fate},
     events::{Decide as _, Side},
     lines::{Lines, Next},
     question::Asking,
@@ -44,6 +48,11 @@ const WAITING_ENDS: usize = 256;
 const SHORT: usize = 64 << 10;
 /// What a thread may use to take a line apart, which nests only so deep: there are many threads.
 const STACK: usize = 512 << 10;
+/// How long a server that has exited is still read, if a process that it left behind keeps its
+/// output open.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long it may take to be known how a server ended that has closed its output.
+const INQUEST: Duration = Duration::from_secs(1);
 
 /// The two ends of the two pipes that a pump stands between.
 #[derive(Debug)]
@@ -75,15 +84,19 @@ pub enum PumpEnd {
     ClientClosed,
     /// The server closed, or no longer reads.
     ServerClosed,
+    /// The same, before it had said anything at all, while the client waited: which was told why.
+    NeverServed,
 }
 
 /// Carries lines between a client and a server until one of them closes. When this returns, or is
-/// dropped, nothing more is carried.
+/// dropped, nothing more is carried. A client that waits for answers when the server has gone is told
+/// so, in the words that `fate` has by then.
 pub async fn pump<CI, CO, SI, SO, G>(
     streams: Streams<CI, CO, SI, SO>,
     gate: Arc<G>,
     caller: Caller,
     ends: mpsc::Receiver<SessionEnd>,
+    fate: Fate,
 ) -> PumpEnd
 where
     CI: Read + Send + 'static,
@@ -101,6 +114,9 @@ where
         closing: watch::Sender::new(None),
         server_gone: watch::Sender::new(false),
         over: AtomicBool::new(false),
+        spoke: AtomicBool::new(false),
+        late: Mutex::default(),
+        told: watch::Sender::new(false),
         opening: Mutex::new(Some(opening)),
         runtime: Handle::current(),
     });
@@ -129,13 +145,23 @@ where
         until(&mut closing, Option::is_some).await;
         tokio::time::sleep(bounds.drain).await;
     };
+    let mut dead = fate.clone();
+    let left_behind = async {
+        until(&mut dead, Option::is_some).await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
     tokio::select! {
         () = all => {}
         () = overdue => tracing::warn!("gave up waiting for the other side to close"),
+        () = left_behind => pump.close(PumpEnd::ServerClosed),
     }
+    let end = pump.closing.borrow().unwrap_or(PumpEnd::ServerClosed);
+    let end = match end {
+        PumpEnd::ServerClosed => pump.explain(fate, bounds.drain).await,
+        end => end,
+    };
     drop(stopping);
-    let end = *pump.closing.borrow();
-    end.unwrap_or(PumpEnd::ServerClosed)
+    end
 }
 
 fn in_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -155,9 +181,23 @@ struct Pump<G: Rooms, CO, SI> {
     server_gone: watch::Sender<bool>,
     /// The pump has returned; only calls that wait for a session are left.
     over: AtomicBool,
+    /// The server has sent a message.
+    spoke: AtomicBool,
+    late: Mutex<Late>,
+    /// The client was told of the server's end in answer to a request, or has gone itself.
+    told: watch::Sender<bool>,
     /// Each call that waits for its session holds one of these, until there can be no more.
     opening: Mutex<Option<mpsc::Sender<()>>>,
     runtime: Handle,
+}
+
+/// The requests that the server has gone without, and what they are told.
+#[derive(Default)]
+struct Late {
+    waiting: Vec<Id>,
+    words: Option<String>,
+    /// One of them was told.
+    told: bool,
 }
 
 /// Ends a pump when it is dropped.
@@ -180,7 +220,13 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         loop {
             let next = lines.next();
             let Some(pump) = this.upgrade() else { return };
-            if pump.closing.borrow().is_some() {
+            let closing = *pump.closing.borrow();
+            if closing.is_some() {
+                // A request that came a moment too late is not left without an answer.
+                if let (Some(PumpEnd::ServerClosed), Ok(Next::Line(line))) = (closing, &next) {
+                    pump.comes_late(lines.bytes(line.clone()));
+                }
+                pump.told.send_replace(true);
                 return;
             }
             match next {
@@ -287,12 +333,12 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
                 if !self.pass(line)
                     && let Some(request) = request
                 {
-                    self.conversation.undelivered(&request);
+                    self.undelivered(&request);
                 }
             }
             FromClient::Edited(request, text) => {
                 if !self.pass(text.as_bytes()) {
-                    self.conversation.undelivered(&request);
+                    self.undelivered(&request);
                 }
             }
             FromClient::Answer(answer) => self.answer(&answer),
@@ -347,8 +393,11 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         let sent = self.pass_if(text.as_bytes(), wanted);
         if sent.is_none() {
             match waiting {
-                Some(beginning) => self.conversation.give_back(*beginning),
-                None => self.conversation.undelivered(&id),
+                Some(beginning) => {
+                    self.conversation.give_back(*beginning);
+                    self.too_late(id);
+                }
+                None => self.undelivered(&id),
             }
         }
     }
@@ -367,6 +416,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
     }
 
     fn server_message(&self, message: &str) {
+        self.spoke.store(true, Ordering::Relaxed);
         let outgoing = self.conversation.server_message(message);
         if let Some(message) = outgoing.message {
             self.tell(message.as_bytes());
@@ -376,6 +426,66 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         }
         if let Some(notice) = outgoing.notice {
             self.tell(notice.as_bytes());
+        }
+    }
+
+    /// A request that the server did not take, since it has gone.
+    fn undelivered(&self, id: &Id) {
+        self.conversation.undelivered(id);
+        self.too_late(id.clone());
+    }
+
+    /// The client's line after the server has gone.
+    fn comes_late(&self, line: &[u8]) {
+        if let Some(id) = farewell::request(line) {
+            self.too_late(id);
+        }
+    }
+
+    /// A request is told that the server has gone, once it is known how.
+    fn too_late(&self, id: Id) {
+        let mut late = lock(&self.late);
+        match &late.words {
+            None => late.waiting.push(id),
+            Some(words) => {
+                let answer = farewell::answer(&id, words);
+                late.told = true;
+                drop(late);
+                self.tell(answer.as_bytes());
+                self.told.send_replace(true);
+            }
+        }
+    }
+
+    /// Tells the client how the server ended, in answer to each request that it waits for. A client
+    /// that has asked for nothing yet is waited for a little: a server may end before it is asked.
+    async fn explain(self: &Arc<Self>, mut fate: Fate, patience: Duration) -> PumpEnd {
+        let known = timeout(INQUEST, until(&mut fate, Option::is_some)).await;
+        let words = fate.borrow().clone().filter(|_| known.is_ok());
+        let words = words.unwrap_or_else(|| farewell::CLOSED.to_owned());
+        let mut waiting = self.conversation.abandoned();
+        {
+            let mut late = lock(&self.late);
+            waiting.append(&mut late.waiting);
+            late.words = Some(words.clone());
+        }
+        let spoke = self.spoke.load(Ordering::Relaxed);
+        let mut told = !waiting.is_empty();
+        let telling = async {
+            for id in waiting {
+                self.notify(farewell::answer(&id, &words)).await;
+            }
+        };
+        // A client that does not read is not waited for.
+        let _ = timeout(patience, telling).await;
+        if !spoke && !told {
+            let mut heard = self.told.subscribe();
+            let _ = timeout(farewell::PATIENCE, until(&mut heard, |told| *told)).await;
+            told = lock(&self.late).told;
+        }
+        match told && !spoke {
+            true => PumpEnd::NeverServed,
+            false => PumpEnd::ServerClosed,
         }
     }
 

@@ -291,7 +291,9 @@ impl<G: Rooms> Conversation<G> {
         // Several: the name is too common to mean one. The server stops its own process, and the
         // session ends with that.
         if meant.len() > 1 {
-            tracing::info!(?meant, "a stop call could mean several sessions");
+            let meant: Vec<String> = meant.iter().map(ToString::to_string).collect();
+            let meant = meant.join(", ");
+            tracing::info!("a stop call could mean each of {meant}: they end with their processes");
             return Vec::new();
         }
         for session in &meant {

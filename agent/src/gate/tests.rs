@@ -18,7 +18,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -135,6 +135,7 @@ struct Rig {
     captures: Arc<FakeCaptures>,
     events: mpsc::UnboundedReceiver<GateEvent>,
     ends: mpsc::Sender<SessionEnd>,
+    fate: watch::Sender<Option<String>>,
     pump: JoinHandle<PumpEnd>,
 }
 
@@ -150,6 +151,7 @@ impl Rig {
         let captures = Arc::new(FakeCaptures::default());
         let (observer, events) = mpsc::unbounded_channel();
         let (ends, ended) = mpsc::channel(16);
+        let (fate, seen) = watch::channel(None);
         let gate = Gate {
             policy: Arc::clone(&policy),
             captures: Arc::clone(&captures),
@@ -175,8 +177,15 @@ impl Rig {
             captures,
             events,
             ends,
-            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended)),
+            fate,
+            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended, seen)),
         }
+    }
+
+    /// The server ends, with exit status 3.
+    async fn server_ends(&mut self) {
+        self.server.hang_up().await;
+        self.fate.send_replace(Some(ENDED.to_owned()));
     }
 
     /// A call and its answer go through, both as the bytes they are.
@@ -1022,7 +1031,7 @@ async fn end_of_server_ends_the_pump() {
     rig.captures.permits.forget_permits(usize::MAX);
     rig.client.say(&call(1, "start", "{}")).await;
     rig.still_works("1").await;
-    rig.server.hang_up().await;
+    rig.server_ends().await;
     let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
     assert_eq!(end, PumpEnd::ServerClosed);
     // The session that comes too late is given back.
@@ -1035,6 +1044,56 @@ async fn end_of_server_ends_the_pump() {
     .await
     .unwrap();
     assert_eq!(rig.captures.log(), ["open s1", "end s1 ServerExit"]);
+}
+
+const ENDED: &str = "The server has ended with exit status 3.";
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":"i","method":"initialize","params":{}}"#;
+
+/// What a request is told whose server has gone.
+fn told_of_the_end(id: &Value) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -31002, "message": ENDED } })
+}
+
+#[tokio::test]
+async fn client_is_told_how_a_server_ended_that_it_waits_for() {
+    let mut rig = Rig::new();
+    rig.client.say(INITIALIZE).await;
+    rig.server.hear().await;
+    rig.server_ends().await;
+    assert_eq!(rig.client.hear_json().await, told_of_the_end(&json!("i")));
+    let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
+    assert_eq!(end, PumpEnd::NeverServed);
+    // The server was gone before it was asked.
+    let mut rig = Rig::new();
+    rig.server_ends().await;
+    rig.client.say(INITIALIZE).await;
+    assert_eq!(rig.client.hear_json().await, told_of_the_end(&json!("i")));
+    let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
+    assert_eq!(end, PumpEnd::NeverServed);
+    // Nobody waits for what nobody asked.
+    let mut rig = Rig::new();
+    rig.server_ends().await;
+    rig.client.hang_up().await;
+    let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
+    assert_ne!(end, PumpEnd::NeverServed);
+}
+
+#[tokio::test]
+async fn every_request_in_flight_is_told_of_the_servers_end() {
+    let mut rig = Rig::new();
+    rig.still_works("0").await;
+    rig.client.say(&call(1, "echo", "{}")).await;
+    rig.server.hear().await;
+    let list = r#"{"jsonrpc":"2.0","id":2.0,"method":"resources/list"}"#;
+    rig.client.say(list).await;
+    rig.server.hear().await;
+    rig.server_ends().await;
+    let mut told = [rig.client.hear_json().await, rig.client.hear_json().await];
+    told.sort_by_key(|told| told["id"].as_u64());
+    assert_eq!(told, [told_of_the_end(&json!(1)), told_of_the_end(&json!(2))]);
+    let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
+    assert_eq!(end, PumpEnd::ServerClosed);
+    assert_eq!(rig.policy.settled(), [CallEnd::Done, CallEnd::Lost]);
 }
 
 /// Marsaglia's xorshift64.

@@ -35,6 +35,15 @@ pub async fn list() -> io::Result<Vec<Interface>> {
     interfaces
 }
 
+/// An interface for people, by its index: `eth0`, or its number where it has gone.
+pub fn name_of(index: u32) -> String {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+
+    let name = socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+        .and_then(|asked| netdevice::index_to_name(asked, index));
+    name.unwrap_or_else(|_| format!("number {index}, which is not there any more"))
+}
+
 /// Yields whenever an interface came, went or was renamed. Subscribed when this returns.
 pub fn changes() -> io::Result<impl Stream<Item = ()> + Unpin> {
     let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])?;
@@ -61,4 +70,16 @@ fn interface(link: LinkMessage) -> Option<Interface> {
 /// Waits for the next change; false when none will come any more.
 pub async fn changed(changes: &mut (impl Stream<Item = ()> + Unpin)) -> bool {
     pin!(changes.next()).await.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_named() {
+        // Each network namespace has its loopback, which comes first.
+        assert_eq!(name_of(1), "lo");
+        assert!(name_of(u32::MAX >> 1).contains("not there any more"));
+    }
 }

@@ -58,7 +58,7 @@ pub use cgroup::Cgroup;
 pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use instance::{Instances, LoadedFilter, Slot};
-pub use interfaces::{Interface, changed, changes, list};
+pub use interfaces::{Interface, changed, changes, list, name_of};
 pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;

@@ -8,6 +8,7 @@ use super::{clock::Reading, record::Full, redis::RemoteError};
 use crate::{
     policy::{LimitUse, Scope, Unit, Window},
     store::StoreError,
+    words,
 };
 
 /// Why nothing was reserved. The call must not be forwarded.
@@ -158,20 +159,10 @@ fn left(time: Duration) -> String {
     let seconds = time
         .as_secs()
         .saturating_add(u64::from(time.subsec_nanos() > 0));
-    let two = |big: u64, unit: &str, small: u64, other: &str| match small {
-        0 => format!("{big} {unit}"),
-        small => format!("{big} {unit} {small} {other}"),
+    let rounded = match seconds {
+        0..3_600 => seconds,
+        3_600..86_400 => seconds.next_multiple_of(60),
+        _ => seconds.checked_next_multiple_of(3_600).unwrap_or(seconds),
     };
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
-        3_600..86_400 => {
-            let minutes = seconds.div_ceil(60);
-            two(minutes / 60, "h", minutes % 60, "min")
-        }
-        _ => {
-            let hours = seconds.div_ceil(3_600);
-            two(hours / 24, "d", hours % 24, "h")
-        }
-    }
+    words::time(Duration::from_secs(rounded))
 }

@@ -1,6 +1,6 @@
 //! The decision on one capture: what is asked, held against what the policy grants.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -11,6 +11,7 @@ use super::{
     source::{quoted, refuse},
     units,
 };
+use crate::words;
 
 /// Bytes of a capture filter at most. libpcap's own grammar sets no bound.
 pub(super) const MAX_FILTER: usize = 512 * 1024;
@@ -77,7 +78,16 @@ pub(super) struct Interfaces {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cap<T> {
     pub(super) most: T,
+    pub(super) whose: Whose,
     pub(super) rule: RuleRef,
+}
+
+/// Who sets a cap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Whose {
+    #[default]
+    Policy,
+    Grant,
 }
 
 /// What happens to a call that asks for more than a cap.
@@ -115,7 +125,7 @@ const BYTES: Unit<u64> = Unit {
 };
 
 pub(super) const SECONDS: Unit<Duration> = Unit {
-    say: units::seconds,
+    say: words::time,
     // A whole number where it can be one: many servers declare an integer.
     json: |time| {
         if time.subsec_nanos() == 0 {
@@ -350,12 +360,12 @@ impl CaptureRule {
             })?,
         };
         let (granted, written) = self.settle(unit, asked, cap)?;
-        if let Some(most) = written {
+        if let (Some(most), Some(cap)) = (written, cap) {
             changes.push(Change {
                 argument: named.argument.name().to_owned(),
                 asked: value.cloned(),
                 forwarded: (unit.json)(most),
-                why: format!("the policy allows at most {}", (unit.say)(most)),
+                why: cap.why(unit),
             });
         }
         Ok(granted)
@@ -415,16 +425,28 @@ impl CaptureRule {
         let mut caps = Vec::new();
         caps.extend(self.packets.as_ref().map(|cap| units::packets(cap.most)));
         caps.extend(self.bytes.as_ref().map(|cap| units::bytes(cap.most)));
-        caps.extend(self.seconds.as_ref().map(|cap| units::seconds(cap.most)));
+        caps.extend(self.seconds.as_ref().map(|cap| words::time(cap.most)));
         let caps = units::either(&caps, "and");
         let interfaces = self.interfaces.words();
-        match &self.within {
-            Some(within) => {
-                let within = &within.expression;
-                format!("Ask for at most {caps} on {interfaces}, within \"{within}\".")
-            }
-            None => format!("Ask for at most {caps} on {interfaces}."),
+        let mut offer = match caps.is_empty() {
+            true => format!("Ask for a capture on {interfaces}"),
+            false => format!("Ask for at most {caps} on {interfaces}"),
+        };
+        if let Some(within) = &self.within {
+            let _ = write!(offer, ", within \"{}\"", within.expression);
         }
+        offer + "."
+    }
+}
+
+impl<T: Copy> Cap<T> {
+    /// Why no more is forwarded: `the policy allows at most 10000 packets`.
+    pub(super) fn why(&self, unit: &Unit<T>) -> String {
+        let whose = match self.whose {
+            Whose::Policy => "the policy",
+            Whose::Grant => "the grant",
+        };
+        format!("{whose} allows at most {}", (unit.say)(self.most))
     }
 }
 

@@ -110,12 +110,16 @@ impl Policy {
             None | Some(Action::Allow | Action::Deny(_)) => Verdict::Forward,
             Some(Action::EndCapture) => Verdict::EndCapture,
             Some(Action::Capture(capture)) => {
-                Verdict::Capture(Box::new(capture.decide(&call.arguments)?))
+                Verdict::Capture(Box::new(capture.under(known.ceiling()).decide(&call.arguments)?))
             }
             Some(Action::EndProxy) => Verdict::EndProxy,
-            Some(Action::Proxy(proxy)) => Verdict::Proxy(Box::new(proxy.decide(&call.arguments)?)),
+            Some(Action::Proxy(proxy)) => Verdict::Proxy(Box::new(
+                proxy.under(known.ceiling()).decide(&call.arguments)?,
+            )),
             Some(Action::EndProgram) => Verdict::EndProgram,
-            Some(Action::Program(program)) => Verdict::Program(Box::new(program.verdict())),
+            Some(Action::Program(program)) => {
+                Verdict::Program(Box::new(program.under(known.ceiling()).verdict()))
+            }
         };
         for step in steps() {
             if let Step::Limit(limit) = step {

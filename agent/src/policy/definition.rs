@@ -130,11 +130,16 @@ impl Definition {
     /// There is something else; the sentence says what.
     pub fn recorded(text: &str) -> Result<Vec<Self>, String> {
         let mut all = Vec::new();
+        let mut server = None;
         for page in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
             let page = page.map_err(|error| format!("it is not JSON: {error}"))?;
             let tools = page.pointer("/result/tools").or_else(|| page.get("tools"));
             let tools = tools.unwrap_or(&page).as_array();
             for tool in tools.ok_or("it has no list of tools")? {
+                let tool = match tool.get("standing") {
+                    None => tool,
+                    Some(_) => known(tool, &mut server)?,
+                };
                 let name = tool.get("name").and_then(Value::as_str);
                 let name = name.ok_or("a tool in it has no name")?;
                 all.push(Self::read(name, &tool.to_string()));
@@ -267,6 +272,23 @@ impl<'de> Visitor<'de> for Sort {
     }
 }
 
+/// The definition in an element of what `capwarden tools list --json` prints: the accepted one, or
+/// the one that is offered where none is.
+fn known<'a>(tool: &'a Value, server: &mut Option<String>) -> Result<&'a Value, String> {
+    let of = tool.get("server").and_then(Value::as_str);
+    let of = of.unwrap_or_default();
+    if server.as_ref().is_some_and(|server| server != of) {
+        return Err(
+            "it has the tools of several servers: take `capwarden tools list SERVER --json`"
+                .to_owned(),
+        );
+    }
+    *server = Some(of.to_owned());
+    let definition = |key| tool.get(key).and_then(|version| version.get("definition"));
+    let found = definition("accepted").or_else(|| definition("offered"));
+    found.ok_or_else(|| "a tool in it has no definition".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,7 +349,16 @@ mod tests {
             .map(|tool| tool.name().to_owned())
             .collect();
         assert_eq!(names, ["a", "b", "c"]);
-        for bad in ["{", "5", r#"{"tools":[{}]}"#] {
+        let known = r#"[
+            {"server":"s","tool":"a","standing":"accepted","accepted":{"definition":{"name":"a"}},"offered":null},
+            {"server":"s","tool":"b","standing":"new","accepted":null,"offered":{"definition":{"name":"b"}}}]"#;
+        let names = Definition::recorded(known).unwrap();
+        let names: Vec<&str> = names.iter().map(Definition::name).collect();
+        assert_eq!(names, ["a", "b"]);
+        let several = known.replacen(r#""server":"s""#, r#""server":"t""#, 1);
+        let why = Definition::recorded(&several).unwrap_err();
+        assert!(why.contains("several servers"), "{why}");
+        for bad in ["{", "5", r#"{"tools":[{}]}"#, r#"[{"standing":"new"}]"#] {
             assert!(Definition::recorded(bad).is_err(), "{bad}");
         }
     }

@@ -1,8 +1,7 @@
 //! What is wrong with a policy file, and where.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode, SourceSpan};
 use serde_saphyr::Error as YamlError;
 
 use super::{Dialect, RuleRef, load::Place};
@@ -12,9 +11,9 @@ const MOST: usize = 20;
 
 /// A policy file that cannot be used: what is wrong, where, and what was expected there.
 ///
-/// `Display` gives one line, `policy.yaml:12:7: unknown key …`; as a [`Diagnostic`] it carries the
-/// source, the place and the help for a full report. Where more is wrong, this is the first thing
-/// in the file, and [`PolicyError::others`] has the rest.
+/// `Display` gives one line, `policy.yaml:12:7: unknown key …`; [`PolicyError::excerpt`] and
+/// [`PolicyError::help_text`] have what a full report shows besides. Where more is wrong, this is the
+/// first thing in the file, and [`PolicyError::others`] has the rest.
 pub struct PolicyError(Box<Fault>, Vec<PolicyError>);
 
 struct Fault {
@@ -22,10 +21,63 @@ struct Fault {
     label: String,
     help: Option<String>,
     place: Option<Place>,
-    source: NamedSource<Arc<str>>,
+    source: Source,
+}
+
+/// A line of a policy file in which something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt<'a> {
+    /// The line, without its end.
+    pub line: &'a str,
+    /// The bytes of it that are wrong.
+    pub wrong: Range<usize>,
+    /// What is to be said of them: `here`.
+    pub label: &'a str,
 }
 
 impl PolicyError {
+    /// Something that is wrong with a rule, found out when the policy had been loaded. `text` is the
+    /// file's, and may be empty where it is not known any more.
+    #[must_use]
+    pub fn of_rule(rule: &RuleRef, text: &str, message: String, help: &str) -> Self {
+        let source = Source {
+            file: Arc::clone(&rule.file),
+            text: text.into(),
+        };
+        let place = Place {
+            line: rule.line,
+            column: rule.column,
+            offset: 0,
+            length: usize::MAX,
+        };
+        source.fault(place, message, "here", Some(help.to_owned()))
+    }
+
+    /// All of them as one; none if there is none.
+    pub fn all(errors: impl IntoIterator<Item = Self>) -> Option<Self> {
+        errors.into_iter().reduce(|mut first, other| {
+            first.join(other);
+            first
+        })
+    }
+
+    /// The line in which it is wrong; none if the file could not be read at all.
+    #[must_use]
+    pub fn excerpt(&self) -> Option<Excerpt<'_>> {
+        let place = self.0.place?;
+        let text = &*self.0.source.text;
+        let before = text.get(..place.offset)?;
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = text.get(start..)?.lines().next().unwrap_or_default();
+        let from = (place.offset - start).min(line.len());
+        let to = (from + place.length).min(line.len());
+        Some(Excerpt {
+            line,
+            wrong: from..to,
+            label: &self.0.label,
+        })
+    }
+
     /// What else is wrong, by where it stands: at most 19 things, which have no others.
     #[must_use]
     pub fn others(&self) -> &[Self] {
@@ -69,7 +121,7 @@ impl PolicyError {
     /// The file, as it was named.
     #[must_use]
     pub fn file(&self) -> &str {
-        self.0.source.name()
+        &self.0.source.file
     }
 
     /// What is wrong, without the place.
@@ -119,34 +171,6 @@ impl fmt::Debug for PolicyError {
 
 impl std::error::Error for PolicyError {}
 
-impl Diagnostic for PolicyError {
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        let help = self.0.help.as_ref()?;
-        Some(Box::new(help))
-    }
-
-    fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.0.place?;
-        Some(&self.0.source)
-    }
-
-    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
-        if self.1.is_empty() {
-            return None;
-        }
-        Some(Box::new(
-            self.1.iter().map(|other| -> &dyn Diagnostic { other }),
-        ))
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let place = self.0.place?;
-        let span = SourceSpan::from((place.offset, place.length));
-        let label = LabeledSpan::new_with_span(Some(self.0.label.clone()), span);
-        Some(Box::new(std::iter::once(label)))
-    }
-}
-
 /// A policy file's name and text, from which errors and rule references are made.
 #[derive(Clone)]
 pub(super) struct Source {
@@ -168,7 +192,7 @@ impl Source {
             label: label.into(),
             help,
             place: Some(self.sound(place)),
-            source: NamedSource::new(&self.file, Arc::clone(&self.text)).with_language("yaml"),
+            source: self.clone(),
         };
         PolicyError(Box::new(fault), Vec::new())
     }
@@ -180,7 +204,10 @@ impl Source {
             label: String::new(),
             help,
             place: None,
-            source: NamedSource::new(file, Arc::from("")),
+            source: Self {
+                file: file.into(),
+                text: Arc::from(""),
+            },
         };
         PolicyError(Box::new(fault), Vec::new())
     }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
-    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Policy, ProgramTerms, ProgramVerdict,
-    ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Pinning, Policy, ProgramTerms,
+    ProgramVerdict, ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
@@ -47,6 +47,8 @@ pub struct Outcome {
     pub visible: bool,
     /// The arguments that the server gets; none if the call is denied.
     pub forwarded: Option<Map<String, Value>>,
+    /// The tool's definition is to be the accepted one; none where nobody asks for that.
+    pub pinned: Option<Pinning>,
 }
 
 impl Policy {
@@ -68,6 +70,7 @@ impl Policy {
             rule: rule.clone(),
             forwarded,
             visible: self.visible(&call.tool),
+            pinned: self.pinning(&call.tool).cloned(),
             decision,
         }
     }
@@ -172,6 +175,10 @@ impl Outcome {
             })
         });
         put("approval", json!(approval));
+        let pinned = self.pinned.as_ref().map(|pinning| {
+            json!({ "strict": pinning.strict, "rule": rule(&pinning.rule) })
+        });
+        put("pinned", json!(pinned));
         let proofs = decision.proofs.iter().map(|proof| {
             json!({
                 "argument": proof.argument,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Definition, RuleRef};
+use super::{Ceiling, Definition, RuleRef};
 
 /// One use of one limit by one call. A call's uses are reserved before it is forwarded: all of
 /// them, or none.
@@ -97,6 +97,11 @@ pub trait Knowledge: Counters {
     /// that asks for its schema denies.
     fn definition(&self, _tool: &str) -> Option<Arc<Definition>> {
         None
+    }
+
+    /// The most that whoever calls may have, whatever the policy grants.
+    fn ceiling(&self) -> Ceiling {
+        Ceiling::default()
     }
 }
 

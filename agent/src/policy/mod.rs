@@ -35,6 +35,7 @@
 mod argument;
 mod capture;
 mod case;
+mod ceiling;
 mod condition;
 mod decide;
 mod definition;
@@ -68,10 +69,11 @@ mod tests;
 pub const SCHEMA: &str = include_str!("schema.json");
 
 pub use case::{Case, Difference, Expected};
+pub use ceiling::Ceiling;
 pub use definition::{Definition, LONGEST_DEFINITION, PARTS};
 pub use diff::{Effect, PolicyChange, Subject};
 pub use endpoint::{Endpoint, EndpointHost, Transport};
-pub use error::PolicyError;
+pub use error::{Excerpt, PolicyError};
 pub use explain::{Assumed, Outcome};
 pub use import::{Imported, Reading};
 pub use limit::*;

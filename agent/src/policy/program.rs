@@ -94,6 +94,6 @@ impl fmt::Display for ProgramTerms {
         if let Some(connections) = self.connections {
             f.write_str(&counted("connection", "connections", connections))?;
         }
-        write!(f, ", {}", units::seconds(self.duration))
+        write!(f, ", {}", crate::words::time(self.duration))
     }
 }

@@ -18,6 +18,7 @@ use super::{
     endpoint::{asked_host, port, words},
     units,
 };
+use crate::words::time as time_words;
 
 /// A `proxy:` section.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,12 +284,12 @@ impl ProxyRule {
         };
         let (granted, written) = settle(&SECONDS, asked, cap, self.over)
             .map_err(|(rule, reason)| self.deny(rule, reason))?;
-        if let Some(most) = written {
+        if let (Some(most), Some(cap)) = (written, cap) {
             changes.push(Change {
                 argument: name.to_owned(),
                 asked: value.cloned(),
                 forwarded: (SECONDS.json)(most),
-                why: format!("the policy allows at most {}", (SECONDS.say)(most)),
+                why: cap.why(&SECONDS),
             });
         }
         Ok(granted)
@@ -310,7 +311,7 @@ impl ProxyRule {
         let listen = words(&self.listen.list, "or");
         denial.instead = Some(match &self.seconds {
             Some(cap) => {
-                let most = units::seconds(cap.most);
+                let most = time_words(cap.most);
                 format!("Ask for a proxy on {listen}, for at most {most}.")
             }
             None => format!("Ask for a proxy on {listen}."),
@@ -373,7 +374,7 @@ impl fmt::Display for ProxyTerms {
             Some(connections) => write!(f, ", {connections} connections")?,
         }
         if let Some(time) = self.duration {
-            write!(f, ", {}", units::seconds(time))?;
+            write!(f, ", {}", time_words(time))?;
         }
         Ok(())
     }

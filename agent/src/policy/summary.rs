@@ -66,6 +66,25 @@ impl Policy {
         }
     }
 
+    /// What it comes to for one tool, with what is asked of the calls of all tools.
+    pub(super) fn tool_summary(&self, name: &str) -> ToolSummary {
+        let mut summary = match self.tools.get(name) {
+            Some(rule) => self.tool(name, rule),
+            None => ToolSummary {
+                name: name.to_owned(),
+                verdict: "allow",
+                asks: Vec::new(),
+                terms: None,
+            },
+        };
+        for ask in asks(&self.all_tools) {
+            if !summary.asks.contains(&ask) {
+                summary.asks.push(ask);
+            }
+        }
+        summary
+    }
+
     fn tool(&self, name: &str, rule: &ToolRule) -> ToolSummary {
         let verdict = match &rule.action {
             _ if !self.visible(name) => "deny",
@@ -127,7 +146,10 @@ fn asks(rules: &Rules) -> Vec<String> {
             }
             Step::Pinned(_) => "definition pinned".to_owned(),
             Step::Clause(_) => "conditions checked".to_owned(),
-            Step::Approve(_) => "an operator asked".to_owned(),
+            Step::Approve(approval) if approval.conditions.is_empty() => {
+                format!("{} asked", approval.by)
+            }
+            Step::Approve(approval) => format!("{} asked about some calls", approval.by),
             Step::Limit(limit) => limit_words(limit),
         };
         if !words.contains(&word) {
@@ -146,7 +168,7 @@ fn limit_words(limit: &LimitRule) -> String {
         Window::Calendar(Hour) => format!("at most {max} an hour"),
         Window::Calendar(Day) => format!("at most {max} a day"),
         Window::Sliding(time) | Window::Bucket(time) => {
-            format!("at most {max} in {} s", time.as_secs())
+            format!("at most {max} in {}", crate::words::time(time))
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Amounts as a policy writes them and as people read them.
 
-use std::time::Duration;
-
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -76,15 +74,6 @@ pub(super) fn bytes(n: u64) -> String {
     }
 }
 
-/// Writes a time in seconds, with as many decimals as it has: `60 seconds`, `0.5 seconds`.
-pub(super) fn seconds(time: Duration) -> String {
-    if time == Duration::from_secs(1) {
-        "1 second".to_owned()
-    } else {
-        format!("{} seconds", time.as_secs_f64())
-    }
-}
-
 /// Writes a number of packets.
 pub(super) fn packets(n: u64) -> String {
     if n == 1 {
@@ -149,12 +138,5 @@ mod tests {
                 .unwrap_err()
                 .ends_with("Did you mean `MiB`?")
         );
-    }
-
-    #[test]
-    fn times_are_written() {
-        assert_eq!(seconds(Duration::from_secs(60)), "60 seconds");
-        assert_eq!(seconds(Duration::from_secs(1)), "1 second");
-        assert_eq!(seconds(Duration::from_millis(2500)), "2.5 seconds");
     }
 }

@@ -405,7 +405,7 @@ impl fmt::Display for Terms {
             write!(f, ", {}", units::bytes(bytes))?;
         }
         if let Some(time) = self.duration {
-            write!(f, ", {}", units::seconds(time))?;
+            write!(f, ", {}", crate::words::time(time))?;
         }
         match self.payload {
             Payload::Full => Ok(()),

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Caller, Operator, Principal, Token, code};
 use crate::{
-    policy::{ProgramTerms, ProxyTerms, Terms},
+    policy::Ceiling,
     store::{Clock, Seen, StateDirectory, StoreError, Table},
 };
 
@@ -45,51 +45,6 @@ pub struct Grant {
     pub revoked: Option<(u64, Operator)>,
     /// SHA-256 of its token, in hexadecimal.
     digest: String,
-}
-
-/// The most that a session may have, whatever the policy grants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ceiling {
-    /// Packets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packets: Option<u64>,
-    /// Bytes, as captured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// Time, from the moment the session opens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<Duration>,
-}
-
-impl Ceiling {
-    /// Of each cap, the lower one.
-    pub fn narrow(&self, terms: &mut Terms) {
-        terms.packets = lower(terms.packets, self.packets);
-        terms.bytes = lower(terms.bytes, self.bytes);
-        terms.duration = lower(terms.duration, self.duration);
-    }
-
-    /// The same of a proxy, where bytes are those of each direction.
-    pub fn narrow_proxy(&self, terms: &mut ProxyTerms) {
-        terms.packets = lower(terms.packets, self.packets);
-        terms.bytes = lower(terms.bytes, self.bytes);
-        terms.duration = lower(terms.duration, self.duration);
-    }
-
-    /// The same of programs, where bytes are those of each direction.
-    pub fn narrow_program(&self, terms: &mut ProgramTerms) {
-        terms.packets = lower(terms.packets, self.packets);
-        terms.bytes = lower(terms.bytes, self.bytes);
-        terms.duration = lower(Some(terms.duration), self.duration).unwrap_or(terms.duration);
-    }
-}
-
-/// None is no cap.
-fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
 }
 
 /// Whether a grant can be used.

@@ -14,8 +14,9 @@ mod token;
 
 use std::{fmt, sync::Arc};
 
+pub use crate::policy::Ceiling;
 pub use grant::{
-    Bearer, Ceiling, Grant, GrantError, Grants, MOST_GRANTS, NewGrant, Rejected, Standing,
+    Bearer, Grant, GrantError, Grants, MOST_GRANTS, NewGrant, Rejected, Standing,
     is_server,
 };
 pub use operator::Operator;
@@ -43,6 +44,17 @@ impl fmt::Display for Principal {
 /// Connections over HTTP are numbered from here on. Whoever is let in opens as many MCP sessions as
 /// they like, so that nothing can be counted by one: see [`Caller::lasting_connection`].
 pub const HTTP_CONNECTIONS: u64 = 1_000_000_000;
+
+/// A connection's number, for people: `connection 2`, `HTTP session 7`. Requests over HTTP that belong
+/// to no session have numbers beyond any that sessions come to.
+#[must_use]
+pub fn connection_words(number: u64) -> String {
+    match number.checked_sub(HTTP_CONNECTIONS) {
+        None => format!("connection {number}"),
+        Some(session) if session < 1 << 32 => format!("HTTP session {}", session + 1),
+        Some(_) => "HTTP without a session".to_owned(),
+    }
+}
 
 /// The caller of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     filter::{Insn, Program},
     kernel::{
-        Admit, ArmedSocket, BootTime, Caller, Errno, Refusal, Rejection, SocketCall, arm, has_ended,
+        self, Admit, ArmedSocket, BootTime, Caller, Errno, Refusal, Rejection, SocketCall, arm, has_ended,
     },
     policy::InterfaceTerms,
 };
@@ -186,7 +186,10 @@ impl Admit for Sessions {
         }
         Err(Shared::refuse(
             Errno::PERM,
-            format!("session {session} was not granted the interface with index {index}"),
+            format!(
+                "session {session} was not granted the interface {}",
+                kernel::name_of(index)
+            ),
         ))
     }
 

@@ -159,7 +159,8 @@ impl Events {
 
     pub(super) fn send(&self, event: SessionEvent) {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.sender.try_send(event) {
-            tracing::error!(?event, "the record cannot keep up");
+            tracing::error!("the record cannot keep up with what happens: the agent stops");
+            tracing::debug!(?event, "what is not recorded");
             self.overflow.send_replace(true);
         }
     }

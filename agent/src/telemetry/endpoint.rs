@@ -62,10 +62,16 @@ pub struct ServeError {
 }
 
 impl ServeError {
-    /// Whether somebody else serves there.
+    /// Where it was to be.
     #[must_use]
-    pub fn is_taken(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// What the system said.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
     }
 }
 
@@ -310,7 +316,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let serving = endpoint.clone().serve(Arc::clone(&metrics)).await.unwrap();
         let taken = endpoint.serve(metrics).await;
-        assert!(taken.unwrap_err().is_taken());
+        assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(serving);
         tokio::task::yield_now().await; // its task is ended by whoever runs next
         assert!(!path.exists());

@@ -346,7 +346,7 @@ impl Check<'_> {
                 .iter()
                 .any(|(_, known)| *known == index)
         {
-            let message = format!("it came from the interface with index {index}");
+            let message = format!("it came from interface number {index}, which was not granted");
             broken.push((Rule::Interface, message));
         }
         self.report.undecidable += u64::from(undecidable && broken.is_empty());

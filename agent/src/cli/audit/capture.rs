@@ -15,6 +15,7 @@ use crate::{
 use super::super::{
     enforce,
     failure::{Account, Failure},
+    paths,
     term::Paint,
 };
 
@@ -43,6 +44,7 @@ impl Capture {
         let Some(session) = &self.session else {
             return Ok(None);
         };
+        self.pcap.iter().try_for_each(|file| paths::is_there(file))?;
         let granted =
             find_session(log, session, self.agent.as_deref()).map_err(|error| match error {
                 NoSession::Log(error) => error.into(),

@@ -15,7 +15,7 @@ use super::{
     super::{
         exit::Exit,
         failure::{Account, Failure},
-        term,
+        paths, term,
     },
     compile_for,
 };
@@ -30,7 +30,7 @@ const MAX_LISTED: usize = 10_000;
 /// are there show it; where the filter asks for one that was not captured, they are undecidable.
 ///
 /// The exit status is 0 if every packet is inside, 1 if some are outside or undecidable, 2 if the
-/// filter is wrong, 7 if the file cannot be read.
+/// filter is wrong or there is no such file, 7 if it cannot be read.
 #[derive(Debug, Args)]
 pub(super) struct Pcap {
     /// The capture file; `-` is standard input
@@ -45,6 +45,9 @@ pub(super) struct Pcap {
 
 impl Pcap {
     pub(super) fn run(self) -> Result<Exit, Failure> {
+        if self.file.as_os_str() != "-" {
+            paths::is_there(&self.file)?;
+        }
         let mut file = CaptureFile::open(&self.file).map_err(|error| unreadable(&error))?;
         let link = file.link();
         let form = SocketForm::Raw(link);

@@ -7,7 +7,6 @@ use std::{
 };
 
 use clap::Args;
-use miette::Diagnostic as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,13 +16,15 @@ use crate::{
         hiding_name, lint,
     },
     policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef},
+    words,
 };
 
 use super::{
     super::{
-        enforce::{self, BadWithin},
+        enforce,
         exit::Exit,
-        failure::{Account, Failure, diagnostic},
+        failure::{self, Account, Failure},
+        paths,
         term::{self, Paint},
     },
     summary, test,
@@ -55,6 +56,7 @@ impl Check {
         let mut unsound = false;
         let mut reports = Vec::new();
         for file in &self.files {
+            paths::is_there(file)?;
             if file.extension().is_some_and(|ending| ending == "md") {
                 let name = file.display().to_string();
                 if !self.json {
@@ -73,7 +75,7 @@ impl Check {
                     Err(Failure::Policy(report)) => {
                         reports.push(problem(file, &report));
                         if !self.json {
-                            let text = diagnostic(report.as_ref(), Paint::for_stdout());
+                            let text = failure::policy(&report, Paint::for_stdout());
                             term::print(|out| out.write_all(text.as_bytes()))?;
                         }
                     }
@@ -121,7 +123,7 @@ impl Check {
                     unsound = true;
                     reports.push(problem(file, &report));
                     if !self.json {
-                        let text = diagnostic(report.as_ref(), Paint::for_stdout());
+                        let text = failure::policy(&report, Paint::for_stdout());
                         term::print(|out| out.write_all(text.as_bytes()))?;
                     }
                 }
@@ -135,18 +137,8 @@ impl Check {
     }
 }
 
-fn problem(file: &Path, report: &miette::Report) -> Value {
-    let fault = report.downcast_ref::<PolicyError>();
-    let filter = report.downcast_ref::<BadWithin>();
-    let message = match (fault, filter) {
-        (Some(fault), _) => fault.message().to_owned(),
-        (_, Some(filter)) => filter.message.clone(),
-        _ => report.to_string(),
-    };
-    let line = filter.map(|filter| filter.rule.line);
-    let column = filter.map(|filter| filter.rule.column);
-    let others = fault.map(PolicyError::others).unwrap_or_default();
-    let others = others.iter().map(|error| {
+fn problem(file: &Path, error: &PolicyError) -> Value {
+    let others = error.others().iter().map(|error| {
         json!({
             "message": error.message(),
             "line": error.line(),
@@ -154,25 +146,14 @@ fn problem(file: &Path, report: &miette::Report) -> Value {
             "help": error.help_text(),
         })
     });
-    let filters = filter
-        .map(|first| first.others.as_slice())
-        .unwrap_or_default();
-    let filters = filters.iter().map(|filter| {
-        json!({
-            "message": filter.message,
-            "line": filter.rule.line,
-            "column": filter.rule.column,
-            "help": filter.help().map(|help| help.to_string()),
-        })
-    });
     json!({
         "file": file,
         "ok": false,
-        "message": message,
-        "line": fault.and_then(PolicyError::line).or(line),
-        "column": fault.and_then(PolicyError::column).or(column),
-        "help": report.help().map(|help| help.to_string()),
-        "others": others.chain(filters).collect::<Vec<_>>(),
+        "message": error.message(),
+        "line": error.line(),
+        "column": error.column(),
+        "help": error.help_text(),
+        "others": others.collect::<Vec<_>>(),
     })
 }
 
@@ -253,7 +234,7 @@ impl Remark<'_> {
             parts.push(format!("packets that it refuses get through as {found}"));
         }
         if !unknown.is_empty() {
-            parts.push(format!("not told in {} s: {unknown}", TIME.as_secs()));
+            parts.push(format!("not told in {}: {unknown}", words::time(TIME)));
         }
         parts.extend(self.unfit_for_any.clone());
         parts.join("; ")

@@ -22,6 +22,7 @@ use super::super::{
     enforce,
     exit::Exit,
     failure::{Account, Failure},
+    paths,
     term::{self, Paint},
 };
 
@@ -54,7 +55,8 @@ pub(super) struct Explain {
     requires: Vec<String>,
     /// What the server answered to tools/list
     ///
-    /// A JSON file, for policies that ask for the tools' own schemas.
+    /// A JSON file, for policies that ask for the tools' own schemas; or what `capwarden tools list SERVER
+    /// --json` prints.
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
     /// Print the answer as JSON
@@ -107,6 +109,9 @@ impl Explain {
 fn read(path: &Path) -> Result<Call, Failure> {
     let mut bytes = Vec::new();
     let standard = path == Path::new("-");
+    if !standard {
+        paths::is_there(path)?;
+    }
     let done = if standard {
         io::stdin()
             .lock()
@@ -258,12 +263,20 @@ fn words(
             .as_ref()
             .map_or_else(String::new, |why| format!(" ({why})"));
         let text = format!(
-            "{}, within {} s{why}; rule {}",
+            "{}, within {}{why}; rule {}",
             approval.by,
-            approval.timeout.as_secs(),
+            crate::words::time(approval.timeout),
             approval.rule
         );
         line("asks first", &text)?;
+    }
+    if let Some(pinning) = &outcome.pinned {
+        let first = match pinning.strict {
+            true => "one that is seen first is held back until it is accepted",
+            false => "one that is seen first is accepted by that",
+        };
+        let text = format!("the tool's definition is the accepted one; {first}; rule {}", pinning.rule);
+        line("to be compared", &text)?;
     }
     for proof in &decision.proofs {
         let text = format!(
@@ -288,8 +301,8 @@ fn limit(used: &LimitUse) -> String {
         Window::Calendar(Unit::Minute) => "in each minute".to_owned(),
         Window::Calendar(Unit::Hour) => "in each hour".to_owned(),
         Window::Calendar(Unit::Day) => "in each day".to_owned(),
-        Window::Sliding(time) => format!("in any {} s", time.as_secs()),
-        Window::Bucket(time) => format!("which come back over {} s", time.as_secs()),
+        Window::Sliding(time) => format!("in any {}", crate::words::time(time)),
+        Window::Bucket(time) => format!("which come back over {}", crate::words::time(time)),
     };
     format!(
         "{} of {} {window}, counter {:?}, scope {}; rule {}",

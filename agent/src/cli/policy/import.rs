@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::policy::Policy as Loaded;
 
-use super::super::{exit::Exit, failure::Failure, term};
+use super::super::{exit::Exit, failure::Failure, paths, term};
 
 /// Print another vendor's policy in capwarden's own language
 ///
@@ -30,7 +30,8 @@ pub(super) struct Import {
 
 impl Import {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let imported = Loaded::import(&self.file).map_err(|error| Failure::Policy(error.into()))?;
+        paths::is_there(&self.file)?;
+        let imported = Loaded::import(&self.file).map_err(Failure::Policy)?;
         if self.json {
             let readings = imported.readings.iter().map(|reading| {
                 json!({

@@ -17,6 +17,7 @@ use super::super::{
     enforce,
     exit::Exit,
     failure::{Account, Failure},
+    paths,
     term::{self, Paint},
 };
 
@@ -38,7 +39,8 @@ pub(super) struct Test {
     files: Vec<PathBuf>,
     /// What the server answered to tools/list
     ///
-    /// A JSON file, for policies that ask for the tools' own schemas. Without it: of `pcap.yaml`, the file
+    /// A JSON file, for policies that ask for the tools' own schemas; or what `capwarden tools list SERVER
+    /// --json` prints. Without it: of `pcap.yaml`, the file
     /// `pcap.tools.json`, if there is one beside it.
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
@@ -104,7 +106,7 @@ impl Tried {
     /// With what the server answered to `tools/list`, in this file or in the one beside the policy.
     fn of(pair: Pair, tools: Option<&Path>) -> Result<Self, Failure> {
         let policy = enforce::check_policy(&pair.policy)?;
-        let mut cases = Case::load(&pair.cases).map_err(|error| Failure::Policy(error.into()))?;
+        let mut cases = Case::load(&pair.cases).map_err(Failure::Policy)?;
         let beside = pair.policy.with_extension(TOOLS);
         let beside = beside.is_file().then_some(beside.as_path());
         if let Some(tools) = tools.or(beside) {
@@ -195,6 +197,7 @@ impl Pair {
         let missing = |what: &str, hint: String| {
             Failure::Usage(Account::new(what).on(file.display()).hint(hint))
         };
+        paths::is_there(file)?;
         let stem = file
             .file_name()
             .and_then(|name| name.to_str()?.strip_suffix(ENDING));

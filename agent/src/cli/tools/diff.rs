@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
     audit::{visible, visible_json},
-    definitions::{AcceptError, Difference, Edit, Piece, Pin, Pins, Standing, differences},
+    definitions::{AcceptError, Difference, Edit, Piece, Pin, Standing, Version, differences},
 };
 
-use super::{Exit, Failure, Paint, State, refused, state, term, word};
+use super::{Exit, Failure, Paint, State, refused, servers, state, term, word};
 
 /// Characters of a text that is shown in one line.
 const ONE_LINE: usize = 100;
@@ -24,19 +24,22 @@ const ONE_LINE: usize = 100;
 /// The exit status is 0 if nothing is held back, 1 if something is.
 #[derive(Debug, Args)]
 pub(super) struct Diff {
-    /// The server, as `capwarden tools` lists it
+    /// The server, as `capwarden tools list` shows it
     #[arg(value_name = "SERVER")]
     server: String,
     /// One tool; without it, all that are held back
     #[arg(value_name = "TOOL")]
     tool: Option<String>,
+    /// Print the differences as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     state: State,
 }
 
 impl Diff {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let mut servers = Pins::open(&self.state.open()?)?.servers()?;
+        let mut servers = servers(&self.state)?;
         let Some(mut known) = servers.remove(&self.server) else {
             return Err(refused(AcceptError::Server(self.server)));
         };
@@ -50,6 +53,12 @@ impl Diff {
             }
         }
         known.tools.retain(|_, pin| pin.offered.is_some());
+        if self.json {
+            let tools = known.tools.iter();
+            let tools = tools.map(|(tool, pin)| in_json(&self.server, tool, pin));
+            term::print_visible_json(&tools.collect::<Vec<_>>())?;
+            return Ok(status(known.tools.is_empty()));
+        }
         let paint = Paint::for_stdout();
         term::print(|out| {
             for (tool, pin) in &known.tools {
@@ -60,12 +69,52 @@ impl Diff {
                 false => Ok(()),
             }
         })?;
-        Ok(if known.tools.is_empty() {
-            Exit::Ok
-        } else {
-            Exit::Unsound
-        })
+        Ok(status(known.tools.is_empty()))
     }
+}
+
+fn status(nothing: bool) -> Exit {
+    match nothing {
+        true => Exit::Ok,
+        false => Exit::Unsound,
+    }
+}
+
+/// A tool that is held back, and what is different in it.
+fn in_json(server: &str, tool: &str, pin: &Pin) -> Value {
+    let none = Map::new();
+    let parts = |version: &Option<Version>| -> Map<String, Value> {
+        version.as_ref().map_or(&none, |version| &version.parts).clone()
+    };
+    let (accepted, offered) = (parts(&pin.accepted), parts(&pin.offered));
+    let found = differences(&accepted, &offered);
+    let found = found.iter().map(|one| {
+        let (before, after) = match &one.edit {
+            Edit::Added(new) => (None, Some(new.clone())),
+            Edit::Gone(old) => (Some(old.clone()), None),
+            Edit::Changed(old, new) => (Some(old.clone()), Some(new.clone())),
+            Edit::Text(all) => {
+                let side = |left_out: fn(&Piece) -> bool| -> String {
+                    let pieces = all.iter().filter(|piece| !left_out(piece));
+                    let text = |piece: &Piece| match piece {
+                        Piece::Same(text) | Piece::Gone(text) | Piece::Added(text) => text.clone(),
+                    };
+                    pieces.map(text).collect()
+                };
+                let before = side(|piece| matches!(piece, Piece::Added(_)));
+                let after = side(|piece| matches!(piece, Piece::Gone(_)));
+                (Some(before.into()), Some(after.into()))
+            }
+        };
+        json!({ "path": one.path, "accepted": before, "offered": after })
+    });
+    json!({
+        "server": server,
+        "tool": tool,
+        "standing": pin.standing(),
+        "sha256": pin.offered.as_ref().map(|version| &version.digest),
+        "differences": found.collect::<Vec<_>>(),
+    })
 }
 
 fn show(server: &str, tool: &str, pin: &Pin, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
@@ -170,7 +219,7 @@ fn shorten(text: &str) -> String {
     let short: String = chars.by_ref().take(ONE_LINE * 4).collect();
     match chars.count() {
         0 => short,
-        more => format!("{short}… ({more} more characters: capwarden tools --json)"),
+        more => format!("{short}… ({more} more characters: capwarden tools list --json)"),
     }
 }
 
@@ -191,14 +240,16 @@ fn beyond_ascii(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::{definitions::Version, policy::Definition};
+    use crate::policy::Definition;
 
     fn version(tool: &Value) -> Option<Version> {
         let definition = Definition::read("t", &tool.to_string());
         Some(Version::of(&definition, 1_795_269_600))
+    }
+
+    fn text(version: &Option<Version>) -> Value {
+        version.as_ref().unwrap().parts["description"].clone()
     }
 
     #[test]
@@ -228,6 +279,14 @@ mod tests {
         ] {
             assert!(shown.contains(phrase), "{phrase} in {shown}");
         }
+        let json = in_json("s", "t", &pin);
+        let found = json["differences"].as_array().unwrap();
+        let of = |path: &str| found.iter().find(|one| one["path"] == path).unwrap();
+        let text = of("description");
+        assert_eq!(text["accepted"], self::text(&pin.accepted));
+        assert_eq!(text["offered"], self::text(&pin.offered));
+        let gone = of("inputSchema.properties.filter.maxLength");
+        assert_eq!((&gone["accepted"], &gone["offered"]), (&json!(64), &Value::Null));
         let hidden = |c: char| c.is_control() && c != '\n' || "\u{200b}\u{202e}".contains(c);
         assert!(!shown.contains(hidden), "{shown:?}");
     }

@@ -39,6 +39,10 @@ pub enum TlsError {
         file: String,
         /// What is wrong with it.
         why: String,
+        /// What was to be in it: `a certificate`.
+        wanted: &'static str,
+        /// What is in it instead, by the words of its first PEM block: `PRIVATE KEY`.
+        found: Option<String>,
     },
     /// Others could read, or change, the key.
     #[error(
@@ -122,14 +126,10 @@ fn stamp(file: &Path) -> Stamp {
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let wrong = |file: &Path, why: String| TlsError::Content {
-        file: file.display().to_string(),
-        why,
-    };
     let chain = certificates(certificate)?;
     if chain.is_empty() {
         let why = "it has no certificate in PEM: -----BEGIN CERTIFICATE-----";
-        return Err(wrong(certificate, why.to_owned()));
+        return Err(wrong(certificate, CERTIFICATE, why.to_owned()));
     }
     let meta = fs::metadata(key).map_err(|source| TlsError::Read {
         file: key.display().to_string(),
@@ -142,16 +142,38 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         return Err(TlsError::Exposed { file, mode, user });
     }
     let secret = PrivateKeyDer::from_pem_slice(&contents(key)?)
-        .map_err(|error| wrong(key, format!("it has no private key in PEM: {error}")))?;
+        .map_err(|error| wrong(key, KEY, format!("it has no private key in PEM: {error}")))?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(certificate, error.to_string()))?;
+        .map_err(|error| wrong(certificate, CERTIFICATE, error.to_string()))?;
     let mut config = builder
         .with_no_client_auth()
         .with_single_cert(chain, secret)
-        .map_err(|error| wrong(certificate, format!("with {}: {error}", key.display())))?;
+        .map_err(|error| {
+            let why = format!("with {}: {error}", key.display());
+            wrong(certificate, CERTIFICATE, why)
+        })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// What is expected of files.
+const CERTIFICATE: &str = "a certificate";
+const KEY: &str = "a private key";
+
+fn wrong(file: &Path, wanted: &'static str, why: String) -> TlsError {
+    let text = contents(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let block = text.lines().find_map(|line| {
+        let words = line.trim().strip_prefix("-----BEGIN ")?;
+        words.strip_suffix("-----")
+    });
+    TlsError::Content {
+        file: file.display().to_string(),
+        why,
+        wanted,
+        found: block.map(|words| words.chars().take(40).collect()),
+    }
 }
 
 fn contents(file: &Path) -> Result<Vec<u8>, TlsError> {
@@ -169,9 +191,9 @@ fn contents(file: &Path) -> Result<Vec<u8>, TlsError> {
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(&contents(file)?)
         .collect::<Result<_, _>>()
-        .map_err(|error| TlsError::Content {
-            file: file.display().to_string(),
-            why: format!("its certificates cannot be read: {error}"),
+        .map_err(|error| {
+            let why = format!("its certificates cannot be read: {error}");
+            wrong(file, CERTIFICATE, why)
         })
 }
 
@@ -193,10 +215,8 @@ impl Authorities {
         };
         match file {
             Some(file) if usable == 0 => {
-                return Err(TlsError::Content {
-                    file: file.display().to_string(),
-                    why: "it has no certificate of an authority in PEM".to_owned(),
-                });
+                let why = "it has no certificate of an authority in PEM".to_owned();
+                return Err(wrong(file, CERTIFICATE, why));
             }
             None if usable == 0 => return Err(TlsError::NoAuthorities),
             _ => {}

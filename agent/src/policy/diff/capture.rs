@@ -32,7 +32,7 @@ pub(super) fn compare(before: &CaptureRule, after: &CaptureRule) -> Vec<Found> {
         before.seconds.as_ref(),
         after.seconds.as_ref(),
         rules,
-        |time| units::seconds(*time),
+        |time| crate::words::time(*time),
     ));
     let mut differs = |effect, what: String| {
         found.push(Found::new(effect, what, Some(rules.0), Some(rules.1)));

@@ -15,6 +15,7 @@ use crate::policy::{
     units,
     usage::LimitRule,
 };
+use crate::words;
 
 /// One thing that is asked.
 enum Demand<'a> {
@@ -103,7 +104,15 @@ impl Demand<'_> {
                 true => "the tool's definition was accepted by an operator".to_owned(),
                 false => "the tool's definition is the accepted one".to_owned(),
             },
-            Self::Approval(approval) => format!("{} approves", approval.by),
+            Self::Approval(approval) => format!(
+                "{} approves{} within {}",
+                approval.by,
+                match approval.conditions.is_empty() {
+                    true => "",
+                    false => ", of calls that `if` is about,",
+                },
+                words::time(approval.timeout)
+            ),
             Self::Limit(limit) => format!("the limit of {} in `{}`", limit.max, limit.counter),
         }
     }
@@ -182,8 +191,18 @@ impl Demand<'_> {
                         format!("{} approves, not {}", other.by, one.by),
                     ));
                 }
-                if one.timeout != other.timeout || one.conditions != other.conditions {
-                    let what = format!("when {} is asked, or for how long", other.by);
+                if one.conditions != other.conditions {
+                    let effect = match (one.conditions.is_empty(), other.conditions.is_empty()) {
+                        // Without conditions, all calls are asked about.
+                        (true, false) => Effect::Allows,
+                        (false, true) => Effect::Denies,
+                        _ => Effect::Changed,
+                    };
+                    all.push(found(effect, format!("which calls {} is asked about", other.by)));
+                }
+                if one.timeout != other.timeout {
+                    let (was, is) = (words::time(one.timeout), words::time(other.timeout));
+                    let what = format!("{} is asked for {is}, not {was}", other.by);
                     all.push(found(Effect::Changed, what));
                 }
                 all

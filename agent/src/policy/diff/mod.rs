@@ -13,7 +13,7 @@ mod proxy;
 use std::collections::BTreeSet;
 
 use super::{
-    Policy, RuleRef,
+    Policy, Request, RuleRef,
     model::{Action, Rules, ToolRule},
 };
 
@@ -151,14 +151,14 @@ fn names(before: &Policy, after: &Policy) -> BTreeSet<String> {
 
 fn tool(before: &Policy, after: &Policy, name: &str) -> Vec<Found> {
     let rules = Some((before.rule(name), after.rule(name)));
-    let ends = |effect, what| {
+    let ends = |effect, what: String| {
         let (before, after) = rules.unzip();
         vec![Found::new(effect, what, before, after)]
     };
     match (before.visible(name), after.visible(name)) {
         (false, false) => Vec::new(),
-        (true, false) => ends(Effect::Denies, "the tool, whatever its arguments"),
-        (false, true) => ends(Effect::Allows, "the tool, where its arguments pass"),
+        (true, false) => ends(Effect::Denies, "the tool, whatever its arguments".to_owned()),
+        (false, true) => ends(Effect::Allows, opened(after, name)),
         (true, true) => {
             let none = Rules::default();
             let own = |policy: &'_ Policy| -> Rules {
@@ -172,6 +172,27 @@ fn tool(before: &Policy, after: &Policy, name: &str) -> Vec<Found> {
             found.extend(action(before.tools.get(name), after.tools.get(name), rules));
             found
         }
+    }
+}
+
+/// A tool that becomes allowed: what its calls do, and on which conditions.
+fn opened(policy: &Policy, name: &str) -> String {
+    let summary = policy.tool_summary(name);
+    let mut words = match summary.verdict {
+        "capture" => "the tool, which starts a capture".to_owned(),
+        "proxy" => "the tool, which starts a proxy".to_owned(),
+        "ends" => match policy.tools.get(name).map(|tool| &tool.action) {
+            Some(Action::EndProxy) => "the tool, which ends proxies".to_owned(),
+            _ => "the tool, which ends captures".to_owned(),
+        },
+        _ => "the tool".to_owned(),
+    };
+    if let Some(terms) = summary.terms {
+        words += &format!(" ({terms})");
+    }
+    match summary.asks.as_slice() {
+        [] => words + ", whatever its arguments",
+        asks => format!("{words}, on these conditions: {}", asks.join(", ")),
     }
 }
 
@@ -259,7 +280,10 @@ fn exec(before: &Policy, after: &Policy) -> Vec<Found> {
         (None, Some(after)) => {
             vec![Found::new(
                 Effect::Allows,
-                "captures of commands",
+                match after.decide_request(&Request::default()) {
+                    Ok(verdict) => format!("captures of commands ({})", verdict.terms),
+                    Err(_) => "captures of commands".to_owned(),
+                },
                 None,
                 Some(&after.rule),
             )]

@@ -50,7 +50,7 @@ pub(super) fn compare(before: &ProgramRule, after: &ProgramRule) -> Vec<Found> {
         seconds.0,
         seconds.1,
         rules,
-        |time| units::seconds(*time),
+        |time| crate::words::time(*time),
     ));
     found
 }

@@ -7,7 +7,7 @@ use crate::policy::{
     InterfacePattern, Outside, Payload,
     argument::Argument,
     capture::{
-        Arguments, Cap, CaptureRule, Interfaces, MAX_EXACT, MAX_SNAP, Named, Over, Within,
+        Arguments, Cap, CaptureRule, Interfaces, MAX_EXACT, MAX_SNAP, Named, Over, Whose, Within,
         check_filter,
     },
     units,
@@ -92,6 +92,7 @@ pub(in crate::policy) fn capture(
 pub(super) fn cap<T>(field: &Field<'_>, most: T) -> Cap<T> {
     Cap {
         most,
+        whose: Whose::default(),
         rule: field.rule(),
     }
 }

@@ -119,7 +119,7 @@ fn a_capture_within_the_caps_is_granted_as_asked() {
     assert_eq!(forwarded(&verdict, arguments.clone()), arguments);
     assert_eq!(
         verdict.terms.to_string(),
-        "veth7, \"tcp port 80\" within \"net 10.0.0.0/8\", 5 packets, 4 KiB, 1.5 seconds, headers only"
+        "veth7, \"tcp port 80\" within \"net 10.0.0.0/8\", 5 packets, 4 KiB, 1.5 s, headers only"
     );
 }
 
@@ -208,7 +208,7 @@ fn what_is_no_amount_is_denied() {
         assert_eq!(
             denial.instead.as_deref(),
             Some(
-                "Ask for at most 10000 packets, 50 MiB and 60 seconds on lo or veth*, within \"net 10.0.0.0/8\"."
+                "Ask for at most 10000 packets, 50 MiB and 1 min on lo or veth*, within \"net 10.0.0.0/8\"."
             )
         );
         assert_eq!(denial.rule.line, 10);
@@ -270,12 +270,12 @@ fn over_deny_denies_what_clamp_would_cut() {
         ),
         (
             json!({"time": 2.6}),
-            "2.6 seconds is more than the 2.5 seconds allowed.",
+            "2.6 s is more than the 2.5 s allowed.",
             23,
         ),
         (
             json!({"time": 0}),
-            "No limit was asked for, and at most 2.5 seconds is allowed.",
+            "No limit was asked for, and at most 2.5 s is allowed.",
             23,
         ),
     ] {
@@ -284,7 +284,7 @@ fn over_deny_denies_what_clamp_would_cut() {
         assert_eq!(denial.rule.line, line);
         assert_eq!(
             denial.instead.as_deref(),
-            Some("Ask for at most 10 packets and 2.5 seconds on lo.")
+            Some("Ask for at most 10 packets and 2.5 s on lo.")
         );
     }
     // What is not asked is not denied, and not written: the kernel holds the caps.
@@ -447,7 +447,7 @@ fn what_no_argument_asks_is_the_policy_s_alone() {
     .unwrap();
     let verdict = captured(&policy, "t", json!({"interface": "eth0", "packets": 0}));
     assert_eq!(verdict.changes, vec![]);
-    assert_eq!(verdict.terms.to_string(), "lo or veth*, 3 seconds");
+    assert_eq!(verdict.terms.to_string(), "lo or veth*, 3 s");
     assert_eq!(verdict.terms.snap_length, 262_144);
     assert_eq!(verdict.terms.payload, Payload::Full);
 }
@@ -496,7 +496,7 @@ fn commands_get_the_exec_section() {
     let terms = policy.exec_verdict(&request).unwrap().terms;
     assert_eq!(
         terms.to_string(),
-        "lo, \"port 80\" within \"tcp\", 3 packets, 100 bytes, 9 seconds, 8 bytes of payload"
+        "lo, \"port 80\" within \"tcp\", 3 packets, 100 bytes, 9 s, 8 bytes of payload"
     );
 
     let more = Request {

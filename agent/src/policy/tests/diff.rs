@@ -38,7 +38,10 @@ fn rules(before: &str, after: &str) -> Vec<String> {
 
 #[rustfmt::skip] // A table: rule, other rule, what is different; and the other way round.
 const CASES: &[(&str, &str, &str, &str)] = &[
-    ("allow", "{ deny: x }", "- t: the tool, whatever", "+ t: the tool, where"),
+    ("allow", "{ deny: x }", "- t: the tool, whatever", "+ t: the tool, whatever its arguments"),
+    ("{ capture: { interfaces: [ lo ], packets: 1 } }", "{ deny: x }", "- t: the tool, whatever", "+ t: the tool, which starts a capture (lo, 1 packet), whatever its arguments"),
+    ("{ ends: proxy, limits: [ { max: 3, window: day } ] }", "{ deny: x }", "- t: the tool, whatever", "+ t: the tool, which ends proxies, on these conditions: at most 3 a day"),
+    ("{ approve: user, args: { a: { absent: true } } }", "{ deny: x }", "- t: the tool, whatever", "+ t: the tool, on these conditions: arguments checked, the client's user asked"),
     ("allow", "{ ends: capture }", "~ t: a call ends captures, where it was forwarded and no more", "~ t: a call is forwarded and no more, where it ended captures"),
     ("allow", "{ ends: proxy }", "~ t: a call ends proxies, where it was forwarded and no more", "~ t: a call is forwarded and no more, where it ended proxies"),
     ("allow", "{ ends: program }", "~ t: a call ends programs, where it was forwarded and no more", "~ t: a call is forwarded and no more, where it ended programs"),
@@ -65,9 +68,9 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("allow", "{ limits: [ { max: 3, window: day } ] }", "- t: calls that do not pass: the limit of 3 in `t/day`", "+ t: calls no longer have to pass: the limit of 3"),
     ("{ limits: [ { max: 3, window: day } ] }", "{ limits: [ { max: 4, window: day } ] }", "+ t: up to 4 in `t/day`, not 3", "- t: up to 3 in `t/day`, not 4"),
     ("{ limits: [ { max: 3, window: day } ] }", "{ limits: [ { max: 3, window: day, refund: never } ] }", "~ t: how much", "~ t: how much"),
-    ("{ approve: operator }", "{ approve: { by: operator, timeout: 5 min } }", "~ t: when an operator", "~ t: when an operator"),
+    ("{ approve: operator }", "{ approve: { by: operator, timeout: 5 min } }", "~ t: an operator is asked for 5 min, not 10 min", "~ t: an operator is asked for 10 min, not 5 min"),
     ("{ approve: operator }", "{ approve: user }", "+ t: the client's user approves, not an operator", "- t: an operator approves, not the client's user"),
-    ("allow", "{ approve: operator, }", "- t: calls that do not pass: an operator approves", "+ t: calls no longer"),
+    ("allow", "{ approve: operator, }", "- t: calls that do not pass: an operator approves within 10 min", "+ t: calls no longer"),
     ("{ required_by_schema: true }", "allow", "+ t: calls no longer have to pass: what the tool's schema", "- t: calls that do not pass: what"),
     ("allow", "{ capture: { interfaces: [ lo ], packets: 1 } }", "~ t: a call starts a capture, held to its terms, where it was forwarded", "~ t: a call is forwarded"),
 ];
@@ -77,7 +80,7 @@ const CAPTURE: &str = "interfaces: [ lo ], packets: 10";
 #[rustfmt::skip] // A table: what is added to the terms, what is different; and the other way round.
 const TERMS: &[(&str, &str, &str)] = &[
     ("bytes: 5MB", "- t: 5 MB, not any number of bytes", "+ t: any number of bytes, not 5 MB"),
-    ("seconds: 5", "- t: 5 seconds, not any number of seconds", "+ t: any number of seconds"),
+    ("seconds: 5", "- t: 5 s, not any number of seconds", "+ t: any number of seconds"),
     ("within: tcp", "- t: packets outside \"tcp\"", "+ t: packets outside \"tcp\""),
     ("snap: 100", "- t: 100 bytes of each packet, not 256 KiB", "+ t: 256 KiB of each packet"),
     ("payload: headers", "- t: headers only, not the whole payload", "+ t: the whole payload"),

@@ -144,7 +144,7 @@ fn terms_are_told_and_time_is_cut() {
     assert_eq!(
         verdict.terms.to_string(),
         "listening on 127.0.0.1:8080, upstream 10.0.0.0/8:80,443 and api.example:443, on lo, \
-         1000 packets, 1 MiB each way, 10 connections, 60 seconds"
+         1000 packets, 1 MiB each way, 10 connections, 1 min"
     );
     assert_eq!(verdict.rule.path, "tools.start.proxy");
     let outcome = policy().outcome(&call, &());

@@ -121,7 +121,12 @@ fn named(rule: &ToolRule) -> Vec<Named<'_>> {
             (&proxy.from.port, NUMBER),
             (&proxy.from.seconds, NUMBER),
         ],
-        Action::Allow | Action::Deny(_) | Action::EndCapture | Action::EndProxy => Vec::new(),
+        Action::Allow
+        | Action::Deny(_)
+        | Action::EndCapture
+        | Action::EndProxy
+        | Action::EndProgram
+        | Action::Program(_) => Vec::new(),
     };
     let from = from.into_iter().filter_map(|(named, types)| {
         let named = named.as_ref()?;

@@ -70,7 +70,7 @@ fn sharkmcp() {
     );
     assert_eq!(
         verdict.terms.to_string(),
-        "lo, \"tcp\" within \"net 10.0.0.0/8 and tcp\", 10000 packets, 50 MiB, 5 seconds, headers only"
+        "lo, \"tcp\" within \"net 10.0.0.0/8 and tcp\", 10000 packets, 50 MiB, 5 s, headers only"
     );
     assert_eq!(verdict.changes.len(), 1);
     assert_eq!(verdict.changes[0].argument, "maxPackets");
@@ -199,7 +199,7 @@ fn netmcp() {
     assert_eq!(verdict.changes, vec![]);
     assert_eq!(
         verdict.terms.to_string(),
-        "lo, 100 packets, 10 MiB, 5 seconds, 256 bytes of payload"
+        "lo, 100 packets, 10 MiB, 5 s, 256 bytes of payload"
     );
     // The same terms through the alias, under the tool's own name.
     let verdict = captured(
@@ -235,7 +235,7 @@ fn mcp_wireshark() {
     assert_eq!(verdict.changes, vec![]);
     assert_eq!(
         verdict.terms.to_string(),
-        "lo, within \"ip or ip6 or arp\", 1000 packets, 10 MiB, 10 seconds, headers only"
+        "lo, within \"ip or ip6 or arp\", 1000 packets, 10 MiB, 10 s, headers only"
     );
     let denial = denied(
         &policy,

@@ -595,7 +595,7 @@ fn spell(number: &Number, form: SocketForm) -> String {
         Number::Constant(value) => hexadecimal(*value),
         Number::Length => "the length".to_owned(),
         Number::HeaderLength(_) => "the IP header's length".to_owned(),
-        Number::Ancillary(what) => format!("the kernel's {what:?}"),
+        Number::Ancillary(what) => what.words().to_owned(),
         Number::Load {
             size,
             index,
