@@ -84,10 +84,7 @@ mod tests {
         let id = |line: &str| request(line.as_bytes()).map(|id| id.as_json());
         let told = |line: &str, text: &str| assert_eq!(id(line).as_deref(), Some(text), "{line}");
         told(r#"{"jsonrpc":"2.0","id":7,"method":"initialize"}"#, "7");
-        told(
-            r#"{"jsonrpc":"2.0","id":"a\"b","method":"x"}"#,
-            r#""a\"b""#,
-        );
+        told(r#"{"jsonrpc":"2.0","id":"a\"b","method":"x"}"#, r#""a\"b""#);
         for silent in [
             r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
             r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,

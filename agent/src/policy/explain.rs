@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
-    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Pinning, Policy, ProxyTerms, ProxyVerdict,
-    Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Pinning, Policy, ProxyTerms,
+    ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
@@ -162,9 +162,10 @@ impl Outcome {
             })
         });
         put("approval", json!(approval));
-        let pinned = self.pinned.as_ref().map(|pinning| {
-            json!({ "strict": pinning.strict, "rule": rule(&pinning.rule) })
-        });
+        let pinned = self
+            .pinned
+            .as_ref()
+            .map(|pinning| json!({ "strict": pinning.strict, "rule": rule(&pinning.rule) }));
         put("pinned", json!(pinned));
         let proofs = decision.proofs.iter().map(|proof| {
             json!({

@@ -312,6 +312,7 @@ fn tools_that_were_listed_are_known() {
         counters: (),
         listings: &judge.listings,
         connection: caller().connection,
+        ceiling: Ceiling::default(),
     };
     let start = known.definition("start").unwrap();
     let required = start.parts().get("inputSchema").unwrap().get("required");
