@@ -23,7 +23,7 @@ pub(super) const CLOSED: &str =
 /// How long a client that has asked for nothing yet may take to ask.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Outside the range that JSON-RPC and MCP keep for themselves.
-const GONE: i32 = -31002;
+pub(super) const GONE: i32 = -31002;
 
 /// The id of a client's line that waits for an answer.
 pub(super) fn request(line: &[u8]) -> Option<Id> {
