@@ -48,6 +48,8 @@ mod tests {
         ] {
             assert_eq!(time(Duration::from_millis(milliseconds)), written);
         }
-        assert!(time(Duration::MAX).ends_with("0.999999999 s") || time(Duration::MAX).contains(" d "));
+        assert!(
+            time(Duration::MAX).ends_with("0.999999999 s") || time(Duration::MAX).contains(" d ")
+        );
     }
 }

@@ -2,21 +2,25 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::{
         fs::{PermissionsExt as _, symlink},
+        net::UnixStream,
         process::ExitStatusExt as _,
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{capwarden, wait_for},
+    agent::{capwarden, exited, signal, wait_for},
     mcp::PATIENCE,
     stage::directory,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -252,10 +256,11 @@ fn policy_check_of_good_ones_is_ok() -> Result<()> {
 }
 
 #[test]
-fn policy_missing_or_unreadable_ends_with_3() -> Result<()> {
+fn policy_missing_ends_with_2_and_unreadable_with_3() -> Result<()> {
     let here = Place::new()?;
+    // A file that is not there is the command line's fault, whatever it was to be.
     here.run("none.yaml", "audit.jsonl", "/bin/true")?
-        .is(3, &["none.yaml", "cannot be read", "No such file"])?;
+        .is(2, &["there is no file `none.yaml`", "hint: "])?;
     here.run(".", "audit.jsonl", "/bin/true")?
         .is(3, &["cannot be read", "directory"])?;
     fs::write(here.path("bytes.yaml"), b"version: 1\n# \xff\xfe\n")?;
@@ -484,6 +489,13 @@ fn run_audit_log_that_cannot_be_written_ends_with_7() -> Result<()> {
     fs::set_permissions(here.0.path(), fs::Permissions::from_mode(0o1777))?;
     let server = server.to_string_lossy().into_owned();
 
+    here.run("good.yaml", "none/audit.jsonl", &server)?.is(
+        2,
+        &[
+            "there is no directory none",
+            "hint: see whether --audit is spelled right",
+        ],
+    )?;
     fs::create_dir(here.path("directory"))?;
     here.write("real.jsonl", "")?;
     symlink("real.jsonl", here.path("link.jsonl"))?;
@@ -496,13 +508,6 @@ fn run_audit_log_that_cannot_be_written_ends_with_7() -> Result<()> {
     )?;
     fs::set_permissions(here.path("other.txt"), fs::Permissions::from_mode(0o600))?;
     for (audit, words) in [
-        (
-            "none/audit.jsonl",
-            [
-                "No such file",
-                "hint: nothing was recorded there yet, or it takes root to read or write it",
-            ],
-        ),
         (
             "directory",
             ["not a regular file", "hint: name the file itself"],
@@ -591,5 +596,169 @@ fn run_wrong_command_lines_end_with_2() -> Result<()> {
         .spawn()?;
     let status = wait_for("its end", PATIENCE, || Ok(child.try_wait()?))?;
     assert_eq!(status.code(), Some(2));
+    Ok(())
+}
+
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+
+/// Servers that end at once, what their clients are told, and the status of `run`.
+const SHORT_LIVED: [(&[&str], &str, i32); 3] = [
+    (
+        &["/bin/sh", "-c", "exit 3"],
+        "has ended with exit status 3",
+        8,
+    ),
+    (&["/bin/sh", "-c", "kill -9 $$"], "has ended by signal 9", 8),
+    (&["/no/such/server"], "could not be started: ", 6),
+];
+
+/// `capwarden run`, with its standard error in the file `errors`.
+fn running(here: &Place, options: &[&str], server: &[&str]) -> Result<Child> {
+    let mut command = Command::new(capwarden()?);
+    command
+        .args([
+            "run",
+            "-p",
+            "good.yaml",
+            "--audit",
+            "audit.jsonl",
+            "--state",
+            "state",
+        ])
+        .args(["--user", "65534"])
+        .args(options)
+        .arg("--")
+        .args(server)
+        .current_dir(&here.0)
+        .env_remove("CAPWARDEN_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(here.path("errors"))?);
+    Ok(command.spawn()?)
+}
+
+/// The one answer in a text, which is an error with these words.
+fn is_told(text: &str, words: &str) -> Result<()> {
+    let line = text.lines().find(|line| line.starts_with('{'));
+    let answer: Value = serde_json::from_str(line.with_context(|| format!("no answer: {text}"))?)?;
+    let told = answer.pointer("/error/message").and_then(Value::as_str);
+    ensure!(
+        answer.get("id") == Some(&Value::from(7)) && told.is_some_and(|told| told.contains(words)),
+        "{words:?} is not in {answer}"
+    );
+    Ok(())
+}
+
+#[test]
+fn server_that_ends_at_once_is_explained_to_its_client() -> Result<()> {
+    for (server, words, code) in SHORT_LIVED {
+        // Over standard input and output.
+        let here = Place::new()?;
+        let mut child = running(&here, &[], server)?;
+        let mut input = child.stdin.take().context("no standard input")?;
+        // It may be gone already, and is written to all the same.
+        let _ = writeln!(input, "{INITIALIZE}");
+        let mut out = String::new();
+        child
+            .stdout
+            .take()
+            .context("no output")?
+            .read_to_string(&mut out)?;
+        let status = exited(&mut child, PATIENCE)?;
+        drop(input);
+        let errors = fs::read_to_string(here.path("errors"))?;
+        is_told(&out, words).context(errors.clone())?;
+        ensure!(status.code() == Some(code), "{status}: {errors}");
+        let logged = if code == 8 { words } else { "cannot execute" };
+        ensure!(errors.contains(logged), "{logged:?} is not in {errors}");
+
+        // Over a Unix socket, and over HTTP.
+        let here = Place::new()?;
+        let socket = here.path("socket");
+        let mut child = running(
+            &here,
+            &["--listen", &format!("unix:{}", socket.display())],
+            server,
+        )?;
+        let stream = wait_for("the socket", PATIENCE, || {
+            Ok(UnixStream::connect(&socket).ok())
+        });
+        let told = stream.and_then(|stream| said(stream, &format!("{INITIALIZE}\n")));
+        signal(child.id(), Signal::TERM)?;
+        exited(&mut child, PATIENCE)?;
+        is_told(&told?, words).context("over a Unix socket")?;
+
+        let here = Place::new()?;
+        let mut child = running(&here, &["--listen", "127.0.0.1:0", "--anonymous"], server)?;
+        let told = wait_for("its address", PATIENCE, || {
+            let errors = fs::read_to_string(here.path("errors"))?;
+            let address = errors.split("listening on http://").nth(1);
+            Ok(address.and_then(|rest| Some(rest.split_once("/mcp")?.0.to_owned())))
+        })
+        .and_then(|address| {
+            let length = INITIALIZE.len();
+            let request = format!(
+                "POST /mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{INITIALIZE}"
+            );
+            said(TcpStream::connect(&address)?, &request)
+        });
+        signal(child.id(), Signal::TERM)?;
+        exited(&mut child, PATIENCE)?;
+        let told = told?;
+        // As a body, or as an event.
+        is_told(&told.replace("data: ", ""), words)
+            .with_context(|| format!("over HTTP: {told}"))?;
+    }
+    Ok(())
+}
+
+/// What comes back for this, until the other side closes.
+fn said(mut stream: impl Read + Write, text: &str) -> Result<String> {
+    stream.write_all(text.as_bytes())?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    Ok(String::from_utf8(answer)?)
+}
+
+#[test]
+fn address_in_use_says_who_may_hold_it() -> Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let at = taken.local_addr()?.to_string();
+    let hint = format!("ss -ltnp 'sport = :{}'", taken.local_addr()?.port());
+    let here = Place::new()?;
+    for option in ["--listen", "--metrics"] {
+        let ended = here.capwarden(&[
+            "run",
+            "-p",
+            "good.yaml",
+            "--audit",
+            "audit.jsonl",
+            "--state",
+            "state",
+            "--user",
+            "65534",
+            option,
+            &at,
+            "--",
+            "/bin/true",
+        ])?;
+        ended.is(2, &[&at, "in use", &hint])?;
+    }
+    let nowhere = here.capwarden(&[
+        "run",
+        "-p",
+        "good.yaml",
+        "--audit",
+        "audit.jsonl",
+        "--state",
+        "state",
+        "--user",
+        "65534",
+        "--listen",
+        "unix:/no/such/socket",
+        "--",
+        "/bin/true",
+    ])?;
+    ensure!(nowhere.errors.contains("hint: "), "{}", nowhere.errors);
     Ok(())
 }

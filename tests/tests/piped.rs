@@ -213,7 +213,7 @@ fn captures_end_with_their_grant_and_those_of_others_go_on() -> Result<()> {
     stage.live(&second, 2)?;
     stage.verb(&["grant", "revoke", "laptop"])?;
     let end = stage.end_record(&session)?;
-    ensure!(text(&end, "reason") == "client-closed", "{end}");
+    ensure!(text(&end, "reason") == "revoked", "{end}");
     udp.send(50, 10)?;
     let end = other.session_end(&of_other)?;
     ensure!(text(&end, "reason") == "packet-cap", "{end}");

@@ -118,7 +118,9 @@ impl AuditError {
                 io::ErrorKind::ReadOnlyFilesystem => {
                     "its file system cannot be written to: name a file on another (`run --audit FILE`)"
                 }
-                _ => "see with `ls -l` and `df` what is there, or name another file (`run --audit FILE`)",
+                _ => {
+                    "see with `ls -l` and `df` what is there, or name another file (`run --audit FILE`)"
+                }
             },
             Self::Symlink(_) | Self::NotAFile(_) => "name the file itself",
             Self::Exposed { .. } => "take the write permission of group and others away",

@@ -615,7 +615,8 @@ fn grants_are_shown_in_a_phrase() {
     let mut out = Vec::new();
     show(&path, &Filter::default(), Rendering::Plain, &mut out).unwrap();
     let line = String::from_utf8(out).unwrap();
-    let phrase = "laptop (g1) made for pcap by uid:0, ends at 2026-12-01T00:00:00Z; at most 10 packets, 5 s";
+    let phrase =
+        "laptop (g1) made for pcap by uid:0, ends at 2026-12-01T00:00:00Z; at most 10 packets, 5 s";
     assert!(line.trim_end().ends_with(phrase), "{line}");
 }
 

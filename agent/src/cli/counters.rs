@@ -42,7 +42,9 @@ impl Counters {
                     Account::new("cannot use the password of the counters")
                         .on(path.display())
                         .because(error)
-                        .hint("its first line is the password; only its owner may be able to read it"),
+                        .hint(
+                            "its first line is the password; only its owner may be able to read it",
+                        ),
                 )
             })
         });

@@ -330,7 +330,8 @@ fn not_listening(at: &str, kind: ErrorKind) -> String {
             "ports below 1024 take root: choose another port, or use sudo".to_owned()
         }
         (ErrorKind::PermissionDenied, None) => {
-            "its directory can be written to by others only: choose another path, or use sudo".to_owned()
+            "its directory can be written to by others only: choose another path, or use sudo"
+                .to_owned()
         }
         (ErrorKind::NotFound, _) => "there is no such directory: make it first".to_owned(),
         _ => "choose another address".to_owned(),

@@ -150,7 +150,8 @@ impl Failure {
 /// All that is wrong with a policy: where, the line, and what to do next.
 pub(super) fn policy(error: &PolicyError, paint: Paint) -> String {
     let all = std::iter::once(error).chain(error.others());
-    all.map(|one| fault(one, &paint.error("error:"), paint)).collect()
+    all.map(|one| fault(one, &paint.error("error:"), paint))
+        .collect()
 }
 
 /// One thing that is wrong with a policy, or only worth a word; `severity` says which.
@@ -179,11 +180,17 @@ fn shown(excerpt: &Excerpt<'_>, number: u64, paint: Paint) -> String {
     let skipped = before.chars().count().saturating_sub(most_before);
     let before: String = match skipped {
         0 => before,
-        skipped => std::iter::once('…').chain(before.chars().skip(skipped)).collect(),
+        skipped => std::iter::once('…')
+            .chain(before.chars().skip(skipped))
+            .collect(),
     };
     let cut = |text: String, most: usize| -> String {
         match text.chars().count() > most {
-            true => text.chars().take(most).chain(std::iter::once('…')).collect(),
+            true => text
+                .chars()
+                .take(most)
+                .chain(std::iter::once('…'))
+                .collect(),
             false => text,
         }
     };
@@ -254,10 +261,16 @@ mod tests {
         assert!(told.contains("\n hint: "), "{told}");
         assert!(told.contains("error: p.yaml:4:"), "{told}");
         // One long line, with what a terminal must not get.
-        let long = format!("{{\"version\": 1, \"a\": \"{}\", \"\u{1b}[2J\": 1}}", "x".repeat(999));
+        let long = format!(
+            "{{\"version\": 1, \"a\": \"{}\", \"\u{1b}[2J\": 1}}",
+            "x".repeat(999)
+        );
         let told = policy(&wrong(&long), Paint::off());
         assert!(told.contains('^') && !told.contains('\u{1b}'), "{told}");
-        assert!(told.lines().all(|line| line.chars().count() < 260), "{told}");
+        assert!(
+            told.lines().all(|line| line.chars().count() < 260),
+            "{told}"
+        );
     }
 
     #[test]

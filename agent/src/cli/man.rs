@@ -20,9 +20,12 @@ use super::{
 
 /// Print the manual, or write its pages to a directory
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  capwarden man | man -l -")]
+#[command(
+    after_help = "Examples:\n  capwarden man | man -l -\n  sudo capwarden man --out /usr/local/share/man"
+)]
 pub(super) struct Man {
-    /// Write one page for each command, and one for the policy language, into this directory
+    /// Write one page for each command, and one for the policy language, into the directories man8
+    /// and man5 of this one
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -43,9 +46,11 @@ impl Man {
                     let account = Account::new("cannot write the manual to").on(path.display());
                     Failure::Internal(account.because(error))
                 };
-                fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
                 let save = |name: &str, write: &dyn Fn(&mut dyn Write) -> io::Result<()>| {
-                    let path = directory.join(name);
+                    let section = name.rsplit('.').next().unwrap_or_default();
+                    let place = directory.join(format!("man{section}"));
+                    fs::create_dir_all(&place).map_err(|error| failed(&place, error))?;
+                    let path = place.join(name);
                     let mut text = Vec::new();
                     let written = write(&mut text).and_then(|()| fs::write(&path, text));
                     written.map_err(|error| failed(&path, error))
@@ -97,7 +102,8 @@ impl Page {
         let example = command.get_after_help().map(ToString::to_string);
         // The root's is the list of exit statuses, which every page has.
         let example = example.filter(|_| command.get_name() != "capwarden");
-        if let Some((heading, example)) = example.as_deref().and_then(|text| text.split_once(":\n")) {
+        if let Some((heading, example)) = example.as_deref().and_then(|text| text.split_once(":\n"))
+        {
             roff.control("SH", [heading.to_uppercase().as_str()]);
             roff.control("nf", []);
             roff.text([roman(example)]);

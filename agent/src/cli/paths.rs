@@ -54,7 +54,8 @@ pub(super) fn audit_to_read(named: Option<&Path>) -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     let account = Account::new("there is no audit log").on(path.display());
-    let elsewhere = "nothing was recorded there yet; name the file that `capwarden run --audit` was given";
+    let elsewhere =
+        "nothing was recorded there yet; name the file that `capwarden run --audit` was given";
     Err(Failure::Usage(match (named, state::whose()) {
         (None, Some(_)) => account.hint(format!(
             "{elsewhere}; what runs as root has a log of its own: use sudo"

@@ -129,7 +129,7 @@ impl ReceptionOptions {
     /// The certificate, if there is to be TLS.
     pub(super) fn tls(&self) -> Result<Option<Tls>, Failure> {
         let files = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
-        for (certificate, key) in files {
+        if let Some((certificate, key)) = files {
             paths::is_there(certificate)?;
             paths::is_there(key)?;
         }

@@ -37,8 +37,8 @@ use crate::{
     gate::{CallEnd, Decide},
     limits::{LimitReached, Limits, LimitsError, Refused, Reservation, Settle},
     policy::{
-        Call, Ceiling, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef, Said,
-        Scope, Verdict, Window,
+        Call, Ceiling, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef,
+        Said, Scope, Verdict, Window,
     },
     principal::{Caller, Grants},
     store::StateDirectory,

@@ -89,7 +89,9 @@ impl Outcome {
     /// The exit status, as a shell would give it.
     fn status(self) -> Option<i32> {
         match self {
-            Self::Exited(status) | Self::NeverServed(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
+            Self::Exited(status) | Self::NeverServed(status) => {
+                status.code().or(status.signal().map(|signal| 128 + signal))
+            }
             Self::Killed => Some(128 + 9),
             Self::Stopped(signal) => Some(128 + signal),
         }

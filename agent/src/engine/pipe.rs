@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn a_servers_end_is_told_with_its_status() {
         let told = |raw| fate_of("net\u{1b}mcp", Some(ExitStatus::from_raw(raw)));
-        assert!(told(3 << 8).starts_with("The server net\\u{1b}mcp has ended with exit status 3, so"));
+        assert!(
+            told(3 << 8).starts_with("The server net\\u{1b}mcp has ended with exit status 3, so")
+        );
         assert!(told(9).contains("has ended by signal 9, so"));
         assert!(fate_of("n", None).contains("The server n has ended, so"));
     }

@@ -23,7 +23,7 @@ pub(super) const CLOSED: &str =
 /// How long a client that has asked for nothing yet may take to ask.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Outside the range that JSON-RPC and MCP keep for themselves.
-const GONE: i32 = -31002;
+pub(super) const GONE: i32 = -31002;
 
 /// The id of a client's line that waits for an answer.
 pub(super) fn request(line: &[u8]) -> Option<Id> {
@@ -84,10 +84,7 @@ mod tests {
         let id = |line: &str| request(line.as_bytes()).map(|id| id.as_json());
         let told = |line: &str, text: &str| assert_eq!(id(line).as_deref(), Some(text), "{line}");
         told(r#"{"jsonrpc":"2.0","id":7,"method":"initialize"}"#, "7");
-        told(
-            r#"{"jsonrpc":"2.0","id":"a\"b","method":"x"}"#,
-            r#""a\"b""#,
-        );
+        told(r#"{"jsonrpc":"2.0","id":"a\"b","method":"x"}"#, r#""a\"b""#);
         for silent in [
             r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
             r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,

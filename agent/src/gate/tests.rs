@@ -1090,10 +1090,13 @@ async fn every_request_in_flight_is_told_of_the_servers_end() {
     rig.server_ends().await;
     let mut told = [rig.client.hear_json().await, rig.client.hear_json().await];
     told.sort_by_key(|told| told["id"].as_u64());
-    assert_eq!(told, [told_of_the_end(&json!(1)), told_of_the_end(&json!(2))]);
+    assert_eq!(
+        told,
+        [told_of_the_end(&json!(1)), told_of_the_end(&json!(2))]
+    );
     let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
     assert_eq!(end, PumpEnd::ServerClosed);
-    assert_eq!(rig.policy.settled(), [CallEnd::Done, CallEnd::Lost]);
+    assert_eq!(rig.policy.settled(), [CallEnd::Answered, CallEnd::Lost]);
 }
 
 /// Marsaglia's xorshift64.

@@ -109,9 +109,9 @@ impl Policy {
         decision.verdict = match tool.map(|tool| &tool.action) {
             None | Some(Action::Allow | Action::Deny(_)) => Verdict::Forward,
             Some(Action::EndCapture) => Verdict::EndCapture,
-            Some(Action::Capture(capture)) => {
-                Verdict::Capture(Box::new(capture.under(known.ceiling()).decide(&call.arguments)?))
-            }
+            Some(Action::Capture(capture)) => Verdict::Capture(Box::new(
+                capture.under(known.ceiling()).decide(&call.arguments)?,
+            )),
             Some(Action::EndProxy) => Verdict::EndProxy,
             Some(Action::Proxy(proxy)) => Verdict::Proxy(Box::new(
                 proxy.under(known.ceiling()).decide(&call.arguments)?,

@@ -175,9 +175,10 @@ impl Outcome {
             })
         });
         put("approval", json!(approval));
-        let pinned = self.pinned.as_ref().map(|pinning| {
-            json!({ "strict": pinning.strict, "rule": rule(&pinning.rule) })
-        });
+        let pinned = self
+            .pinned
+            .as_ref()
+            .map(|pinning| json!({ "strict": pinning.strict, "rule": rule(&pinning.rule) }));
         put("pinned", json!(pinned));
         let proofs = decision.proofs.iter().map(|proof| {
             json!({

@@ -16,8 +16,7 @@ use std::{fmt, sync::Arc};
 
 pub use crate::policy::Ceiling;
 pub use grant::{
-    Bearer, Grant, GrantError, Grants, MOST_GRANTS, NewGrant, Rejected, Standing,
-    is_server,
+    Bearer, Grant, GrantError, Grants, MOST_GRANTS, NewGrant, Rejected, Standing, is_server,
 };
 pub use operator::Operator;
 pub use token::Token;

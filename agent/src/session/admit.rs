@@ -12,7 +12,8 @@ use super::{
 use crate::{
     filter::{Insn, Program},
     kernel::{
-        self, Admit, ArmedSocket, BootTime, Caller, Errno, Refusal, Rejection, SocketCall, arm, has_ended,
+        self, Admit, ArmedSocket, BootTime, Caller, Errno, Refusal, Rejection, SocketCall, arm,
+        has_ended,
     },
     policy::InterfaceTerms,
 };

@@ -44,7 +44,9 @@ impl Capture {
         let Some(session) = &self.session else {
             return Ok(None);
         };
-        self.pcap.iter().try_for_each(|file| paths::is_there(file))?;
+        self.pcap
+            .iter()
+            .try_for_each(|file| paths::is_there(file))?;
         let granted =
             find_session(log, session, self.agent.as_deref()).map_err(|error| match error {
                 NoSession::Log(error) => error.into(),

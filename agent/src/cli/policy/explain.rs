@@ -275,7 +275,10 @@ fn words(
             true => "one that is seen first is held back until it is accepted",
             false => "one that is seen first is accepted by that",
         };
-        let text = format!("the tool's definition is the accepted one; {first}; rule {}", pinning.rule);
+        let text = format!(
+            "the tool's definition is the accepted one; {first}; rule {}",
+            pinning.rule
+        );
         line("to be compared", &text)?;
     }
     for proof in &decision.proofs {

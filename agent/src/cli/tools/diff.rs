@@ -84,7 +84,10 @@ fn status(nothing: bool) -> Exit {
 fn in_json(server: &str, tool: &str, pin: &Pin) -> Value {
     let none = Map::new();
     let parts = |version: &Option<Version>| -> Map<String, Value> {
-        version.as_ref().map_or(&none, |version| &version.parts).clone()
+        version
+            .as_ref()
+            .map_or(&none, |version| &version.parts)
+            .clone()
     };
     let (accepted, offered) = (parts(&pin.accepted), parts(&pin.offered));
     let found = differences(&accepted, &offered);
@@ -286,7 +289,10 @@ mod tests {
         assert_eq!(text["accepted"], self::text(&pin.accepted));
         assert_eq!(text["offered"], self::text(&pin.offered));
         let gone = of("inputSchema.properties.filter.maxLength");
-        assert_eq!((&gone["accepted"], &gone["offered"]), (&json!(64), &Value::Null));
+        assert_eq!(
+            (&gone["accepted"], &gone["offered"]),
+            (&json!(64), &Value::Null)
+        );
         let hidden = |c: char| c.is_control() && c != '\n' || "\u{200b}\u{202e}".contains(c);
         assert!(!shown.contains(hidden), "{shown:?}");
     }

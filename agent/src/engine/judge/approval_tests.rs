@@ -219,12 +219,27 @@ async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
         (terms.packets, terms.bytes, terms.duration),
         (Some(10), Some(1 << 20), Some(Duration::from_secs(3)))
     );
+    // What is written into the call is the grant's, and is said to be.
+    let sniff = ask_user_about(&judge, &caller, 500).await;
+    assert!(sniff.contains("10 packets"), "{sniff}");
+    assert!(judge.lets_in(&caller));
     Grants::open(&court.directory)
         .unwrap()
         .revoke("laptop", BY)
         .unwrap();
     let (verdict, _) = Decide::decide(&judge, &caller, &call("capture", 1)).await;
     assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
+}
+
+/// What somebody else's user is asked about such a call.
+async fn ask_user_about(judge: &Judge, caller: &Caller, n: u64) -> String {
+    let (verdict, ticket) = Decide::decide(judge, caller, &call("sniff", n)).await;
+    judge.settle(ticket, CallEnd::NotForwarded);
+    match verdict {
+        Verdict::Pending(pending) => pending.question.map_or(pending.reason, |it| it.message),
+        Verdict::Deny(denial) => denial.to_string(),
+        other => format!("{other:?}"),
+    }
 }
 
 /// What the user of a client is asked about a call to capture `n` packets.

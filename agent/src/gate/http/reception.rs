@@ -204,7 +204,9 @@ impl Reception {
             return Err(Refusal::unauthorized(None));
         };
         let bearer = grants.verify(token, &self.server).map_err(|rejected| {
-            let user = peer.user.map_or_else(|| "not known".to_owned(), |user| user.to_string());
+            let user = peer
+                .user
+                .map_or_else(|| "not known".to_owned(), |user| user.to_string());
             tracing::warn!(user, why = %rejected, "refused a token");
             Refusal::unauthorized(Some("the token is not good here"))
         })?;

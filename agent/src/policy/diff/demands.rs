@@ -198,7 +198,10 @@ impl Demand<'_> {
                         (false, true) => Effect::Denies,
                         _ => Effect::Changed,
                     };
-                    all.push(found(effect, format!("which calls {} is asked about", other.by)));
+                    all.push(found(
+                        effect,
+                        format!("which calls {} is asked about", other.by),
+                    ));
                 }
                 if one.timeout != other.timeout {
                     let (was, is) = (words::time(one.timeout), words::time(other.timeout));

@@ -157,7 +157,10 @@ fn tool(before: &Policy, after: &Policy, name: &str) -> Vec<Found> {
     };
     match (before.visible(name), after.visible(name)) {
         (false, false) => Vec::new(),
-        (true, false) => ends(Effect::Denies, "the tool, whatever its arguments".to_owned()),
+        (true, false) => ends(
+            Effect::Denies,
+            "the tool, whatever its arguments".to_owned(),
+        ),
         (false, true) => ends(Effect::Allows, opened(after, name)),
         (true, true) => {
             let none = Rules::default();

@@ -560,3 +560,74 @@ fn a_policy_is_named_by_its_bytes() {
         "p.yaml, in capwarden's language: tools: 2 capture, 1 ends, 3 allow, 1 deny, others deny; exec: yes"
     );
 }
+
+/// A caller whose grant allows so much.
+struct Under(Ceiling);
+
+impl Counters for Under {
+    fn count(&self, _: &str, _: Scope, _: Window) -> u64 {
+        0
+    }
+}
+
+impl Knowledge for Under {
+    fn ceiling(&self) -> Ceiling {
+        self.0
+    }
+}
+
+#[test]
+fn what_a_grant_allows_is_offered_and_written_into_calls() {
+    let text = "version: 1
+tools:
+  cut: { capture: { from: { packets: n, seconds: s }, interfaces: [ lo ], packets: 1000, seconds: 1800 } }
+  strict: { capture: { from: { packets: n, interface: i }, interfaces: [ lo, eth0 ], packets: 1000, over: deny } }
+  open: { capture: { from: { bytes: b }, interfaces: [ lo ] } }
+  proxy: { proxy: { from: { seconds: s }, listen: [ \"127.0.0.1:80\" ], seconds: 600 } }
+";
+    let policy = Policy::parse("p", text).unwrap();
+    let under = Under(Ceiling {
+        packets: Some(10),
+        bytes: Some(4096),
+        duration: Some(Duration::from_secs(3_600)),
+    });
+    let call = |tool: &str, arguments: Value| Call {
+        tool: tool.to_owned(),
+        arguments: arguments.as_object().unwrap().clone(),
+    };
+    let whys = |tool: &str, arguments: Value| -> Vec<String> {
+        let outcome = policy.outcome(&call(tool, arguments), &under);
+        let changes = outcome.changes().iter();
+        changes
+            .map(|it| format!("{} {}: {}", it.argument, it.forwarded, it.why))
+            .collect()
+    };
+    // Of each cap the lower one, with whose it is.
+    assert_eq!(
+        whys("cut", json!({ "n": 500, "s": 9_999 })),
+        [
+            "n 10: the grant allows at most 10 packets",
+            "s 1800: the policy allows at most 30 min"
+        ]
+    );
+    assert_eq!(
+        whys("open", json!({ "b": 9_999 })),
+        ["b 4096: the grant allows at most 4 KiB"]
+    );
+    assert_eq!(
+        whys("proxy", json!({ "s": 9_999 })),
+        ["s 600: the policy allows at most 10 min"]
+    );
+    // What would be allowed is told of both together.
+    let offer = "Ask for at most 10 packets, 4 KiB and 1 h on lo or eth0.";
+    for arguments in [json!({ "i": "lo", "n": 500 }), json!({ "i": "wlan0" })] {
+        let Verdict::Deny(denial) = policy.decide(&call("strict", arguments), &under).verdict
+        else {
+            panic!("it was not denied");
+        };
+        assert_eq!(denial.instead.as_deref(), Some(offer), "{denial}");
+        assert_eq!(denial.allowed.unwrap()["packets"], 10);
+    }
+    let outcome = policy.outcome(&call("cut", json!({ "n": 5 })), &());
+    assert_eq!(outcome.capture().unwrap().terms.packets, Some(5));
+}

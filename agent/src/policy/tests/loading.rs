@@ -1,6 +1,5 @@
 use std::io::Write as _;
 
-
 use super::*;
 
 /// A policy with one wrong thing in it: text, line, column, what the message and the help say.
@@ -232,7 +231,12 @@ fn reports_show_the_source() {
     let excerpt = error.excerpt().unwrap();
     assert_eq!(excerpt.line, "      pakets: 10");
     assert_eq!(&excerpt.line[excerpt.wrong], "pakets");
-    assert!(error.help_text().unwrap().contains("Did you mean `packets`?"));
+    assert!(
+        error
+            .help_text()
+            .unwrap()
+            .contains("Did you mean `packets`?")
+    );
 }
 
 #[test]

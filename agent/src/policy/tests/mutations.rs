@@ -116,7 +116,8 @@ fn mutated_policies_do_not_panic() {
                 // The place must be in the text, or a report would fail to show it.
                 let excerpt = error.excerpt().unwrap();
                 assert!(
-                    excerpt.line.get(excerpt.wrong.clone()).is_some() && text.contains(excerpt.line),
+                    excerpt.line.get(excerpt.wrong.clone()).is_some()
+                        && text.contains(excerpt.line),
                     "{excerpt:?} {error}\n{text}"
                 );
             }

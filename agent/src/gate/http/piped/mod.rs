@@ -58,6 +58,7 @@ use crate::{
         Bounds,
         conversation::lock,
         envelope::{Envelope, Id},
+        farewell,
         json::Members,
         reply,
     },
@@ -436,13 +437,14 @@ impl<S: Servers> Piped<S> {
         *place = None;
         let session = self.start(visitor, Kind::Stateless, caller)?;
         match speaks_stateless(&session.wire).await {
-            Some(true) => {}
-            Some(false) => {
+            Ok(true) => {}
+            Ok(false) => {
                 tracing::info!("the server speaks no revision of the protocol without sessions");
                 self.only_sessions.store(true, Ordering::Relaxed);
                 return Ok(None);
             }
-            None => return Err(gone(None)),
+            Err(Some(how)) => return Err(Refusal::upstream(how)),
+            Err(None) => return Err(gone(None)),
         }
         if visitor
             .tether
@@ -638,8 +640,9 @@ fn hold(body: Body, held: Option<super::reception::Held>) -> Body {
     }
 }
 
-/// Whether a server speaks the stateless revision; none if it does not say.
-async fn speaks_stateless(wire: &Arc<Wire>) -> Option<bool> {
+/// Whether a server speaks the stateless revision. If it does not say, how it has ended, as far as
+/// that is known.
+async fn speaks_stateless(wire: &Arc<Wire>) -> Result<bool, Option<String>> {
     let meta = serde_json::json!({
         "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
         "io.modelcontextprotocol/clientInfo": {
@@ -660,9 +663,13 @@ async fn speaks_stateless(wire: &Arc<Wire>) -> Option<bool> {
         let asked = wire.ask(id, ask.as_bytes(), None, None).await;
         asked.ok()?.ok()?.messages.recv().await
     };
-    let answer = timeout(DISCOVER, asked).await.ok()??;
-    let answer: Value = serde_json::from_str(&answer.text).ok()?;
+    let answer = timeout(DISCOVER, asked).await.ok().flatten().ok_or(None)?;
+    let answer: Value = serde_json::from_str(&answer.text).map_err(|_| None)?;
+    if answer.pointer("/error/code") == Some(&farewell::GONE.into()) {
+        let how = answer.pointer("/error/message").and_then(Value::as_str);
+        return Err(how.map(str::to_owned));
+    }
     let versions = answer.pointer("/result/supportedVersions");
     let mut versions = versions.and_then(Value::as_array).into_iter().flatten();
-    Some(versions.any(|version| version == STATELESS_VERSION))
+    Ok(versions.any(|version| version == STATELESS_VERSION))
 }
