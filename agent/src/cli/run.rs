@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     audit::Log,
-    engine::{self, LocalPlan, PipedPlan, ServePlan, StdioPlan},
-    gate::http::{FrontPlan, UpstreamAddress},
+    engine::{self, GrantPolicies, LocalPlan, PipedPlan, ServePlan, StdioPlan},
+    gate::http::{FrontPlan, Prepare, UpstreamAddress},
     kernel::Credentials,
     policy::{Pinning, Replies, RuleRef},
     principal::{self, Grants},
@@ -207,16 +207,27 @@ impl Run {
         let tls = self.reception.tls()?;
         let reception = std::mem::take(&mut self.reception);
         let server = self.server_name();
-        let state = self.state.clone();
-        let (mut servers, log, grants) =
-            self.stdio(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
-        if let Some(grants) = &grants {
-            servers.judge = servers.judge.with_grants(Arc::clone(grants));
+        let (state, replies) = (self.state.clone(), self.replies);
+        let (mut servers, log, (grants, governed)) = self.stdio(|credentials| {
+            let grants = grants(&reception, state.as_deref(), Some(credentials))?;
+            Ok((grants, credentials.user))
+        })?;
+        let policies = grants.as_ref().map(|grants| {
+            enforce::grant_policies(
+                Arc::clone(grants),
+                Arc::clone(&server),
+                Some(governed),
+                replies,
+            )
+        });
+        if let (Some(grants), Some(policies)) = (&grants, &policies) {
+            let judge = servers.judge.with_grants(Arc::clone(grants));
+            servers.judge = judge.with_grant_policies(Arc::clone(policies));
         }
         let plan = PipedPlan {
             listen,
             tls,
-            reception: reception.plan(server, grants),
+            reception: reception.plan(server, grants, policies.map(prepared)),
             servers,
         };
         enforce::block_on(engine::piped(plan, log)).map(enforce::exit)
@@ -282,6 +293,16 @@ impl Run {
         let judge = enforce::judge(policy, self.state.as_deref(), &self.counters, credentials)?;
         let judge = judge.with_pinning(pinning);
         let grants = grants(&self.reception, self.state.as_deref(), credentials)?;
+        let user = credentials.map(|credentials| credentials.user);
+        let policies = grants.as_ref().map(|grants| {
+            enforce::grant_policies(Arc::clone(grants), Arc::clone(&server), user, self.replies)
+        });
+        let judge = match (&grants, &policies) {
+            (Some(grants), Some(policies)) => judge
+                .with_grants(Arc::clone(grants))
+                .with_grant_policies(Arc::clone(policies)),
+            _ => judge,
+        };
         let plan = ServePlan {
             listen,
             tls,
@@ -289,12 +310,9 @@ impl Run {
                 upstream,
                 authorities,
                 starting,
-                reception: self.reception.plan(server, grants.clone()),
+                reception: self.reception.plan(server, grants, policies.map(prepared)),
             },
-            judge: match grants {
-                Some(grants) => judge.with_grants(grants),
-                None => judge,
-            },
+            judge,
             metrics: self.metrics,
             server: governed,
             reload,
@@ -302,6 +320,11 @@ impl Run {
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)
     }
+}
+
+/// Who loads the policies of grants before they are needed.
+fn prepared(policies: Arc<GrantPolicies>) -> Arc<dyn Prepare> {
+    Arc::new(policies)
 }
 
 /// The grants that clients over HTTP show; none if everybody of this host may come in.

@@ -173,7 +173,10 @@ pub(super) fn decider(
     if let Some(metrics) = &metrics {
         metrics.unavailable_limits_are(judge.unavailable());
     }
-    let following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
+    let mut following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
+    if let Some((policies, changes)) = judge.grant_policies() {
+        following.spawn(policies.follow(changes, record.observer()?));
+    }
     Ok((Timed::new(judge, metrics), following))
 }
 

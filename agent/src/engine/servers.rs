@@ -157,7 +157,7 @@ impl OwnServers {
         let made =
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
-        let baseline = self.judge.policy().baseline();
+        let baseline = self.judge.baseline(&caller);
         let (governed, broker) =
             house::start_server(&sessions, &self.command, &self.credentials, true, baseline)
                 .await?;
@@ -243,8 +243,12 @@ impl Captures for Routed {
         Captures::refusals(&self.sessions)
     }
 
-    fn refused_since(&self, refusals: u64) -> Vec<String> {
-        Captures::refused_since(&self.sessions, refusals)
+    fn refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
+        Captures::refused_since(&self.sessions, refusals, hears)
     }
 
     fn replied(&self, session: SessionId) {

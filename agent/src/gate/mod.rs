@@ -15,6 +15,7 @@ mod events;
 pub mod http;
 mod json;
 mod lines;
+mod owners;
 mod pump;
 mod question;
 mod reply;
@@ -22,6 +23,7 @@ mod server;
 mod splice;
 mod stops;
 mod tools;
+mod trace;
 mod written;
 
 pub use bounds::{Bounds, CLIENT_LINE, DRAIN, IN_FLIGHT, SERVER_LINE};
@@ -30,6 +32,7 @@ pub use conversation::{Gate, Rooms};
 pub use events::*;
 pub use pump::{Interrupter, Outgoing, PumpEnd, Streams, pump};
 pub use question::HOLD;
+pub use trace::TraceParent;
 pub use written::written_call;
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ pub struct Outcome {
     pub visible: bool,
     /// The arguments that the server gets; none if the call is denied.
     pub forwarded: Option<Map<String, Value>>,
+    /// The arguments, with dots that reach into objects, whose values the audit log gets if they are
+    /// sent. It gets those of denied calls, too.
+    pub recorded: Vec<String>,
 }
 
 impl Policy {
@@ -67,6 +70,7 @@ impl Policy {
             rule: rule.clone(),
             forwarded,
             visible: self.visible(&call.tool),
+            recorded: self.recorded(&call.tool).map(str::to_owned).collect(),
             decision,
         }
     }
@@ -122,6 +126,7 @@ impl Outcome {
             "verdict": self.word(),
             "visible": self.visible,
             "rule": rule(&self.rule),
+            "recorded": self.recorded,
         });
         let mut put = |key: &str, value: Value| {
             if let Some(out) = out.as_object_mut() {

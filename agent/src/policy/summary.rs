@@ -122,6 +122,7 @@ fn asks(rules: &Rules) -> Vec<String> {
             Step::Pinned(_) => "definition pinned".to_owned(),
             Step::Clause(_) => "conditions checked".to_owned(),
             Step::Approve(_) => "an operator asked".to_owned(),
+            Step::Record(_) => "values recorded".to_owned(),
             Step::Limit(limit) => limit_words(limit),
         };
         if !words.contains(&word) {

@@ -12,10 +12,11 @@ mod lifecycle;
 mod own_filter;
 mod proxy;
 mod registry;
+mod sampling;
 
 pub use compare::Relation;
 pub use end::*;
-pub use event::{Events, SessionEvent};
+pub use event::{Events, Happened, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
 pub use proxy::{NetworkRefusal, ProxyError, ProxyGrant};

@@ -205,6 +205,10 @@ fn words(
         )
     };
     line("rule", &outcome.rule.to_string())?;
+    if !outcome.recorded.is_empty() {
+        let text = format!("the values of {}", outcome.recorded.join(", "));
+        line("recorded", &text)?;
+    }
     if let Verdict::Deny(denial) = &decision.verdict {
         line("reason", &denial.reason)?;
         if let Some(instead) = &denial.instead {

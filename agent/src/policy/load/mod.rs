@@ -12,6 +12,7 @@ mod gather;
 mod json;
 mod limits;
 mod proxy;
+mod record;
 mod section;
 mod tools;
 mod tree;

@@ -10,6 +10,7 @@ use super::{
     checks::{checks, required},
     limits::limits,
     proxy::proxy,
+    record::record,
 };
 use crate::policy::{
     RuleRef,
@@ -29,6 +30,7 @@ const TOOL: &[&str] = &[
     "deny",
     "ends",
     "limits",
+    "record",
 ];
 
 /// Keys of `all_tools`.
@@ -39,6 +41,7 @@ const ALL_TOOLS: &[&str] = &[
     "approve",
     "checks",
     "limits",
+    "record",
 ];
 
 pub(super) fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
@@ -141,6 +144,8 @@ fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
     steps.extend(checks.into_iter().flatten());
     let limits = gather.keep(section.read("limits", |field| limits(field, tool)));
     steps.extend(limits.flatten().into_iter().flatten().map(Step::Limit));
+    let record = gather.keep(section.read("record", record)).flatten();
+    steps.extend(record.map(Step::Record));
     Rules(steps)
 }
 
