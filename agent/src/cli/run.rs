@@ -9,6 +9,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+#[cfg(feature = "otlp")]
+use crate::telemetry::otlp::Collector;
 use crate::{
     audit::Log,
     engine::{self, GrantPolicies, LocalPlan, PipedPlan, ServePlan, StdioPlan},
@@ -80,6 +82,14 @@ pub(super) struct Run {
     /// says which port it is.
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
     pub(super) metrics: Option<Endpoint>,
+    /// Send spans of calls and sessions to this collector: http://127.0.0.1:4318
+    ///
+    /// OTLP over HTTP, in JSON; under /v1/traces unless the address has a path. On this host, or at an
+    /// https:// address. What cannot be sent is dropped, and counted in the metrics; no call waits for it.
+    /// A span says which tool was called, by whom and what was decided, and nothing of its arguments.
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL")]
+    pub(super) otlp: Option<Collector>,
     /// Run the server as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.

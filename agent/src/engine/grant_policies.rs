@@ -250,3 +250,6 @@ impl fmt::Debug for GrantPolicies {
         f.debug_struct("GrantPolicies").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

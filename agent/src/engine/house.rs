@@ -152,6 +152,10 @@ pub(super) async fn metrics(
     };
     let metrics = Arc::new(Metrics::new());
     metrics.refusals_are(events.refusals(), events.network_refusals());
+    #[cfg(feature = "otlp")]
+    if let Some(dropped) = crate::telemetry::otlp::dropped_spans() {
+        metrics.dropped_spans_are(dropped);
+    }
     let serving = endpoint.serve(Arc::clone(&metrics)).await?;
     tracing::info!(at = %serving.endpoint(), "metrics");
     Ok((Some(metrics), Some(serving)))
