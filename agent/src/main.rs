@@ -16,6 +16,10 @@ fn main() -> ExitCode {
         return filter::compile_child(); // a confined helper: before threads and open files
     }
     let cli = Cli::parse(); // wrong usage ends here, with 2
-    let outcome = cli.start_log().and_then(|()| cli.run());
+    let outcome = cli.start_log().and_then(|logging| {
+        let outcome = cli.run();
+        drop(logging); // what is left of the spans is sent
+        outcome
+    });
     cli::finish(outcome)
 }

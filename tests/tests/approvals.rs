@@ -62,6 +62,9 @@ impl Desk {
             .args(words)
             .arg("--state")
             .arg(self.stage.path("state"));
+        if let Some(&("approve" | "deny")) = words.first() {
+            command.arg("--audit").arg(self.stage.path("audit.jsonl"));
+        }
         let done = command.env_remove("SUDO_UID").output()?;
         let mut told = String::from_utf8_lossy(&done.stdout).into_owned();
         told += &String::from_utf8_lossy(&done.stderr);
@@ -171,9 +174,15 @@ fn approved_call_goes_once() -> Result<()> {
         .audit("approval")?
         .iter()
         .filter(|record| text(record, "id") == id)
-        .map(|record| text(record, "became").to_owned())
+        .map(|record| {
+            let seen = record.get("seen").is_some();
+            text(record, "became").to_owned() + if seen { ", seen" } else { "" }
+        })
         .collect();
-    ensure!(became == ["requested", "approved", "used"], "{became:?}");
+    ensure!(
+        became == ["requested", "approved", "approved, seen", "used"],
+        "{became:?}"
+    );
     let verdicts: BTreeSet<String> = desk
         .stage
         .audit("call")?
@@ -208,6 +217,48 @@ fn denied_call_is_told_why() -> Result<()> {
     client.exit()?;
     desk.stage
         .audit_is_closed("the client closed the connection", Some(0))
+}
+
+#[test]
+fn what_an_operator_says_is_recorded_at_once_or_is_not() -> Result<()> {
+    let desk = Desk::new()?;
+    let mut client = desk.agent("10 min")?;
+    let id = pending(&restart(&mut client)?)?;
+    client.signal(Signal::KILL)?;
+    client.exit()?;
+    // There is no agent that could see it.
+    desk.say(&["approve", &id])?;
+    desk.say(&["deny", &id, "--why", "not now"])?;
+    let said: Vec<Value> = desk.stage.audit("approval")?;
+    let said: Vec<&Value> = said.iter().filter(|one| text(one, "by") != "").collect();
+    ensure!(said.len() == 2, "{said:?}");
+    for (record, became) in said.iter().zip(["approved", "denied"]) {
+        ensure!(
+            text(record, "became") == became
+                && text(record, "id") == id
+                && text(record, "by") == "uid:0"
+                && text(record, "tool") == "restart"
+                && text(record, "at").ends_with('Z'),
+            "{record}"
+        );
+    }
+    ensure!(text(said[1], "why") == "not now", "{said:?}");
+    // Several have written, and the chain holds.
+    let mut verify = Command::new(capwarden()?);
+    let done = verify
+        .args(["audit", "verify"])
+        .arg(desk.stage.path("audit.jsonl"));
+    ensure!(done.status()?.success());
+
+    // Where it cannot be recorded, nothing is approved.
+    std::fs::remove_file(desk.stage.path("audit.jsonl"))?;
+    std::fs::create_dir(desk.stage.path("audit.jsonl"))?;
+    let (status, told) = desk.verb(&["approve", &id])?;
+    ensure!(status != Some(0), "{told}");
+    let all = desk.list(&["--all"])?;
+    let state = all[0].pointer("/standing/state").and_then(Value::as_str);
+    ensure!(state == Some("denied"), "{all:?}");
+    Ok(())
 }
 
 #[test]

@@ -233,6 +233,75 @@ fn captures_end_with_their_grant_and_those_of_others_go_on() -> Result<()> {
 }
 
 #[test]
+fn grant_is_decided_by_the_policy_that_it_names() -> Result<()> {
+    let policy = "version: 1\ndefault: deny\ntools:\n  echo: allow\n";
+    let own = "version: 1\ndefault: deny\ntools:\n  echo: { args: { n: { at_most: 5 } }, record: { values: [ n ] } }\n";
+    let stage = Stage::new()?;
+    let script = stage.write("hostile.py", HOSTILE)?;
+    let file = stage.write("own.yaml", own)?;
+    let create = [
+        "grant",
+        "create",
+        "desk",
+        "--server",
+        "hostile.py",
+        "--policy",
+        word(&file)?,
+    ];
+    let (laptop, desk) = (stage.grant("laptop", "hostile.py")?, stage.verb(&create)?);
+    let list = stage.verb(&["grant", "list"])?;
+    ensure!(list.contains(&format!("under {}", word(&file)?)), "{list}");
+    let python3 = python("python3")?;
+    let mut agent = stage.run_with(policy, &["--listen", HERE], &[&python3, &script])?;
+    stage.listening_on(8808)?;
+    let url = format!("http://{HERE}/mcp");
+    let mut one = carry(&stage, &url, &laptop, "one")?;
+    let mut other = carry(&stage, &url, &desk, "other")?;
+    one.shake_hands()?;
+    other.shake_hands()?;
+    let arguments = json!({ "n": 7, "key": "hunter2" });
+    ensure!(!one.call("echo", &arguments)?.failed());
+    ensure!(
+        other.call("echo", &arguments)?.failed(),
+        "more than its policy allows"
+    );
+    ensure!(!other.call("echo", &json!({ "n": 5 }))?.failed());
+
+    let calls = stage.audited("call", 3)?;
+    let whose = |name: &str| {
+        calls
+            .iter()
+            .filter(move |call| text(call, "principal") == name)
+    };
+    ensure!(
+        whose("grant:laptop").all(|call| call.get("policy").is_none()),
+        "{calls:?}"
+    );
+    for call in whose("grant:desk") {
+        let named = call.pointer("/policy/file").and_then(Value::as_str);
+        ensure!(named == Some(word(&file)?), "{call}");
+        ensure!(
+            call.pointer("/values/n").is_some_and(Value::is_u64),
+            "{call}"
+        );
+    }
+    ensure!(!format!("{calls:?}").contains("hunter2"), "{calls:?}");
+
+    // Without its policy, nothing is allowed.
+    fs::remove_file(&file)?;
+    wait_for("the policy's end", PATIENCE, || {
+        let denied = other.call("echo", &json!({ "n": 5 }))?;
+        let gone = denied.value.get("error").is_some() || denied.failed();
+        Ok(gone.then_some(()))
+    })?;
+    ensure!(!one.call("echo", &arguments)?.failed());
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.code() == Some(143), "{}", stage.stderr()?);
+    drop((one, other));
+    stage.audit_is_closed("a signal", Some(143))
+}
+
+#[test]
 fn server_behind_tls_is_believed_only_with_its_authority() -> Result<()> {
     let stage = Stage::new()?;
     let script = stage.write("hostile.py", HOSTILE)?;

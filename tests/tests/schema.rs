@@ -21,7 +21,7 @@ const ALL: &str = r#"{
   "definitions": { "pinned": "strict" },
   "all_tools": { "limits": [{ "max": 1000, "window": "day" }], "args": { "x": { "absent": true } },
                  "required_by_schema": true, "schema": true, "approve": "operator",
-                 "checks": [ { "deny_if": [] } ] },
+                 "checks": [ { "deny_if": [] } ], "record": { "values": ["a", "b.c"] } },
   "tools": {
     "allowed": "allow", "free": {}, "denied": { "deny": "no" },
     "asked": {
@@ -32,7 +32,7 @@ const ALL: &str = r#"{
         "u": { "under": "/var", "in_cidr": ["10.0.0.0/8", "fd00::/8"], "interface": ["lo", "any"] },
         "f": { "capture_filter": { "within": "tcp" } }
       },
-      "required_by_schema": true, "schema": true, "definitions": "pinned",
+      "required_by_schema": true, "schema": true, "definitions": "pinned", "record": { "values": ["p"] },
       "approve": { "by": "user", "timeout": "1h30m", "why": "it restarts" },
       "limits": [
         { "max": 3, "window": "90 s", "kind": "bucket", "scope": "server", "counter": "c", "amount": 2, "refund": "never" },

@@ -70,6 +70,14 @@ impl Entry {
         }
     }
 
+    /// The names under which a call's values are recorded.
+    pub(super) fn value_names(&self) -> impl Iterator<Item = &str> {
+        let values = self.fields.get("values").and_then(Value::as_object);
+        values
+            .into_iter()
+            .flat_map(|values| values.keys().map(String::as_str))
+    }
+
     /// A field that is text.
     pub(super) fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field).and_then(Value::as_str)

@@ -28,11 +28,16 @@
 //!
 //! # What is recorded of a call's arguments
 //!
-//! Their names, and a digest of all of them; values only where the policy lists them. The digest is
-//! `SHA-256(salt ‖ text)`: `salt` is 16 random bytes, new for each record and written beside it in
-//! hex, `text` is the arguments as JSON without white space, the keys of each object sorted by
+//! Their names, and a digest of all of them; values only where the policy lists them (`record:`). The
+//! digest is `SHA-256(salt ‖ text)`: `salt` is 16 random bytes, new for each record and written beside it
+//! in hex, `text` is the arguments as JSON without white space, the keys of each object sorted by
 //! their code points, strings and numbers as serde_json writes them (`1.0` stays `1.0`, text is
 //! UTF-8). It is of what the client sent, before the policy changed anything.
+//!
+//! Where values are recorded, they are held to the digest ([`verify()`]): with `H(x)` for
+//! `SHA-256(salt ‖ x as JSON, as above)` in hex, `rest` is `H` of the arguments without those values, and
+//! `sha256` is `H({"rest": rest, "values": {NAME: H(value), …}})`. Of a value that is longer than 1 KiB the
+//! beginning is recorded, and its `H` stands in `cut`.
 //!
 //! With it, whoever has the log and suspects certain arguments can find out whether a call had
 //! exactly these (`capwarden audit show --arguments FILE`). The salt keeps equal arguments from

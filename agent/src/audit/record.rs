@@ -179,6 +179,9 @@ pub struct CallRecord {
     /// The rule that decided: `policy.yaml:12:7 tools.start.capture.packets`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Text>,
+    /// The policy that decided, where that is the one of the caller's grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyFile>,
     /// Arguments that were changed, and why.
     #[serde(skip_serializing_if = "TextList::is_empty")]
     pub changes: TextList,
@@ -208,7 +211,7 @@ pub enum Decision {
 }
 
 /// Something became of a request for an approval. Written by the agent that made the request, or
-/// that forwards the call.
+/// that forwards the call; and by the verb with which an operator approved or denied, at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ApprovalRecord {
     /// The request's id: `K7QM-2F9X`.
@@ -233,6 +236,10 @@ pub struct ApprovalRecord {
     /// Why it was denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<Text>,
+    /// An operator's verb did it, and has a record of its own: this is the agent's, which has seen it
+    /// from then on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub seen: bool,
 }
 
 /// A bearer's grant was made or revoked. Written by the verb that did it.
@@ -246,6 +253,9 @@ pub struct GrantRecord {
     pub became: Text,
     /// The server that it is for.
     pub server: Text,
+    /// The policy that decides its calls, if it has one of its own, as it was when the grant was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyFile>,
     /// Who did that.
     pub by: Text,
     /// When it ends, UTC; none if it never does.
@@ -495,6 +505,9 @@ pub struct NetworkRefused {
     pub session: Option<SessionId>,
     /// What: `connect to 10.0.0.1:80 (tcp)`.
     pub what: Text,
+    /// How many of its kind this stands for, of which it is the last: a flood is counted.
+    #[serde(skip_serializing_if = "is_one")]
+    pub times: u64,
 }
 
 /// An interface, by the name it had and the index that the kernel checks. Index 0, name `any`: all
@@ -608,6 +621,14 @@ pub struct SocketRefused {
     pub comm: Text,
     /// Why.
     pub why: Text,
+    /// How many of its kind this stands for, of which it is the last: a flood is counted.
+    #[serde(skip_serializing_if = "is_one")]
+    pub times: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_one(number: &u64) -> bool {
+    *number == 1
 }
 
 /// capwarden stopped.

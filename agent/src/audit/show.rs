@@ -138,7 +138,7 @@ impl Filter {
             && self.is_agent(entry)
             && self.arguments.as_ref().is_none_or(|arguments| {
                 ArgumentsDigest::from_json(entry.fields.get("digest"))
-                    .is_some_and(|digest| digest.matches(arguments))
+                    .is_some_and(|digest| digest.matches(arguments, entry.value_names()))
             })
     }
 
@@ -230,6 +230,9 @@ fn describe(entry: &Entry) -> String {
                 text += &format!(", changed {changes}");
             }
             text += &optional(", rule ", "rule");
+            if let Some(policy) = entry.fields.get("policy").and_then(policy_file) {
+                text += &format!(", policy {policy}");
+            }
             if let Some(values) = entry.fields.get("values") {
                 text += &format!(", with {}", visible(&values.to_string()));
             }
@@ -259,6 +262,9 @@ fn describe(entry: &Entry) -> String {
             text += &optional(", by ", "by");
             text += &optional(" at ", "at");
             text += &optional(", because ", "why");
+            if entry.fields.get("seen") == Some(&Value::Bool(true)) {
+                text += ", as the agent has seen";
+            }
             text + &optional(", rule ", "rule")
         }
         "grant" => {
@@ -270,6 +276,9 @@ fn describe(entry: &Entry) -> String {
                 text("server"),
                 text("by")
             );
+            if let Some(policy) = entry.fields.get("policy").and_then(policy_file) {
+                text += &format!(", under {policy}");
+            }
             text += &optional(", ends at ", "expires");
             let caps = ["packets", "bytes", "seconds"].into_iter();
             let caps: Vec<String> = caps
@@ -343,7 +352,13 @@ fn describe(entry: &Entry) -> String {
             )
         }
         "socket-refused" => {
-            format!("{} (pid {}): {}", text("comm"), number("pid"), text("why"))
+            let times = times(entry);
+            format!(
+                "{times}{} (pid {}): {}",
+                text("comm"),
+                number("pid"),
+                text("why")
+            )
         }
         "network-bounded" => {
             let endpoints = |field: &str| match list(field, ", ") {
@@ -358,11 +373,11 @@ fn describe(entry: &Entry) -> String {
         }
         "network-refused" => {
             let session = entry.text("session").map(|session| visible(session) + ": ");
-            session.unwrap_or_default() + "not allowed to " + &text("what")
+            session.unwrap_or_default() + &times(entry) + "not allowed to " + &text("what")
         }
         "session-ended" if entry.fields.contains_key("bytes_in") => {
             format!(
-                "{}: {}, {}, {} in, {} out, {} accepted, {} made, {}",
+                "{}: {}, {}, {} in, {} out, {} accepted, {} made, {}{}",
                 text("session"),
                 text("reason"),
                 counted(number("packets"), "packet"),
@@ -370,7 +385,11 @@ fn describe(entry: &Entry) -> String {
                 counted(number("bytes_out"), "byte"),
                 counted(number("accepted"), "connection"),
                 number("made"),
-                seconds(number("milliseconds"))
+                seconds(number("milliseconds")),
+                match number("lost") {
+                    0 => String::new(),
+                    lost => format!(", {} could not be told", counted(lost, "refusal")),
+                }
             )
         }
         "session-ended" => {
@@ -403,6 +422,14 @@ fn describe(entry: &Entry) -> String {
             fields.collect::<Vec<_>>().join(" ")
         }
     }
+}
+
+/// `4711 times more, `, where a record stands for several refusals.
+fn times(entry: &Entry) -> String {
+    let times = entry.fields.get("times").and_then(Value::as_u64);
+    times.map_or_else(String::new, |times| {
+        format!("{} more, the last: ", counted(times, "time"))
+    })
 }
 
 fn short_digest(digest: &Value) -> Option<String> {

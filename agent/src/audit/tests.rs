@@ -598,6 +598,7 @@ fn made() -> GrantRecord {
         id: "g1".into(),
         became: "made".into(),
         server: "pcap".into(),
+        policy: None,
         by: "uid:0".into(),
         expires: Some("2026-12-01T00:00:00Z".into()),
         packets: Some(10),
@@ -636,6 +637,7 @@ fn kinds_are_all_of_them() {
             verdict: Decision::Allow,
             reason: None,
             rule: None,
+            policy: None,
             changes: TextList::default(),
             session: None,
         })),
@@ -649,6 +651,7 @@ fn kinds_are_all_of_them() {
             by: None,
             at: None,
             why: None,
+            seen: false,
         })),
         Record::Grant(Box::new(made())),
         Record::Definition(Box::new(DefinitionRecord {
@@ -664,6 +667,7 @@ fn kinds_are_all_of_them() {
         armed(""),
         attached(Relation::Same),
         Record::SocketRefused(SocketRefused {
+            times: 1,
             pid: 1,
             comm: "a".into(),
             why: "b".into(),
@@ -703,6 +707,7 @@ fn kinds_are_all_of_them() {
             },
         ))),
         Record::NetworkRefused(NetworkRefused {
+            times: 1,
             session: None,
             what: "w".into(),
         }),
@@ -824,6 +829,8 @@ fn full_disk_fails_the_append_and_leaves_a_sound_log() {
 /// A call with these arguments, of which these are recorded.
 fn called(arguments: &serde_json::Value, recorded: &serde_json::Value, filler: &str) -> Record {
     let arguments = arguments.as_object().unwrap();
+    let names = recorded.as_object().unwrap().keys().map(String::as_str);
+    let (values, digest) = Values::taken(arguments, names).unwrap();
     Record::Call(Box::new(CallRecord {
         principal: format!("grant:laptop{filler}").into(),
         connection: 4,
@@ -831,8 +838,9 @@ fn called(arguments: &serde_json::Value, recorded: &serde_json::Value, filler: &
         request: format!("7{filler}").into(),
         tool: format!("start{filler}").into(),
         arguments: arguments.keys().map(String::as_str).collect(),
-        digest: ArgumentsDigest::of(arguments).unwrap(),
-        values: Values::from(recorded.as_object().unwrap()),
+        digest,
+        values,
+        policy: None,
         verdict: Decision::Deny,
         reason: Some(format!("No.{filler}").into()),
         rule: Some(format!("p.yaml:1:1 tools{filler}").into()),
@@ -872,12 +880,41 @@ fn call_is_shown_with_its_caller_and_found_by_its_arguments() {
 }
 
 #[test]
+fn values_that_were_changed_in_the_log_are_found() {
+    let (_dir, path) = place();
+    let log = Log::open(&path).unwrap();
+    let arguments = serde_json::json!({ "key": "hunter2", "port": 80 });
+    let port = serde_json::json!({ "port": 80 });
+    log.append(&called(&arguments, &port, "")).unwrap();
+    assert!(verify(&path, None).unwrap().is_sound());
+    // The last line of a log has no other that links to it.
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"port\":80", "\"port\":81")).unwrap();
+    let report = verify(&path, None).unwrap();
+    assert!(
+        report
+            .problems
+            .iter()
+            .any(|problem| problem.defect == Defect::OtherValues),
+        "{report:?}"
+    );
+}
+
+#[test]
 fn call_with_the_worst_of_everything_still_fits_a_line() {
     let (_dir, path) = place();
     let log = Log::open(&path).unwrap();
     // Each of these bytes is six in the file.
     let filler = "\u{1b}".repeat(3_000);
-    let members = (0..200).map(|n| (format!("{n}{filler}"), filler.clone().into()));
+    let long = (0..200).map(|n| (format!("{n}{filler}"), filler.clone().into()));
+    // As long as the names of values may be that a policy lists.
+    let named = (0..40).map(|n| {
+        (
+            format!("{n:02}{}", "\u{1b}".repeat(254)),
+            filler.clone().into(),
+        )
+    });
+    let members = long.chain(named);
     let arguments = serde_json::Value::Object(members.collect());
     log.append(&called(&arguments, &arguments, &filler))
         .unwrap();

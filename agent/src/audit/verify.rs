@@ -10,8 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Map;
 
 use super::{
+    arguments::ArgumentsDigest,
     error::AuditError,
     hash::Hash,
     line::{Entry, RawLine, next_line},
@@ -148,6 +150,9 @@ pub enum Defect {
         /// The session.
         session: String,
     },
+    /// The values that are recorded of a call are others than the digest was made of.
+    #[error("the values recorded of this call are not those of its digest")]
+    OtherValues,
     /// A crash was repaired here.
     #[error("a line was cut short by a crash here; what was left of it is in {0}")]
     Repaired(String),
@@ -163,7 +168,8 @@ impl Defect {
             | Self::Gap { .. }
             | Self::Repeated(_)
             | Self::Torn(_)
-            | Self::NoAnchor => Severity::Error,
+            | Self::NoAnchor
+            | Self::OtherValues => Severity::Error,
             Self::Backwards
             | Self::NeverEnded { .. }
             | Self::NeverOpened { .. }
@@ -219,6 +225,24 @@ pub(super) fn snapshot(path: &Path) -> Result<std::io::Take<File>, AuditError> {
         return Err(AuditError::NotAFile(path.to_owned()));
     }
     Ok(file.take(meta.len()))
+}
+
+/// Whether the values of a call are those of its digest.
+fn values_hold(entry: &Entry) -> bool {
+    let none = Map::new();
+    let values = match entry.fields.get("values") {
+        None => &none,
+        Some(values) => match values.as_object() {
+            Some(values) => values,
+            None => return false,
+        },
+    };
+    let digest = entry.fields.get("digest");
+    match ArgumentsDigest::from_json(digest) {
+        Some(digest) => digest.holds(values),
+        // Logs of before have calls without one.
+        None => digest.is_none() && values.is_empty(),
+    }
 }
 
 struct Audit {
@@ -330,6 +354,11 @@ impl Audit {
         let agent = entry.agent.clone();
         let session = entry.text("session").unwrap_or_default().to_owned();
         match entry.kind.as_str() {
+            "call" => {
+                if !values_hold(entry) {
+                    self.found(line, Defect::OtherValues);
+                }
+            }
             "session-opened" | "proxy-opened" | "program-opened" => {
                 let key = (agent.clone(), session.clone());
                 if self.open.insert(key, line).is_some() {

@@ -1,13 +1,20 @@
 //! `capwarden approve`: let one call go that waits for it.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
-use crate::approval::{Approvals, OperatorError, shown_id};
+use crate::{
+    approval::{Approvals, Listed, OperatorError, Standing, shown_id},
+    audit::{ApprovalRecord, Log, Record, Text},
+    principal::Operator,
+};
 
 use super::{
     approvals,
     exit::Exit,
     failure::{Account, Failure},
+    paths,
     state::{self, State},
     term::{self, Paint},
 };
@@ -23,6 +30,12 @@ pub(super) struct Approve {
     /// The request, as `capwarden approvals` lists it: K7QM-2F9X
     #[arg(value_name = "ID")]
     id: String,
+    /// Record it in this audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl. If the log cannot be written, nothing is approved.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
     #[command(flatten)]
     state: State,
 }
@@ -30,8 +43,18 @@ pub(super) struct Approve {
 impl Approve {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let table = Approvals::open(&self.state.open()?)?;
-        match table.approve(&self.id, state::operator()) {
+        let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+        let by = state::operator();
+        match table.approve(&self.id, by) {
             Ok(listed) => {
+                if let Err(error) = record(&log, &listed, by) {
+                    // What is not in the log is not to be.
+                    let why = "the approval could not be recorded".to_owned();
+                    if let Err(error) = table.deny(&self.id, by, Some(why)) {
+                        tracing::error!(%error, "what was approved could not be taken back");
+                    }
+                    return Err(error);
+                }
                 let id = shown_id(&listed.id);
                 let left = state::span(listed.left);
                 term::print(|out| {
@@ -43,6 +66,29 @@ impl Approve {
             Err(error) => refused(error),
         }
     }
+}
+
+/// Records what an operator has said just now about a request.
+pub(super) fn record(log: &Log, listed: &Listed, by: Operator) -> Result<(), Failure> {
+    let request = &listed.entry.request;
+    let (became, at, why) = match &listed.standing {
+        Standing::Approved { at, .. } => ("approved", *at, None),
+        Standing::Denied { at, why, .. } => ("denied", *at, why.clone()),
+        Standing::Pending | Standing::Used { .. } | Standing::Expired => return Ok(()),
+    };
+    log.append(&Record::Approval(Box::new(ApprovalRecord {
+        id: Text::new(shown_id(&listed.id)),
+        became: became.into(),
+        principal: Text::new(request.principal.as_str()),
+        server: Text::new(request.server.as_str()),
+        tool: Text::new(request.tool.as_str()),
+        rule: Text::new(request.rule.as_str()),
+        by: Some(Text::new(by.to_string())),
+        at: Some(Text::new(state::time(at))),
+        why: why.map(Text::new),
+        seen: false,
+    })))?;
+    Ok(())
 }
 
 /// What is told where nothing could be said about a request.

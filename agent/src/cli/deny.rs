@@ -1,13 +1,19 @@
 //! `capwarden deny`: refuse one call that waits for an approval.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
-use crate::approval::{Approvals, shown_id};
+use crate::{
+    approval::{Approvals, shown_id},
+    audit::Log,
+};
 
 use super::{
     approvals, approve,
     exit::Exit,
     failure::Failure,
+    paths,
     state::{self, State},
     term::{self, Paint},
 };
@@ -26,6 +32,12 @@ pub(super) struct Deny {
     /// Tell the model why
     #[arg(long, value_name = "TEXT")]
     why: Option<String>,
+    /// Record it in this audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
     #[command(flatten)]
     state: State,
 }
@@ -33,8 +45,12 @@ pub(super) struct Deny {
 impl Deny {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let table = Approvals::open(&self.state.open()?)?;
-        match table.deny(&self.id, state::operator(), self.why) {
+        let by = state::operator();
+        match table.deny(&self.id, by, self.why) {
             Ok(listed) => {
+                // It is denied, whatever becomes of the log.
+                let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
+                approve::record(&log, &listed, by)?;
                 let id = shown_id(&listed.id);
                 let left = state::span(listed.left);
                 term::print(|out| {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    engine::{EngineError, Judge, Outcome, Reload},
+    engine::{EngineError, GrantPolicies, Judge, Outcome, Reload},
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
     kernel::{Credentials, LaunchError},
     limits::{Limits, LimitsError},
@@ -70,6 +70,24 @@ pub(super) fn policy_to_follow(
         again().map_err(|failure: Failure| failure.in_a_line())
     });
     Ok((load()?, reload))
+}
+
+/// The policies that grants name for a server, loaded as the agent's own is. `governed` is the user that
+/// servers run as, if any is started.
+pub(super) fn grant_policies(
+    grants: Arc<Grants>,
+    server: Arc<str>,
+    governed: Option<u32>,
+    replies: Option<Replies>,
+) -> Arc<GrantPolicies> {
+    let load = move |path: &Path| {
+        let policy = load_policy(path).map_err(|failure| failure.in_a_line())?;
+        Ok(match replies {
+            Some(replies) => policy.replying(replies),
+            None => policy,
+        })
+    };
+    Arc::new(GrantPolicies::new(grants, server, governed, load))
 }
 
 /// Loads a policy, its capture filters checked by libpcap.

@@ -1,17 +1,23 @@
 //! `capwarden grant`: who may use a server over HTTP.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{GrantRecord, Log, Record, Text, visible},
+    audit::{GrantRecord, Hash, Log, PolicyFile, Record, Text, visible},
+    policy::Policy,
     principal::{Ceiling, Grant as Granted, GrantError, Grants, NewGrant, Standing},
+    store,
     words::{self, counted},
 };
 
 use super::{
+    enforce,
     exit::Exit,
     failure::{Account, Failure},
     paths,
@@ -51,6 +57,14 @@ struct Create {
     /// address after --upstream where that stands alone.
     #[arg(long, value_name = "NAME")]
     server: String,
+    /// Decide its calls by this policy
+    ///
+    /// In place of the one that `capwarden run` was given, which its calls are then not asked: it can allow
+    /// more, and less. Checked now and whenever it is loaded; when the file changes, it is loaded again.
+    /// While it is gone, nothing is allowed. Nobody but root, or whoever makes the grant, may be able to
+    /// change it.
+    #[arg(short, long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// How long it lasts: 12h, 30d, or never
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = lasting)]
     expires: Lasting,
@@ -142,9 +156,11 @@ impl Grant {
 impl Create {
     fn run(self) -> Result<Exit, Failure> {
         let grants = Grants::open(&self.state.open()?).map_err(failed)?;
+        let policy = self.policy.as_deref().map(policy).transpose()?;
         let new = NewGrant {
             name: self.name,
             server: self.server,
+            policy: policy.as_ref().map(|policy| policy.file().to_string()),
             ceiling: Ceiling {
                 packets: self.packets,
                 bytes: self.bytes.map(|size| size.0),
@@ -155,7 +171,7 @@ impl Create {
         let name = new.name.clone();
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         let (token, grant) = grants.create(new, state::operator()).map_err(failed)?;
-        if let Err(error) = log.append(&record(&name, "made", &grant)) {
+        if let Err(error) = log.append(&record(&name, "made", &grant, policy.as_ref())) {
             // Nobody has its token, and a grant that is not in the log is to be none.
             grants.revoke(&name, state::operator()).map_err(failed)?;
             return Err(error.into());
@@ -197,8 +213,10 @@ impl List {
                     Standing::Expired => "has expired".to_owned(),
                     Standing::Revoked => "is revoked".to_owned(),
                 };
+                let policy = grant.policy.as_ref();
+                let policy = policy.map_or_else(String::new, |file| format!(" under {file}"));
                 let line = format!(
-                    "{name} ({}) for {}, {told}; made at {} by {}{}",
+                    "{name} ({}) for {}{policy}, {told}; made at {} by {}{}",
                     grant.id,
                     grant.server,
                     state::time(grant.created),
@@ -223,7 +241,7 @@ impl Revoke {
             Ok(grant) => {
                 // It is revoked, whatever becomes of the log.
                 let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-                log.append(&record(&self.name, "revoked", &grant))?;
+                log.append(&record(&self.name, "revoked", &grant, None))?;
                 let name = visible(&self.name);
                 term::print(|out| writeln!(out, "revoked {name}"))?;
                 Ok(Exit::Ok)
@@ -239,13 +257,37 @@ impl Revoke {
     }
 }
 
+/// The policy that a grant is to name: as sound as that of an agent, and safe from others.
+fn policy(file: &Path) -> Result<Policy, Failure> {
+    let path = file.canonicalize().map_err(|error| {
+        let account = Account::new("cannot read the policy").on(file.display());
+        Failure::Usage(account.because(error))
+    })?;
+    let policy = enforce::load_policy(&path)?;
+    let unsafe_to_use = |why: String| {
+        let account = Account::new("cannot take the policy").on(path.display());
+        Failure::Usage(account.because(why).hint(
+            "put it where nobody but root or you can change it, as under /etc/capwarden, with mode 0644",
+        ))
+    };
+    match store::exposed(&path, None) {
+        Ok(None) => Ok(policy),
+        Ok(Some(why)) => Err(unsafe_to_use(why)),
+        Err(error) => Err(unsafe_to_use(error.to_string())),
+    }
+}
+
 /// What the audit log gets to hold of it.
-fn record(name: &str, became: &str, grant: &Granted) -> Record {
+fn record(name: &str, became: &str, grant: &Granted, policy: Option<&Policy>) -> Record {
     Record::Grant(Box::new(GrantRecord {
         name: Text::new(name),
         id: Text::new(grant.id.to_string()),
         became: Text::new(became),
         server: Text::new(grant.server.as_str()),
+        policy: policy.map(|policy| PolicyFile {
+            file: Text::new(&**policy.file()),
+            sha256: policy.digest().parse().unwrap_or(Hash::ZERO),
+        }),
         by: Text::new(state::operator().to_string()),
         expires: grant.expires.map(|time| Text::new(state::time(time))),
         packets: grant.ceiling.packets,
@@ -278,6 +320,7 @@ fn in_json(name: &str, grant: &Granted, standing: Standing) -> Value {
         "name": name,
         "id": grant.id,
         "server": grant.server,
+        "policy": grant.policy,
         "standing": standing,
         "created": state::time(grant.created),
         "created_by": grant.created_by,

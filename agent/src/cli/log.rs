@@ -3,8 +3,13 @@
 use std::{env, io};
 
 use clap::ValueEnum;
-use tracing::subscriber::set_global_default;
+use tracing::subscriber::{SetGlobalDefaultError, set_global_default};
 use tracing_subscriber::{EnvFilter, fmt};
+#[cfg(feature = "otlp")]
+use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, registry};
+
+#[cfg(feature = "otlp")]
+use crate::telemetry::otlp::{self, Collector, Exporter, SpanLayer};
 
 use super::{
     failure::{Account, Failure},
@@ -47,8 +52,15 @@ pub(super) fn parse(text: &str) -> Result<Levels, String> {
     }
 }
 
-/// Starts the log.
-pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<(), Failure> {
+/// The log, while something is done.
+#[derive(Debug, Default)]
+pub struct Logging {
+    #[cfg(feature = "otlp")]
+    _exporter: Option<Exporter>,
+}
+
+/// What is logged, and how.
+fn chosen(levels: Option<&Levels>, format: Option<Format>) -> Result<(EnvFilter, Format), Failure> {
     let levels = match (levels, env::var(VARIABLE)) {
         (Some(levels), _) => levels.clone(),
         (None, Ok(text)) if !text.is_empty() => parse(&text).map_err(|why| wrong(&text, &why))?,
@@ -60,6 +72,12 @@ pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<(
         (None, Ok(text)) if !text.is_empty() => parse_format(&text)?,
         (None, _) => Format::default(),
     };
+    Ok((filter, format))
+}
+
+/// Starts the log.
+pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<Logging, Failure> {
+    let (filter, format) = chosen(levels, format)?;
     let lines = fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -73,7 +91,46 @@ pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<(
             set_global_default(lines.finish())
         }
     };
-    started.map_err(|error| Failure::Internal(Account::new("cannot start the log").because(error)))
+    started.map_err(|error| not_started(&error))?;
+    Ok(Logging::default())
+}
+
+/// Starts the log, and sends spans to a collector.
+#[cfg(feature = "otlp")]
+pub(super) fn start_sending(
+    levels: Option<&Levels>,
+    format: Option<Format>,
+    collector: &Collector,
+) -> Result<Logging, Failure> {
+    let (filter, format) = chosen(levels, format)?;
+    let (spans, exporter) = otlp::start(collector).map_err(|error| {
+        let account = Account::new("cannot send spans to").on(collector);
+        Failure::Internal(account.because(error))
+    })?;
+    let lines = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(format == Format::Text && Paint::for_stderr().is_on())
+        .log_internal_errors(false);
+    let started = match format {
+        Format::Text => {
+            let lines = lines.with_target(false).with_filter(filter);
+            let spans = spans.with_filter(SpanLayer::wants());
+            set_global_default(registry().with(lines).with(spans))
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            let spans = spans.with_filter(SpanLayer::wants());
+            set_global_default(registry().with(lines.with_filter(filter)).with(spans))
+        }
+    };
+    started.map_err(|error| not_started(&error))?;
+    Ok(Logging {
+        _exporter: Some(exporter),
+    })
+}
+
+fn not_started(error: &SetGlobalDefaultError) -> Failure {
+    Failure::Internal(Account::new("cannot start the log").because(error))
 }
 
 fn parse_format(text: &str) -> Result<Format, Failure> {

@@ -36,6 +36,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use exit::Exit;
 pub use failure::{Account, Failure};
+pub use log::Logging;
 pub use values::{Size, User};
 
 /// Makes packet captures that a language model starts safe to allow.
@@ -93,9 +94,17 @@ enum Verb {
 }
 
 impl Cli {
-    /// Sends the log to standard error.
-    pub fn start_log(&self) -> Result<(), Failure> {
-        log::start(self.global.log.as_ref(), self.global.log_format)
+    /// Sends the log to standard error, and spans where they are wanted, for as long as what comes back
+    /// is kept.
+    pub fn start_log(&self) -> Result<Logging, Failure> {
+        let (levels, format) = (self.global.log.as_ref(), self.global.log_format);
+        #[cfg(feature = "otlp")]
+        if let Verb::Run(run) = &self.verb
+            && let Some(collector) = &run.otlp
+        {
+            return log::start_sending(levels, format, collector);
+        }
+        log::start(levels, format)
     }
 
     /// Does what was asked for.

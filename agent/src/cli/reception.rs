@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use clap::Args;
 
 use crate::{
-    gate::http::{Authorities, Issuer, ReceptionPlan, Tls, TlsError},
+    gate::http::{Authorities, Issuer, Prepare, ReceptionPlan, Tls, TlsError},
     principal::Grants,
 };
 
@@ -154,8 +154,14 @@ impl ReceptionOptions {
     }
 
     /// What is asked of whoever comes to a server of this name.
-    pub(super) fn plan(self, server: Arc<str>, grants: Option<Arc<Grants>>) -> ReceptionPlan {
+    pub(super) fn plan(
+        self,
+        server: Arc<str>,
+        grants: Option<Arc<Grants>>,
+        prepare: Option<Arc<dyn Prepare>>,
+    ) -> ReceptionPlan {
         ReceptionPlan {
+            prepare,
             server,
             hosts: self.host,
             origins: self.allow_origin,

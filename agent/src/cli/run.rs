@@ -9,10 +9,12 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+#[cfg(feature = "otlp")]
+use crate::telemetry::otlp::Collector;
 use crate::{
     audit::Log,
-    engine::{self, LocalPlan, PipedPlan, ServePlan, StdioPlan},
-    gate::http::{FrontPlan, UpstreamAddress},
+    engine::{self, GrantPolicies, LocalPlan, PipedPlan, ServePlan, StdioPlan},
+    gate::http::{FrontPlan, Prepare, UpstreamAddress},
     kernel::Credentials,
     policy::{Pinning, Replies, RuleRef},
     principal::{self, Grants},
@@ -80,6 +82,14 @@ pub(super) struct Run {
     /// says which port it is.
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
     pub(super) metrics: Option<Endpoint>,
+    /// Send spans of calls and sessions to this collector: http://127.0.0.1:4318
+    ///
+    /// OTLP over HTTP, in JSON; under /v1/traces unless the address has a path. On this host, or at an
+    /// https:// address. What cannot be sent is dropped, and counted in the metrics; no call waits for it.
+    /// A span says which tool was called, by whom and what was decided, and nothing of its arguments.
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL")]
+    pub(super) otlp: Option<Collector>,
     /// Run the server as this user
     ///
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
@@ -207,16 +217,27 @@ impl Run {
         let tls = self.reception.tls()?;
         let reception = std::mem::take(&mut self.reception);
         let server = self.server_name();
-        let state = self.state.clone();
-        let (mut servers, log, grants) =
-            self.stdio(|credentials| grants(&reception, state.as_deref(), Some(credentials)))?;
-        if let Some(grants) = &grants {
-            servers.judge = servers.judge.with_grants(Arc::clone(grants));
+        let (state, replies) = (self.state.clone(), self.replies);
+        let (mut servers, log, (grants, governed)) = self.stdio(|credentials| {
+            let grants = grants(&reception, state.as_deref(), Some(credentials))?;
+            Ok((grants, credentials.user))
+        })?;
+        let policies = grants.as_ref().map(|grants| {
+            enforce::grant_policies(
+                Arc::clone(grants),
+                Arc::clone(&server),
+                Some(governed),
+                replies,
+            )
+        });
+        if let (Some(grants), Some(policies)) = (&grants, &policies) {
+            let judge = servers.judge.with_grants(Arc::clone(grants));
+            servers.judge = judge.with_grant_policies(Arc::clone(policies));
         }
         let plan = PipedPlan {
             listen,
             tls,
-            reception: reception.plan(server, grants),
+            reception: reception.plan(server, grants, policies.map(prepared)),
             servers,
         };
         enforce::block_on(engine::piped(plan, log)).map(enforce::exit)
@@ -282,6 +303,16 @@ impl Run {
         let judge = enforce::judge(policy, self.state.as_deref(), &self.counters, credentials)?;
         let judge = judge.with_pinning(pinning);
         let grants = grants(&self.reception, self.state.as_deref(), credentials)?;
+        let user = credentials.map(|credentials| credentials.user);
+        let policies = grants.as_ref().map(|grants| {
+            enforce::grant_policies(Arc::clone(grants), Arc::clone(&server), user, self.replies)
+        });
+        let judge = match (&grants, &policies) {
+            (Some(grants), Some(policies)) => judge
+                .with_grants(Arc::clone(grants))
+                .with_grant_policies(Arc::clone(policies)),
+            _ => judge,
+        };
         let plan = ServePlan {
             listen,
             tls,
@@ -289,12 +320,9 @@ impl Run {
                 upstream,
                 authorities,
                 starting,
-                reception: self.reception.plan(server, grants.clone()),
+                reception: self.reception.plan(server, grants, policies.map(prepared)),
             },
-            judge: match grants {
-                Some(grants) => judge.with_grants(grants),
-                None => judge,
-            },
+            judge,
             metrics: self.metrics,
             server: governed,
             reload,
@@ -302,6 +330,11 @@ impl Run {
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         enforce::block_on(engine::serve(plan, log)).map(enforce::exit)
     }
+}
+
+/// Who loads the policies of grants before they are needed.
+fn prepared(policies: Arc<GrantPolicies>) -> Arc<dyn Prepare> {
+    Arc::new(policies)
 }
 
 /// The grants that clients over HTTP show; none if everybody of this host may come in.

@@ -13,7 +13,7 @@ use crate::{
     audit::Log,
     kernel::{Credentials, Process},
     policy::Terms,
-    session::{Attribution, EndReason, Events, SessionEnd, SessionEvent},
+    session::{Attribution, EndReason, Events, Happened, SessionEnd, SessionEvent},
     telemetry::Endpoint,
 };
 
@@ -53,7 +53,7 @@ const TOLD: usize = 5;
 
 /// Passes events on, and keeps what is told of refusals.
 fn listen(
-    mut events: mpsc::Receiver<SessionEvent>,
+    mut events: Happened,
 ) -> (
     mpsc::Receiver<SessionEvent>,
     JoinHandle<(Vec<String>, usize)>,
@@ -62,15 +62,20 @@ fn listen(
     let heard = tokio::spawn(async move {
         let (mut refused, mut more) = (Vec::new(), 0);
         while let Some(event) = events.recv().await {
-            if let SessionEvent::Refused { caller, refusal } = &event {
+            if let SessionEvent::Refused {
+                caller,
+                refusal,
+                times,
+            } = &event
+            {
                 let who = caller.as_ref().map_or_else(
                     || "a process that has gone".to_owned(),
                     |caller| format!("{} (pid {})", caller.name, caller.process),
                 );
-                if refused.len() < TOLD {
+                if *times == 1 && refused.len() < TOLD {
                     refused.push(format!("{who}: {}", refusal.reason));
                 } else {
-                    more += 1;
+                    more += usize::try_from(*times).unwrap_or(usize::MAX);
                 }
             }
             if on.send(event).await.is_err() {

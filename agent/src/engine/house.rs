@@ -172,6 +172,10 @@ pub(super) async fn metrics(
     };
     let metrics = Arc::new(Metrics::new());
     metrics.refusals_are(events.refusals(), events.network_refusals());
+    #[cfg(feature = "otlp")]
+    if let Some(dropped) = crate::telemetry::otlp::dropped_spans() {
+        metrics.dropped_spans_are(dropped);
+    }
     let serving = endpoint.serve(Arc::clone(&metrics)).await?;
     tracing::info!(at = %serving.endpoint(), "metrics");
     Ok((Some(metrics), Some(serving)))
@@ -193,7 +197,10 @@ pub(super) fn decider(
     if let Some(metrics) = &metrics {
         metrics.unavailable_limits_are(judge.unavailable());
     }
-    let following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
+    let mut following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
+    if let Some((policies, changes)) = judge.grant_policies() {
+        following.spawn(policies.follow(changes, record.observer()?));
+    }
     Ok((Timed::new(judge, metrics), following))
 }
 

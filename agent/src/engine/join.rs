@@ -60,8 +60,12 @@ impl Captures for Sessions {
         self.network_refusals()
     }
 
-    fn refused_since(&self, refusals: u64) -> Vec<String> {
-        self.network_refused_since(refusals)
+    fn refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
+        self.network_refused_since(refusals, hears)
     }
 
     fn replied(&self, session: SessionId) {

@@ -14,8 +14,9 @@
 //! First whether the grant that it came with is still good, then the policy, within what that grant allows, then whether the tool's definition is the accepted one, then the limits, then, of a call that needs one, the approval: it is used up only for
 //! a call that may go. Where it is missing, the limits get back what was reserved.
 //!
-//! A grant is looked at anew with each call, so that one which is taken back ends what it let in. What a
-//! denial offers, and what is written into a call, is what the policy and the grant allow together.
+//! A grant is looked at anew with each call, so that one which is taken back ends what it let in. The policy
+//! that it names decides, if it names one. What a denial offers, and what is written into a call, is what the
+//! policy and the grant allow together.
 
 #[cfg(test)]
 mod approval_tests;
@@ -29,16 +30,21 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use self::waiting::Waiting;
-use super::{approve, links, pinned, stay::Prover};
+use super::{
+    approve,
+    grant_policies::{self, GrantPolicies},
+    links, pinned,
+    stay::Prover,
+};
 use crate::{
     approval::{Approvals, Clerk, Event, Used},
     definitions::{self, Keeper, Listings},
     filter::Compiler,
-    gate::{CallEnd, Decide},
+    gate::{CallEnd, Decide, DecidedBy},
     limits::{LimitReached, Limits, LimitsError, Refused, Reservation, Settle},
     policy::{
-        Call, Ceiling, Counters, Decision, Definition, Denial, Knowledge, Pinning, Policy, RuleRef,
-        Said, Scope, Verdict, Window,
+        Baseline, Call, Ceiling, Counters, Decision, Definition, Denial, Knowledge, Pinning,
+        Policy, ProgramNeeds, RuleRef, Said, Scope, Verdict, Window,
     },
     principal::{Caller, Grants},
     store::StateDirectory,
@@ -62,6 +68,8 @@ pub struct Judge {
     state: Option<StateDirectory>,
     approvals: Option<Clerk>,
     grants: Option<Arc<Grants>>,
+    /// The policies that grants name.
+    own: Option<Arc<GrantPolicies>>,
     prover: Option<Prover>,
     /// How often other tools became visible.
     changes: watch::Sender<u64>,
@@ -77,6 +85,8 @@ pub struct Ticket {
     rounds: u8,
     /// The approval that it has used up.
     approved: Option<Used>,
+    /// The policy that decided it.
+    by: Option<DecidedBy>,
 }
 
 impl Judge {
@@ -94,6 +104,7 @@ impl Judge {
             state: None,
             approvals: None,
             grants: None,
+            own: None,
             prover: None,
         }
     }
@@ -154,6 +165,31 @@ impl Judge {
         }
     }
 
+    /// Decides calls whose grant names a policy by that. Without it, they are denied.
+    #[must_use]
+    pub fn with_grant_policies(self, policies: Arc<GrantPolicies>) -> Self {
+        Self {
+            own: Some(policies),
+            ..self
+        }
+    }
+
+    /// The policies that grants name, and who is to be told when they show other tools.
+    pub(super) fn grant_policies(&self) -> Option<(Arc<GrantPolicies>, watch::Sender<u64>)> {
+        let own = self.own.as_ref()?;
+        Some((Arc::clone(own), self.changes.clone()))
+    }
+
+    /// What a server of this caller's own may do with the network without a session, and what the kernel
+    /// must be able to hold its programs to. Where it cannot be told whose policy decides, nothing.
+    pub(super) fn bounds(&self, caller: &Caller) -> (Option<Baseline>, Option<ProgramNeeds>) {
+        match self.held(caller) {
+            Ok(held) if held.by.own => grant_policies::bounds(&held.by.policy, &self.policy()),
+            Ok(held) => (held.by.policy.baseline(), held.by.policy.programs()),
+            Err(_) => (Some(Baseline::default()), None),
+        }
+    }
+
     /// Decides by another policy from now on. What was counted stays, and so does what calls have
     /// reserved already. Clients are told if they see other tools now.
     pub fn replace_policy(&self, policy: Policy) {
@@ -187,25 +223,48 @@ impl Judge {
         grants.recheck(grant, &caller.server).is_ok()
     }
 
-    /// A call that came with a grant: that must still be good. The most that a session may have.
-    fn hold_to_grant(&self, caller: &Caller, policy: &Policy) -> Result<Ceiling, Box<Denial>> {
-        let (Some(grants), Some(grant)) = (&self.grants, &caller.grant) else {
-            return Ok(Ceiling::default());
+    /// What a caller's calls are held to. One who came with a grant has that looked at anew: it must
+    /// still be good; its policy decides, if it names one, and its ceiling is the session's.
+    fn held(&self, caller: &Caller) -> Result<Held, Box<Denial>> {
+        let policy = self.policy();
+        let denied = |reason: &str, path: &str| {
+            let rule = RuleRef {
+                file: Arc::clone(policy.file()),
+                line: 0,
+                column: 0,
+                path: path.to_owned(),
+            };
+            Box::new(Denial::new(reason, rule))
         };
-        match grants.recheck(grant, &caller.server) {
-            Ok(bearer) => Ok(bearer.ceiling),
-            Err(rejected) => {
-                tracing::warn!(why = %rejected, "refused a call");
-                let rule = RuleRef {
-                    file: Arc::clone(policy.file()),
-                    line: 0,
-                    column: 0,
-                    path: "grants".to_owned(),
-                };
-                let reason = "The grant that this connection was let in with is no longer good.";
-                Err(Denial::new(reason, rule).into())
+        let bearer = match (&self.grants, &caller.grant) {
+            (Some(grants), Some(grant)) => grants.recheck(grant, &caller.server),
+            _ => {
+                let by = DecidedBy { policy, own: false };
+                let ceiling = Ceiling::default();
+                return Ok(Held { by, ceiling });
             }
-        }
+        };
+        let bearer = bearer.map_err(|rejected| {
+            tracing::warn!(why = %rejected, "refused a call");
+            denied(
+                "The grant that this connection was let in with is no longer good.",
+                "grants",
+            )
+        })?;
+        let by = match &bearer.policy {
+            None => DecidedBy { policy, own: false },
+            Some(file) => match self.own.as_ref().and_then(|own| own.get(file)) {
+                Some(policy) => DecidedBy { policy, own: true },
+                None => {
+                    return Err(denied(
+                        "The policy that this grant names cannot be used, so nothing is allowed under it.",
+                        &format!("grants.{}.policy", bearer.name),
+                    ));
+                }
+            },
+        };
+        let ceiling = bearer.ceiling;
+        Ok(Held { by, ceiling })
     }
 
     /// The tool's definition must be the accepted one, where that is asked for.
@@ -267,52 +326,17 @@ impl Judge {
                 mark,
                 rounds,
                 approved: None,
+                by: None,
             }),
             Err(Refused::Reached(reached)) => Err(denial(&reached, policy).into()),
             Err(Refused::Unavailable(error)) => Err(unchecked(&error, &first.rule).into()),
         }
     }
-}
 
-impl Decide for Judge {
-    type Ticket = Ticket;
-
-    fn visible(&self, tool: &str) -> bool {
-        Policy::visible(&self.policy(), tool)
-    }
-
-    fn hidden_by(&self, tool: &str) -> Option<RuleRef> {
-        Some(self.policy().rule(tool).clone())
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    fn listed(&self, caller: &Caller, tool: &str, definition: &str) -> bool {
-        let definition = self.listings.listed(caller.connection, tool, definition);
-        let policy = self.policy();
-        match policy.pinning(tool).or(self.pinning.as_ref()) {
-            None => true,
-            Some(pinning) => self
-                .keeper
-                .as_ref()
-                .is_some_and(|keeper| keeper.listed(&caller.server, &definition, pinning.strict)),
-        }
-    }
-
-    fn list_ended(&self, caller: &Caller) {
-        if let Some(keeper) = &self.keeper {
-            keeper.list_ended(&caller.server);
-        }
-    }
-
-    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
-        let policy = self.policy();
-        let ceiling = match self.hold_to_grant(caller, &policy) {
-            Ok(ceiling) => ceiling,
-            Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
-        };
+    /// Decides a call by the policy that it is held to.
+    async fn weigh(&self, caller: &Caller, call: &Call, held: &Held) -> (Verdict, Ticket) {
+        let policy = &held.by.policy;
+        let ceiling = held.ceiling;
         let decided = self.limits.deciding(caller, &call.tool, |counters| {
             let known = Known {
                 counters,
@@ -320,7 +344,7 @@ impl Decide for Judge {
                 connection: caller.connection,
                 ceiling,
             };
-            Policy::decide(&policy, call, &known)
+            Policy::decide(policy, call, &known)
         });
         let mut decision = match decided.await {
             Ok(decision) => decision,
@@ -339,7 +363,7 @@ impl Decide for Judge {
         if matches!(decision.verdict, Verdict::Deny(_)) {
             return (decision.verdict, Ticket::default());
         }
-        if let Err(denial) = self.hold_to_definition(caller, call, &policy).await {
+        if let Err(denial) = self.hold_to_definition(caller, call, policy).await {
             return (Verdict::Deny(*denial), Ticket::default());
         }
         let proofs = std::mem::take(&mut decision.proofs);
@@ -359,7 +383,7 @@ impl Decide for Judge {
         if let Err(denial) = links::stay(paths).await {
             return (Verdict::Deny(*denial), Ticket::default());
         }
-        let mut ticket = match self.reserve(caller, call, &policy, &decision).await {
+        let mut ticket = match self.reserve(caller, call, policy, &decision).await {
             Ok(ticket) => ticket,
             Err(denial) => return (Verdict::Deny(*denial), Ticket::default()),
         };
@@ -372,6 +396,72 @@ impl Decide for Judge {
             }
         }
         (decision.verdict, ticket)
+    }
+}
+
+/// What a caller's calls are held to.
+struct Held {
+    by: DecidedBy,
+    /// The grant's.
+    ceiling: Ceiling,
+}
+
+impl Decide for Judge {
+    type Ticket = Ticket;
+
+    fn visible(&self, caller: &Caller, tool: &str) -> bool {
+        // Whoever may see nothing may not call it either, and is told why.
+        self.held(caller)
+            .is_ok_and(|held| Policy::visible(&held.by.policy, tool))
+    }
+
+    fn hidden_by(&self, caller: &Caller, tool: &str) -> Option<RuleRef> {
+        Some(match self.held(caller) {
+            Ok(held) => held.by.policy.rule(tool).clone(),
+            Err(denial) => denial.rule,
+        })
+    }
+
+    fn decided_by(&self, caller: &Caller, ticket: Option<&Ticket>) -> Option<DecidedBy> {
+        match ticket {
+            Some(ticket) => ticket.by.clone(),
+            None => Some(self.held(caller).ok()?.by),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn listed(&self, caller: &Caller, tool: &str, definition: &str) -> bool {
+        let definition = self.listings.listed(caller.connection, tool, definition);
+        let Ok(held) = self.held(caller) else {
+            return false;
+        };
+        match held.by.policy.pinning(tool).or(self.pinning.as_ref()) {
+            None => true,
+            Some(pinning) => self
+                .keeper
+                .as_ref()
+                .is_some_and(|keeper| keeper.listed(&caller.server, &definition, pinning.strict)),
+        }
+    }
+
+    fn list_ended(&self, caller: &Caller) {
+        if let Some(keeper) = &self.keeper {
+            keeper.list_ended(&caller.server);
+        }
+    }
+
+    async fn decide(&self, caller: &Caller, call: &Call) -> (Verdict, Ticket) {
+        match self.held(caller) {
+            Ok(held) => {
+                let (verdict, ticket) = self.weigh(caller, call, &held).await;
+                let by = Some(held.by);
+                (verdict, Ticket { by, ..ticket })
+            }
+            Err(denial) => (Verdict::Deny(*denial), Ticket::default()),
+        }
     }
 
     fn asked(&self, state: &str) -> bool {
@@ -386,7 +476,7 @@ impl Decide for Judge {
         state: &str,
         said: Said,
     ) -> Result<(), Box<Denial>> {
-        let rule = self.policy().rule(&call.tool).clone();
+        let rule = self.held(caller)?.by.policy.rule(&call.tool).clone();
         match &self.approvals {
             Some(clerk) => approve::answer(clerk, caller, call, state, said, rule).await,
             None => Err(Denial::new("There is nobody who could take an answer.", rule).into()),

@@ -6,6 +6,7 @@
 
 mod approve;
 mod exec;
+mod grant_policies;
 mod house;
 mod join;
 mod judge;
@@ -26,6 +27,7 @@ mod timed;
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
+pub use grant_policies::GrantPolicies;
 pub use judge::{Judge, Ticket};
 pub use local::{LocalPlan, local};
 pub use name::server_name;

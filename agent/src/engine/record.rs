@@ -22,17 +22,17 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    approval::{self, What},
+    approval::{self, By, What},
     audit::{
-        AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, AuditError, CallRecord,
-        Decision, DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused,
-        PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record,
-        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Values,
+        AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
+        DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
+        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, SessionOpened,
+        SocketArmed, SocketRefused, Text, TextList, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
-    session::{SessionEnd, SessionEvent},
+    session::{Happened, SessionEnd, SessionEvent},
     telemetry::{CallSpans, Metrics, SessionSpans},
 };
 
@@ -205,7 +205,7 @@ impl RecordKeeper {
     pub(super) fn start(
         log: Log,
         started: &Started<'_>,
-        mut events: mpsc::Receiver<SessionEvent>,
+        mut events: impl Told + Send + 'static,
         overflow: watch::Receiver<bool>,
         ends: mpsc::Sender<SessionEnd>,
         metrics: Option<Arc<Metrics>>,
@@ -234,7 +234,7 @@ impl RecordKeeper {
         let (bell, ring) = (alarm.clone(), alarm.clone());
         tokio::spawn(async move {
             let mut spans = SessionSpans::default();
-            while let Some(event) = events.recv().await {
+            while let Some(event) = events.next().await {
                 if let Some(counts) = &counts {
                     counts.session(&event);
                 }
@@ -383,6 +383,24 @@ impl RecordKeeper {
     }
 }
 
+/// Where events of sessions come from.
+pub(super) trait Told {
+    /// The next one; none once there will be no more.
+    fn next(&mut self) -> impl Future<Output = Option<SessionEvent>> + Send;
+}
+
+impl Told for Happened {
+    async fn next(&mut self) -> Option<SessionEvent> {
+        self.recv().await
+    }
+}
+
+impl Told for mpsc::Receiver<SessionEvent> {
+    async fn next(&mut self) -> Option<SessionEvent> {
+        self.recv().await
+    }
+}
+
 /// What is recorded before anything is started.
 pub(super) struct Started<'a> {
     pub(super) command: &'a [OsString],
@@ -447,13 +465,18 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
             digest.into(),
             relation,
         )),
-        Entry::Session(SessionEvent::Refused { caller, refusal }) => {
+        Entry::Session(SessionEvent::Refused {
+            caller,
+            refusal,
+            times,
+        }) => {
             let (pid, comm) =
                 caller.map_or((0, String::new()), |caller| (caller.process, caller.name));
             Record::SocketRefused(SocketRefused {
                 pid,
                 comm: Text::new(comm),
                 why: Text::new(refusal.reason),
+                times,
             })
         }
         Entry::Session(SessionEvent::Bounded { baseline }) => {
@@ -469,6 +492,7 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
             Record::NetworkRefused(NetworkRefused {
                 session: refusal.session,
                 what: Text::new(refusal.what),
+                times: refusal.times,
             })
         }
         Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),
@@ -477,6 +501,10 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
 
 fn approval_record(event: approval::Event) -> ApprovalRecord {
     let became = event.what.word();
+    let seen = matches!(
+        event.what,
+        What::Approved(By::Operator(_), _) | What::Denied(By::Operator(_), ..)
+    );
     let (by, why) = match event.what {
         What::Approved(by, at) | What::Used(by, at) => (Some((by, at)), None),
         What::Denied(by, at, why) => (Some((by, at)), why),
@@ -492,6 +520,7 @@ fn approval_record(event: approval::Event) -> ApprovalRecord {
         by: by.map(|(by, _)| Text::new(by.to_string())),
         at: by.map(|(_, at)| Text::new(approve::time(at))),
         why: why.map(Text::new),
+        seen,
     }
 }
 
@@ -543,6 +572,9 @@ fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
             .collect(),
         _ => TextList::default(),
     };
+    let by = call.noted.decided_by.as_ref();
+    let names = by.into_iter().flat_map(|by| by.policy.recorded(&call.tool));
+    let (values, digest) = Values::taken(&call.arguments, names)?;
     Ok(CallRecord {
         principal: Text::new(call.caller.principal.to_string()),
         connection: call.caller.connection,
@@ -550,11 +582,14 @@ fn call_record(call: &CallEvent) -> Result<CallRecord, AuditError> {
         request: Text::new(call.id.as_deref().unwrap_or("null")),
         tool: Text::new(call.tool.as_str()),
         arguments: call.arguments.keys().map(String::as_str).collect(),
-        digest: ArgumentsDigest::of(&call.arguments)?,
-        values: call.recorded.as_ref().map(Values::from).unwrap_or_default(),
+        digest,
+        values,
         verdict,
         reason: reason.map(Text::new),
         rule: call.rule.as_ref().map(|rule| Text::new(rule.to_string())),
+        policy: by
+            .filter(|by| by.own)
+            .map(|by| PolicySource::of(&by.policy).file_record()),
         changes,
         session,
     })

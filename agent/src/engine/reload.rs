@@ -68,11 +68,11 @@ impl fmt::Debug for Reload {
 
 /// What tells one state of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp([i128; 7]);
+pub(super) struct Stamp([i128; 7]);
 
 impl Stamp {
     /// None if there is no such file.
-    fn of(path: &Path) -> Option<Self> {
+    pub(super) fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         Some(Self([
             meta.dev().into(),
@@ -86,8 +86,20 @@ impl Stamp {
     }
 }
 
+/// The state of a file that has changed, once it stays as it is; at last as it is then.
+pub(super) async fn at_rest(path: &Path, mut stamp: Option<Stamp>) -> Option<Stamp> {
+    for _ in 0..TRIES {
+        sleep(QUIET).await;
+        let now = Stamp::of(path);
+        if std::mem::replace(&mut stamp, now) == now {
+            break;
+        }
+    }
+    stamp
+}
+
 /// Why a policy file is not to be loaded again: `governed`, as whom servers run, could change it.
-fn unsafe_to_load(path: &Path, governed: Option<u32>) -> Option<String> {
+pub(super) fn unsafe_to_load(path: &Path, governed: Option<u32>) -> Option<String> {
     let why = match store::exposed(path, governed) {
         Ok(None) => return None,
         // It cannot be read either, and that is told.
@@ -171,13 +183,7 @@ impl Follower {
         if !asked && stamp == self.seen {
             return;
         }
-        for _ in 0..TRIES {
-            sleep(QUIET).await;
-            let now = Stamp::of(&self.reload.path);
-            if std::mem::replace(&mut stamp, now) == now {
-                break;
-            }
-        }
+        stamp = at_rest(&self.reload.path, stamp).await;
         if !asked && stamp == self.seen {
             return;
         }

@@ -157,8 +157,7 @@ impl OwnServers {
         let made =
             tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
         let (sessions, _) = made.await.map_err(io::Error::other)??;
-        let policy = self.judge.policy();
-        let (baseline, programs) = (policy.baseline(), policy.programs());
+        let (baseline, programs) = self.judge.bounds(&caller);
         let client_in = Input::from(OwnedFd::from(client.try_clone()?));
         let client_out = Output::to(client.as_fd())?;
         let (command, credentials) = (&self.command, &self.credentials);
@@ -264,8 +263,12 @@ impl Captures for Routed {
         Captures::refusals(&self.sessions)
     }
 
-    fn refused_since(&self, refusals: u64) -> Vec<String> {
-        Captures::refused_since(&self.sessions, refusals)
+    fn refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
+        Captures::refused_since(&self.sessions, refusals, hears)
     }
 
     fn replied(&self, session: SessionId) {

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::Judge;
 use crate::{
-    gate::{CallEnd, Decide},
-    policy::{Call, Denial, Policy, RuleRef, Said, Verdict},
+    gate::{CallEnd, Decide, DecidedBy},
+    policy::{Baseline, Call, Denial, ProgramNeeds, RuleRef, Said, Verdict},
     principal::Caller,
     telemetry::Metrics,
 };
@@ -28,9 +28,9 @@ impl Timed<Arc<Judge>> {
         Self { inner, metrics }
     }
 
-    /// The policy that decides now.
-    pub(super) fn policy(&self) -> Arc<Policy> {
-        self.inner.policy()
+    /// See [`Judge::bounds`].
+    pub(super) fn bounds(&self, caller: &Caller) -> (Option<Baseline>, Option<ProgramNeeds>) {
+        self.inner.bounds(caller)
     }
 
     /// See [`Judge::lets_in`].
@@ -42,12 +42,16 @@ impl Timed<Arc<Judge>> {
 impl<D: Decide> Decide for Timed<D> {
     type Ticket = D::Ticket;
 
-    fn visible(&self, tool: &str) -> bool {
-        self.inner.visible(tool)
+    fn visible(&self, caller: &Caller, tool: &str) -> bool {
+        self.inner.visible(caller, tool)
     }
 
-    fn hidden_by(&self, tool: &str) -> Option<RuleRef> {
-        self.inner.hidden_by(tool)
+    fn hidden_by(&self, caller: &Caller, tool: &str) -> Option<RuleRef> {
+        self.inner.hidden_by(caller, tool)
+    }
+
+    fn decided_by(&self, caller: &Caller, ticket: Option<&D::Ticket>) -> Option<DecidedBy> {
+        self.inner.decided_by(caller, ticket)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

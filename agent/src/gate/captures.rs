@@ -75,8 +75,13 @@ pub trait Captures: Send + Sync + 'static {
         0
     }
 
-    /// What the kernel has refused the server since then, in a few phrases.
-    fn refused_since(&self, _refusals: u64) -> Vec<String> {
+    /// What the kernel has refused the server since then, in a few phrases: of that, what the one who
+    /// is told of it may hear, by the session under which it was refused.
+    fn refused_since(
+        &self,
+        _refusals: u64,
+        _hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
         Vec::new()
     }
 
@@ -120,8 +125,12 @@ impl<T: Captures> Captures for Arc<T> {
         T::refusals(self)
     }
 
-    fn refused_since(&self, refusals: u64) -> Vec<String> {
-        T::refused_since(self, refusals)
+    fn refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
+        T::refused_since(self, refusals, hears)
     }
 
     fn replied(&self, session: SessionId) {

@@ -5,7 +5,7 @@ use super::{
     captures::{Captures, ProgramOpened},
     conversation::{Conversation, Rooms, Ticket, length},
     envelope::{CallParams, Envelope, Fault, Id, Refused},
-    events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Side},
+    events::{CallEnd, CallEvent, CallVerdict, Decide, GateEvent, Noted, Side},
     json::Members,
     question::{self, Asking, Asks},
     reply::{self, DenialShape},
@@ -74,6 +74,7 @@ pub(super) struct Start<T> {
     rule: RuleRef,
     ticket: T,
     shape: DenialShape,
+    noted: Noted,
 }
 
 /// What became of a call that waited for its session.
@@ -99,6 +100,7 @@ pub(super) struct Beginning<T> {
     call: Call,
     capture: CaptureFlight<T>,
     rule: RuleRef,
+    noted: Noted,
 }
 
 impl<T> Beginning<T> {
@@ -232,6 +234,7 @@ impl<G: Rooms> Conversation<G> {
     async fn call(&self, message: &[u8], envelope: &Envelope<'_>) -> FromClient<Ticket<G>> {
         let params = CallParams::parse(envelope.params);
         let observed = |call: Option<CallParams<'_>>, verdict, rule| {
+            let parent = call.as_ref().and_then(|call| call.parent);
             let call = call.map(|call| (call.name, call.arguments));
             let (tool, arguments) = call.unwrap_or_default();
             self.observe(GateEvent::Call(Box::new(CallEvent {
@@ -239,7 +242,10 @@ impl<G: Rooms> Conversation<G> {
                 id: envelope.id.as_ref().map(|(_, text)| (*text).to_owned()),
                 tool,
                 arguments,
-                recorded: None,
+                noted: Noted {
+                    decided_by: self.gate.policy().decided_by(&self.caller, None),
+                    parent: parent.or(envelope.parent),
+                },
                 verdict,
                 rule,
             })));
@@ -271,9 +277,10 @@ impl<G: Rooms> Conversation<G> {
                 return FromClient::Answer(Answer::malformed(line));
             }
         };
-        if !self.gate.policy().visible(&params.name) {
+        params.parent = params.parent.or(envelope.parent);
+        if !self.gate.policy().visible(&self.caller, &params.name) {
             let why = format!("Unknown tool: {}", params.name);
-            let rule = self.gate.policy().hidden_by(&params.name);
+            let rule = self.gate.policy().hidden_by(&self.caller, &params.name);
             observed(Some(params), CallVerdict::Hidden, rule);
             return FromClient::Answer(Answer::to(reply::error(Some(id_text), -32602, &why)));
         }
@@ -283,6 +290,7 @@ impl<G: Rooms> Conversation<G> {
             return FromClient::Answer(Answer::to(line));
         }
         self.speaks();
+        self.owners().calls(&self.caller.principal);
 
         let call = params.call();
         if let Some(state) = self.ours(&params)
@@ -290,8 +298,15 @@ impl<G: Rooms> Conversation<G> {
         {
             let answer = self.gate.policy().answer(&self.caller, &call, state, said);
             if let Err(denial) = answer.await {
-                let shape = self.shape(&params);
-                return self.deny(id, id_text, call, *denial, None, shape);
+                let noted = self.noted(&params, None);
+                return self.deny(
+                    id,
+                    id_text,
+                    call,
+                    *denial,
+                    (None, noted),
+                    self.shape(&params),
+                );
             }
         }
         let asks = self.asks(&params);
@@ -328,9 +343,10 @@ impl<G: Rooms> Conversation<G> {
             None => Some(text),
         };
         let (verdict, ticket) = self.gate.policy().decide(&self.caller, &call).await;
+        let noted = self.noted(params, Some(&ticket));
         let (wanted, changes, rule) = match verdict {
             Verdict::Deny(denial) => {
-                return self.deny(id, id_text, call, denial, Some(ticket), shape);
+                return self.deny(id, id_text, call, denial, (Some(ticket), noted), shape);
             }
             Verdict::Pending(pending) => {
                 self.gate.policy().settle(ticket, CallEnd::NotForwarded);
@@ -346,26 +362,33 @@ impl<G: Rooms> Conversation<G> {
                 };
                 self.book().remove(id);
                 let Pending { id, rule, .. } = *pending;
-                self.decided(id_text, call, CallVerdict::Pending { id }, Some(rule));
+                self.decided(
+                    id_text,
+                    call,
+                    CallVerdict::Pending { id },
+                    Some(rule),
+                    noted,
+                );
                 return FromClient::Answer(Answer::to(line));
             }
             Verdict::Forward => {
-                return self.forward(message, (id, id_text), params, call, Flight::Call(ticket));
+                let flight = Flight::Call(ticket);
+                return self.forward(message, (id, id_text), params, (call, noted), flight);
             }
             Verdict::EndCapture => {
                 let names = stops::strings(&call.arguments);
                 let flight = Flight::Ending(SessionKind::Capture, names, ticket);
-                return self.forward(message, (id, id_text), params, call, flight);
+                return self.forward(message, (id, id_text), params, (call, noted), flight);
             }
             Verdict::EndProxy => {
                 let names = stops::strings_and_numbers(&call.arguments);
                 let flight = Flight::Ending(SessionKind::Proxy, names, ticket);
-                return self.forward(message, (id, id_text), params, call, flight);
+                return self.forward(message, (id, id_text), params, (call, noted), flight);
             }
             Verdict::EndProgram => {
                 let names = stops::strings(&call.arguments);
                 let flight = Flight::Ending(SessionKind::Program, names, ticket);
-                return self.forward(message, (id, id_text), params, call, flight);
+                return self.forward(message, (id, id_text), params, (call, noted), flight);
             }
             Verdict::Program(verdict) => {
                 let ProgramVerdict { terms, rule } = *verdict;
@@ -395,7 +418,7 @@ impl<G: Rooms> Conversation<G> {
         let Some(text) = edited else {
             let reason = "The policy's changes could not be written into the call.";
             let denial = Denial::new(reason, rule);
-            return self.deny(id, id_text, call, denial, Some(ticket), shape);
+            return self.deny(id, id_text, call, denial, (Some(ticket), noted), shape);
         };
         FromClient::Open(Box::new(Start {
             text,
@@ -407,7 +430,16 @@ impl<G: Rooms> Conversation<G> {
             rule,
             ticket,
             shape,
+            noted,
         }))
+    }
+
+    /// What is known of a call besides what it asks for.
+    pub(super) fn noted(&self, params: &CallParams<'_>, ticket: Option<&Ticket<G>>) -> Noted {
+        Noted {
+            decided_by: self.gate.policy().decided_by(&self.caller, ticket),
+            parent: params.parent,
+        }
     }
 
     /// Forwards a call that is in the book and needs no session.
@@ -416,7 +448,7 @@ impl<G: Rooms> Conversation<G> {
         message: &[u8],
         (id, id_text): (&Id, &str),
         params: &CallParams<'_>,
-        call: Call,
+        (call, noted): (Call, Noted),
         flight: Flight<Ticket<G>>,
     ) -> FromClient<Ticket<G>> {
         let edited = match self.ours(params) {
@@ -444,9 +476,9 @@ impl<G: Rooms> Conversation<G> {
             return FromClient::Drop("the call was cancelled".to_owned());
         }
         match stops {
-            None => self.decided(id_text, call, CallVerdict::Forwarded, None),
+            None => self.decided(id_text, call, CallVerdict::Forwarded, None, noted),
             Some(stops) => {
-                self.decided(id_text, call, CallVerdict::EndsCapture, None);
+                self.decided(id_text, call, CallVerdict::EndsCapture, None, noted);
                 if let [session] = stops.as_slice() {
                     self.gate.captures().stopping(*session);
                 }
@@ -465,7 +497,7 @@ impl<G: Rooms> Conversation<G> {
         id_text: &str,
         call: Call,
         denial: Denial,
-        ticket: Option<Ticket<G>>,
+        (ticket, noted): (Option<Ticket<G>>, Noted),
         shape: DenialShape,
     ) -> FromClient<Ticket<G>> {
         if let Some(ticket) = ticket {
@@ -477,7 +509,7 @@ impl<G: Rooms> Conversation<G> {
             reason: denial.reason,
             instead: denial.instead,
         };
-        self.decided(id_text, call, denied, Some(denial.rule));
+        self.decided(id_text, call, denied, Some(denial.rule), noted);
         FromClient::Answer(Answer::to(line))
     }
 
@@ -494,6 +526,7 @@ impl<G: Rooms> Conversation<G> {
             rule,
             ticket,
             shape,
+            noted,
         } = start;
         let kind = wanted.kind();
         let alone = |opened| ProgramOpened {
@@ -521,6 +554,7 @@ impl<G: Rooms> Conversation<G> {
                         ticket,
                     },
                     rule,
+                    noted,
                 }),
             },
             Err(error) => {
@@ -538,7 +572,7 @@ impl<G: Rooms> Conversation<G> {
                 let answer =
                     (!cancelled).then(|| Answer::to(reply::denial(&id_text, &denial, shape)));
                 let not_opened = CallVerdict::NotOpened { reason };
-                self.decided(&id_text, call, not_opened, Some(denial.rule));
+                self.decided(&id_text, call, not_opened, Some(denial.rule), noted);
                 AfterOpen::Refused(answer)
             }
         }
@@ -553,8 +587,10 @@ impl<G: Rooms> Conversation<G> {
             call,
             capture,
             rule,
+            noted,
         } = beginning;
         let session = capture.opened.session;
+        self.owners().opened(session, &self.caller.principal);
         let granted = capture.opened.summary.clone();
         let changes = capture.changes.clone();
         let granted = match capture.kind {
@@ -578,7 +614,7 @@ impl<G: Rooms> Conversation<G> {
         };
         match refused {
             None => {
-                self.decided(&id_text, call, granted, Some(rule));
+                self.decided(&id_text, call, granted, Some(rule), noted);
                 true
             }
             Some(flight) => {
@@ -587,7 +623,7 @@ impl<G: Rooms> Conversation<G> {
                 }
                 self.settle(flight, CallEnd::Cancelled);
                 let withdrawn = CallVerdict::Withdrawn { session };
-                self.decided(&id_text, call, withdrawn, Some(rule));
+                self.decided(&id_text, call, withdrawn, Some(rule), noted);
                 false
             }
         }
@@ -631,13 +667,14 @@ impl<G: Rooms> Conversation<G> {
         call: Call,
         verdict: CallVerdict,
         rule: Option<RuleRef>,
+        noted: Noted,
     ) {
         self.observe(GateEvent::Call(Box::new(CallEvent {
             caller: self.caller.clone(),
             id: Some(id.to_owned()),
             tool: call.tool,
             arguments: call.arguments,
-            recorded: None,
+            noted,
             verdict,
             rule,
         })));

@@ -17,6 +17,7 @@ use super::{
     captures::Captures,
     envelope::Id,
     events::{CallEnd, Decide, GateEvent, Observer, Side},
+    owners::Owners,
     question::Questions,
     stops::Notes,
     tools::Schemas,
@@ -95,6 +96,7 @@ pub(super) type Ticket<G> = <<G as Rooms>::Policy as Decide>::Ticket;
 pub(super) struct Memory {
     notes: Mutex<Notes>,
     schemas: Mutex<Schemas>,
+    owners: Mutex<Owners>,
     /// Messages that were dropped.
     drops: AtomicU64,
 }
@@ -304,6 +306,10 @@ impl<G: Rooms> Conversation<G> {
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
         lock(&self.memory.notes)
+    }
+
+    pub(super) fn owners(&self) -> MutexGuard<'_, Owners> {
+        lock(&self.memory.owners)
     }
 
     pub(super) fn schemas(&self) -> MutexGuard<'_, Schemas> {

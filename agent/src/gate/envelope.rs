@@ -7,6 +7,7 @@ use serde_json::{Map, Number, Value};
 use super::{
     json::{self, Members},
     question::elicits,
+    trace::TraceParent,
 };
 use crate::{
     policy::Call,
@@ -128,6 +129,8 @@ pub(super) struct Envelope<'a> {
     pub(super) id: Option<(Id, &'a str)>,
     pub(super) method: Option<Cow<'a, str>>,
     pub(super) params: Option<&'a str>,
+    /// The span of the caller's that the transport says it is a part of.
+    pub(super) parent: Option<TraceParent>,
 }
 
 impl<'a> Envelope<'a> {
@@ -186,6 +189,7 @@ impl<'a> Envelope<'a> {
             id,
             method,
             params: members.get("params"),
+            parent: None,
         })
     }
 }
@@ -203,6 +207,8 @@ pub(super) struct CallParams<'a> {
     pub(super) state: Option<Cow<'a, str>>,
     /// And the text of its answers.
     pub(super) responses: Option<&'a str>,
+    /// The span of the caller's that the call is a part of.
+    pub(super) parent: Option<TraceParent>,
     /// The text of the parameters.
     pub(super) text: &'a str,
     /// The text of the arguments: an object, `null`, or nothing.
@@ -244,7 +250,9 @@ impl<'a> CallParams<'a> {
         };
         let stateless = said("io.modelcontextprotocol/protocolVersion").is_some();
         let elicits = said("io.modelcontextprotocol/clientCapabilities").is_some_and(elicits);
+        let parent = said("traceparent").and_then(json::string);
         Ok(Self {
+            parent: parent.and_then(|parent| TraceParent::parse(&parent)),
             name,
             arguments,
             stateless,

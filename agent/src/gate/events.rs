@@ -5,8 +5,9 @@ use std::{fmt, future::Future, sync::Arc};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 
+use super::TraceParent;
 use crate::{
-    policy::{Call, Change, Denial, RuleRef, Said, Verdict},
+    policy::{Call, Change, Denial, Policy, RuleRef, Said, Verdict},
     principal::Caller,
     session::SessionId,
 };
@@ -17,11 +18,17 @@ pub trait Decide: Send + Sync + 'static {
     /// [`Self::settle`] counts as used.
     type Ticket: Send + 'static;
 
-    /// Whether a client may know of the tool.
-    fn visible(&self, tool: &str) -> bool;
+    /// Whether this caller may know of the tool.
+    fn visible(&self, caller: &Caller, tool: &str) -> bool;
 
     /// The rule for which a tool is not visible, for the record.
-    fn hidden_by(&self, _tool: &str) -> Option<RuleRef> {
+    fn hidden_by(&self, _caller: &Caller, _tool: &str) -> Option<RuleRef> {
+        None
+    }
+
+    /// The policy that decided a call, for the record; without a ticket, the one that would decide the
+    /// caller's now.
+    fn decided_by(&self, _caller: &Caller, _ticket: Option<&Self::Ticket>) -> Option<DecidedBy> {
         None
     }
 
@@ -73,12 +80,16 @@ pub trait Decide: Send + Sync + 'static {
 impl<T: Decide> Decide for Arc<T> {
     type Ticket = T::Ticket;
 
-    fn visible(&self, tool: &str) -> bool {
-        T::visible(self, tool)
+    fn visible(&self, caller: &Caller, tool: &str) -> bool {
+        T::visible(self, caller, tool)
     }
 
-    fn hidden_by(&self, tool: &str) -> Option<RuleRef> {
-        T::hidden_by(self, tool)
+    fn hidden_by(&self, caller: &Caller, tool: &str) -> Option<RuleRef> {
+        T::hidden_by(self, caller, tool)
+    }
+
+    fn decided_by(&self, caller: &Caller, ticket: Option<&T::Ticket>) -> Option<DecidedBy> {
+        T::decided_by(self, caller, ticket)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -118,6 +129,24 @@ impl<T: Decide> Decide for Arc<T> {
     fn settle(&self, ticket: T::Ticket, end: CallEnd) {
         T::settle(self, ticket, end);
     }
+}
+
+/// The policy that decided a call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecidedBy {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// It is that of the caller's grant, not the one that decides where a grant names none.
+    pub own: bool,
+}
+
+/// What is known of a call besides what it asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Noted {
+    /// The policy that decided it: it says too what is recorded of it.
+    pub decided_by: Option<DecidedBy>,
+    /// The span of its caller's that it is a part of.
+    pub parent: Option<TraceParent>,
 }
 
 /// How a call ended.
@@ -223,8 +252,8 @@ pub struct CallEvent {
     pub tool: String,
     /// Its arguments, as the client sent them. Their values may be secret: nobody may show them.
     pub arguments: Map<String, Value>,
-    /// Those of them that the policy wants to be recorded.
-    pub recorded: Option<Map<String, Value>>,
+    /// What else is known of it.
+    pub noted: Noted,
     /// What was decided.
     pub verdict: CallVerdict,
     /// The rule that decided.

@@ -67,7 +67,7 @@ impl FakePolicy {
 impl Decide for FakePolicy {
     type Ticket = String;
 
-    fn visible(&self, tool: &str) -> bool {
+    fn visible(&self, _: &Caller, tool: &str) -> bool {
         !tool.starts_with("hidden")
     }
 
@@ -266,9 +266,14 @@ impl Captures for FakeCaptures {
         u64::try_from(self.refused.lock().unwrap().len()).unwrap()
     }
 
-    fn refused_since(&self, refusals: u64) -> Vec<String> {
+    fn refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
         let refused = self.refused.lock().unwrap();
-        refused[usize::try_from(refusals).unwrap()..].to_vec()
+        let refused = refused[usize::try_from(refusals).unwrap()..].to_vec();
+        refused.into_iter().filter(|_| hears(None)).collect()
     }
 
     fn replied(&self, session: SessionId) {

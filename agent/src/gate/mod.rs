@@ -16,6 +16,7 @@ mod farewell;
 pub mod http;
 mod json;
 mod lines;
+mod owners;
 mod pump;
 mod question;
 mod reply;
@@ -23,6 +24,7 @@ mod server;
 mod splice;
 mod stops;
 mod tools;
+mod trace;
 mod written;
 
 pub use bounds::{Bounds, CLIENT_LINE, DRAIN, IN_FLIGHT, SERVER_LINE};
@@ -32,6 +34,7 @@ pub use events::*;
 pub use farewell::{Fate, apologise};
 pub use pump::{Interrupter, Outgoing, PumpEnd, Streams, pump};
 pub use question::HOLD;
+pub use trace::TraceParent;
 pub use written::written_call;
 
 #[cfg(test)]

@@ -281,7 +281,8 @@ impl<G: Rooms> Conversation<G> {
         if let Some((id_text, mut params)) = read(message) {
             let why = "given up while its user was asked".to_owned();
             let refused = CallVerdict::Refused { why };
-            self.decided(id_text, params.call(), refused, None);
+            let noted = self.noted(&params, None);
+            self.decided(id_text, params.call(), refused, None, noted);
         }
     }
 

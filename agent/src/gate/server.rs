@@ -249,7 +249,7 @@ impl<G: Rooms> Conversation<G> {
         self.answered(answer, Some(session), Vec::new());
 
         let mut granted = reply::granted(&capture.opened, &capture.changes);
-        let refused = captures.refused_since(refusals);
+        let refused = self.refused_since(refusals);
         if !refused.is_empty() {
             granted.push('\n');
             granted.push_str(&reply::refused(&refused));
@@ -264,7 +264,7 @@ impl<G: Rooms> Conversation<G> {
     /// The answer to a call, with what the kernel refused the server meanwhile: many servers report
     /// that as success, or not at all.
     fn with_refusals(&self, answer: &Answer<'_>, refusals: u64) -> Outgoing {
-        let refused = self.gate.captures().refused_since(refusals);
+        let refused = self.refused_since(refusals);
         if refused.is_empty() {
             return Outgoing::default();
         }
@@ -273,6 +273,13 @@ impl<G: Rooms> Conversation<G> {
         let edited = result.and_then(|result| with_text(answer.text, &result, &text));
         let notice = edited.is_none().then(|| reply::refused_notice(&text));
         Outgoing { edited, notice }
+    }
+
+    /// What the kernel refused the server since then, as far as it is this client's business.
+    fn refused_since(&self, refusals: u64) -> Vec<String> {
+        let principal = &self.caller.principal;
+        let hears = |session| self.owners().may_hear(principal, session);
+        self.gate.captures().refused_since(refusals, &hears)
     }
 
     /// The answer to a call that ends captures: ends the session that it meant.

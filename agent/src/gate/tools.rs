@@ -90,7 +90,7 @@ fn keeps<P: Decide>(element: &str, policy: &P, caller: &Caller, schemas: &mut Sc
     // A tool of two names is hidden if one of them is; readers differ in what they take for a name.
     let names = tool.iter().filter(|(key, _)| folds(key, "name"));
     let mut names = names.map(|(key, name)| (key == "name").then(|| json::string(name)).flatten());
-    if !names.all(|name| name.is_some_and(|name| policy.visible(&name))) {
+    if !names.all(|name| name.is_some_and(|name| policy.visible(caller, &name))) {
         return false;
     }
     schemas.learn(
@@ -115,7 +115,7 @@ mod tests {
     impl Decide for NoSecret {
         type Ticket = ();
 
-        fn visible(&self, tool: &str) -> bool {
+        fn visible(&self, _: &Caller, tool: &str) -> bool {
             tool != "secret"
         }
 

@@ -174,7 +174,7 @@ impl Policy {
                     }
                 }
             }
-            Step::Limit(_) | Step::Pinned(_) => {}
+            Step::Limit(_) | Step::Pinned(_) | Step::Record(_) => {}
         }
         Ok(())
     }

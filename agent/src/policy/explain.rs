@@ -49,6 +49,9 @@ pub struct Outcome {
     pub forwarded: Option<Map<String, Value>>,
     /// The tool's definition is to be the accepted one; none where nobody asks for that.
     pub pinned: Option<Pinning>,
+    /// The arguments, with dots that reach into objects, whose values the audit log gets if they are
+    /// sent. It gets those of denied calls, too.
+    pub recorded: Vec<String>,
 }
 
 impl Policy {
@@ -71,6 +74,7 @@ impl Policy {
             forwarded,
             visible: self.visible(&call.tool),
             pinned: self.pinning(&call.tool).cloned(),
+            recorded: self.recorded(&call.tool).map(str::to_owned).collect(),
             decision,
         }
     }
@@ -136,6 +140,7 @@ impl Outcome {
             "verdict": self.word(),
             "visible": self.visible,
             "rule": rule(&self.rule),
+            "recorded": self.recorded,
         });
         let mut put = |key: &str, value: Value| {
             if let Some(out) = out.as_object_mut() {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
     Approver, Baseline, CaptureVerdict, Denial, PolicyError, Request, RuleRef,
+    argument::Argument,
     capture::CaptureRule,
     condition::{Clause, Condition},
     load,
@@ -151,6 +152,8 @@ pub(super) enum Step {
     Schema(RuleRef),
     /// The tool's definition is the one that was accepted, which is for others to know.
     Pinned(Pinning),
+    /// Nothing is asked, but values are recorded, which is for others to do.
+    Record(RecordRule),
     Approve(ApprovalRule),
     Limit(LimitRule),
 }
@@ -162,6 +165,13 @@ pub struct Pinning {
     pub strict: bool,
     /// The rule that asks for it.
     pub rule: RuleRef,
+}
+
+/// Arguments whose values are recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RecordRule {
+    pub(super) arguments: Vec<Argument>,
+    pub(super) rule: RuleRef,
 }
 
 /// An approval that is asked for.
@@ -271,6 +281,19 @@ impl Policy {
         let steps = self.tools.values().flat_map(|tool| &tool.rules.0);
         let mut steps = steps.chain(&self.all_tools.0);
         steps.any(|step| matches!(step, Step::Pinned(_)))
+    }
+
+    /// The arguments of the tool's calls whose values are recorded, named with dots that reach into
+    /// objects: those that its rule names, and then those that `all_tools` does.
+    pub fn recorded(&self, tool: &str) -> impl Iterator<Item = &str> {
+        let own = self.tools.get(tool).map(|tool| &tool.rules.0);
+        let steps = own.into_iter().flatten().chain(&self.all_tools.0);
+        steps
+            .flat_map(|step| match step {
+                Step::Record(record) => record.arguments.as_slice(),
+                _ => &[],
+            })
+            .map(Argument::name)
     }
 
     /// The dialect that the file is written in.

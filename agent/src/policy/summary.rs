@@ -150,6 +150,7 @@ fn asks(rules: &Rules) -> Vec<String> {
                 format!("{} asked", approval.by)
             }
             Step::Approve(approval) => format!("{} asked about some calls", approval.by),
+            Step::Record(_) => "values recorded".to_owned(),
             Step::Limit(limit) => limit_words(limit),
         };
         if !words.contains(&word) {

@@ -23,6 +23,8 @@ pub const MOST_GRANTS: usize = 1_000;
 /// Bytes of a grant's name, and of a server's.
 const LONGEST_NAME: usize = 64;
 const LONGEST_SERVER: usize = 256;
+/// Bytes of the name of a policy's file.
+const LONGEST_POLICY: usize = 1_024;
 
 /// A grant, as it is kept: everything but the token. Times are seconds since 1970, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub struct Grant {
     pub id: String,
     /// The server that it is for.
     pub server: String,
+    /// The file of the policy that decides its calls, from the root on; the agent's own if it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// The most that a session may have that is opened under it.
     pub ceiling: Ceiling,
     /// When it was made.
@@ -88,6 +93,8 @@ pub struct NewGrant {
     pub name: String,
     /// The server that it is for, by its name.
     pub server: String,
+    /// The file of the policy that decides its calls, from the root on.
+    pub policy: Option<String>,
     /// The most that a session may have.
     pub ceiling: Ceiling,
     /// How long it lasts; without end if that is not said.
@@ -105,6 +112,11 @@ pub enum GrantError {
         "{0:?} is no server: it is called as `capwarden run` says at its start, and has no slash unless it is an address"
     )]
     Server(String),
+    /// What cannot be a policy's file.
+    #[error(
+        "{0:?} cannot be a grant's policy: it is named from the root on, in at most {LONGEST_POLICY} bytes"
+    )]
+    Policy(String),
     /// There is one of this name.
     #[error("there is a grant {0} already; revoke it first, or choose another name")]
     Taken(String),
@@ -164,6 +176,8 @@ pub struct Bearer {
     pub grant: Arc<str>,
     /// The server that it is for.
     pub server: Arc<str>,
+    /// The file of the policy that decides its calls, if it names one.
+    pub policy: Option<Arc<str>>,
     /// The most that a session may have.
     pub ceiling: Ceiling,
 }
@@ -250,12 +264,18 @@ impl Grants {
         if !is_server(&new.server) {
             return Err(GrantError::Server(new.server));
         }
+        if let Some(policy) = &new.policy
+            && (!policy.starts_with('/') || policy.len() > LONGEST_POLICY)
+        {
+            return Err(GrantError::Policy(policy.clone()));
+        }
         let token = Token::generate().map_err(GrantError::Random)?;
         let id = code::encode(&code::random::<5>().map_err(GrantError::Random)?);
         let now = self.clock.now();
         let grant = Grant {
             id,
             server: new.server,
+            policy: new.policy,
             ceiling: new.ceiling,
             created: now,
             created_by: by,
@@ -363,6 +383,7 @@ impl Grants {
                         name: name.into(),
                         grant: grant.id.as_str().into(),
                         server: grant.server.as_str().into(),
+                        policy: grant.policy.as_deref().map(Arc::from),
                         ceiling: grant.ceiling,
                     },
                     grant,

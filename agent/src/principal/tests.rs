@@ -21,6 +21,7 @@ fn new(name: &str) -> NewGrant {
     NewGrant {
         name: name.to_owned(),
         server: "pcap".to_owned(),
+        policy: None,
         ceiling: Ceiling::default(),
         lasts: Some(Duration::from_secs(60)),
     }

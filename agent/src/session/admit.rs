@@ -211,17 +211,19 @@ impl Admit for Sessions {
     }
 
     fn refused(&self, caller: Option<Caller>, refusal: Refusal) {
+        let mut its = None;
         if let Some(caller) = &caller {
             let mut table = self.0.table();
             if let Ok(session) = self.0.attribute(&table, caller)
                 && let Some(live) = table.live.get_mut(&session)
             {
+                its = Some(session);
                 live.refusals += 1;
                 if live.refusals == MAX_REFUSALS {
                     let _ = live.signals.send(Signal::End(EndReason::Violation));
                 }
             }
         }
-        self.0.events.refused(caller, refusal);
+        self.0.events.refused(its, caller, refusal);
     }
 }

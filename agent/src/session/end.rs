@@ -136,6 +136,15 @@ pub struct ProxyCounts {
     pub dropped: u64,
     /// Connections that were too many.
     pub refused: u64,
+    /// What the kernel refused meanwhile, to this session or another, and could not tell of: it was
+    /// more than its queue holds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl SessionEnd {

@@ -1,16 +1,23 @@
 //! What the sessions room tells whoever keeps the record.
 
 use std::{
-    fmt::Write as _,
+    collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
-use super::{Grant, NetworkRefusal, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId};
+use super::{
+    Grant, NetworkRefusal, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId,
+    sampling::{Refused, Sampler},
+};
 use crate::{
     kernel::{Caller, Refusal, SocketKind},
     policy::Baseline,
@@ -57,6 +64,8 @@ pub enum SessionEvent {
         caller: Option<Caller>,
         /// Why.
         refusal: Refusal,
+        /// How many of its kind this stands for, of which it is the last.
+        times: u64,
     },
     /// The server's network is bounded from now on, before the server is started.
     Bounded {
@@ -84,11 +93,12 @@ pub enum SessionEvent {
 }
 
 /// The sending side. Never waits. Refusals, which a hostile process can cause in any number, are
-/// thinned out here, before the queue; everything else happens a bounded number of times for each
-/// call, and if it does not fit the reader is told that the record is not whole.
-#[derive(Clone, Debug)]
+/// thinned out here, before the queue (`sampling.rs`); everything else happens a bounded number of
+/// times for each call, and if it does not fit the reader is told that the record is not whole.
+#[derive(Clone)]
 pub struct Events {
     sender: mpsc::Sender<SessionEvent>,
+    sampler: Arc<Mutex<Sampler>>,
     refusals: Arc<AtomicU64>,
     network_refusals: Arc<AtomicU64>,
     /// The last session's number: whose events go to one reader have different ones.
@@ -96,10 +106,18 @@ pub struct Events {
     overflow: watch::Sender<bool>,
 }
 
+/// The receiving side.
+pub struct Happened {
+    receiver: mpsc::Receiver<SessionEvent>,
+    sampler: Arc<Mutex<Sampler>>,
+    /// Counts of refusals that are to be told next.
+    counts: VecDeque<SessionEvent>,
+    over: bool,
+}
+
 const QUEUE: usize = 4_096;
-/// Refusals told one by one; of the rest, one in [`REFUSALS_THEN`] is.
-const REFUSALS_FIRST: u64 = 100;
-const REFUSALS_THEN: u64 = 1_000;
+/// How often it is looked whether a flood of refusals has ended.
+const SWEEP: Duration = Duration::from_secs(5);
 
 impl Events {
     /// The id of one more session.
@@ -108,16 +126,23 @@ impl Events {
     }
 
     /// A channel for events.
-    pub fn channel() -> (Self, mpsc::Receiver<SessionEvent>) {
+    pub fn channel() -> (Self, Happened) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let events = Self {
             sender,
+            sampler: Arc::default(),
             refusals: Arc::default(),
             network_refusals: Arc::default(),
             numbers: Arc::default(),
             overflow: watch::Sender::new(false),
         };
-        (events, receiver)
+        let happened = Happened {
+            receiver,
+            sampler: Arc::clone(&events.sampler),
+            counts: VecDeque::new(),
+            over: false,
+        };
+        (events, happened)
     }
 
     /// Becomes true once an event could not be told.
@@ -130,15 +155,18 @@ impl Events {
         Arc::clone(&self.refusals)
     }
 
-    pub(super) fn refused(&self, caller: Option<Caller>, mut refusal: Refusal) {
-        let number = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        if number > REFUSALS_FIRST {
-            if !number.is_multiple_of(REFUSALS_THEN) {
-                return;
-            }
-            let _ = write!(refusal.reason, " (refusal number {number})");
-        }
-        self.send(SessionEvent::Refused { caller, refusal });
+    pub(super) fn refused(
+        &self,
+        session: Option<SessionId>,
+        caller: Option<Caller>,
+        refusal: Refusal,
+    ) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        self.sample(Refused::Socket {
+            session,
+            caller,
+            refusal,
+        });
     }
 
     /// How much was refused in the network, what is not told of included.
@@ -146,18 +174,32 @@ impl Events {
         Arc::clone(&self.network_refusals)
     }
 
-    pub(super) fn network_refused(&self, mut refusal: NetworkRefusal) {
-        let number = self.network_refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        if number > REFUSALS_FIRST {
-            if !number.is_multiple_of(REFUSALS_THEN) {
-                return;
-            }
-            let _ = write!(refusal.what, " (refusal number {number})");
+    pub(super) fn network_refused(&self, refusal: NetworkRefusal) {
+        self.network_refusals
+            .fetch_add(refusal.times, Ordering::Relaxed);
+        if refusal.times > 1 {
+            // It is a count already.
+            return self.send(SessionEvent::NetworkRefused(refusal));
         }
-        self.send(SessionEvent::NetworkRefused(refusal));
+        self.sample(Refused::Network(refusal));
+    }
+
+    fn sample(&self, refused: Refused) {
+        let told = lock(&self.sampler).note(refused, Instant::now());
+        if let Some(event) = told {
+            self.send(event);
+        }
     }
 
     pub(super) fn send(&self, event: SessionEvent) {
+        if let SessionEvent::Ended(end) = &event {
+            let counts = lock(&self.sampler).end(end.session);
+            counts.into_iter().for_each(|count| self.put(count));
+        }
+        self.put(event);
+    }
+
+    fn put(&self, event: SessionEvent) {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.sender.try_send(event) {
             tracing::error!("the record cannot keep up with what happens: the agent stops");
             tracing::debug!(?event, "what is not recorded");
@@ -166,17 +208,54 @@ impl Events {
     }
 }
 
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+impl Happened {
+    /// The next event; none once all who could tell of one have gone. Nothing is lost if it is not
+    /// waited for to the end.
+    pub async fn recv(&mut self) -> Option<SessionEvent> {
+        loop {
+            if let Some(count) = self.counts.pop_front() {
+                return Some(count);
+            }
+            if self.over {
+                return None;
+            }
+            match timeout(SWEEP, self.receiver.recv()).await {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {
+                    self.over = true;
+                    self.counts.extend(lock(&self.sampler).finish());
+                }
+                Err(_) => self
+                    .counts
+                    .extend(lock(&self.sampler).sweep(Instant::now())),
+            }
+        }
+    }
+}
+
+fn lock(sampler: &Mutex<Sampler>) -> MutexGuard<'_, Sampler> {
+    // Whole after every statement.
+    sampler.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernel::Errno;
 
-    #[test]
-    fn refusals_without_end_neither_fill_the_queue_nor_the_disk() {
-        let (events, mut receiver) = Events::channel();
+    #[tokio::test]
+    async fn refusals_without_end_neither_fill_the_queue_nor_the_disk() {
+        let (events, mut happened) = Events::channel();
         for _ in 0..10_000 {
             let reason = "no capture session is open".into();
             events.refused(
+                None,
                 None,
                 Refusal {
                     errno: Errno::PERM,
@@ -184,11 +263,15 @@ mod tests {
                 },
             );
         }
-        let mut told = 0;
-        while receiver.try_recv().is_ok() {
-            told += 1;
-        }
-        assert_eq!(told, 100 + 10);
         assert!(!*events.overflow().borrow());
+        drop(events);
+        let mut told = Vec::new();
+        while let Some(event) = happened.recv().await {
+            match event {
+                SessionEvent::Refused { times, .. } => told.push(times),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(told, [1, 1, 1, 1, 1, 9_995]);
     }
 }

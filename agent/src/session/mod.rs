@@ -13,10 +13,11 @@ mod own_filter;
 mod program;
 mod proxy;
 mod registry;
+mod sampling;
 
 pub use compare::Relation;
 pub use end::*;
-pub use event::{Events, SessionEvent};
+pub use event::{Events, Happened, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
 pub use program::{ProgramError, ProgramGrant};

@@ -551,6 +551,11 @@ impl Metrics {
         let _ = self.elsewhere.unavailable.set(count);
     }
 
+    /// Where spans are counted that could not be sent to a collector.
+    pub fn dropped_spans_are(&self, count: Arc<AtomicU64>) {
+        let _ = self.elsewhere.spans.set(count);
+    }
+
     /// How to find out how many records wait for the disk.
     pub fn queue_is(&self, length: impl Fn() -> usize + Send + Sync + 'static) {
         let _ = self.elsewhere.queue.set(Box::new(length));
@@ -579,6 +584,7 @@ struct Elsewhere {
     refusals: OnceLock<Arc<AtomicU64>>,
     unavailable: OnceLock<Arc<AtomicU64>>,
     network: OnceLock<Arc<AtomicU64>>,
+    spans: OnceLock<Arc<AtomicU64>>,
     queue: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
 }
 
@@ -617,6 +623,15 @@ impl Collector for Elsewhere {
             None,
             network.metric_type(),
         )?)?;
+        if let Some(spans) = self.spans.get() {
+            let spans = ConstCounter::new(spans.load(Ordering::Relaxed));
+            spans.encode(encoder.encode_descriptor(
+                "otlp_spans_dropped",
+                "Spans that could not be sent to the collector",
+                None,
+                spans.metric_type(),
+            )?)?;
+        }
         let queue = self.queue.get().map_or(0, |length| length());
         let queue = ConstGauge::new(i64::try_from(queue).unwrap_or(i64::MAX));
         queue.encode(encoder.encode_descriptor(

@@ -6,6 +6,7 @@
 //! | [`Metrics`] | counts what the gate, the sessions and the record keeper tell |
 //! | [`Endpoint`] | serves them over HTTP, on loopback or a Unix socket |
 //! | [`CallSpans`], [`SessionSpans`] | follow each call and each session with a span of the log |
+//! | `otlp` | sends these spans to a collector (feature `otlp`) |
 //!
 //! No label carries an id, an argument's value or a name that a client chose: tools and rules are
 //! told apart only as far as the policy names them, and only so many of them.
@@ -15,6 +16,8 @@ mod endpoint;
 mod histogram;
 mod metrics;
 mod named;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod spans;
 #[cfg(test)]
 mod tests;

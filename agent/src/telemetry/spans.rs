@@ -10,7 +10,7 @@ use std::{
 
 use tracing::{Level, Span};
 
-use super::verdict_word;
+use super::{metrics::reason_word, verdict_word};
 use crate::{
     gate::{AnswerEvent, CallEvent, CallVerdict, GateEvent},
     session::{SessionEvent, SessionId},
@@ -33,7 +33,7 @@ impl CallSpans {
     /// Something happened at the gate.
     pub fn gate(&self, event: &GateEvent) {
         // Where nobody wants to know, this is one comparison.
-        if !tracing::enabled!(Level::DEBUG) {
+        if !tracing::span_enabled!(Level::DEBUG) {
             return;
         }
         match event {
@@ -63,7 +63,12 @@ impl CallSpans {
             verdict = verdict_word(&call.verdict),
             session = tracing::field::Empty,
             rule = tracing::field::Empty,
+            failed = tracing::field::Empty,
+            traceparent = tracing::field::Empty,
         );
+        if let Some(parent) = &call.noted.parent {
+            span.record("traceparent", tracing::field::display(parent));
+        }
         if let Some(rule) = &call.rule {
             span.record("rule", tracing::field::display(rule));
         }
@@ -103,13 +108,25 @@ impl CallSpans {
     fn answer(&self, answer: &AnswerEvent) {
         let key = (answer.connection, answer.id.clone());
         if let Some(span) = self.open().remove(&key) {
-            tracing::debug!(parent: &span, failed = answer.failed, "answered");
+            span.record("failed", answer.failed);
+            tracing::debug!(parent: &span, "answered");
         }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Key, Span>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn span(session: SessionId) -> Span {
+    tracing::info_span!(
+        "session",
+        %session,
+        reason = tracing::field::Empty,
+        packets = tracing::field::Empty,
+        bytes = tracing::field::Empty,
+        milliseconds = tracing::field::Empty,
+    )
 }
 
 /// The sessions that are followed: from the opening to the end.
@@ -119,11 +136,16 @@ pub struct SessionSpans {
 }
 
 impl SessionSpans {
+    #[cfg(test)]
+    pub(super) fn begin_for_tests(&mut self, session: SessionId) {
+        self.open.insert(session, span(session));
+    }
+
     /// Something happened to a session.
     pub fn session(&mut self, event: &SessionEvent) {
         match event {
             SessionEvent::Opened { session, grant } => {
-                let span = tracing::info_span!("session", %session);
+                let span = span(*session);
                 tracing::debug!(parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
@@ -138,7 +160,7 @@ impl SessionSpans {
                 tracing::debug!(parent: &span, pid, name, socket, "armed a socket");
             }
             SessionEvent::ProxyOpened { session, grant } => {
-                let span = tracing::info_span!("session", %session);
+                let span = span(*session);
                 tracing::debug!(parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
@@ -153,13 +175,11 @@ impl SessionSpans {
             | SessionEvent::NetworkRefused(_) => {}
             SessionEvent::Ended(end) => {
                 let span = self.open.remove(&end.session).unwrap_or_else(Span::none);
-                tracing::debug!(
-                    parent: &span,
-                    packets = end.packets,
-                    bytes = end.bytes,
-                    milliseconds = end.milliseconds,
-                    "{}", end.reason
-                );
+                span.record("reason", reason_word(end.reason));
+                span.record("packets", end.packets);
+                span.record("bytes", end.bytes);
+                span.record("milliseconds", end.milliseconds);
+                tracing::debug!(parent: &span, "{}", end.reason);
             }
         }
     }

@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 use super::{metrics::reason_word, named, *};
 use crate::{
     approval::{self, By, What},
-    gate::{CallEnd, CallEvent, GateEvent, Side},
+    gate::{CallEnd, CallEvent, GateEvent, Noted, Side},
     policy::RuleRef,
     principal::{Caller, Operator, Principal},
     session::{EndReason, SessionEnd, SessionEvent, SessionId},
@@ -27,7 +27,7 @@ fn call(tool: &str, verdict: CallVerdict, rule: Option<&str>) -> CallEvent {
         id: Some("1".into()),
         tool: tool.into(),
         arguments: Map::new(),
-        recorded: None,
+        noted: Noted::default(),
         verdict,
         rule: rule.map(|path| RuleRef {
             file: "p.yaml".into(),

@@ -15,6 +15,7 @@ use crate::{
     filter::{CompileError, LinkType},
     gate::written_call,
     policy::{Assumed, Call, LimitUse, Outcome, Unit, Verdict, Window},
+    principal::{Grant, Grants, Standing},
     session::{Cut, GrantError, foresee, stays_within},
 };
 
@@ -23,6 +24,7 @@ use super::super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    state::State,
     term::{self, Paint},
 };
 
@@ -46,8 +48,15 @@ pub(super) struct Explain {
     #[arg(value_name = "CALL.json")]
     call: PathBuf,
     /// The policy
-    #[arg(short, long, value_name = "FILE")]
-    policy: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "grant")]
+    policy: Option<PathBuf>,
+    /// As for a call that comes with this grant
+    ///
+    /// By the policy that it names, and no more than its ceiling; -p is asked where it names none.
+    #[arg(long, value_name = "NAME")]
+    grant: Option<String>,
+    #[command(flatten)]
+    state: State,
     /// An argument that the tool's own schema requires
     ///
     /// For policies that ask for what the schema requires; can be given several times.
@@ -75,7 +84,15 @@ struct Foreseen {
 
 impl Explain {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let policy = enforce::check_policy(&self.policy)?;
+        let grant = self.grant.as_deref().map(|name| self.granted(name));
+        let grant = grant.transpose()?;
+        let own = grant.as_ref().and_then(|grant| grant.policy.as_ref());
+        let Some(file) = own.map(PathBuf::from).or_else(|| self.policy.clone()) else {
+            return Err(Failure::Usage(
+                Account::new("the grant names no policy").hint("give the agent's with -p FILE"),
+            ));
+        };
+        let policy = enforce::check_policy(&file)?;
         let call = read(&self.call)?;
         let known = Assumed {
             required: (!self.requires.is_empty()).then(|| self.requires.into()),
@@ -85,7 +102,12 @@ impl Explain {
             },
             ..Assumed::default()
         };
-        let outcome = policy.outcome(&call, &known);
+        let mut outcome = policy.outcome(&call, &known);
+        match (grant, &mut outcome.decision.verdict) {
+            (Some(grant), Verdict::Capture(capture)) => grant.ceiling.narrow(&mut capture.terms),
+            (Some(grant), Verdict::Proxy(proxy)) => grant.ceiling.narrow_proxy(&mut proxy.terms),
+            _ => {}
+        }
         let foreseen = foreseen(&outcome)?;
         let allowed = outcome.word() != "deny" && foreseen.refused.is_none();
         if self.json {
@@ -103,6 +125,28 @@ impl Explain {
             term::print(|out| words(out, &call, &outcome, &foreseen, paint))?;
         }
         Ok(if allowed { Exit::Ok } else { Exit::Unsound })
+    }
+}
+
+impl Explain {
+    /// The grant of this name, which must be good.
+    fn granted(&self, name: &str) -> Result<Grant, Failure> {
+        let grants = Grants::open(&self.state.open()?).and_then(|grants| grants.list());
+        let mut grants = grants.map_err(|error| {
+            Failure::Internal(Account::new("cannot read the grants").because(error))
+        })?;
+        match grants.remove(name) {
+            Some((grant, Standing::Valid)) => Ok(grant),
+            found => {
+                let said = match found {
+                    Some((_, standing)) => format!("the grant {name} is {standing}"),
+                    None => format!("there is no grant {name}"),
+                };
+                Err(Failure::Usage(
+                    Account::new(said).hint("capwarden grant list"),
+                ))
+            }
+        }
     }
 }
 
@@ -212,6 +256,10 @@ fn words(
         )
     };
     line("rule", &outcome.rule.to_string())?;
+    if !outcome.recorded.is_empty() {
+        let text = format!("the values of {}", outcome.recorded.join(", "));
+        line("recorded", &text)?;
+    }
     if let Verdict::Deny(denial) = &decision.verdict {
         line("reason", &denial.reason)?;
         if let Some(instead) = &denial.instead {

@@ -199,6 +199,7 @@ async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
     let new = NewGrant {
         name: "laptop".to_owned(),
         server: "shark".to_owned(),
+        policy: None,
         ceiling: Ceiling {
             packets: Some(10),
             bytes: Some(1 << 30),

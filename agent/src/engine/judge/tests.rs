@@ -296,7 +296,7 @@ async fn policy_comes_first_and_can_be_replaced() {
     assert!(matches!(verdict, Verdict::Deny(_)));
     let other = Policy::parse("policy.yaml", "version: 1\ntools: { stop: allow }\n").unwrap();
     judge.replace_policy(other);
-    assert!(judge.visible("stop") && !judge.visible("start"));
+    assert!(judge.visible(&caller(), "stop") && !judge.visible(&caller(), "start"));
     let (verdict, _) = Decide::decide(&judge, &caller(), &decide("stop")).await;
     assert_eq!(verdict, Verdict::Forward);
 }
@@ -371,7 +371,7 @@ async fn eleventh_call_in_a_minute_is_refused_by_the_published_policies() {
             ..plain()
         };
         let (verdict, _) = Decide::decide(&judge, &caller(), &other).await;
-        let closed = !judge.visible("stop") && matches!(verdict, Verdict::Deny(_));
+        let closed = !judge.visible(&caller(), "stop") && matches!(verdict, Verdict::Deny(_));
         assert!(closed, "{file}: a tool that is not named");
     }
 }

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    policy::RuleRef,
+    gate::{DecidedBy, Noted},
+    policy::{Policy, RuleRef},
     principal::{Caller, Principal},
     telemetry,
 };
@@ -22,7 +23,7 @@ fn event(verdict: CallVerdict) -> CallEvent {
         id: Some("7".into()),
         tool: "start_capture".into(),
         arguments,
-        recorded: None,
+        noted: Noted::default(),
         verdict,
         rule: Some(RuleRef {
             file: "p.yaml".into(),
@@ -71,10 +72,28 @@ fn call_is_recorded_with_its_caller_its_rule_and_the_names_of_its_arguments() {
 
 #[test]
 fn values_are_recorded_only_where_that_is_wanted() {
+    let text = "version: 1\ntools: { start_capture: { record: { values: [port, opts.bpf] } } }";
+    let policy = Arc::new(Policy::parse("p.yaml", text).unwrap());
     let mut call = event(CallVerdict::Forwarded);
-    call.recorded = Some([("port".to_owned(), json!(80))].into_iter().collect());
-    let value = serde_json::to_value(record(entry(call)).unwrap()).unwrap();
-    assert_eq!(value["values"], json!({ "port": 80 }));
+    call.arguments.insert("port".into(), json!(80));
+    call.arguments
+        .insert("opts".into(), json!({ "bpf": "tcp", "key": "hunter3" }));
+    let told = |call: &CallEvent| {
+        let record = record(entry(call.clone())).unwrap();
+        serde_json::to_value(record).unwrap()
+    };
+    assert_eq!(told(&call).get("values"), None);
+    let own = false;
+    call.noted.decided_by = Some(DecidedBy { policy, own });
+    let value = told(&call);
+    assert_eq!(value["values"], json!({ "port": 80, "opts.bpf": "tcp" }));
+    assert!(!value.to_string().contains("hunter") && value.get("policy").is_none());
+    if let Some(by) = &mut call.noted.decided_by {
+        by.own = true;
+    }
+    let value = told(&call);
+    assert_eq!(value["policy"]["file"], "p.yaml");
+    assert_eq!(value["policy"]["sha256"].as_str().unwrap().len(), 64);
 }
 
 #[test]
@@ -109,7 +128,11 @@ fn long_calls_do_not_wait_for_the_disk_as_they_are() {
     let Entry::LongCall(record, bytes) = inbox.try_recv().unwrap() else {
         panic!("it is too long to wait");
     };
-    assert!(record.digest.matches(&long.arguments));
+    assert!(
+        record
+            .digest
+            .matches(&long.arguments, std::iter::empty::<&str>())
+    );
     assert_eq!(bytes, CALL);
     let Entry::Call(_, bytes) = inbox.try_recv().unwrap() else {
         panic!("it is short");

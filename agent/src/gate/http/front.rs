@@ -336,13 +336,14 @@ impl<G: Rooms> Front<G> {
         let era = post.era;
         let conversation = &client.conversation;
         let answered = |status, line| Err(Box::new(Ok(json_response(status, line))));
-        let envelope = match Envelope::parse(message) {
+        let mut envelope = match Envelope::parse(message) {
             Ok(envelope) => envelope,
             Err(refused) => {
                 let line = conversation.unreadable(message, &refused).line;
                 return answered(StatusCode::BAD_REQUEST, line);
             }
         };
+        envelope.parent = headers::trace_parent(&post.headers);
         let waiting = |id: Id| {
             let text = envelope.id.as_ref().map_or("null", |(_, text)| *text);
             Waiting::new(client, era, Some((id, text.to_owned())))

@@ -18,6 +18,7 @@ use crate::{
     gate::{
         envelope::{Envelope, Id},
         json::{self, Members},
+        trace::TraceParent,
     },
     policy::Change,
 };
@@ -423,6 +424,15 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("Bearer") => Ok(Some(token.trim())),
         _ => Err(unreadable()),
+    }
+}
+
+/// The span of the client's that a request is a part of, if one header says so.
+pub(super) fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut all = headers.get_all("traceparent").iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => TraceParent::parse(one.to_str().ok()?),
+        _ => None,
     }
 }
 

@@ -47,7 +47,7 @@ pub use capacity::{DESCRIPTORS, connections};
 pub use front::{ENDPOINT, FrontPlan};
 pub use metadata::{Issuer, NoIssuer};
 pub use piped::{Servers, serve_piped};
-pub use reception::ReceptionPlan;
+pub use reception::{Prepare, ReceptionPlan};
 pub use serve::{Listener, listen, serve};
 pub use tls::{Authorities, Tls, TlsError};
 pub use upstream::{AddressError, UpstreamAddress};

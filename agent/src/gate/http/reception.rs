@@ -2,11 +2,13 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -44,8 +46,17 @@ pub struct ReceptionPlan {
     pub origins: Vec<String>,
     /// Who may use it: whoever bears one of these grants. Without them, every user of this host may.
     pub grants: Option<Arc<Grants>>,
+    /// Who is told of a grant before a request that came with it is looked at.
+    pub prepare: Option<Arc<dyn Prepare>>,
     /// Who accounts for its tokens, for clients that ask.
     pub issuer: Option<Issuer>,
+}
+
+/// Gets ready for whoever bears a grant: where it names a policy, that is loaded first.
+pub trait Prepare: fmt::Debug + Send + Sync {
+    /// Ends when requests under the grant of this id can be decided. Called with each; takes no time
+    /// but for the first.
+    fn prepare(&self, grant: &Arc<str>) -> BoxFuture<'static, ()>;
 }
 
 /// Where a front listens.
@@ -148,6 +159,7 @@ pub(super) struct Reception {
     pub(super) server: Arc<str>,
     doors: Doors,
     grants: Option<(Arc<Grants>, Tethers)>,
+    prepare: Option<Arc<dyn Prepare>>,
     metadata: Option<Metadata>,
     room: Arc<Shares<Principal>>,
     requests: Arc<Shares<Principal>>,
@@ -173,6 +185,7 @@ impl Reception {
                 origins: plan.origins.clone(),
             },
             grants,
+            prepare: plan.prepare.clone(),
             metadata,
             room: Shares::new(MESSAGES),
             // One for each connection.
@@ -326,6 +339,9 @@ async fn admit<S: Service>(
         )));
     };
     let tether = visitor.tether.clone();
+    if let (Some(prepare), Some(tether)) = (&reception.prepare, &tether) {
+        prepare.prepare(tether.grant()).await;
+    }
     let answer = Arc::clone(&service).answer(visitor, request);
     let response = match &tether {
         None => answer.await.map_err(plain)?,

@@ -236,6 +236,7 @@ fn plan(upstream: &str, grants: Option<Arc<Grants>>) -> FrontPlan {
             hosts: vec!["named.example".to_owned()],
             origins: vec!["https://inspector.example".to_owned()],
             grants,
+            prepare: None,
             issuer: Some("https://login.example".parse().unwrap()),
         },
     }

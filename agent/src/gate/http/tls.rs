@@ -241,7 +241,7 @@ impl Authorities {
         Ok(Self(Arc::new(config)))
     }
 
-    pub(super) fn config(&self) -> ClientConfig {
+    pub(crate) fn config(&self) -> ClientConfig {
         ClientConfig::clone(&self.0)
     }
 }

@@ -14,6 +14,13 @@ use super::terms::{Transport, endpoint};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotId(pub(super) u64);
 
+#[cfg(test)]
+impl SlotId {
+    pub(crate) fn for_tests(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkEvent {

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::{Effect, Found, capture};
 use crate::policy::{
     Approver, RuleRef,
-    argument::same,
+    argument::{Argument, same},
     condition::Clause,
-    model::{ApprovalRule, Pinning, Rules, Step},
+    model::{ApprovalRule, Pinning, RecordRule, Rules, Step},
     operator::Operator,
     predicate::{Check, Predicate},
     units,
@@ -24,6 +24,7 @@ enum Demand<'a> {
     Required(&'a RuleRef),
     Schema(&'a RuleRef),
     Pinned(&'a Pinning),
+    Record(&'a RecordRule),
     Approval(&'a ApprovalRule),
     Limit(&'a LimitRule),
 }
@@ -43,18 +44,10 @@ pub(super) fn compare(before: &Rules, after: &Rules) -> Vec<Found> {
     for demand in gone {
         match after.iter().position(|other| demand.is_of_the_kind(other)) {
             Some(place) => found.extend(demand.against(&after.swap_remove(place))),
-            None => found.push(Found::new(
-                Effect::Allows,
-                format!("calls no longer have to pass: {}", demand.words()),
-                Some(demand.rule()),
-                None,
-            )),
+            None => found.push(demand.gone()),
         }
     }
-    found.extend(after.iter().map(|demand| {
-        let what = format!("calls that do not pass: {}", demand.words());
-        Found::new(Effect::Denies, what, None, Some(demand.rule()))
-    }));
+    found.extend(after.iter().map(Demand::come));
     found
 }
 
@@ -75,6 +68,7 @@ fn demands(rules: &Rules) -> Vec<Demand<'_>> {
             Step::RequiredBySchema(rule) => all.push(Demand::Required(rule)),
             Step::Schema(rule) => all.push(Demand::Schema(rule)),
             Step::Pinned(pinning) => all.push(Demand::Pinned(pinning)),
+            Step::Record(record) => all.push(Demand::Record(record)),
             Step::Approve(approval) => all.push(Demand::Approval(approval)),
             Step::Limit(limit) => all.push(Demand::Limit(limit)),
         }
@@ -89,6 +83,7 @@ impl Demand<'_> {
             Self::Clause(clause) => &clause.rule,
             Self::Required(rule) | Self::Schema(rule) => rule,
             Self::Pinned(pinning) => &pinning.rule,
+            Self::Record(record) => &record.rule,
             Self::Approval(approval) => &approval.rule,
             Self::Limit(limit) => &limit.rule,
         }
@@ -104,6 +99,7 @@ impl Demand<'_> {
                 true => "the tool's definition was accepted by an operator".to_owned(),
                 false => "the tool's definition is the accepted one".to_owned(),
             },
+            Self::Record(record) => recorded(&record.arguments),
             Self::Approval(approval) => format!(
                 "{} approves{} within {}",
                 approval.by,
@@ -117,6 +113,33 @@ impl Demand<'_> {
         }
     }
 
+    /// Nothing like it is asked any more.
+    fn gone(&self) -> Found {
+        let (effect, what) = match self {
+            Self::Record(_) => (
+                Effect::Changed,
+                format!("no longer recorded: {}", self.words()),
+            ),
+            _ => (
+                Effect::Allows,
+                format!("calls no longer have to pass: {}", self.words()),
+            ),
+        };
+        Found::new(effect, what, Some(self.rule()), None)
+    }
+
+    /// Nothing like it was asked before.
+    fn come(&self) -> Found {
+        let (effect, what) = match self {
+            Self::Record(_) => (Effect::Changed, format!("recorded: {}", self.words())),
+            _ => (
+                Effect::Denies,
+                format!("calls that do not pass: {}", self.words()),
+            ),
+        };
+        Found::new(effect, what, None, Some(self.rule()))
+    }
+
     /// The same, wherever it stands.
     fn equals(&self, other: &Demand<'_>) -> bool {
         match (self, other) {
@@ -128,6 +151,9 @@ impl Demand<'_> {
             }
             (Self::Required(_), Demand::Required(_)) | (Self::Schema(_), Demand::Schema(_)) => true,
             (Self::Pinned(one), Demand::Pinned(other)) => one.strict == other.strict,
+            (Self::Record(one), Demand::Record(other)) => {
+                unnamed(one, other).is_empty() && unnamed(other, one).is_empty()
+            }
             (Self::Approval(one), Demand::Approval(other)) => {
                 one.by == other.by
                     && one.timeout == other.timeout
@@ -149,7 +175,7 @@ impl Demand<'_> {
             (Self::Check(name, one), Demand::Check(of, other)) => {
                 name == of && key(&one.predicate) == key(&other.predicate)
             }
-            (Self::Approval(_), Demand::Approval(_)) => true,
+            (Self::Approval(_), Demand::Approval(_)) | (Self::Record(_), Demand::Record(_)) => true,
             (Self::Limit(one), Demand::Limit(other)) => is_one_counter(one, other),
             _ => false,
         }
@@ -180,6 +206,18 @@ impl Demand<'_> {
                     all.push(found(Effect::Changed, what));
                 }
                 all
+            }
+            (Self::Record(one), Demand::Record(other)) => {
+                let sides = [
+                    ("recorded: ", unnamed(one, other)),
+                    ("no longer recorded: ", unnamed(other, one)),
+                ];
+                let sides = sides.into_iter().filter(|(_, names)| !names.is_empty());
+                sides
+                    .map(|(word, names)| {
+                        found(Effect::Changed, format!("{word}{}", recorded(&names)))
+                    })
+                    .collect()
             }
             (Self::Approval(one), Demand::Approval(other)) => {
                 let mut all = Vec::new();
@@ -213,6 +251,23 @@ impl Demand<'_> {
             _ => vec![found(Effect::Changed, other.words())],
         }
     }
+}
+
+/// The arguments of the second rule whose values the first does not have recorded.
+fn unnamed(these: &RecordRule, those: &RecordRule) -> Vec<Argument> {
+    let those = those.arguments.iter();
+    let new = those.filter(|argument| !these.arguments.contains(argument));
+    new.cloned().collect()
+}
+
+/// ``the values of `a` and `b` ``.
+fn recorded(arguments: &[Argument]) -> String {
+    let names = arguments
+        .iter()
+        .map(|argument| format!("`{}`", argument.name()));
+    let names: Vec<String> = names.collect();
+    let word = if names.len() == 1 { "value" } else { "values" };
+    format!("the {word} of {}", units::either(&names, "and"))
 }
 
 fn is_one_counter(one: &LimitRule, other: &LimitRule) -> bool {

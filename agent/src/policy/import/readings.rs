@@ -129,7 +129,7 @@ impl Used {
             used.both |= asks(Demand::Require) && asks(Demand::DenyIf);
             for step in &rules.0 {
                 match step {
-                    Step::Argument(_) | Step::Schema(_) | Step::Pinned(_) => {}
+                    Step::Argument(_) | Step::Schema(_) | Step::Pinned(_) | Step::Record(_) => {}
                     Step::Clause(clause) => used.look_at(&clause.conditions, &clause.rule),
                     Step::RequiredBySchema(_) => used.required = true,
                     Step::Approve(approval) => {

@@ -197,7 +197,11 @@ impl Writer<'_> {
                 self.line(level, &format!("- approve: {approve}"));
             }
             // No other language has these, and limits stand elsewhere.
-            Step::Argument(_) | Step::Schema(_) | Step::Pinned(_) | Step::Limit(_) => {}
+            Step::Argument(_)
+            | Step::Schema(_)
+            | Step::Pinned(_)
+            | Step::Record(_)
+            | Step::Limit(_) => {}
         }
         Ok(())
     }

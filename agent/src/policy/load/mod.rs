@@ -13,6 +13,7 @@ mod json;
 mod limits;
 mod program;
 mod proxy;
+mod record;
 mod section;
 mod tools;
 mod tree;

@@ -11,6 +11,7 @@ use super::{
     limits::limits,
     program::program,
     proxy::proxy,
+    record::record,
 };
 use crate::policy::{
     RuleRef,
@@ -31,6 +32,7 @@ const TOOL: &[&str] = &[
     "deny",
     "ends",
     "limits",
+    "record",
 ];
 
 /// Keys of `all_tools`.
@@ -41,6 +43,7 @@ const ALL_TOOLS: &[&str] = &[
     "approve",
     "checks",
     "limits",
+    "record",
 ];
 
 pub(super) fn tools(field: &Field<'_>) -> Loaded<BTreeMap<String, ToolRule>> {
@@ -143,6 +146,8 @@ fn rules(section: &Section<'_>, gather: &mut Gather, tool: &str) -> Rules {
     steps.extend(checks.into_iter().flatten());
     let limits = gather.keep(section.read("limits", |field| limits(field, tool)));
     steps.extend(limits.flatten().into_iter().flatten().map(Step::Limit));
+    let record = gather.keep(section.read("record", record)).flatten();
+    steps.extend(record.map(Step::Record));
     Rules(steps)
 }
 

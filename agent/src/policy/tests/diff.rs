@@ -232,3 +232,36 @@ fn clients_are_told_of_other_tools_only() {
         assert_eq!(other.shows_the_same(&one), same, "{text}");
     }
 }
+
+#[test]
+fn what_is_recorded_is_neither_allowed_nor_denied() {
+    let none = policy("version: 1\ntools: { a: {} }");
+    let one = policy("version: 1\ntools: { a: { record: { values: [x, y] } } }");
+    let other = policy("version: 1\ntools: { a: { record: { values: [y, z.w] } } }");
+    assert_eq!(
+        words(&none, &one),
+        ["~ a: recorded: the values of `x` and `y`"]
+    );
+    assert_eq!(
+        words(&one, &other),
+        [
+            "~ a: recorded: the value of `z.w`",
+            "~ a: no longer recorded: the value of `x`"
+        ]
+    );
+    assert_eq!(
+        words(&other, &none),
+        ["~ a: no longer recorded: the values of `y` and `z.w`"]
+    );
+    let turned = policy("version: 1\ntools: { a: { record: { values: [y, x] } } }");
+    assert!(words(&one, &turned).is_empty());
+}
+
+#[test]
+fn values_are_recorded_that_the_tool_and_all_tools_name() {
+    let policy = policy(
+        "version: 1\nall_tools: { record: { values: [i] } }\ntools: { a: { record: { values: [x] } }, b: allow }",
+    );
+    let names = |tool| policy.recorded(tool).collect::<Vec<_>>().join(" ");
+    assert_eq!([names("a"), names("b"), names("c")], ["x i", "i", "i"]);
+}

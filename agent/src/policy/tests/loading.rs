@@ -41,6 +41,12 @@ const CASES: &[Fault] = &[
     ("version: 1\ntools: { a: { limit: [] } }", 2, 15, "unknown key `limit` in `tools.a`", "Did you mean `limits`?"),
     ("version: 1\ntools: { a: { ends: session } }", 2, 21, "`session` is nothing that a tool can end", "ends: capture"),
     ("version: 1\ntools: { a: { ends: capture, capture: { interfaces: [lo], packets: 1 } } }", 2, 15, "`ends` cannot stand beside `capture`", "drop one"),
+    ("version: 1\ntools: { a: { record: [ x ] } }", 2, 23, "must be what is recorded, but is a list", "The keys here are `values`"),
+    ("version: 1\ntools: { a: { record: {} } }", 2, 23, "`tools.a.record` has no `values`", "record: { values: [ interface, capture_filter ] }"),
+    ("version: 1\ntools: { a: { record: { values: [] } } }", 2, 33, "is an empty list", "capture_filter"),
+    ("version: 1\ntools: { a: { record: { values: [ x, x ] } } }", 2, 38, "`x` is listed twice", "Keep one"),
+    ("version: 1\ntools: { a: { record: { values: [ x. ] } } }", 2, 35, "is no argument's name", "between its dots"),
+    ("version: 1\ntools: { a: { record: { values: [a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q] } } }", 2, 33, "more than 16", "those that matter"),
     // Predicates.
     ("version: 1\ntools: { a: { args: [ x ] } }", 2, 21, "must be a map", "argument"),
     ("version: 1\ntools: { a: { args: { x: {} } } }", 2, 26, "asks nothing", "`absent`, `pattern`"),

@@ -105,6 +105,10 @@ fn named(rule: &ToolRule) -> Vec<Named<'_>> {
                 Amount::From(argument) => all.push((argument, NUMBER, Vec::new())),
                 Amount::Fixed(_) => {}
             },
+            Step::Record(record) => {
+                let each = record.arguments.iter();
+                all.extend(each.map(|argument| (argument, &[][..], Vec::new())));
+            }
             Step::RequiredBySchema(_) | Step::Schema(_) | Step::Pinned(_) | Step::Approve(_) => {}
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     session::{
         EndReason, ProgramEnd, ProxyCounts, SessionEnd, SessionEvent, SessionId, Sessions,
         lifecycle::until,
-        proxy::{Signal, lookup, reason},
+        proxy::{Network, Signal, lookup, reason},
     },
 };
 
@@ -35,13 +35,17 @@ pub(super) struct Lifecycle {
     session: SessionId,
     live: LiveProgram,
     opened: BootTime,
+    /// What the kernel had refused by then and could not tell of.
+    lost: u64,
     /// Since when it is without calls and processes.
     idle: Option<Instant>,
 }
 
 impl Lifecycle {
     pub(super) fn new(sessions: Sessions, session: SessionId, live: LiveProgram) -> Self {
+        let lost = sessions.0.network.get().map_or(0, Network::lost);
         Self {
+            lost,
             sessions,
             session,
             live,
@@ -61,6 +65,8 @@ impl Lifecycle {
         shared.programs_end(self.session);
         self.kill().await;
         if let Some(network) = shared.network.get() {
+            // What was refused until now is this session's still.
+            network.hear();
             network.forget(self.live.slot.id());
         }
         shared.events.send(SessionEvent::Ended(self.end(reason)));
@@ -82,6 +88,7 @@ impl Lifecycle {
 
     fn end(&self, reason: EndReason) -> SessionEnd {
         let passed = self.live.slot.counts().unwrap_or_default();
+        let network = self.sessions.0.network.get();
         SessionEnd {
             session: self.session,
             reason,
@@ -100,6 +107,7 @@ impl Lifecycle {
                     made: passed.made,
                     dropped: passed.dropped,
                     refused: passed.refused,
+                    lost: network.map_or(0, |network| network.lost().saturating_sub(self.lost)),
                 },
             }),
         }
@@ -182,9 +190,10 @@ impl Lifecycle {
         );
         if let Some(network) = self.sessions.0.network.get().filter(|_| is_cap) {
             let (session, granted) = (self.session, self.live.grant.summary());
-            network.note(format!(
+            let what = format!(
                 "go on with {session}, so that its programs are killed: {reason} ({granted})"
-            ));
+            );
+            network.note(session, what);
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    ProxyGrant,
+    Network, ProxyGrant,
     lookup::{self, Known, REFRESH},
 };
 use crate::{
@@ -36,6 +36,8 @@ pub(super) struct Lifecycle {
     grant: Arc<ProxyGrant>,
     slot: Arc<NetworkSlot>,
     opened: BootTime,
+    /// What the kernel had refused by then and could not tell of.
+    lost: u64,
 }
 
 impl Lifecycle {
@@ -46,12 +48,14 @@ impl Lifecycle {
         slot: Arc<NetworkSlot>,
     ) -> Self {
         let opened = BootTime::now();
+        let lost = sessions.0.network.get().map_or(0, Network::lost);
         Self {
             sessions,
             session,
             grant,
             slot,
             opened,
+            lost,
         }
     }
 
@@ -63,7 +67,11 @@ impl Lifecycle {
         }
         let counts = self.slot.counts().unwrap_or_default();
         let shared = Arc::clone(&self.sessions.0);
+        let mut lost = 0;
         if let Some(network) = shared.network.get() {
+            // What was refused until now is this session's still.
+            network.hear();
+            lost = network.lost().saturating_sub(self.lost);
             network.forget(self.slot.id());
         }
         shared.events.send(SessionEvent::Ended(SessionEnd {
@@ -80,6 +88,7 @@ impl Lifecycle {
                 made: counts.made,
                 dropped: counts.dropped,
                 refused: counts.refused,
+                lost,
             }),
             program: None,
         }));

@@ -150,9 +150,14 @@ impl Sessions {
         self.0.network.get().map_or(0, Network::refusals)
     }
 
-    /// What it has refused since then, as phrases that go after `was not allowed to`; a few of them.
-    pub fn network_refused_since(&self, refusals: u64) -> Vec<String> {
+    /// What it has refused since then, as phrases that go after `was not allowed to`; a few of them, of
+    /// those that may be heard, by the session under which it was refused.
+    pub fn network_refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
         let network = self.0.network.get();
-        network.map_or_else(Vec::new, |network| network.refused_since(refusals))
+        network.map_or_else(Vec::new, |network| network.refused_since(refusals, hears))
     }
 }

@@ -1,8 +1,10 @@
 //! The guard of one server's network: what it tells, and to whom that matters.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::HashMap,
     io,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,7 +28,7 @@ use crate::{
     session::{Events, SessionId, registry::Shared},
 };
 
-/// Refusals that are kept to be told to a model.
+/// Refusals that are kept to be told to a model, each thing once.
 const KEPT: usize = 64;
 /// Of these, what one answer tells.
 const TOLD: usize = 8;
@@ -39,6 +41,10 @@ pub struct NetworkRefusal {
     pub session: Option<SessionId>,
     /// What, as a phrase: `connect to 10.0.0.1:80 (tcp)`.
     pub what: String,
+    /// How often, this being the last time.
+    pub times: u64,
+    /// What kind of thing that is: `connect (tcp, IPv4)`. There are few.
+    pub class: &'static str,
 }
 
 /// The guard of one server's network.
@@ -51,6 +57,7 @@ pub(in crate::session) struct Network {
 
 /// What the guard tells.
 struct News {
+    guard: NetworkGuard,
     source: Arc<NetworkEvents>,
     told: Mutex<Told>,
     events: Events,
@@ -62,8 +69,28 @@ struct Told {
     sessions: HashMap<SlotId, (SessionId, mpsc::UnboundedSender<Signal>)>,
     /// How much was refused.
     refusals: u64,
-    /// The last of it, with its number.
-    last: VecDeque<(u64, String)>,
+    /// Of that, what the kernel could not tell of.
+    lost: u64,
+    /// What was refused, each thing once.
+    last: Vec<Last>,
+}
+
+/// The last time that a thing was refused.
+struct Last {
+    /// The number of that refusal.
+    number: u64,
+    what: String,
+    session: Option<SessionId>,
+    /// What it has in common with others: the address, say, whatever the port. A scan of one makes
+    /// no other be forgotten.
+    group: Group,
+}
+
+/// See [`Last::group`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Group {
+    Address(NetworkCall, IpAddr),
+    Other,
 }
 
 impl Network {
@@ -91,6 +118,7 @@ impl Network {
             .take_events()
             .ok_or_else(|| io::Error::other("the network guard has no events"))?;
         let news = Arc::new(News {
+            guard: guard.clone(),
             source: Arc::new(source),
             told: Mutex::default(),
             events,
@@ -139,8 +167,20 @@ impl Network {
     }
 
     /// Something that is to be told to models as a refusal, as a phrase. The record has it elsewhere.
-    pub(in crate::session) fn note(&self, what: String) {
-        self.news.told().note(what);
+    pub(in crate::session) fn note(&self, session: SessionId, what: String) {
+        let mut told = self.news.told();
+        told.refusals += 1;
+        told.keep(what, Some(session), Group::Other);
+    }
+
+    /// Takes up what has happened.
+    pub(in crate::session) fn hear(&self) {
+        self.news.hear();
+    }
+
+    /// What was refused so far that the kernel could not tell of.
+    pub(in crate::session) fn lost(&self) -> u64 {
+        self.news.guard.lost_events().unwrap_or(0)
     }
 
     pub(super) fn refusals(&self) -> u64 {
@@ -148,9 +188,13 @@ impl Network {
         self.news.told().refusals
     }
 
-    pub(super) fn refused_since(&self, refusals: u64) -> Vec<String> {
+    pub(super) fn refused_since(
+        &self,
+        refusals: u64,
+        hears: &dyn Fn(Option<SessionId>) -> bool,
+    ) -> Vec<String> {
         self.news.hear();
-        self.news.told().since(refusals)
+        self.news.told().since(refusals, hears)
     }
 }
 
@@ -168,6 +212,14 @@ impl News {
                 self.events.network_refused(refusal);
             }
         }
+        if let Some(refusal) = self
+            .guard
+            .lost_events()
+            .ok()
+            .and_then(|lost| told.take_up_lost(lost))
+        {
+            self.events.network_refused(refusal);
+        }
     }
 }
 
@@ -182,47 +234,93 @@ impl Told {
             return None;
         }
         let session = session.map(|(session, _)| *session);
-        let what = words(&event.what)?;
+        let (what, class) = words(&event.what)?;
+        self.refusals += 1;
         // Which protocols and options there are is tried by the way; no model has asked for it.
         let by_the_way = matches!(
             event.what,
             NetworkNews::Socket(_) | NetworkNews::Option { .. }
         );
-        if by_the_way {
-            self.refusals += 1;
-        } else {
-            self.note(what.clone());
+        if !by_the_way {
+            let group = match event.what {
+                NetworkNews::Address { call, to, .. } => Group::Address(call, to.ip()),
+                NetworkNews::TooManyMade(to) => Group::Address(NetworkCall::Connect, to.ip()),
+                _ => Group::Other,
+            };
+            self.keep(what.clone(), session, group);
         }
-        Some(NetworkRefusal { session, what })
+        Some(NetworkRefusal {
+            session,
+            what,
+            times: 1,
+            class,
+        })
     }
 
-    fn note(&mut self, what: String) {
-        self.refusals += 1;
+    /// What is to be recorded of so much that could not be told in all.
+    fn take_up_lost(&mut self, lost: u64) -> Option<NetworkRefusal> {
+        let times = lost.checked_sub(self.lost).filter(|times| *times > 0)?;
+        self.lost = lost;
+        self.refusals += times;
+        let what = "do what was too much at once to be told".to_owned();
+        self.keep(what.clone(), None, Group::Other);
+        Some(NetworkRefusal {
+            session: None,
+            what,
+            times,
+            class: "lost",
+        })
+    }
+
+    fn keep(&mut self, what: String, session: Option<SessionId>, group: Group) {
+        let number = self.refusals;
+        let known = self.last.iter_mut();
+        if let Some(known) = known
+            .into_iter()
+            .find(|one| one.what == what && one.session == session)
+        {
+            known.number = number;
+            return;
+        }
         if self.last.len() >= KEPT {
-            self.last.pop_front();
-        }
-        self.last.push_back((self.refusals, what));
-    }
-
-    /// What was refused since then, each thing once.
-    fn since(&self, refusals: u64) -> Vec<String> {
-        let mut since: Vec<String> = Vec::new();
-        for (number, what) in &self.last {
-            if *number > refusals && !since.contains(what) {
-                since.push(what.clone());
+            // The oldest of those that are most alike.
+            let alike = |group| self.last.iter().filter(|one| one.group == group).count();
+            let oldest = self.last.iter().enumerate();
+            let oldest = oldest.max_by_key(|(_, one)| (alike(one.group), Reverse(one.number)));
+            if let Some(at) = oldest.map(|(at, _)| at) {
+                self.last.swap_remove(at);
             }
         }
-        let more = since.len().saturating_sub(TOLD);
-        since.truncate(TOLD);
-        if more > 0 {
-            since.push(format!("do {more} more such things"));
+        self.last.push(Last {
+            number,
+            what,
+            session,
+            group,
+        });
+    }
+
+    /// What was refused since then, each thing once, of that which may be heard.
+    fn since(&self, refusals: u64, hears: &dyn Fn(Option<SessionId>) -> bool) -> Vec<String> {
+        let since = self.last.iter().filter(|one| one.number > refusals);
+        let mut since: Vec<&Last> = since.filter(|one| hears(one.session)).collect();
+        since.sort_by_key(|one| one.number);
+        let mut told: Vec<String> = Vec::new();
+        for one in since {
+            if !told.contains(&one.what) {
+                told.push(one.what.clone());
+            }
         }
-        since
+        let more = told.len().saturating_sub(TOLD);
+        told.truncate(TOLD);
+        if more > 0 {
+            told.push(format!("do {more} more such things"));
+        }
+        told
     }
 }
 
-/// What was refused, as a phrase.
-fn words(news: &NetworkNews) -> Option<String> {
+/// What was refused, as a phrase, and what kind of thing that is.
+fn words(news: &NetworkNews) -> Option<(String, &'static str)> {
     Some(match news {
         NetworkNews::Address { call, to, protocol } => {
             let verb = match call {
@@ -230,21 +328,49 @@ fn words(news: &NetworkNews) -> Option<String> {
                 NetworkCall::Connect => "connect to",
                 NetworkCall::Send => "send to",
             };
-            let protocol = match protocol {
+            let name = match protocol {
                 Some(Transport::Tcp) => "tcp",
                 Some(Transport::Udp) => "udp",
                 None => "another protocol",
             };
-            format!("{verb} {to} ({protocol})")
+            (format!("{verb} {to} ({name})"), class(*call, *protocol, to))
         }
-        NetworkNews::Socket(number) => format!("open a socket of IP protocol {number}"),
-        NetworkNews::Option { level, option } => {
-            format!("set the socket option {option} of level {level}")
-        }
-        NetworkNews::TooManyAccepted => "accept more connections".to_owned(),
-        NetworkNews::TooManyMade(to) => format!("make more connections, as to {to}"),
+        NetworkNews::Socket(number) => (
+            format!("open a socket of IP protocol {number}"),
+            "socket protocol",
+        ),
+        NetworkNews::Option { level, option } => (
+            format!("set the socket option {option} of level {level}"),
+            "socket option",
+        ),
+        NetworkNews::TooManyAccepted => ("accept more connections".to_owned(), "too many accepted"),
+        NetworkNews::TooManyMade(to) => (
+            format!("make more connections, as to {to}"),
+            "too many made",
+        ),
         NetworkNews::Ended(_) => return None,
     })
+}
+
+fn class(call: NetworkCall, protocol: Option<Transport>, to: &SocketAddr) -> &'static str {
+    use NetworkCall::{Bind, Connect, Send};
+    match (call, protocol, to.is_ipv4()) {
+        (Bind, Some(Transport::Tcp), true) => "listen (tcp, IPv4)",
+        (Bind, Some(Transport::Tcp), false) => "listen (tcp, IPv6)",
+        (Bind, Some(Transport::Udp), true) => "listen (udp, IPv4)",
+        (Bind, Some(Transport::Udp), false) => "listen (udp, IPv6)",
+        (Bind, None, _) => "listen (another protocol)",
+        (Connect, Some(Transport::Tcp), true) => "connect (tcp, IPv4)",
+        (Connect, Some(Transport::Tcp), false) => "connect (tcp, IPv6)",
+        (Connect, Some(Transport::Udp), true) => "connect (udp, IPv4)",
+        (Connect, Some(Transport::Udp), false) => "connect (udp, IPv6)",
+        (Connect, None, _) => "connect (another protocol)",
+        (Send, Some(Transport::Tcp), true) => "send (tcp, IPv4)",
+        (Send, Some(Transport::Tcp), false) => "send (tcp, IPv6)",
+        (Send, Some(Transport::Udp), true) => "send (udp, IPv4)",
+        (Send, Some(Transport::Udp), false) => "send (udp, IPv6)",
+        (Send, None, _) => "send (another protocol)",
+    }
 }
 
 /// Keeps the baseline, and the names in it what they stand for.
@@ -295,10 +421,11 @@ mod tests {
 
     #[test]
     fn what_was_refused_since_is_told_once_and_bounded() {
+        let all = |_| true;
         let mut told = Told::default();
         told.take_up(&refused(1));
         let since = told.refusals;
-        assert!(told.since(since).is_empty());
+        assert!(told.since(since, &all).is_empty());
         for _ in 0..3 {
             let refusal = told.take_up(&refused(2)).unwrap();
             assert_eq!(refusal.what, "connect to 10.0.0.1:2 (tcp)");
@@ -308,13 +435,62 @@ mod tests {
             ..refused(0)
         };
         assert!(told.take_up(&probe).is_some(), "recorded");
-        assert_eq!(told.since(since), ["connect to 10.0.0.1:2 (tcp)"]);
+        assert_eq!(told.since(since, &all), ["connect to 10.0.0.1:2 (tcp)"]);
         for port in 100..1_000 {
             told.take_up(&refused(port));
         }
-        let all = told.since(since);
-        assert_eq!(all.len(), TOLD + 1);
-        assert_eq!(all.last().unwrap(), "do 56 more such things");
+        let told_of = told.since(since, &all);
+        assert_eq!(told_of.len(), TOLD + 1);
+        assert_eq!(told_of.last().unwrap(), "do 56 more such things");
         assert_eq!(told.last.len(), KEPT);
+    }
+
+    #[test]
+    fn scan_hides_no_single_refusal_from_the_model() {
+        let mut told = Told::default();
+        let single = NetworkEvent {
+            what: NetworkNews::Address {
+                call: NetworkCall::Connect,
+                to: ([192, 0, 2, 7], 443).into(),
+                protocol: Some(Transport::Tcp),
+            },
+            ..refused(0)
+        };
+        told.take_up(&single);
+        for port in 0..5_000 {
+            told.take_up(&refused(port));
+        }
+        let told_of = told.since(0, &|_| true);
+        assert_eq!(told_of[0], "connect to 192.0.2.7:443 (tcp)");
+        assert_eq!(told.last.len(), KEPT);
+    }
+
+    #[test]
+    fn what_was_lost_is_counted_once() {
+        let mut told = Told::default();
+        assert_eq!(told.take_up_lost(0), None);
+        let lost = told.take_up_lost(7).unwrap();
+        assert_eq!((lost.times, lost.session, told.refusals), (7, None, 7));
+        assert_eq!(told.take_up_lost(7), None);
+        assert_eq!(told.take_up_lost(9).unwrap().times, 2);
+        assert_eq!(told.since(0, &|_| true), [lost.what]);
+    }
+
+    #[test]
+    fn only_those_hear_of_it_who_may() {
+        let mut told = Told::default();
+        let (signals, _inbox) = mpsc::unbounded_channel();
+        let slot = SlotId::for_tests(3);
+        told.sessions.insert(slot, (SessionId(5), signals));
+        told.take_up(&NetworkEvent {
+            slot: Some(slot),
+            what: NetworkNews::TooManyAccepted,
+            ..refused(0)
+        });
+        told.take_up(&refused(1));
+        let own = told.since(0, &|session| session == Some(SessionId(5)));
+        assert_eq!(own, ["accept more connections"]);
+        assert_eq!(told.since(0, &|session| session.is_none()).len(), 1);
+        assert!(told.since(0, &|_| false).is_empty());
     }
 }

@@ -108,6 +108,7 @@ impl Rig {
             hosts: Vec::new(),
             origins: Vec::new(),
             grants: None,
+            prepare: None,
             issuer: None,
         };
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();

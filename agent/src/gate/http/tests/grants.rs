@@ -35,6 +35,7 @@ impl Door {
         let new = NewGrant {
             name: name.to_owned(),
             server: server.to_owned(),
+            policy: None,
             ceiling: Ceiling::default(),
             lasts: None,
         };
