@@ -93,7 +93,7 @@ impl Decide for FakePolicy {
                     packets: None,
                     bytes: None,
                     connections: None,
-                    duration: std::time::Duration::from_secs(60),
+                    duration: Duration::from_secs(60),
                 },
                 rule: rule(),
             })),
