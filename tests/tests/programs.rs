@@ -161,6 +161,7 @@ fn programs_connect_where_they_may_while_they_may() -> Result<()> {
         reach(&mut rig, "reach_itself", GRANTED)? == REFUSED,
         "no session"
     );
+    rig.start("sleep")?; // it keeps the session open between the calls
     ensure!(reach(&mut rig, "reach", GRANTED)? == "reached");
     ensure!(reach(&mut rig, "reach", OTHER)? == REFUSED);
     ensure!(reach(&mut rig, "reach", GRANTED)? == "reached");

@@ -634,12 +634,15 @@ impl<G: Rooms> Conversation<G> {
         let Beginning { id, capture, .. } = beginning;
         self.book().remove(&id);
         let CaptureFlight {
+            kind,
             opened,
             joined,
             ticket,
             ..
         } = capture;
-        self.gate.captures().replied(opened.session);
+        if kind == SessionKind::Program {
+            self.gate.captures().replied(opened.session);
+        }
         if !joined {
             self.gate
                 .captures()

@@ -154,7 +154,7 @@ pub(super) fn end_notice(end: &SessionEnd) -> String {
             "reason": end.reason,
             "message": format!(
                 "{kind} {} ended: {} ({} packets, {} bytes)",
-                end.session, end.reason, end.packets, end.bytes
+                end.session, end.why(), end.packets, end.bytes
             ),
             "packets": end.packets,
             "bytes": end.bytes,

@@ -32,6 +32,11 @@ pub struct Cgroup {
 /// The group of the server itself, in one that is divided.
 const SERVER: &str = "server";
 
+/// The group that the agent moves itself to, where it has to make room in its own.
+pub(super) fn aside() -> String {
+    format!("capwarden-{}-agent", std::process::id())
+}
+
 /// Where cgroup v2 is mounted, and the agent's own group in it. Hybrid hosts mount it beside v1.
 pub(super) fn own() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -43,7 +48,10 @@ pub(super) fn own() -> Option<PathBuf> {
     })?;
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let path = Path::new(mount).join(group.trim_start_matches('/'));
+    let mut path = Path::new(mount).join(group.trim_start_matches('/'));
+    if path.ends_with(aside()) {
+        path.pop();
+    }
     // In a container the group's path may lead above what is mounted.
     Some(if path.is_dir() { path } else { mount.into() })
 }

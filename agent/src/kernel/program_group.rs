@@ -100,7 +100,7 @@ fn step_aside(group: &Path) -> io::Result<()> {
     if processes(group) != [own] {
         return Err(io::Error::other("other processes are in the same cgroup"));
     }
-    let aside = group.join(format!("capwarden-{own}-agent"));
+    let aside = group.join(cgroup::aside());
     match fs::create_dir(&aside) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

@@ -112,6 +112,10 @@ impl Shared {
         };
         match found {
             Ok(session) if table.live.contains_key(&session) => Ok(session),
+            Ok(session) if table.programs.contains_key(&session) => Err(Self::refuse(
+                Errno::PERM,
+                format!("{session} is a session for programs, which capture nothing"),
+            )),
             Ok(_) => Err(Self::refuse(Errno::PERM, "its session has ended")),
             Err(why) => Err(Self::refuse(Errno::PERM, why)),
         }

@@ -157,6 +157,16 @@ impl SessionEnd {
             (_, Some(_)) => SessionKind::Program,
         }
     }
+
+    /// Why it ended, in the words of its kind.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match (self.kind(), self.reason) {
+            (SessionKind::Program, EndReason::Closed) => "its programs ended".to_owned(),
+            (SessionKind::Program, EndReason::Unused) => "no program was started".to_owned(),
+            (_, reason) => reason.to_string(),
+        }
+    }
 }
 
 /// `session s1 ended: the packet cap was reached (1000 packets, 64000 bytes)`.
@@ -164,11 +174,11 @@ impl fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             session,
-            reason,
             packets,
             bytes,
             ..
         } = self;
+        let reason = self.why();
         write!(
             f,
             "session {session} ended: {reason} ({}, {})",

@@ -131,7 +131,7 @@ fn labels_are_bounded_however_long_the_policy_is() {
     }
     let text = metrics.exposition().unwrap();
     let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
-    assert_eq!(of("capwarden_calls_total"), (named::MOST + 1) * 6);
+    assert_eq!(of("capwarden_calls_total"), (named::MOST + 1) * 7);
     assert_eq!(of("capwarden_denials_total"), named::MOST + 5);
     let rest = Some(f64::from(2_000 - u16::try_from(named::MOST).unwrap()));
     let other = "capwarden_calls_total{tool=\"(other)\",verdict=\"deny\"}";

@@ -27,10 +27,19 @@ pub(super) fn words(summary: &Summary, wrong: bool, paint: Paint) -> String {
         }
     };
     for verdict in ["capture", "proxy", "program"] {
+        // Tools that work in one browser have the same terms.
+        let mut alike: Vec<(String, Vec<&str>)> = Vec::new();
         for tool in summary.with(verdict) {
             let terms = tool.terms.iter().map(String::as_str);
             let all: Vec<&str> = terms.chain(tool.asks.iter().map(String::as_str)).collect();
-            line(verdict, &format!("{}: {}", tool.name, all.join("; ")));
+            let all = all.join("; ");
+            match alike.iter_mut().find(|(terms, _)| *terms == all) {
+                Some((_, names)) => names.push(&tool.name),
+                None => alike.push((all, vec![&tool.name])),
+            }
+        }
+        for (terms, names) in alike {
+            line(verdict, &format!("{}: {terms}", names.join(", ")));
         }
     }
     let others = "every tool that is not named here";

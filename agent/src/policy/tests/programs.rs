@@ -74,8 +74,8 @@ fn what_is_wrong_in_a_rule_for_programs_is_told_with_its_place() {
     for (rule, what) in [
         ("{ processes: 3 }", "has no `seconds`"),
         ("{ seconds: 0 }", "is not a time that a session may take"),
-        ("{ seconds: 1, processes: 0 }", "a number of processes"),
-        ("{ seconds: 1, memory: 1000 }", "memory"),
+        ("{ seconds: 1, processes: 0 }", "`processes: 30`"),
+        ("{ seconds: 1, memory: 1000 }", "is not from 1048576"),
         (
             "{ seconds: 1, listen: [ \"*:1\" ] }",
             "unknown key `listen`",
