@@ -10,31 +10,31 @@ mod house;
 mod join;
 mod judge;
 mod links;
-mod local;
 mod name;
 mod pinned;
-mod pipe;
-mod piped;
 mod record;
 mod reload;
-mod run;
-mod serve;
-mod servers;
+mod run_http_stdio;
+mod run_http_upstream;
+mod run_stdio;
+mod run_unix;
+mod server_per_client;
 mod stay;
+mod stdio_server;
 mod timed;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
 pub use judge::{Judge, Ticket};
-pub use local::{LocalPlan, local};
 pub use name::server_name;
-pub use piped::{PipedPlan, piped};
 pub use record::PolicySource;
 pub use reload::Reload;
-pub use run::run;
-pub use serve::{ServePlan, serve};
-pub use servers::StdioPlan;
+pub use run_http_stdio::{PipedPlan, piped};
+pub use run_http_upstream::{ServePlan, serve};
+pub use run_stdio::run;
+pub use run_unix::{LocalPlan, local};
+pub use server_per_client::StdioPlan;
 
 use crate::{audit::AuditError, kernel::LaunchError, session::SessionError, telemetry::ServeError};
 

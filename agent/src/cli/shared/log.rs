@@ -18,11 +18,11 @@ const FORMAT_VARIABLE: &str = "CAPWARDEN_LOG_FORMAT";
 
 /// What to log, checked.
 #[derive(Clone, Debug)]
-pub(super) struct Levels(String);
+pub(in crate::cli) struct Levels(String);
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(in crate::cli) enum Format {
     /// For people.
     #[default]
     Text,
@@ -31,7 +31,7 @@ pub(super) enum Format {
 }
 
 /// Reads a level, or a list of levels of single parts.
-pub(super) fn parse(text: &str) -> Result<Levels, String> {
+pub(in crate::cli) fn parse(text: &str) -> Result<Levels, String> {
     let is_list = text.contains([',', '=']);
     let is_level = ["off", "error", "warn", "info", "debug", "trace"].contains(&text);
     let directives = match text {
@@ -48,7 +48,10 @@ pub(super) fn parse(text: &str) -> Result<Levels, String> {
 }
 
 /// Starts the log.
-pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<(), Failure> {
+pub(in crate::cli) fn start(
+    levels: Option<&Levels>,
+    format: Option<Format>,
+) -> Result<(), Failure> {
     let levels = match (levels, env::var(VARIABLE)) {
         (Some(levels), _) => levels.clone(),
         (None, Ok(text)) if !text.is_empty() => parse(&text).map_err(|why| wrong(&text, &why))?,
