@@ -61,7 +61,7 @@ pub(super) struct Exec {
     /// otherwise no limit.
     #[arg(short, long, value_name = "SIZE", value_parser = values::size)]
     pub(super) bytes: Option<Size>,
-    /// How long captures may last
+    /// How many seconds captures may last
     ///
     /// Without it: what the policy says, otherwise no limit.
     #[arg(short, long, value_name = "S", value_parser = values::seconds)]

@@ -74,7 +74,7 @@ struct Create {
     /// No capture under it gets more bytes than this: 50MiB
     #[arg(long, value_name = "N", value_parser = values::size)]
     bytes: Option<Size>,
-    /// No capture under it lasts longer than this
+    /// No capture under it lasts more seconds than this
     #[arg(long, value_name = "S", value_parser = values::seconds)]
     seconds: Option<Duration>,
     /// Record it in this audit log

@@ -1,4 +1,4 @@
-//! The command line: one module per verb. A verb calls the rooms and prints what they say; it
+//! The command line: one module per verb; what they share is in `shared`. A verb calls the rooms and prints what they say; it
 //! decides nothing itself.
 //!
 //! Standard output belongs to what was asked for (in `run`, to MCP). Everything else, the log and
@@ -10,34 +10,28 @@ mod approvals;
 mod approve;
 mod audit;
 mod completions;
-mod counters;
 mod deny;
 mod doctor;
-mod enforce;
 mod exec;
-mod exit;
-mod failure;
 mod filter;
 mod grant;
-mod log;
 mod man;
-mod paths;
 mod policy;
-mod reception;
 mod run;
-mod state;
-mod term;
+mod shared;
 mod tools;
-mod values;
 
 use std::{io::Write as _, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use exit::Exit;
-pub use failure::{Account, Failure};
-pub use log::Logging;
-pub use values::{Size, User};
+use shared::{counters, enforce, exit, failure, log, paths, reception, state, term, values};
+pub use shared::{
+    exit::Exit,
+    failure::{Account, Failure},
+    log::Logging,
+    values::{Size, User},
+};
 
 /// Makes packet captures that a language model starts safe to allow.
 ///

@@ -17,7 +17,7 @@ const COMMANDS: &[(&str, Try)] = &[
     ("audit show", Run("audit show log.jsonl", 0)),
     (
         "audit verify --pcap FILE --session s1",
-        Run("audit verify log.jsonl --pcap some.pcap --session s1", 0),
+        Run("audit verify log.jsonl --pcap some.pcap --session s1", 1),
     ),
     ("completions bash", Run("completions bash", 0)),
     (

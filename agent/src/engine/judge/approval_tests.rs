@@ -221,8 +221,14 @@ async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
         (Some(10), Some(1 << 20), Some(Duration::from_secs(3)))
     );
     // What is written into the call is the grant's, and is said to be.
-    let sniff = ask_user_about(&judge, &caller, 500).await;
-    assert!(sniff.contains("10 packets"), "{sniff}");
+    let text = "version: 1\ntools: { sniff: { capture: { from: { packets: n }, interfaces: [lo], packets: 1000 } } }\n";
+    judge.replace_policy(Policy::parse("p", text).unwrap());
+    let (verdict, _) = Decide::decide(&judge, &caller, &call("sniff", 500)).await;
+    let Verdict::Capture(capture) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(capture.changes[0].forwarded, 10);
+    assert_eq!(capture.changes[0].why, "the grant allows at most 10 packets");
     assert!(judge.lets_in(&caller));
     Grants::open(&court.directory)
         .unwrap()
@@ -230,17 +236,6 @@ async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
         .unwrap();
     let (verdict, _) = Decide::decide(&judge, &caller, &call("capture", 1)).await;
     assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
-}
-
-/// What somebody else's user is asked about such a call.
-async fn ask_user_about(judge: &Judge, caller: &Caller, n: u64) -> String {
-    let (verdict, ticket) = Decide::decide(judge, caller, &call("sniff", n)).await;
-    judge.settle(ticket, CallEnd::NotForwarded);
-    match verdict {
-        Verdict::Pending(pending) => pending.question.map_or(pending.reason, |it| it.message),
-        Verdict::Deny(denial) => denial.to_string(),
-        other => format!("{other:?}"),
-    }
 }
 
 /// What the user of a client is asked about a call to capture `n` packets.

@@ -582,7 +582,7 @@ fn what_a_grant_allows_is_offered_and_written_into_calls() {
 tools:
   cut: { capture: { from: { packets: n, seconds: s }, interfaces: [ lo ], packets: 1000, seconds: 1800 } }
   strict: { capture: { from: { packets: n, interface: i }, interfaces: [ lo, eth0 ], packets: 1000, over: deny } }
-  open: { capture: { from: { bytes: b }, interfaces: [ lo ] } }
+  open: { capture: { from: { bytes: b }, interfaces: [ lo ], packets: 5 } }
   proxy: { proxy: { from: { seconds: s }, listen: [ \"127.0.0.1:80\" ], seconds: 600 } }
 ";
     let policy = Policy::parse("p", text).unwrap();

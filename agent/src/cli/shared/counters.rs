@@ -12,7 +12,7 @@ use crate::limits::{Address, Password, Server};
 
 /// Counters that agents share.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct Counters {
+pub(in crate::cli) struct Counters {
     /// Share the counters of limits with other agents, in Redis or Valkey
     ///
     /// redis://[USER@]HOST[:PORT][/DB] or redis+unix://[USER@]/PATH[?db=DB]: redis://127.0.0.1:6379/0.
@@ -34,7 +34,7 @@ pub(super) struct Counters {
 
 impl Counters {
     /// The server, if one is to be used.
-    pub(super) fn server(&self) -> Result<Option<Server>, Failure> {
+    pub(in crate::cli) fn server(&self) -> Result<Option<Server>, Failure> {
         let password = self.password_file.as_ref().map(|path| {
             paths::is_there(path)?;
             Password::from_file(path).map_err(|error| {

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
-    pipe::Pipe,
     record::{PolicySource, RecordKeeper, Started},
+    stdio_server::Pipe,
 };
 use crate::{
     audit::Log,

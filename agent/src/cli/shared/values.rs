@@ -19,14 +19,14 @@ pub struct Size(pub u64);
 
 /// Where clients come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Listen {
+pub(in crate::cli) enum Listen {
     /// An address, for HTTP.
     Http(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-pub(super) fn listen(text: &str) -> Result<Listen, String> {
+pub(in crate::cli) fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.starts_with('/') {
             Ok(Listen::Unix(path.into()))
@@ -44,7 +44,7 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
     Ok(Listen::Http(address))
 }
 
-pub(super) fn user(text: &str) -> Result<User, String> {
+pub(in crate::cli) fn user(text: &str) -> Result<User, String> {
     if text.is_empty() {
         return Err("it is a user's name or number".to_owned());
     }
@@ -58,7 +58,7 @@ pub(super) fn user(text: &str) -> Result<User, String> {
     Ok(User::Name(text.to_owned()))
 }
 
-pub(super) fn size(text: &str) -> Result<Size, String> {
+pub(in crate::cli) fn size(text: &str) -> Result<Size, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim_start() {
@@ -78,7 +78,7 @@ pub(super) fn size(text: &str) -> Result<Size, String> {
     }
 }
 
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn seconds(text: &str) -> Result<Duration, String> {
     let number = text
         .parse()
         .map_err(|_| "it is a number of seconds".to_owned())?;
@@ -89,7 +89,7 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn payload(text: &str) -> Result<Payload, String> {
+pub(in crate::cli) fn payload(text: &str) -> Result<Payload, String> {
     match text {
         "full" => Ok(Payload::Full),
         "headers" => Ok(Payload::Bytes(0)),
@@ -101,7 +101,7 @@ pub(super) fn payload(text: &str) -> Result<Payload, String> {
 }
 
 /// In whose words denials are told.
-pub(super) fn replies(text: &str) -> Result<Replies, String> {
+pub(in crate::cli) fn replies(text: &str) -> Result<Replies, String> {
     Replies::named(text).ok_or_else(|| "it is ours, policylayer or intercept".to_owned())
 }
 

@@ -23,11 +23,11 @@ const FORMAT_VARIABLE: &str = "CAPWARDEN_LOG_FORMAT";
 
 /// What to log, checked.
 #[derive(Clone, Debug)]
-pub(super) struct Levels(String);
+pub(in crate::cli) struct Levels(String);
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(in crate::cli) enum Format {
     /// For people.
     #[default]
     Text,
@@ -36,7 +36,7 @@ pub(super) enum Format {
 }
 
 /// Reads a level, or a list of levels of single parts.
-pub(super) fn parse(text: &str) -> Result<Levels, String> {
+pub(in crate::cli) fn parse(text: &str) -> Result<Levels, String> {
     let is_list = text.contains([',', '=']);
     let is_level = ["off", "error", "warn", "info", "debug", "trace"].contains(&text);
     let directives = match text {
@@ -76,7 +76,7 @@ fn chosen(levels: Option<&Levels>, format: Option<Format>) -> Result<(EnvFilter,
 }
 
 /// Starts the log.
-pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<Logging, Failure> {
+pub(in crate::cli) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<Logging, Failure> {
     let (filter, format) = chosen(levels, format)?;
     let lines = fmt()
         .with_env_filter(filter)
@@ -97,7 +97,7 @@ pub(super) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<L
 
 /// Starts the log, and sends spans to a collector.
 #[cfg(feature = "otlp")]
-pub(super) fn start_sending(
+pub(in crate::cli) fn start_sending(
     levels: Option<&Levels>,
     format: Option<Format>,
     collector: &Collector,

@@ -11,7 +11,7 @@ use tokio::{net::UnixStream, task::JoinSet};
 use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
-    servers::{Opened, OwnServers},
+    server_per_client::{Opened, OwnServers},
 };
 use crate::{
     audit::Log,

@@ -18,7 +18,7 @@ use crate::{
 use super::failure::{Account, Failure};
 
 #[derive(Debug, Default, Args)]
-pub(super) struct State {
+pub(in crate::cli) struct State {
     /// The directory that `capwarden run` keeps its state in
     ///
     /// Without it: /var/lib/capwarden/state for root, otherwise $XDG_STATE_HOME/capwarden/state.
@@ -28,7 +28,7 @@ pub(super) struct State {
 
 impl State {
     /// The directory, which is made if it is not there.
-    pub(super) fn open(&self) -> Result<StateDirectory, Failure> {
+    pub(in crate::cli) fn open(&self) -> Result<StateDirectory, Failure> {
         Ok(StateDirectory::open(
             &place(self.directory.as_deref())?,
             None,
@@ -36,7 +36,7 @@ impl State {
     }
 
     /// The same for who only reads: it is not made. None where there is nothing yet.
-    pub(super) fn look(&self) -> Result<Option<StateDirectory>, Failure> {
+    pub(in crate::cli) fn look(&self) -> Result<Option<StateDirectory>, Failure> {
         let place = match &self.directory {
             Some(named) => named.clone(),
             None => StateDirectory::usual_place()?,
@@ -57,7 +57,7 @@ impl State {
 
 /// Where the state is, or is to be: where it was said, or in the usual place. A directory that was
 /// named is made, but none above it: it may be misspelled.
-pub(super) fn place(named: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(in crate::cli) fn place(named: Option<&Path>) -> Result<PathBuf, Failure> {
     let Some(path) = named else {
         return Ok(StateDirectory::usual_place()?);
     };
@@ -79,7 +79,7 @@ pub(super) fn place(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 /// Who runs this verb.
-pub(super) fn operator() -> Operator {
+pub(in crate::cli) fn operator() -> Operator {
     let uid = rustix::process::getuid().as_raw();
     let invoking = kernel::invoking_user();
     Operator {
@@ -89,7 +89,7 @@ pub(super) fn operator() -> Operator {
 }
 
 /// What somebody who is not root should know who does not find what they look for.
-pub(super) fn whose() -> Option<&'static str> {
+pub(in crate::cli) fn whose() -> Option<&'static str> {
     let own = !rustix::process::geteuid().is_root();
     own.then_some("agents that run as root have a state of their own: use sudo")
 }
@@ -111,7 +111,7 @@ impl From<StoreError> for Failure {
 }
 
 /// How long a time is, for people and to its two largest units: `9 min 58 s`, `3 d 4 h`.
-pub(super) fn span(seconds: u64) -> String {
+pub(in crate::cli) fn span(seconds: u64) -> String {
     let told = match seconds {
         0..3_600 => seconds,
         3_600..86_400 => seconds - seconds % 60,
@@ -121,7 +121,7 @@ pub(super) fn span(seconds: u64) -> String {
 }
 
 /// Seconds since 1970 as RFC 3339 has it, in UTC.
-pub(super) fn time(seconds: u64) -> String {
+pub(in crate::cli) fn time(seconds: u64) -> String {
     let seconds = i64::try_from(seconds).ok();
     let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.unwrap_or(jiff::Timestamp::MAX).to_string()

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Only root may load programs into the kernel and make packet sockets.
-pub(super) fn require_root() -> Result<(), Failure> {
+pub(in crate::cli) fn require_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         Ok(())
     } else {
@@ -37,7 +37,7 @@ pub(super) fn require_root() -> Result<(), Failure> {
 }
 
 /// Loads a policy for use, and warns of capture filters that do not work on all its interfaces.
-pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
+pub(in crate::cli) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     let policy = check_policy(path)?;
     let compiler = compiler()?;
     for filter in policy.filters() {
@@ -53,7 +53,7 @@ pub(super) fn load_policy(path: &Path) -> Result<Policy, Failure> {
 
 /// Loads a policy for use, to be loaded again in the same way when it changes. `replies` says in
 /// whose words it denies, where that is not for the policy to say.
-pub(super) fn policy_to_follow(
+pub(in crate::cli) fn policy_to_follow(
     path: &Path,
     replies: Option<Replies>,
 ) -> Result<(Policy, Reload), Failure> {
@@ -74,7 +74,7 @@ pub(super) fn policy_to_follow(
 
 /// The policies that grants name for a server, loaded as the agent's own is. `governed` is the user that
 /// servers run as, if any is started.
-pub(super) fn grant_policies(
+pub(in crate::cli) fn grant_policies(
     grants: Arc<Grants>,
     server: Arc<str>,
     governed: Option<u32>,
@@ -91,7 +91,7 @@ pub(super) fn grant_policies(
 }
 
 /// Loads a policy, its capture filters checked by libpcap.
-pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
+pub(in crate::cli) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     paths::is_there(path)?;
     let policy = Policy::load(path).map_err(Failure::Policy)?;
     let compiler = compiler()?;
@@ -124,7 +124,7 @@ pub(super) fn check_policy(path: &Path) -> Result<Policy, Failure> {
 }
 
 /// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
-pub(super) fn unfit_for_any(
+pub(in crate::cli) fn unfit_for_any(
     filter: PolicyFilter<'_>,
     compiler: &Compiler,
 ) -> Result<Option<String>, Failure> {
@@ -142,14 +142,14 @@ pub(super) fn unfit_for_any(
     }
 }
 
-pub(super) fn compiler() -> Result<Compiler, Failure> {
+pub(in crate::cli) fn compiler() -> Result<Compiler, Failure> {
     let own = std::env::current_exe();
     own.map(Compiler::new).map_err(|error| {
         Failure::Internal(Account::new("cannot find capwarden itself").because(error))
     })
 }
 
-pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
+pub(in crate::cli) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
     let user = user.map(|user| match user {
         User::Name(name) => name.clone(),
         User::Id(number) => number.to_string(),
@@ -167,7 +167,7 @@ pub(super) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
 
 /// Who decides, with what is kept in this state directory, or in the usual one; and with counters
 /// that are shared, where they are.
-pub(super) fn judge(
+pub(in crate::cli) fn judge(
     policy: Policy,
     state: Option<&Path>,
     counters: &Counters,
@@ -195,7 +195,7 @@ pub(super) fn judge(
 }
 
 /// The grants of this state directory, or of the usual one.
-pub(super) fn grants(
+pub(in crate::cli) fn grants(
     state: Option<&Path>,
     governed: Option<&Credentials>,
 ) -> Result<Grants, Failure> {
@@ -210,7 +210,7 @@ pub(super) fn grants(
 /// Runs the engine on a runtime of its own. One thread: a message is read, decided and written
 /// without changing threads, which would cost it more than all of these. What blocks has threads
 /// of its own.
-pub(super) fn block_on<T>(
+pub(in crate::cli) fn block_on<T>(
     engine: impl Future<Output = Result<T, EngineError>>,
 ) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -223,7 +223,7 @@ pub(super) fn block_on<T>(
     outcome.map_err(failure)
 }
 
-pub(super) fn exit(outcome: Outcome) -> Exit {
+pub(in crate::cli) fn exit(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Exited(status) => Exit::of_child(status),
         Outcome::NeverServed(_) => Exit::NeverServed,
@@ -232,7 +232,7 @@ pub(super) fn exit(outcome: Outcome) -> Exit {
     }
 }
 
-pub(super) fn denied(denial: &Denial) -> Failure {
+pub(in crate::cli) fn denied(denial: &Denial) -> Failure {
     let reason = denial.reason.trim_end_matches('.');
     let account = Account::new(reason).because(&denial.rule);
     Failure::Usage(match &denial.instead {

@@ -114,7 +114,7 @@ impl Failure {
     }
 
     /// The failure in one line, for the log and the record.
-    pub(super) fn in_a_line(&self) -> String {
+    pub(in crate::cli) fn in_a_line(&self) -> String {
         match self {
             Self::Policy(error) => match error.others().len() {
                 0 => visible(&error.to_string()),
@@ -134,7 +134,7 @@ impl Failure {
     }
 
     /// The failure in full, for standard error.
-    pub(super) fn render(&self, paint: Paint) -> String {
+    pub(in crate::cli) fn render(&self, paint: Paint) -> String {
         match self {
             Self::Policy(error) => policy(error, paint),
             Self::Usage(account)
@@ -148,14 +148,14 @@ impl Failure {
 }
 
 /// All that is wrong with a policy: where, the line, and what to do next.
-pub(super) fn policy(error: &PolicyError, paint: Paint) -> String {
+pub(in crate::cli) fn policy(error: &PolicyError, paint: Paint) -> String {
     let all = std::iter::once(error).chain(error.others());
     all.map(|one| fault(one, &paint.error("error:"), paint))
         .collect()
 }
 
 /// One thing that is wrong with a policy, or only worth a word; `severity` says which.
-pub(super) fn fault(error: &PolicyError, severity: &str, paint: Paint) -> String {
+pub(in crate::cli) fn fault(error: &PolicyError, severity: &str, paint: Paint) -> String {
     let mut text = format!("{severity} {}\n", visible(&error.to_string()));
     if let (Some(excerpt), Some(line)) = (error.excerpt(), error.line()) {
         text += &shown(&excerpt, line, paint);
@@ -212,7 +212,7 @@ fn shown(excerpt: &Excerpt<'_>, number: u64, paint: Paint) -> String {
 }
 
 /// A word as a shell takes it.
-pub(super) fn quoted(word: &str) -> String {
+pub(in crate::cli) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

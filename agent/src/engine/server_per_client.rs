@@ -18,9 +18,9 @@ use tokio::{
 
 use super::{
     EngineError, Judge, house,
-    pipe::Pipe,
     record::{GateObserver, PolicySource, RecordKeeper, Started},
     reload::Reload,
+    stdio_server::Pipe,
     timed::Timed,
 };
 use crate::{

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The audit log to write: the one named, or the default one, whose directory is made.
-pub(super) fn audit_to_write(named: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(in crate::cli) fn audit_to_write(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
         let above = path.parent().filter(|above| !above.as_os_str().is_empty());
         return match above {
@@ -47,7 +47,7 @@ pub(super) fn audit_to_write(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 /// The audit log to read: the one named, or the default one.
-pub(super) fn audit_to_read(named: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(in crate::cli) fn audit_to_read(named: Option<&Path>) -> Result<PathBuf, Failure> {
     let path = named.map_or_else(default_audit, |path| Ok(path.to_owned()))?;
     let there = path.metadata().map_err(|error| error.kind());
     if there.err() != Some(io::ErrorKind::NotFound) {
@@ -65,7 +65,7 @@ pub(super) fn audit_to_read(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 /// A file that the command line names is there. What else is wrong with it shows when it is read.
-pub(super) fn is_there(path: &Path) -> Result<(), Failure> {
+pub(in crate::cli) fn is_there(path: &Path) -> Result<(), Failure> {
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(path)),
         _ => Ok(()),
@@ -73,7 +73,7 @@ pub(super) fn is_there(path: &Path) -> Result<(), Failure> {
 }
 
 /// What is told of a file that is not there, whatever it was to be.
-pub(super) fn missing(path: &Path) -> Failure {
+pub(in crate::cli) fn missing(path: &Path) -> Failure {
     let account = Account::new("there is no file").on(path.display());
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     Failure::Usage(match above {

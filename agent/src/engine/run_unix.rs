@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
-    servers::Opened,
+    server_per_client::Opened,
 };
 use crate::{
     audit::Log,

@@ -16,13 +16,13 @@ use super::{
 
 /// Who may come in over HTTP, and how.
 #[derive(Debug, Default, Args)]
-pub(super) struct ReceptionOptions {
+pub(in crate::cli) struct ReceptionOptions {
     /// Let every user of this host in, without a grant
     ///
     /// For development. Without it, clients over HTTP show the token of a grant: see `capwarden
     /// grant create`.
     #[arg(long, requires = "listen")]
-    pub(super) anonymous: bool,
+    pub(in crate::cli) anonymous: bool,
     /// Let web pages of this origin speak to it
     ///
     /// Pages that this host serves may anyway; pages of others are refused.
@@ -86,7 +86,7 @@ fn host(text: &str) -> Result<String, String> {
 
 impl ReceptionOptions {
     /// Whether an address may be listened at in this way.
-    pub(super) fn check(&self, listen: SocketAddr) -> Result<(), Failure> {
+    pub(in crate::cli) fn check(&self, listen: SocketAddr) -> Result<(), Failure> {
         let usage = |what: String, hint| Err(Failure::Usage(Account::new(what).hint(hint)));
         let ip = listen.ip();
         if ip.is_loopback() {
@@ -118,7 +118,7 @@ impl ReceptionOptions {
     }
 
     /// Whether anything is said that is about HTTP.
-    pub(super) fn is_for_http(&self) -> bool {
+    pub(in crate::cli) fn is_for_http(&self) -> bool {
         self.anonymous
             || !self.allow_origin.is_empty()
             || !self.host.is_empty()
@@ -127,7 +127,7 @@ impl ReceptionOptions {
     }
 
     /// The certificate, if there is to be TLS.
-    pub(super) fn tls(&self) -> Result<Option<Tls>, Failure> {
+    pub(in crate::cli) fn tls(&self) -> Result<Option<Tls>, Failure> {
         let files = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
         if let Some((certificate, key)) = files {
             paths::is_there(certificate)?;
@@ -139,7 +139,7 @@ impl ReceptionOptions {
     }
 
     /// Who is believed of a server elsewhere.
-    pub(super) fn authorities(&self, tls: bool) -> Result<Authorities, Failure> {
+    pub(in crate::cli) fn authorities(&self, tls: bool) -> Result<Authorities, Failure> {
         if let Some(file) = &self.upstream_ca {
             paths::is_there(file)?;
         }
@@ -154,7 +154,7 @@ impl ReceptionOptions {
     }
 
     /// What is asked of whoever comes to a server of this name.
-    pub(super) fn plan(
+    pub(in crate::cli) fn plan(
         self,
         server: Arc<str>,
         grants: Option<Arc<Grants>>,

@@ -10,18 +10,18 @@ use crate::audit::visible_json;
 
 /// Colours text, or leaves it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Paint(bool);
+pub(in crate::cli) struct Paint(bool);
 
 impl Paint {
-    pub(super) fn for_stdout() -> Self {
+    pub(in crate::cli) fn for_stdout() -> Self {
         Self::for_stream(&io::stdout())
     }
 
-    pub(super) fn for_stderr() -> Self {
+    pub(in crate::cli) fn for_stderr() -> Self {
         Self::for_stream(&io::stderr())
     }
 
-    pub(super) fn off() -> Self {
+    pub(in crate::cli) fn off() -> Self {
         Self(false)
     }
 
@@ -31,27 +31,27 @@ impl Paint {
         Self(stream.is_terminal() && !refused && !dumb)
     }
 
-    pub(super) fn is_on(self) -> bool {
+    pub(in crate::cli) fn is_on(self) -> bool {
         self.0
     }
 
-    pub(super) fn error(self, text: &str) -> String {
+    pub(in crate::cli) fn error(self, text: &str) -> String {
         self.with("1;31", text)
     }
 
-    pub(super) fn warning(self, text: &str) -> String {
+    pub(in crate::cli) fn warning(self, text: &str) -> String {
         self.with("33", text)
     }
 
-    pub(super) fn good(self, text: &str) -> String {
+    pub(in crate::cli) fn good(self, text: &str) -> String {
         self.with("32", text)
     }
 
-    pub(super) fn note(self, text: &str) -> String {
+    pub(in crate::cli) fn note(self, text: &str) -> String {
         self.with("36", text)
     }
 
-    pub(super) fn strong(self, text: &str) -> String {
+    pub(in crate::cli) fn strong(self, text: &str) -> String {
         self.with("1", text)
     }
 
@@ -65,7 +65,9 @@ impl Paint {
 }
 
 /// Writes to standard output. A reader who has gone (`| head`) is no failure.
-pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+pub(in crate::cli) fn print(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Internal(
@@ -76,7 +78,7 @@ pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Res
 }
 
 /// Writes a value to standard output as JSON.
-pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(in crate::cli) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| {
         Failure::Internal(Account::new("cannot write the answer as JSON").because(error))
     })?;
@@ -84,7 +86,7 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 }
 
 /// The same of what others wrote: what could move a cursor, hide or turn text around is escaped.
-pub(super) fn print_visible_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(in crate::cli) fn print_visible_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     // Line by line, since the ends of lines would be escaped too.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     print(|out| {

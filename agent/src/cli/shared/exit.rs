@@ -89,13 +89,13 @@ impl Exit {
 }
 
 /// The statuses and their meanings, then what is passed on.
-pub(super) fn table() -> (Vec<(u8, &'static str)>, &'static str) {
+pub(in crate::cli) fn table() -> (Vec<(u8, &'static str)>, &'static str) {
     let rows = OWN.iter().map(|exit| (exit.code(), exit.meaning()));
     (rows.collect(), PASSED_ON)
 }
 
 /// The same for `--help`.
-pub(super) fn help() -> String {
+pub(in crate::cli) fn help() -> String {
     let (rows, passed_on) = table();
     let mut text = "Exit status:\n".to_owned();
     for (code, meaning) in rows {
