@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
     body::Bytes,
@@ -266,7 +266,7 @@ impl Sending {
             })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER).collect().await;
-            Ok::<_, String>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
+            Ok::<_, String>((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };
         match timeout(self.pace.deadline, answer).await {
             Err(_) => Sent::Later("it does not answer in time".to_owned()),
