@@ -193,10 +193,15 @@ impl Sending {
         let mut ends = self.ends.clone();
         let mut pause = self.pace.pause;
         for left in (0..TRIES).rev() {
+            // One that is on its way when all ends is waited for, a little: it is not to be sent twice.
+            let over = async {
+                let _ = ends.wait_for(|over| *over).await;
+                sleep(FINISH).await;
+            };
             let sent = tokio::select! {
                 biased;
                 sent = self.send(batch) => sent,
-                _ = ends.wait_for(|over| *over) => return false,
+                () = over => return false,
             };
             match sent {
                 Sent::Taken => {
