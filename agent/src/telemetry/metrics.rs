@@ -27,6 +27,7 @@
 //! | `capwarden_filters_attached_total` | `relation` | capture tools' own filters, compared with what was asked |
 //! | `capwarden_audit_records_total` | | lines written to the audit log |
 //! | `capwarden_audit_queue_records` | | records that wait for the disk |
+//! | `capwarden_otlp_spans_dropped_total` | | with `--otlp`: spans that could not be sent to the collector |
 //!
 //! `cause` is `policy`, with the path of the rule in `rule`, or `hidden`, `refused` (no call that
 //! can be decided), `not-opened` (the host refused its session) or `withdrawn`, without.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
     body::Bytes,
@@ -193,10 +193,15 @@ impl Sending {
         let mut ends = self.ends.clone();
         let mut pause = self.pace.pause;
         for left in (0..TRIES).rev() {
+            // One that is on its way when all ends is waited for, a little: it is not to be sent twice.
+            let over = async {
+                let _ = ends.wait_for(|over| *over).await;
+                sleep(FINISH).await;
+            };
             let sent = tokio::select! {
                 biased;
                 sent = self.send(batch) => sent,
-                _ = ends.wait_for(|over| *over) => return false,
+                () = over => return false,
             };
             match sent {
                 Sent::Taken => {
@@ -266,7 +271,7 @@ impl Sending {
             })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER).collect().await;
-            Ok::<_, String>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
+            Ok::<_, String>((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };
         match timeout(self.pace.deadline, answer).await {
             Err(_) => Sent::Later("it does not answer in time".to_owned()),
