@@ -116,7 +116,8 @@ fn good_bye(stage: &Stage, mut client: Client) -> Result<()> {
     stage.is_empty()?;
     ensure!(stage.space.listening()? == 0);
     let stopped = stage.audited("agent-stopped", 1)?;
-    let status = number(&stopped[0], "status").and_then(|status| i64::try_from(status).ok());
+    let stopped = stopped.first().context("the agent goes on")?;
+    let status = number(stopped, "status").and_then(|status| i64::try_from(status).ok());
     stage.audit_is_closed("the client closed the connection", status)
 }
 
