@@ -211,7 +211,7 @@ fn mcp_wireshark() -> Result<()> {
         &stage,
         &mut client,
         tool,
-        |_| json!({ "interface": "lo", "packet_count": 5, "duration": 10 }),
+        |_| json!({ "interface": "lo", "packet_count": 5, "duration": 30 }),
     )?;
     ensure!(
         number(&end, "packets") == Some(5),
