@@ -1,12 +1,10 @@
 """An MCP server that starts mitmdump, in a process of its own: `mitmdump.py MITMDUMP DIRECTORY AUTHORITY`. It
-keeps its own authority in the directory, and trusts that AUTHORITY of others. JSON-RPC by hand, nothing but
-the library."""
+keeps its own authority in the directory, and trusts that AUTHORITY of others. That it has started one is all that
+it says, whatever comes of it. JSON-RPC by hand, nothing but the library."""
 
 import json
-import socket
 import subprocess
 import sys
-import time
 
 PROGRAM, DIRECTORY, AUTHORITY = sys.argv[1:4]
 proxies = []
@@ -23,15 +21,7 @@ def start(arguments):
     log = open(f"{DIRECTORY}/mitmdump-{port}.log", "w")
     proxy = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     proxies.append(proxy)
-    # It is asked where it is to listen, and not elsewhere: that is for the test.
-    asked = arguments.get("listen_host", "127.0.0.1")
-    while proxy.poll() is None:
-        try:
-            socket.create_connection((asked, port), 1).close()
-            return "started"
-        except OSError:
-            time.sleep(0.05)
-    return f"ended with {proxy.returncode}"
+    return "started"
 
 
 def call(tool, arguments):

@@ -20,7 +20,7 @@ mod toolchain;
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// What installs the Python packages. pip takes ten times as long.
+/// What installs the Python packages. pip takes several times as long.
 const UV: &str = "uv==0.9.30";
 
 /// The Python packages: real MCP servers that capture, a packet workshop for the tests, a solver

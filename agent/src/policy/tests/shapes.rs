@@ -220,6 +220,10 @@ fn arguments_that_policies_name_are_the_tools_own() {
         };
         let policy = shipped(file);
         for (name, rule) in &policy.tools {
+            assert!(
+                shape.0.contains_key(name),
+                "{file}: the server has no {name}"
+            );
             for named in named(rule) {
                 let unfit = unfit(&shape, name, &named);
                 assert_eq!(unfit, None, "{file}: {name}, {}", named.0.name());
@@ -242,6 +246,32 @@ fn arguments_that_policies_name_are_the_tools_own() {
         }
     }
     assert!(found > 100, "{found}");
+}
+
+/// 47 tools of this server take options for the programs that they run.
+#[test]
+fn no_tool_of_kali_that_is_allowed_takes_options() {
+    let (policy, shape) = (
+        shipped("kali-security-mcp.yaml"),
+        Shape::read("kali-security-mcp"),
+    );
+    assert_eq!(shape.0.len(), 249);
+    let options = Argument::parse("additional_args").unwrap();
+    let tools = policy.tools.iter();
+    let takers: Vec<_> = tools
+        .filter(|(name, _)| shape.argument(name, &options).is_some())
+        .collect();
+    assert_eq!(takers.len(), 47);
+    for (name, rule) in takers {
+        let absent = rule.rules.0.iter().any(|step| match step {
+            Step::Argument(rule) => {
+                let mut checks = rule.checks.iter();
+                rule.argument == options && checks.any(|it| it.predicate == Predicate::Absent)
+            }
+            _ => false,
+        });
+        assert!(absent || matches!(rule.action, Action::Deny(_)), "{name}");
+    }
 }
 
 #[test]
