@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{super::Schema, suite::environment};
 
-const SCHEMAS: usize = 400;
+const SCHEMAS: usize = 250;
 const VALUES: usize = 8;
 
 /// SplitMix64.
