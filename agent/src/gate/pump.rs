@@ -28,7 +28,8 @@ use tokio::{
 };
 
 use super::{
-    client::{AfterOpen, Answer, FromClient, Start},
+    call::{AfterOpen, Start},
+    client::{Answer, FromClient},
     conversation::{Conversation, Rooms, Ticket, lock},
     events::{Decide as _, Side},
     lines::{Lines, Next},

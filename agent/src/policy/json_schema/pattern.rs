@@ -8,7 +8,9 @@ use std::{iter::Peekable, str::Chars};
 use regex::{Regex, RegexBuilder};
 
 /// Bytes of a compiled expression: the time that a match takes grows with it.
-const SIZES: [(usize, usize); 3] = [(4 << 10, 1), (16 << 10, 4), (64 << 10, 16)];
+const MOST: usize = 64 << 10;
+/// How large one may be for what a match with it is said to weigh.
+const SIZES: [(usize, usize); 3] = [(4 << 10, 1), (16 << 10, 4), (MOST, 16)];
 /// Bytes of the text of one.
 const LONGEST: usize = 1 << 10;
 
@@ -51,7 +53,7 @@ impl Pattern {
 
 fn compile(pattern: &str, size: usize) -> Result<Regex, regex::Error> {
     let mut builder = RegexBuilder::new(pattern);
-    builder.size_limit(size).dfa_size_limit(size).build()
+    builder.size_limit(size).dfa_size_limit(MOST).build()
 }
 
 fn rewrite(pattern: &str) -> Result<String, &'static str> {

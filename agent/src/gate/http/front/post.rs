@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 
 use super::Front;
 use crate::gate::{
-    client::{AfterOpen, FromClient},
+    call::AfterOpen,
+    client::FromClient,
     conversation::{Rooms, Ticket},
     envelope::{Envelope, Id},
     http::{

@@ -3,7 +3,7 @@
 
 use crate::gate::{
     envelope::{Envelope, Id},
-    json::{self, Members},
+    json::Members,
     splice,
 };
 
@@ -178,6 +178,7 @@ impl<'a> Splices<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::json;
 
     fn renumbered(text: &str) -> (Renumbered, String) {
         let envelope = Envelope::parse(text.as_bytes()).unwrap();

@@ -181,17 +181,20 @@ impl Reader {
         let Some(waiting) = id.and_then(|id| lock(&self.streams).waiting.remove(&id)) else {
             return;
         };
-        let mut text = text.to_owned();
-        if let Some(renumbered) = &waiting.renumbered {
-            if let Some(result) = members.get("result").filter(|_| renumbered.lists_tools()) {
-                let marked = params::marked(result);
-                lock(&self.streams).declared.learn(marked);
-            }
-            match renumbered.answer(&text, members) {
-                Some(answer) => text = answer,
-                None => return,
-            }
+        if let Some(result) = members.get("result")
+            && waiting
+                .renumbered
+                .as_ref()
+                .is_some_and(Renumbered::lists_tools)
+        {
+            let marked = params::marked(result);
+            lock(&self.streams).declared.learn(marked);
         }
+        let known = match &waiting.renumbered {
+            Some(renumbered) => renumbered.answer(text, members),
+            None => Some(text.to_owned()),
+        };
+        let Some(mut text) = known else { return };
         let mut held = None;
         if text.len() > SHORT {
             held = self.answers.try_take(&self.whose, text.len());
