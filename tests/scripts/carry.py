@@ -1,8 +1,10 @@
 """Carries lines between standard input and output and an MCP server over HTTP, byte for byte:
-`carry.py URL [TOKEN]`. A URL that ends in /sse is spoken to as in 2024-11-05, others as in 2025-06-18."""
+`carry.py URL [TOKEN]`. A URL that ends in /sse is spoken to as in 2024-11-05, others as in 2025-06-18, and with
+the headers of 2026-07-28 where a line names that."""
 
 import http.client
 import os
+import re
 import ssl
 import sys
 import threading
@@ -59,9 +61,19 @@ def answers(response):
             say(body)
 
 
+def of_revision(line):
+    if b'"2026-07-28"' not in line:
+        return {}
+    head = {"MCP-Protocol-Version": "2026-07-28"}
+    for header, key in [("Mcp-Method", b"method"), ("Mcp-Name", b"name")]:
+        if said := re.search(b'"%s":"([^"]*)"' % key, line):
+            head[header] = said[1].decode()
+    return head
+
+
 def post(path, line):
     connection = connect()
-    connection.request("POST", path, line, headers({"Content-Type": "application/json"}))
+    connection.request("POST", path, line, headers({"Content-Type": "application/json", **of_revision(line)}))
     return connection.getresponse()
 
 

@@ -25,6 +25,8 @@ def handle(raw):
             '{ "id":%s,"result":{"serverInfo":{"version":"1e2","name":"pl\\u0061in"},"capabilities":{"tools":{},"x-new":[ ]},'
             '"protocolVersion":"2025-06-18","_meta":{"a":1.0}} ,"jsonrpc":"2.0"}' % id
         ]
+    if method == "server/discover":
+        return ['{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{}}}' % id]
     if method == "tools/list":
         return [
             '{"jsonrpc":"2.0","x-top":[1,  2],"id":%s,"result":{"ttlMs":60000,"cacheScope":"private","resultType":"complete",'
@@ -60,7 +62,8 @@ class Http(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Mcp-Session-Id", "the-session")
+        if self.headers.get("MCP-Protocol-Version") != "2026-07-28":
+            self.send_header("Mcp-Session-Id", "the-session")
         self.end_headers()
         self.wfile.write(body)
 

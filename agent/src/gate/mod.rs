@@ -7,6 +7,7 @@
 
 mod book;
 mod bounds;
+mod call;
 mod captures;
 mod client;
 mod conversation;

@@ -30,7 +30,8 @@ use tokio::{
 };
 
 use super::{
-    client::{AfterOpen, Answer, FromClient, Start},
+    call::{AfterOpen, Start},
+    client::{Answer, FromClient},
     conversation::{Conversation, Rooms, Ticket, lock},
     envelope::Id,
     events::{Decide as _, Side},

@@ -258,6 +258,10 @@ impl Policy {
                 let why = "it takes too long to hold these arguments against it";
                 return Err(self.unusable(rule, why));
             }
+            Fault::Unsure => {
+                let why = "numbers of more than 64 bits cannot be told apart here";
+                return Err(self.unusable(rule, why));
+            }
         };
         let place = match at.as_str() {
             "" => "the arguments as a whole",

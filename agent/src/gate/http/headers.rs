@@ -8,19 +8,14 @@ use hyper::{
     },
 };
 
-use serde_json::Value;
-
 use super::{
     base64,
     refusal::{INVALID_PARAMS, Refusal},
 };
-use crate::{
-    gate::{
-        envelope::{Envelope, Id},
-        json::{self, Members},
-        trace::TraceParent,
-    },
-    policy::Change,
+use crate::gate::{
+    envelope::{Envelope, Id},
+    json::{self, Members},
+    trace::TraceParent,
 };
 
 /// The session that a request belongs to.
@@ -359,37 +354,6 @@ fn agreement(era: Era, headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<(
         (None, _) => {}
     }
     Ok(())
-}
-
-/// What the headers begin with in which a client repeats arguments of its call.
-const PARAMETER: &str = "mcp-param-";
-
-/// Makes the headers that repeat arguments say what the call says now. Which header repeats which
-/// argument only the tool's schema knows, so they are found by their value. Should one be taken for
-/// another, it disagrees with the body, and the server refuses the call.
-pub(super) fn repeat(headers: &mut HeaderMap, changes: &[Change]) {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    for (name, header) in headers.iter_mut() {
-        let Some(said) = header
-            .to_str()
-            .ok()
-            .filter(|_| name.as_str().starts_with(PARAMETER))
-            .and_then(base64::header_value)
-        else {
-            continue;
-        };
-        let changed = changes
-            .iter()
-            .find(|change| change.asked.as_ref().map(text).as_ref() == Some(&said));
-        let now = changed.map(|change| text(&change.forwarded));
-        // One that cannot stand in a header as it is stays wrong, and is refused.
-        if let Some(now) = now.and_then(|now| HeaderValue::from_str(&now).ok()) {
-            *header = now;
-        }
-    }
 }
 
 /// The headers that concern one connection only, or that the next one gets of its own.

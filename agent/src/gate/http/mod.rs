@@ -16,15 +16,18 @@
 //! | `serve`, `tls` | connections: taken, encrypted, timed, counted |
 //! | `reception`, `tether` | who comes in, and until when |
 //! | `headers` | what must hold before a body is believed; which headers go on |
+//! | `params` | headers that repeat a call's arguments |
 //! | `front`, `clients` | one request to an HTTP server: checked, decided, carried; who has an MCP session |
 //! | `upstream` | the HTTP server behind |
 //! | `relay`, `sse` | its answers on their way back |
+//! | `asked` | a call that waits while its user is asked |
 //! | `piped` | servers on pipes, one for each session |
 //! | `capacity`, `shares` | how much there is for all, and how much of it for each |
 //! | `legacy` | the transport of 2024-11-05 |
 //! | `metadata` | what OAuth clients are told |
 //! | `refusal` | what is answered in place of an answer |
 
+mod asked;
 mod base64;
 mod capacity;
 mod clients;
@@ -32,6 +35,7 @@ mod front;
 mod headers;
 mod legacy;
 mod metadata;
+mod params;
 mod piped;
 mod reception;
 mod refusal;

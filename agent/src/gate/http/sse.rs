@@ -1,7 +1,21 @@
 //! Server-sent events, cut out of a byte stream and put together again with nothing changed but
 //! the data.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+/// How often a stream says that it is still there: a client that has gone is noticed by that.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// What it says then.
+pub(super) const ALIVE: &[u8] = b":\n\n";
+
+/// When a stream that has nothing else to say is to say [`ALIVE`].
+pub(super) fn sign_of_life() -> Interval {
+    let mut alive = interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    alive
+}
 
 /// Cuts a stream of bytes into events. Holds one event at most.
 #[derive(Debug)]

@@ -2,16 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{Draft, Schema, pattern, step};
+use super::{Draft, Schema, pattern::Pattern, step};
 use crate::policy::source::quoted;
 
 /// Schemas in one document.
 const MOST: usize = 5_000;
 /// Schemas in one another.
 const DEEPEST: usize = 64;
+/// Bytes of the path to a schema: there are as many paths as schemas.
+const LONGEST: usize = 4 << 10;
 /// Regular expressions in one document.
 const MOST_PATTERNS: usize = 200;
 
@@ -23,7 +24,7 @@ struct Load<'a> {
     draft: Draft,
     id: Option<String>,
     anchors: HashMap<String, String>,
-    patterns: HashMap<String, Regex>,
+    patterns: HashMap<String, Pattern>,
     notes: bool,
     /// Schemas to be looked at: where they are, and how deep.
     open: Vec<(String, &'a Value, usize)>,
@@ -116,6 +117,9 @@ impl<'a> Load<'a> {
             if self.seen.len() > MOST {
                 return Err(format!("it has more than {MOST} schemas in it"));
             }
+            if pointer.len() > LONGEST {
+                return Err("names in it are too long".to_owned());
+            }
             if depth > DEEPEST {
                 return Err(format!("it is nested more than {DEEPEST} deep"));
             }
@@ -190,7 +194,7 @@ impl<'a> Load<'a> {
             "allOf" | "anyOf" | "oneOf" | "prefixItems" => self.list(&at, value, depth)?,
             "items" if value.is_array() && self.draft < Draft::Of2020 => {
                 for (n, item) in value.as_array().into_iter().flatten().enumerate() {
-                    self.open.push((step(&at, &n.to_string()), item, depth + 1));
+                    self.find(step(&at, &n.to_string()), item, depth)?;
                 }
             }
             "not"
@@ -201,10 +205,10 @@ impl<'a> Load<'a> {
             | "additionalItems"
             | "contains"
             | "additionalProperties"
-            | "propertyNames" => self.open.push((at, value, depth + 1)),
+            | "propertyNames" => self.find(at, value, depth)?,
             "unevaluatedItems" | "unevaluatedProperties" => {
                 self.notes = true;
-                self.open.push((at, value, depth + 1));
+                self.find(at, value, depth)?;
             }
             "properties" | "$defs" | "definitions" | "dependentSchemas" => {
                 self.map(&at, value, depth)?;
@@ -219,7 +223,7 @@ impl<'a> Load<'a> {
                 for (name, one) in value.as_object().ok_or("is no object")? {
                     match one {
                         Value::Array(_) => drop(strings(one)?),
-                        one => self.open.push((step(&at, name), one, depth + 1)),
+                        one => self.find(step(&at, name), one, depth)?,
                     }
                 }
             }
@@ -234,17 +238,26 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
+    /// A schema was found in another one.
+    fn find(&mut self, at: String, schema: &'a Value, depth: usize) -> Result<(), String> {
+        if self.open.len() > MOST {
+            return Err(format!("is one of more than {MOST} schemas"));
+        }
+        self.open.push((at, schema, depth + 1));
+        Ok(())
+    }
+
     fn list(&mut self, at: &str, value: &'a Value, depth: usize) -> Result<(), String> {
         let items = value.as_array().filter(|items| !items.is_empty());
         for (n, item) in items.ok_or("is no list of schemas")?.iter().enumerate() {
-            self.open.push((step(at, &n.to_string()), item, depth + 1));
+            self.find(step(at, &n.to_string()), item, depth)?;
         }
         Ok(())
     }
 
     fn map(&mut self, at: &str, value: &'a Value, depth: usize) -> Result<(), String> {
         for (name, one) in value.as_object().ok_or("is no object")? {
-            self.open.push((step(at, name), one, depth + 1));
+            self.find(step(at, name), one, depth)?;
         }
         Ok(())
     }
@@ -256,9 +269,9 @@ impl<'a> Load<'a> {
         if self.patterns.len() >= MOST_PATTERNS {
             return Err(format!("is one of more than {MOST_PATTERNS} patterns"));
         }
-        let regex = pattern::compile(pattern)
+        let read = Pattern::read(pattern)
             .map_err(|why| format!("has a regular expression that cannot be used: {why}"))?;
-        self.patterns.insert(pattern.to_owned(), regex);
+        self.patterns.insert(pattern.to_owned(), read);
         Ok(())
     }
 }
@@ -301,13 +314,13 @@ fn strings(value: &Value) -> Result<Vec<&str>, String> {
     names.ok_or_else(|| "is no list of strings".to_owned())
 }
 
-/// Whether the revision has the keyword; what it has not is no more than a note.
+/// Whether the revision has the keyword; what it has not is no more than a note. (`dependencies`, which
+/// later ones have not, they let a reader understand all the same.)
 pub(super) fn is_known(draft: Draft, key: &str) -> bool {
     match key {
         "prefixItems" | "$dynamicRef" | "$dynamicAnchor" => draft == Draft::Of2020,
         "$recursiveRef" => draft == Draft::Of2019,
         "additionalItems" => draft < Draft::Of2020,
-        "dependencies" => draft < Draft::Of2019,
         "dependentSchemas"
         | "dependentRequired"
         | "unevaluatedItems"

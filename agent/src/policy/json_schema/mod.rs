@@ -12,7 +12,8 @@
 //! that assert something but `format` and those about contents, which these revisions leave to the reader.
 //! References lead into the same document: `#`, `#/a/pointer`, `#anchor`. An `$id` inside of it, which
 //! would give them another base, is refused. Regular expressions are ECMA-262's as far as they can be
-//! matched in linear time.
+//! matched in linear time. Numbers are whole numbers of 64 bits, or doubles: where it would take the
+//! digits of larger ones to decide, nothing is decided.
 
 mod check;
 mod load;
@@ -22,8 +23,9 @@ mod tests;
 
 use std::collections::HashMap;
 
-use regex::Regex;
 use serde_json::Value;
+
+use self::pattern::Pattern;
 
 /// A schema that can be used.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub(super) struct Schema {
     id: Option<String>,
     /// Where the schemas are that have a name, as JSON pointers.
     anchors: HashMap<String, String>,
-    patterns: HashMap<String, Regex>,
+    patterns: HashMap<String, Pattern>,
     /// Whether a keyword asks what others have looked at.
     notes: bool,
 }
@@ -62,6 +64,8 @@ pub(super) enum Fault {
     },
     /// It would take too long to find out.
     TooMuch,
+    /// It cannot be found out: numbers of more than 64 bits read alike, and may differ.
+    Unsure,
 }
 
 impl Schema {

@@ -9,23 +9,51 @@ use regex::{Regex, RegexBuilder};
 
 /// Bytes of a compiled expression: the time that a match takes grows with it.
 const MOST: usize = 64 << 10;
+/// How large one may be for what a match with it is said to weigh.
+const SIZES: [(usize, usize); 3] = [(4 << 10, 1), (16 << 10, 4), (MOST, 16)];
 /// Bytes of the text of one.
 const LONGEST: usize = 1 << 10;
 
-/// Compiles a pattern, which matches anywhere; an error says in a phrase why it cannot be used.
-pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
-    if pattern.len() > LONGEST {
-        return Err(format!("it is longer than {LONGEST} bytes"));
+/// A regular expression that can be used.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    regex: Regex,
+    weight: usize,
+}
+
+impl Pattern {
+    /// Compiles an expression, which matches anywhere; an error says in a phrase why it cannot be used.
+    pub(super) fn read(pattern: &str) -> Result<Self, String> {
+        if pattern.len() > LONGEST {
+            return Err(format!("it is longer than {LONGEST} bytes"));
+        }
+        let ours = rewrite(pattern)?;
+        for (size, weight) in SIZES {
+            match compile(&ours, size) {
+                Ok(regex) => return Ok(Self { regex, weight }),
+                Err(regex::Error::CompiledTooBig(_)) => {}
+                Err(_) => {
+                    let why = "it is none, or one that cannot be matched in linear time";
+                    return Err(why.to_owned());
+                }
+            }
+        }
+        Err("it is too large once it is compiled".to_owned())
     }
-    let ours = rewrite(pattern)?;
-    RegexBuilder::new(&ours)
-        .size_limit(MOST)
-        .dfa_size_limit(MOST)
-        .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "it is too large once it is compiled".to_owned(),
-            _ => "it is none, or one that cannot be matched in linear time".to_owned(),
-        })
+
+    /// How much longer than with the simplest ones a match with it may take.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    pub(super) fn is_match(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+}
+
+fn compile(pattern: &str, size: usize) -> Result<Regex, regex::Error> {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.size_limit(size).dfa_size_limit(MOST).build()
 }
 
 fn rewrite(pattern: &str) -> Result<String, &'static str> {
@@ -71,6 +99,12 @@ fn escape(
             out.push(c);
         }
         Some('0') if !chars.peek().is_some_and(char::is_ascii_digit) => out.push_str(r"\x00"),
+        Some('c') => match chars.next() {
+            Some(c) if c.is_ascii_alphabetic() => {
+                out.push_str(&format!(r"\x{:02x}", u32::from(c) % 32));
+            }
+            _ => return Err("it has an escape without its letter"),
+        },
         Some('u') if chars.peek() == Some(&'{') => out.push_str(r"\u"),
         Some('u') => {
             let digits = digits(chars, 4)?;
@@ -154,8 +188,9 @@ mod tests {
             (r"^(?:a|(?<n>b))$", "b", "c"),
             (r"\bcat\b", "a cat.", "cats"),
             (r"^$", "", "\n"),
+            (r"^\cC\cj$", "\x03\n", "cC"),
         ] {
-            let regex = compile(pattern).unwrap();
+            let regex = Pattern::read(pattern).unwrap();
             assert!(regex.is_match(yes), "{pattern} {yes:?}");
             assert!(!regex.is_match(no), "{pattern} {no:?}");
         }
@@ -178,8 +213,8 @@ mod tests {
             r"\c",
             "(a{1000}){1000}",
         ] {
-            assert!(compile(pattern).is_err(), "{pattern}");
+            assert!(Pattern::read(pattern).is_err(), "{pattern}");
         }
-        assert!(compile(&"a".repeat(2000)).is_err());
+        assert!(Pattern::read(&"a".repeat(2000)).is_err());
     }
 }

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::*;
+
+mod second;
+mod suite;
 
 /// What is wrong with a value, as it is told; empty if nothing is.
 fn told(schema: &Value, value: &Value) -> String {
@@ -13,6 +16,7 @@ fn told(schema: &Value, value: &Value) -> String {
         Ok(()) => String::new(),
         Err(Fault::Wrong { at, why, .. }) => format!("{at}: {why}"),
         Err(Fault::TooMuch) => "too much".to_owned(),
+        Err(Fault::Unsure) => "unsure".to_owned(),
     }
 }
 
@@ -307,6 +311,10 @@ fn schema_that_cannot_be_used_is_refused_whole() {
             "names no type",
         ),
         (deep, "deep"),
+        (
+            json!({ "properties": { ("n".repeat(5_000)): { "not": {} } } }),
+            "names in it are too long",
+        ),
         (json!({ "anyOf": many }), "more than 5000"),
     ] {
         let found = Schema::read(&schema).expect_err("it was taken");
@@ -317,7 +325,7 @@ fn schema_that_cannot_be_used_is_refused_whole() {
 #[test]
 fn hostile_schema_ends_soon() {
     // Doubling, each reference twice, in place and by members; loops; long lists against long lists.
-    let mut defs = serde_json::Map::new();
+    let mut defs = Map::new();
     for n in 0..60 {
         let next = json!({ "$ref": format!("#/$defs/d{}", n + 1) });
         defs.insert(format!("d{n}"), json!({ "allOf": [next, next] }));
@@ -331,6 +339,12 @@ fn hostile_schema_ends_soon() {
     let long: Vec<Value> = (0..5000).map(|n| json!([n, "x".repeat(20)])).collect();
     let equal = "[".to_owned() + &["1"; 1000].join(",") + "]";
     let equal: Value = serde_json::from_str(&equal).unwrap();
+    let name = "x".repeat(4_000);
+    let far = format!("#/{name}");
+    let twenty_thousand = json!(vec![json!({}); 20_000]);
+    let absent: Map<String, Value> = (0..1_000).map(|n| (n.to_string(), json!({}))).collect();
+    let mut types = vec!["null"; 1_000];
+    types.push("object");
     let begun = Instant::now();
     for (schema, value) in [
         (json!({ "$defs": defs, "$ref": "#/$defs/d0" }), json!({})),
@@ -346,6 +360,21 @@ fn hostile_schema_ends_soon() {
             json!({ "pattern": "^(a|a|ab|b)*c$" }),
             json!("ab".repeat(2_000_000)),
         ),
+        // The larger a pattern is, the less text it is held against.
+        (
+            json!({ "pattern": "^(a?b?){120}c$" }),
+            json!("ab".repeat(60_000)),
+        ),
+        // What costs little is asked often: long references, long lists of what is not there.
+        (
+            json!({ "items": { "$ref": far }, (name): {} }),
+            twenty_thousand.clone(),
+        ),
+        (
+            json!({ "items": { "dependentSchemas": absent } }),
+            twenty_thousand.clone(),
+        ),
+        (json!({ "items": { "type": types } }), twenty_thousand),
     ] {
         assert_eq!(
             told(&schema, &value),

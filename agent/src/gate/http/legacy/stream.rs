@@ -9,11 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use http_body_util::BodyExt as _;
 use hyper::{
     HeaderMap, Method, Response, StatusCode,
     body::{Body as HttpBody, Bytes, Frame, Incoming},
-    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, HeaderValue},
     http::request::Parts,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -24,6 +23,7 @@ use crate::{
         conversation::{Rooms, lock},
         envelope::Envelope,
         http::{
+            asked::pass,
             front::Front,
             headers::{self, Era},
             reception::Visitor,
@@ -85,35 +85,6 @@ impl Stream {
         }
         carrying.spawn(work);
         Ok(())
-    }
-}
-
-/// Sends a client what comes.
-async fn pass(to: mpsc::Sender<Bytes>, response: Response<Body>) {
-    let kind = response.headers().get(CONTENT_TYPE);
-    let events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    let mut body = response.into_body();
-    if !events {
-        let Ok(whole) = body.collect().await else {
-            return;
-        };
-        let whole = whole.to_bytes();
-        if let Ok(text) = str::from_utf8(&whole)
-            && !text.trim().is_empty()
-        {
-            let mut event = Vec::with_capacity(text.len() + 8);
-            sse::event(text, &mut event);
-            let _ = to.send(event.into()).await;
-        }
-        return;
-    }
-    // A frame has whole events.
-    while let Some(Ok(frame)) = body.frame().await {
-        if let Ok(data) = frame.into_data()
-            && to.send(data).await.is_err()
-        {
-            return;
-        }
     }
 }
 
@@ -235,7 +206,7 @@ impl<G: Rooms> Front<G> {
             stream.carry(async move {
                 let response = carried.await;
                 let response = response.unwrap_or_else(|refusal| refusal.response(None));
-                pass(to, response).await;
+                pass(&to, response).await;
             })?;
             return Ok(accepted());
         }
@@ -244,7 +215,8 @@ impl<G: Rooms> Front<G> {
         if begins && let Some(given) = response.headers().get(headers::SESSION) {
             *lock(&stream.session) = Some(given.clone());
         }
-        stream.carry(pass(stream.to.clone(), response))?;
+        let to = stream.to.clone();
+        stream.carry(async move { pass(&to, response).await })?;
         if let Some(known) = known.filter(|_| ready) {
             let front = Arc::clone(&self);
             let (to, whose) = (stream.to.clone(), stream.principal.clone());
@@ -266,7 +238,7 @@ impl<G: Rooms> Front<G> {
         headers.insert(headers::SESSION, session);
         let listened = self.of_session(&Method::GET, &headers, Some(&id), &client);
         match listened.await {
-            Ok(response) if response.status().is_success() => pass(to, response).await,
+            Ok(response) if response.status().is_success() => pass(&to, response).await,
             // A server need not have such a stream; capwarden's own notices go out all the same.
             _ => {
                 let mut notices = client.listen();

@@ -5,20 +5,16 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use hyper::body::{Body as HttpBody, Bytes, Frame};
-use tokio::{
-    sync::mpsc,
-    time::{Interval, MissedTickBehavior, interval_at},
+use tokio::{sync::mpsc, time::Interval};
+
+use super::{
+    streams::Message,
+    wire::{Reply, Wire},
 };
-
-use super::wire::{Message, Reply, Wire};
 use crate::gate::http::sse;
-
-/// How often a stream says that it is still there: a client that has gone is noticed by that.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// Where the messages come from.
 pub(super) enum Source {
@@ -38,9 +34,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(from: Source, first: Option<Vec<u8>>) -> Self {
-        let start = tokio::time::Instant::now() + SIGN_OF_LIFE;
-        let mut alive = interval_at(start, SIGN_OF_LIFE);
-        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let alive = sse::sign_of_life();
         Self { from, first, alive }
     }
 }
@@ -75,7 +69,7 @@ impl HttpBody for Events {
             Poll::Pending => {}
         }
         match this.alive.poll_tick(context) {
-            Poll::Ready(_) => data(b":\n\n".to_vec()),
+            Poll::Ready(_) => data(sse::ALIVE.to_vec()),
             Poll::Pending => Poll::Pending,
         }
     }

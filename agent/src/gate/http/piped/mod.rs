@@ -2,13 +2,16 @@
 //!
 //! Each MCP session has a server of its own, behind a gate of its own, as a client of a Unix socket
 //! has: what is posted becomes a line, and the server's lines become answers and events
-//! (`wire`, `events`). Requests of the stateless revision share one server for each grant (without
-//! grants, for each user); their ids are replaced on the way (`renumber`), since several clients may
+//! (`exchange`, `wire`, `streams`, `events`). Requests of the stateless revision share one server for each
+//! grant (without grants, for each user: `stateless`); their ids are replaced on the way (`renumber`), since several clients may
 //! use the same ones. A server that does not speak that revision is not made to: capwarden asks it
 //! with `server/discover`, and tells clients which revisions there are.
 
 mod events;
+mod exchange;
 mod renumber;
+mod stateless;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -30,27 +33,23 @@ use hyper::{
     header::HeaderValue,
     http::request::Parts,
 };
-use serde_json::Value;
-use tokio::{
-    net::UnixStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::UnixStream, time::sleep};
 
 use self::{
     events::{Events, Source},
-    renumber::Renumbered,
-    wire::{Kind, Reply, Wire},
+    exchange::{forward, gone},
+    streams::Kind,
+    wire::Wire,
 };
 use super::{
     capacity::{ANSWERS, SERVERS},
     front::ENDPOINT,
-    headers::{self, Era, STATELESS_VERSION},
-    legacy,
+    headers::{self, Era},
+    legacy, params,
     reception::{Reception, ReceptionPlan, Service, Visitor},
     refusal::{Body, Refusal, json_response},
     serve::Listener,
     shares::{Share, Shares},
-    sse,
     tether::{Tether, Tied},
 };
 use crate::{
@@ -58,8 +57,6 @@ use crate::{
         Bounds,
         conversation::lock,
         envelope::{Envelope, Id},
-        farewell,
-        json::Members,
         reply,
     },
     principal::{Caller, HTTP_CONNECTIONS, Principal},
@@ -69,15 +66,7 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(600);
 /// How often idle ones are looked for.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long a request waits for its answer before a stream is begun.
-const AT_ONCE: Duration = Duration::from_millis(500);
-/// How long a server may take to say which revisions it speaks.
-const DISCOVER: Duration = Duration::from_secs(10);
 const POSTED: &str = "messages are sent with POST";
-/// JSON-RPC: there is no such method.
-const NO_METHOD: i64 = -32601;
-/// MCP 2026-07-28: codes of errors for which the status is 400.
-const BAD_REQUEST: std::ops::RangeInclusive<i64> = -32022..=-32020;
 
 /// Starts servers that speak on pipes.
 pub trait Servers: Send + Sync + 'static {
@@ -353,11 +342,15 @@ impl<S: Servers> Piped<S> {
             (Era::Stateless, Some(_)) => {
                 refuse("there are no sessions in this revision: leave Mcp-Session-Id out")
             }
-            (Era::Stateless, None) => self.stateless(&visitor, &message, &envelope).await,
+            (Era::Stateless, None) => {
+                self.stateless(&visitor, &head.headers, &message, &envelope)
+                    .await
+            }
             (Era::Sessions, Some(_)) if begins => {
                 refuse("initialize begins a session, and cannot belong to one")
             }
             (Era::Sessions, Some(id)) => {
+                params::agree(&head.headers, &envelope, &[])?;
                 let wire = self.session(id, &visitor, Kind::Session)?;
                 let (response, _) = forward(&wire, &message, &envelope).await?;
                 Ok(response)
@@ -376,86 +369,6 @@ impl<S: Servers> Piped<S> {
             }
             (Era::Sessions, None) => refuse("the header Mcp-Session-Id is missing"),
         }
-    }
-
-    /// A message of the stateless protocol.
-    async fn stateless(
-        &self,
-        visitor: &Visitor,
-        message: &[u8],
-        envelope: &Envelope<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        let id = headers::id_of(envelope);
-        if envelope.id.is_none() {
-            // Requests are taken back by closing their streams, and there is nothing else to tell.
-            return Ok(legacy::accepted());
-        }
-        if envelope.method.as_deref() == Some("initialize") {
-            // It would turn the server that others share into one of another revision.
-            let line = reply::error(id, -32601, "there is no initialize in this revision");
-            return Ok(json_response(StatusCode::NOT_FOUND, line));
-        }
-        headers::capabilities(envelope)?;
-        if self.only_sessions.load(Ordering::Relaxed) {
-            return Err(headers::only_sessions(envelope));
-        }
-        let Some(wire) = self.shared(visitor).await? else {
-            return Err(headers::only_sessions(envelope));
-        };
-        let text = str::from_utf8(message).unwrap_or_default();
-        let renumbered = Renumbered::of(text, envelope, wire.next_number())
-            .and_then(|(renumbered, text)| Some((renumbered.wire_id()?, renumbered, text)));
-        let Some((wire_id, renumbered, text)) = renumbered else {
-            return Err(Refusal::upstream("the request could not be numbered").of(id));
-        };
-        let asked = wire.ask(wire_id, text.as_bytes(), None, Some(renumbered));
-        let reply = asked.await.map_err(|_| taken(id))?.map_err(|_| gone(id))?;
-        let (mut response, answer) = respond(reply, &wire, id).await?;
-        let code = answer
-            .as_deref()
-            .and_then(|answer| Members::parse(answer).ok()?.get("error").and_then(code_of));
-        match code {
-            Some(NO_METHOD) => *response.status_mut() = StatusCode::NOT_FOUND,
-            Some(code) if BAD_REQUEST.contains(&code) => {
-                *response.status_mut() = StatusCode::BAD_REQUEST;
-            }
-            _ => {}
-        }
-        Ok(response)
-    }
-
-    /// The server that requests of a caller share; none if it speaks revisions with sessions only.
-    async fn shared(&self, visitor: &Visitor) -> Result<Option<Arc<Wire>>, Refusal> {
-        let caller = visitor.shared_caller(&self.reception.server);
-        let key = (caller.principal.clone(), caller.grant.clone());
-        let place = Arc::clone(lock(&self.shared).entry(key).or_default());
-        let mut place = place.lock().await;
-        if let Some(session) = place.as_ref().filter(|session| !session.wire.is_gone()) {
-            session.wire.heard();
-            return Ok(Some(Arc::clone(&session.wire)));
-        }
-        *place = None;
-        let session = self.start(visitor, Kind::Stateless, caller)?;
-        match speaks_stateless(&session.wire).await {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::info!("the server speaks no revision of the protocol without sessions");
-                self.only_sessions.store(true, Ordering::Relaxed);
-                return Ok(None);
-            }
-            Err(Some(how)) => return Err(Refusal::upstream(how)),
-            Err(None) => return Err(gone(None)),
-        }
-        if visitor
-            .tether
-            .as_ref()
-            .is_some_and(|tether| tether.is_cut())
-        {
-            return Err(Refusal::unauthorized(Some("the grant has ended")));
-        }
-        let wire = Arc::clone(&session.wire);
-        *place = Some(session);
-        Ok(Some(wire))
     }
 
     /// The stream of a client of 2024-11-05; its session ends with it.
@@ -489,6 +402,7 @@ impl<S: Servers> Piped<S> {
             Err(response) => return Ok(*response),
         };
         headers::agree(Era::Sessions, &head.headers, &envelope)?;
+        params::agree(&head.headers, &envelope, &[])?;
         wire.send(&message).await.map_err(|_| gone(None))?;
         Ok(legacy::accepted())
     }
@@ -547,15 +461,6 @@ impl<S: Servers> Service for Piped<S> {
     }
 }
 
-fn taken(id: Option<&str>) -> Refusal {
-    let why = "a request with this id is still waiting for its answer";
-    Refusal::new(StatusCode::BAD_REQUEST, why).of(id)
-}
-
-fn gone(id: Option<&str>) -> Refusal {
-    Refusal::upstream("the server has gone, or could not be started").of(id)
-}
-
 fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
     headers::session(headers)?.ok_or_else(|| {
         Refusal::new(
@@ -563,113 +468,4 @@ fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
             "the header Mcp-Session-Id is missing",
         )
     })
-}
-
-fn code_of(error: &str) -> Option<i64> {
-    let error = Members::parse(error).ok()?;
-    serde_json::from_str(error.get("code")?).ok()
-}
-
-/// Sends a message of an MCP session to its server. The response, and whether it is an error that
-/// came at once.
-async fn forward(
-    wire: &Arc<Wire>,
-    message: &[u8],
-    envelope: &Envelope<'_>,
-) -> Result<(Response<Body>, bool), Refusal> {
-    let text = headers::id_of(envelope);
-    let (Some((id, _)), Some(_)) = (&envelope.id, &envelope.method) else {
-        wire.send(message).await.map_err(|_| gone(None))?;
-        if envelope.method.as_deref() == Some("notifications/cancelled") {
-            let params = envelope
-                .params
-                .and_then(|params| Members::parse(params).ok());
-            let id = params.and_then(|params| params.get("requestId").and_then(Id::parse));
-            if let Some(id) = id {
-                wire.forget(&id);
-            }
-        }
-        return Ok((legacy::accepted(), false));
-    };
-    let progress = envelope
-        .params
-        .and_then(|params| Members::parse(Members::parse(params).ok()?.get("_meta")?).ok())
-        .and_then(|meta| meta.get("progressToken").and_then(Id::parse));
-    let asked = wire.ask(id.clone(), message, progress, None).await;
-    let reply = asked.map_err(|_| taken(text))?.map_err(|_| gone(text))?;
-    let (response, answer) = respond(reply, wire, text).await?;
-    let failed = answer.is_some_and(|answer| {
-        Members::parse(&answer).is_ok_and(|members| members.get("error").is_some())
-    });
-    Ok((response, failed))
-}
-
-/// The response to a request: its answer, if that comes at once, which is returned besides; else a
-/// stream.
-async fn respond(
-    mut reply: Reply,
-    wire: &Arc<Wire>,
-    id: Option<&str>,
-) -> Result<(Response<Body>, Option<String>), Refusal> {
-    match timeout(AT_ONCE, reply.messages.recv()).await {
-        Ok(Some(message)) if message.answers => {
-            let response = json_response(StatusCode::OK, message.text.clone());
-            let answer = message.text;
-            let held = message.held;
-            Ok((response.map(|body| hold(body, held)), Some(answer)))
-        }
-        Ok(Some(message)) => {
-            let mut first = Vec::with_capacity(message.text.len() + 8);
-            sse::event(&message.text, &mut first);
-            let events = Events::new(Source::Reply(reply), Some(first));
-            Ok((legacy::stream(events), None))
-        }
-        Ok(None) if wire.is_gone() => Err(gone(id)),
-        // Taken back, or not answered yet.
-        Ok(None) | Err(_) => Ok((
-            legacy::stream(Events::new(Source::Reply(reply), None)),
-            None,
-        )),
-    }
-}
-
-fn hold(body: Body, held: Option<super::reception::Held>) -> Body {
-    match held {
-        None => body,
-        held => http_body_util::BodyExt::boxed_unsync(Tied::new(body, None, held)),
-    }
-}
-
-/// Whether a server speaks the stateless revision. If it does not say, how it has ended, as far as
-/// that is known.
-async fn speaks_stateless(wire: &Arc<Wire>) -> Result<bool, Option<String>> {
-    let meta = serde_json::json!({
-        "io.modelcontextprotocol/protocolVersion": STATELESS_VERSION,
-        "io.modelcontextprotocol/clientInfo": {
-            "name": "capwarden",
-            "version": env!("CARGO_PKG_VERSION"),
-        },
-        "io.modelcontextprotocol/clientCapabilities": {},
-    });
-    let ask = serde_json::json!({
-        "jsonrpc": "2.0",
-        "id": 0,
-        "method": "server/discover",
-        "params": { "_meta": meta },
-    })
-    .to_string();
-    let asked = async {
-        let id = Id::parse("0")?;
-        let asked = wire.ask(id, ask.as_bytes(), None, None).await;
-        asked.ok()?.ok()?.messages.recv().await
-    };
-    let answer = timeout(DISCOVER, asked).await.ok().flatten().ok_or(None)?;
-    let answer: Value = serde_json::from_str(&answer.text).map_err(|_| None)?;
-    if answer.pointer("/error/code") == Some(&farewell::GONE.into()) {
-        let how = answer.pointer("/error/message").and_then(Value::as_str);
-        return Err(how.map(str::to_owned));
-    }
-    let versions = answer.pointer("/result/supportedVersions");
-    let mut versions = versions.and_then(Value::as_array).into_iter().flatten();
-    Ok(versions.any(|version| version == STATELESS_VERSION))
 }

@@ -3,11 +3,13 @@
 
 use crate::gate::{
     envelope::{Envelope, Id},
-    json::{self, Members},
+    json::Members,
     splice,
 };
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// What tells of a request's progress.
+pub(super) const PROGRESS: &str = "notifications/progress";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
 /// What a request had in place of its number.
@@ -16,8 +18,32 @@ pub(super) struct Renumbered {
     number: String,
     id: String,
     progress: Option<String>,
-    /// It wants to hear what the server logs.
     logs: bool,
+    lists: bool,
+}
+
+/// How a notification says which request it is about: by this JSON, a number.
+pub(super) enum Subject<'a> {
+    /// It tells of its progress.
+    Progress(&'a str),
+    /// It belongs to what was subscribed to with it.
+    Subscription(&'a str),
+}
+
+impl<'a> Subject<'a> {
+    /// What a notification with these parameters is about, if it is about one request.
+    pub(super) fn of(method: &str, params: &Members<'a>) -> Option<Self> {
+        match method {
+            PROGRESS => params.get("progressToken").map(Self::Progress),
+            _ => subscription(params).map(Self::Subscription),
+        }
+    }
+
+    /// The id that the server knows the request by; it may say it as a string, too.
+    pub(super) fn request(&self) -> Option<Id> {
+        let (Self::Progress(named) | Self::Subscription(named)) = self;
+        Id::parse(named.trim_matches('"'))
+    }
 }
 
 impl Renumbered {
@@ -32,6 +58,7 @@ impl Renumbered {
         let member = |key: &str| meta.as_ref().and_then(|meta| meta.get(key));
         let progress = member("progressToken");
         let logs = member(LOG_LEVEL).is_some();
+        let lists = envelope.method.as_deref() == Some("tools/list");
         let text = Splices::new(text)
             .put(id, &number)?
             .put_some(progress, &number)?
@@ -41,6 +68,7 @@ impl Renumbered {
             id: (*id).to_owned(),
             progress: progress.map(str::to_owned),
             logs,
+            lists,
         };
         Some((renumbered, text))
     }
@@ -61,24 +89,28 @@ impl Renumbered {
             .done()
     }
 
-    /// A notification, if it is for this request.
-    pub(super) fn notification(&self, text: &str, members: &Members<'_>) -> Option<String> {
-        let method = members.get("method").and_then(json::string)?;
-        let params = Members::parse(members.get("params")?).ok()?;
-        let (named, own) = match &*method {
-            "notifications/progress" => (params.get("progressToken")?, self.progress.as_ref()?),
-            _ => match subscription(&params) {
-                Some(named) => (named, &self.id),
-                None if method == "notifications/message" && self.logs => {
-                    return Some(text.to_owned());
-                }
-                None => return None,
-            },
+    /// A notification that is about this request, as the client knows it.
+    pub(super) fn notification(&self, text: &str, subject: &Subject<'_>) -> Option<String> {
+        let (named, own) = match subject {
+            Subject::Progress(named) => (named, self.progress.as_ref()?),
+            Subject::Subscription(named) => (named, &self.id),
         };
-        match self.is_named(named) {
-            true => splice::replace(text, named, own),
-            false => None,
-        }
+        splice::replace(text, named, own)
+    }
+
+    /// The id that the client knows.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether it wants to hear what the server logs.
+    pub(super) fn wants_logs(&self) -> bool {
+        self.logs
+    }
+
+    /// Whether it asks which tools there are.
+    pub(super) fn lists_tools(&self) -> bool {
+        self.lists
     }
 
     /// What takes the request back.
@@ -146,10 +178,21 @@ impl<'a> Splices<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::json;
 
     fn renumbered(text: &str) -> (Renumbered, String) {
         let envelope = Envelope::parse(text.as_bytes()).unwrap();
         Renumbered::of(text, &envelope, 42).unwrap()
+    }
+
+    /// What a request is told, if it is for this one.
+    fn told(request: &Renumbered, text: &str) -> Option<String> {
+        let members = Members::parse(text).unwrap();
+        let method = members.get("method").and_then(json::string).unwrap();
+        let params = Members::parse(members.get("params").unwrap()).unwrap();
+        let subject = Subject::of(&method, &params)?;
+        let mine = subject.request() == request.wire_id();
+        mine.then(|| request.notification(text, &subject))?
     }
 
     #[test]
@@ -161,7 +204,7 @@ mod tests {
             sent,
             r#"{ "method":"tools/call","params":{"_meta":{"progressToken":42, "x":1}, "name":"e"},"jsonrpc":"2.0","id" : 42 }"#
         );
-        let told = |text: &str| request.notification(text, &Members::parse(text).unwrap());
+        let told = |text: &str| told(&request, text);
         assert_eq!(
             told(r#"{"method":"notifications/progress","params":{"progressToken": 42,"progress":1}}"#),
             Some(r#"{"method":"notifications/progress","params":{"progressToken": "p\u0031","progress":1}}"#.to_owned())
@@ -187,12 +230,12 @@ mod tests {
         let (listen, _) = renumbered(
             r#"{"jsonrpc":"2.0","id":"s","method":"subscriptions/listen","params":{"_meta":{"io.modelcontextprotocol/logLevel":"info"}}}"#,
         );
-        let told = |text: &str| listen.notification(text, &Members::parse(text).unwrap());
+        let told = |text: &str| told(&listen, text);
         assert_eq!(
             told(r#"{"method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"42"}}}"#),
             Some(r#"{"method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s"}}}"#.to_owned())
         );
-        assert!(told(r#"{"method":"notifications/message","params":{"data":1}}"#).is_some());
+        assert!(listen.wants_logs() && !listen.lists_tools());
         let answer = r#"{"id":42,"result":{"_meta":{"io.modelcontextprotocol/subscriptionId":42},"resultType":"complete"}}"#;
         assert_eq!(
             listen

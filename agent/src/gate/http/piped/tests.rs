@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream, UnixStream},
@@ -12,6 +12,8 @@ use tokio::{
 
 use super::*;
 use crate::gate::fakes::SOON;
+
+mod shared;
 
 /// One server, as the test sees it.
 struct Server {

@@ -1,12 +1,7 @@
-//! The wire to one stdio server behind its gate: lines in both directions, and the streams of HTTP
-//! that the server's lines go to.
-//!
-//! A line that answers a request goes to the stream of that request. What the server says besides
-//! goes to the request whose progress it tells of, else to the latest request that waits, else to
-//! the stream that the client listens to; a little is kept until there is one.
+//! The wire to one stdio server behind its gate: lines in both directions. Which stream of HTTP the
+//! server's lines go to is the business of `streams`.
 
 use std::{
-    collections::{HashMap, VecDeque},
     io,
     sync::{
         Arc, Mutex,
@@ -18,56 +13,27 @@ use std::{
 use hyper::body::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
 };
 
-use super::renumber::Renumbered;
+use super::{
+    renumber::Renumbered,
+    streams::{KEPT, Kind, Message, QUEUE, Reader, Streams, Waiting},
+};
 use crate::{
     gate::{
         conversation::lock,
         envelope::Id,
-        http::{front::SHORT, reception::Held, shares::Shares},
-        json::{self, Members},
-        lines::{Lines, Next},
-        server::Messages,
+        http::{params::Marked, shares::Shares},
+        lines::Lines,
     },
     principal::Principal,
 };
 
-/// Messages that may wait to be written to the server, and to be read by one stream.
-const QUEUE: usize = 2;
-/// How long a stream that is not read holds the others up.
-const STALLED: Duration = Duration::from_secs(30);
-/// What is kept while there is no stream for it.
-const KEPT: usize = 64;
-const KEPT_BYTES: usize = 256 << 10;
-
-/// A message of the server, for one stream.
-#[derive(Debug)]
-pub(super) struct Message {
-    pub(super) text: String,
-    /// It answers the request that the stream belongs to.
-    pub(super) answers: bool,
-    /// What a long one occupies.
-    pub(super) held: Option<Held>,
-}
-
-/// What is to be done with messages that no request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// An MCP session: see above.
-    Session,
-    /// 2024-11-05: one stream has everything, answers too.
-    OneStream,
-    /// The server of requests that stand for themselves: nobody listens.
-    Stateless,
-}
+/// Lines that may wait to be written to the server.
+const LINES: usize = 2;
 
 /// The wire.
 pub(super) struct Wire {
@@ -78,24 +44,6 @@ pub(super) struct Wire {
     heard: Mutex<Instant>,
     number: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
-}
-
-#[derive(Default)]
-struct Streams {
-    waiting: HashMap<Id, Waiting>,
-    listening: Option<mpsc::Sender<Message>>,
-    kept: VecDeque<String>,
-    kept_bytes: usize,
-}
-
-/// A request that waits for its answer.
-struct Waiting {
-    /// The later, the higher.
-    number: u64,
-    to: mpsc::Sender<Message>,
-    progress: Option<Id>,
-    /// How its ids are given back to the client.
-    renumbered: Option<Renumbered>,
 }
 
 /// The stream of one request.
@@ -121,7 +69,7 @@ impl Wire {
         whose: Principal,
     ) -> Arc<Self> {
         let (from_server, to_server) = server.into_split();
-        let (sender, lines) = mpsc::channel(QUEUE);
+        let (sender, lines) = mpsc::channel(LINES);
         let streams = Arc::new(Mutex::new(Streams::default()));
         let gone = Arc::new(watch::Sender::new(false));
         let mut tasks = JoinSet::new();
@@ -162,6 +110,11 @@ impl Wire {
         lock(&self.tasks).abort_all();
         let left = std::mem::take(&mut *lock(&self.streams));
         drop(left);
+    }
+
+    /// The arguments of a tool that are repeated in headers, as far as it was listed.
+    pub(super) fn marked(&self, tool: &str) -> Arc<[Marked]> {
+        lock(&self.streams).declared.of(tool)
     }
 
     /// A request was taken back: its stream ends, and a late answer goes nowhere.
@@ -214,7 +167,7 @@ impl Wire {
         progress: Option<Id>,
         renumbered: Option<Renumbered>,
     ) -> Result<io::Result<Reply>, Taken> {
-        let (to, messages) = mpsc::channel(QUEUE);
+        let (to, messages) = mpsc::channel(self.kind.queue());
         let number = self.next_number();
         {
             let mut streams = lock(&self.streams);
@@ -314,129 +267,4 @@ async fn write(mut to: OwnedWriteHalf, mut lines: mpsc::Receiver<Bytes>) {
         }
     }
     let _ = to.shutdown().await;
-}
-
-struct Reader {
-    kind: Kind,
-    streams: Arc<Mutex<Streams>>,
-    answers: Arc<Shares<Principal>>,
-    whose: Principal,
-}
-
-impl Reader {
-    async fn run(&self, mut lines: Lines<OwnedReadHalf>) {
-        loop {
-            match lines.arrives().await {
-                Ok(Next::Line(line)) => {
-                    let messages = match Messages::parse(lines.bytes(line)) {
-                        Ok(Messages::None) | Err(_) => Vec::new(),
-                        Ok(Messages::One(message)) => vec![message],
-                        Ok(Messages::Batch(messages)) => messages,
-                    };
-                    for message in messages {
-                        self.message(message.trim()).await;
-                    }
-                }
-                Ok(Next::TooLong { bytes }) => tracing::warn!(bytes, "dropped a long message"),
-                Ok(Next::End) | Err(_) => return,
-            }
-        }
-    }
-
-    async fn message(&self, text: &str) {
-        let Ok(members) = Members::parse(text) else {
-            return;
-        };
-        let answers = members.get("result").or(members.get("error")).is_some();
-        let id = members.get("id").and_then(Id::parse);
-        let (to, text) = {
-            let mut streams = lock(&self.streams);
-            let found = match answers {
-                true => id.and_then(|id| streams.waiting.remove(&id)),
-                false => None,
-            };
-            match found {
-                Some(waiting) => {
-                    let text = match &waiting.renumbered {
-                        Some(renumbered) => renumbered.answer(text, &members),
-                        None => Some(text.to_owned()),
-                    };
-                    (Some(waiting.to), text)
-                }
-                // Nobody asked, or nobody waits any more.
-                None if answers && self.kind != Kind::OneStream => return,
-                None => streams.besides(self.kind, text, &members),
-            }
-        };
-        let (Some(to), Some(text)) = (to, text) else {
-            return;
-        };
-        let sending = async {
-            let held = match text.len() > SHORT {
-                true => Some(self.answers.take(&self.whose, text.len()).await),
-                false => None,
-            };
-            let message = Message {
-                text,
-                answers,
-                held,
-            };
-            to.send(message).await
-        };
-        if timeout(STALLED, sending).await.is_err() {
-            tracing::warn!("dropped a message: its stream is not read");
-        }
-    }
-}
-
-impl Streams {
-    /// Where a message goes that answers nothing, and how.
-    fn besides(
-        &mut self,
-        kind: Kind,
-        text: &str,
-        members: &Members<'_>,
-    ) -> (Option<mpsc::Sender<Message>>, Option<String>) {
-        if kind == Kind::Stateless {
-            let told = self.waiting.values().find_map(|waiting| {
-                let renumbered = waiting.renumbered.as_ref()?;
-                Some((waiting.to.clone(), renumbered.notification(text, members)?))
-            });
-            return match told {
-                Some((to, text)) => (Some(to), Some(text)),
-                None => (None, None),
-            };
-        }
-        let progress = progress_of(members);
-        let open = || {
-            self.waiting
-                .values()
-                .filter(|waiting| !waiting.to.is_closed())
-        };
-        let to = progress
-            .and_then(|token| open().find(|waiting| waiting.progress.as_ref() == Some(&token)))
-            .or_else(|| open().max_by_key(|waiting| waiting.number))
-            .map(|waiting| &waiting.to)
-            .or(self.listening.as_ref().filter(|to| !to.is_closed()))
-            .cloned();
-        if to.is_none() && text.len() <= KEPT_BYTES {
-            self.kept_bytes += text.len();
-            self.kept.push_back(text.to_owned());
-            while self.kept_bytes > KEPT_BYTES || self.kept.len() > KEPT {
-                let oldest = self.kept.pop_front();
-                self.kept_bytes -= oldest.map_or(0, |oldest| oldest.len());
-            }
-        }
-        (to, Some(text.to_owned()))
-    }
-}
-
-/// The token of the request whose progress a notification tells of.
-fn progress_of(members: &Members<'_>) -> Option<Id> {
-    let method = members.get("method").and_then(json::string)?;
-    if method != "notifications/progress" {
-        return None;
-    }
-    let params = Members::parse(members.get("params")?).ok()?;
-    params.get("progressToken").and_then(Id::parse)
 }
