@@ -27,7 +27,12 @@ impl<F: AsFd> Lock<F> {
     /// Blocks the thread for at most about as long as `patience`. `path` is what is locked, for
     /// the error.
     pub(super) fn take(file: F, path: &Path, patience: Duration) -> Result<Self, StoreError> {
-        Self::wait(file, FlockOperation::NonBlockingLockExclusive, path, patience)
+        Self::wait(
+            file,
+            FlockOperation::NonBlockingLockExclusive,
+            path,
+            patience,
+        )
     }
 
     /// The same, of a lock that several may have at once.

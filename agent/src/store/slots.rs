@@ -295,7 +295,11 @@ impl Held<'_> {
         }
     }
 
-    fn free_slot(&mut self, key: &Key, is_spent: impl Fn(&[u8]) -> bool) -> Result<u64, StoreError> {
+    fn free_slot(
+        &mut self,
+        key: &Key,
+        is_spent: impl Fn(&[u8]) -> bool,
+    ) -> Result<u64, StoreError> {
         let (mut free, mut spent) = (None, None);
         self.look(key, |slot, what| {
             match what {

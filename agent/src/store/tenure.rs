@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(5);
 /// How long the lock is kept at a time.
 const MOST: Duration = Duration::from_millis(100);
 /// How long it is not kept after somebody else wanted it, or had it.
-const POLITE: Duration = Duration::from_secs(1);
+const POLITE: Duration = Duration::from_secs(10);
 /// Records that need not be read again, at once.
 const MOST_KNOWN: usize = 1_024;
 
@@ -333,7 +333,10 @@ mod tests {
         }
         state.last = Some(start + MOST);
         state.review(&queue, start + MOST, TICK);
-        assert!(state.kept.is_none() && !files.is_locked(), "for long enough");
+        assert!(
+            state.kept.is_none() && !files.is_locked(),
+            "for long enough"
+        );
         assert_eq!(state.wanted, None);
 
         let (mut state, queue, start) = keeping(&files);
