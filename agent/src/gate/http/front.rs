@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    capacity::{self, ANSWERS},
+    capacity::ANSWERS,
     clients::{Client, Clients},
     headers::{self, Era},
     legacy::{self, stream::Streams},
@@ -25,7 +25,8 @@ use super::{
     shares::Shares,
     tether::Tied,
     tls::Authorities,
-    upstream::{Upstream, UpstreamAddress},
+    turns::Turn,
+    upstream::{Kind, Open, Upstream, UpstreamAddress, Who, goes_on, hold},
 };
 use crate::{
     gate::{
@@ -76,10 +77,23 @@ pub(super) struct Front<G: Rooms> {
 struct Post<G: Rooms> {
     client: Arc<Client<G>>,
     era: Era,
+    kind: Kind,
     headers: HeaderMap,
     message: Bytes,
     /// What it occupies of the room for messages, until it has gone on.
     _room: Held,
+}
+
+impl<G: Rooms> Post<G> {
+    fn principal(&self) -> Principal {
+        self.client.conversation.caller.principal.clone()
+    }
+
+    /// The request's id, as JSON.
+    fn id(&self) -> Option<String> {
+        let envelope = Envelope::parse(&self.message).ok()?;
+        envelope.id.map(|(_, text)| text.to_owned())
+    }
 }
 
 impl<G: Rooms> Front<G> {
@@ -88,8 +102,13 @@ impl<G: Rooms> Front<G> {
             reception: Reception::new(&plan.reception, at, gate.bounds().client_line),
             gate,
             memory: Arc::default(),
-            upstream: Upstream::new(&plan.upstream, &plan.authorities, plan.starting),
-            clients: Clients::new(capacity::sessions(at.connections)),
+            upstream: Upstream::new(
+                &plan.upstream,
+                &plan.authorities,
+                plan.starting,
+                &at.capacity,
+            ),
+            clients: Clients::new(at.capacity.sessions()),
             streams: Streams::default(),
             answers: Shares::new(ANSWERS),
             connections: HTTP_CONNECTIONS.into(),
@@ -173,6 +192,18 @@ impl<G: Rooms> Front<G> {
         id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
+        let principal = &client.conversation.caller.principal;
+        // Some servers begin to answer only when there is something to tell, so that who listens
+        // takes no turn.
+        let (_turn, stream) = if *method == Method::GET {
+            let stream = self.stream(principal).ok_or_else(|| {
+                Refusal::busy("too many streams of the server are open: try again later")
+            })?;
+            (None, Some(stream))
+        } else {
+            let turn = self.upstream.turn(Kind::Word, Some(principal.clone()));
+            (Some(turn.await?), None)
+        };
         let forwarded = self.reception.forwarded(headers);
         let response = self
             .upstream
@@ -188,7 +219,16 @@ impl<G: Rooms> Front<G> {
         let listens = method == Method::GET && status.is_success();
         let notices = listens.then(|| client.listen());
         let waiting = Waiting::new(client, Era::Sessions, None);
-        self.answer(response, waiting, notices).await
+        let answer = self.answer(response, waiting, notices).await?;
+        Ok(match stream.filter(|_| goes_on(&answer)) {
+            Some(stream) => hold(answer, stream),
+            None => answer,
+        })
+    }
+
+    /// A place for one more stream of the server, if there is one.
+    fn stream(&self, who: &Principal) -> Option<Open> {
+        self.upstream.stream(who, self.reception.descriptor())
     }
 
     /// Ends an MCP session at the server, if it hears that.
@@ -197,7 +237,13 @@ impl<G: Rooms> Front<G> {
         let mut headers = HeaderMap::new();
         headers.insert(headers::SESSION, id);
         let nothing = Bytes::new();
-        let asked = self.upstream.send(&Method::DELETE, &headers, &nothing);
+        let asked = async {
+            let _turn = self.upstream.turn(Kind::Word, None).await;
+            let _ = self
+                .upstream
+                .send(&Method::DELETE, &headers, &nothing)
+                .await;
+        };
         let _ = timeout(FAREWELL, asked).await;
     }
 
@@ -227,7 +273,7 @@ impl<G: Rooms> Front<G> {
         message: Bytes,
         room: Held,
     ) -> Result<Response<Body>, Refusal> {
-        let (era, client) = {
+        let (era, kind, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
                 Err(refused) => {
@@ -240,11 +286,13 @@ impl<G: Rooms> Front<G> {
             };
             let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
             headers::agree(era, &headers, &envelope)?;
-            (era, self.client(&visitor, era, &headers, &envelope)?)
+            let client = self.client(&visitor, era, &headers, &envelope)?;
+            (era, Kind::of(&envelope), client)
         };
         let post = Post {
             client,
             era,
+            kind,
             headers,
             message,
             _room: room,
@@ -311,11 +359,23 @@ impl<G: Rooms> Front<G> {
         mut post: Post<G>,
         mut sender: oneshot::Sender<Result<Response<Body>, Refusal>>,
     ) {
+        // Before it is decided, so that what is decided and counted is carried out then.
+        let turn = tokio::select! {
+            turn = self.upstream.turn(post.kind, Some(post.principal())) => turn,
+            () = sender.closed() => return,
+        };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(refusal) => {
+                let _ = sender.send(Err(refusal.of(post.id().as_deref())));
+                return;
+            }
+        };
         let decided = self.decide(&mut post, &mut sender).await;
         let response = match decided {
             Ok((waiting, message)) => {
                 tokio::select! {
-                    response = self.forward(&post, waiting, &message) => response,
+                    response = self.forward(&post, waiting, &message, turn) => response,
                     // `waiting` went with the rest, and has told the conversation.
                     () = sender.closed() => return,
                 }
@@ -415,6 +475,7 @@ impl<G: Rooms> Front<G> {
         post: &Post<G>,
         mut waiting: Waiting<G>,
         message: &Bytes,
+        turn: Turn<Who>,
     ) -> Result<Response<Body>, Refusal> {
         let forwarded = self.reception.forwarded(&post.headers);
         let id = waiting.id().map(str::to_owned);
@@ -438,7 +499,16 @@ impl<G: Rooms> Front<G> {
             }
             _ => {}
         }
-        self.answer(response, waiting, None).await
+        let answer = self.answer(response, waiting, None).await?;
+        if !goes_on(&answer) {
+            return Ok(answer);
+        }
+        // It has a place among streams, and its turn is the next one's; where there is none, it keeps
+        // its turn until it has ended.
+        Ok(match self.stream(&post.principal()) {
+            Some(stream) => hold(answer, stream),
+            None => hold(answer, turn),
+        })
     }
 
     /// The server's response, as the client gets it.

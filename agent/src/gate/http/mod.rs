@@ -17,7 +17,7 @@
 //! | `reception`, `tether` | who comes in, and until when |
 //! | `headers` | what must hold before a body is believed; which headers go on |
 //! | `front`, `clients` | one request to an HTTP server: checked, decided, carried; who has an MCP session |
-//! | `upstream` | the HTTP server behind |
+//! | `upstream`, `turns` | the HTTP server behind; whose turn it is with it |
 //! | `relay`, `sse` | its answers on their way back |
 //! | `piped` | servers on pipes, one for each session |
 //! | `capacity`, `shares` | how much there is for all, and how much of it for each |
@@ -41,9 +41,10 @@ mod shares;
 mod sse;
 mod tether;
 mod tls;
+mod turns;
 mod upstream;
 
-pub use capacity::{DESCRIPTORS, connections};
+pub use capacity::{Capacity, DESCRIPTORS};
 pub use front::{ENDPOINT, FrontPlan};
 pub use metadata::{Issuer, NoIssuer};
 pub use piped::{Servers, serve_piped};
