@@ -118,6 +118,7 @@ enum Unit {
     Seconds,
     PerSecond,
     Bytes,
+    Count,
 }
 
 /// What is promised of a measurement.
@@ -147,6 +148,7 @@ impl Measurement {
                 "s" => Unit::Seconds,
                 "/s" => Unit::PerSecond,
                 "B" => Unit::Bytes,
+                "" => Unit::Count,
                 _ => return None,
             },
             plain: samples("plain")?,
@@ -169,6 +171,7 @@ impl Measurement {
                 Unit::Seconds => "s",
                 Unit::PerSecond => "/s",
                 Unit::Bytes => "B",
+                Unit::Count => "",
             },
             "plain": { "median": median(&self.plain), "samples": self.plain },
             "guarded": { "median": median(&self.guarded), "samples": self.guarded },
@@ -229,6 +232,7 @@ impl Unit {
             Self::Seconds => (&[(1e-9, "n"), (1e-6, "µ"), (1e-3, "m"), (1.0, "")], "s"),
             Self::PerSecond => (&[(1.0, ""), (1e3, "k"), (1e6, "M")], "/s"),
             Self::Bytes => (&[(1.0, ""), (1024.0, "Ki"), (1_048_576.0, "Mi")], "B"),
+            Self::Count => return format!("{value:.0}"),
         };
         let step = steps.iter().rev().find(|(size, _)| value.abs() >= *size);
         let (size, prefix) = step.or(steps.first()).copied().unwrap_or((1.0, ""));
@@ -319,6 +323,7 @@ mod tests {
         assert_eq!(Unit::Seconds.show(-4e-10), "-0.40 ns");
         assert_eq!(Unit::PerSecond.show(432_100.0), "432 k/s");
         assert_eq!(Unit::Bytes.show(14_904_000.0), "14.2 MiB");
+        assert_eq!(Unit::Count.show(10_000.0), "10000");
     }
 
     #[test]

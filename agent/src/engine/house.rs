@@ -135,13 +135,10 @@ fn launch_in(
 /// Listens for clients over HTTP.
 pub(super) fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
     let tcp = http::listen(at).map_err(|error| not_listening(at, error))?;
-    let connections = http::connections(kernel::descriptors(http::DESCRIPTORS));
+    let capacity = http::Capacity::of(kernel::descriptors(http::DESCRIPTORS));
+    let connections = capacity.connections;
     tracing::info!(connections, "more connections than this are turned away");
-    Ok(Listener {
-        tcp,
-        tls,
-        connections,
-    })
+    Ok(Listener { tcp, tls, capacity })
 }
 
 /// Somebody else is there, or the system refuses.

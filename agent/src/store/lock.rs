@@ -1,8 +1,8 @@
 //! A lock among processes, which is waited for a bounded time.
 
 use std::{
-    fs::File,
     io,
+    os::fd::AsFd,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -21,25 +21,55 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// Held until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock<'a>(&'a File);
+pub(super) struct Lock<F: AsFd>(F);
 
-impl<'a> Lock<'a> {
+impl<F: AsFd> Lock<F> {
     /// Blocks the thread for at most about as long as `patience`. `path` is what is locked, for
     /// the error.
-    pub(super) fn take(
-        file: &'a File,
+    pub(super) fn take(file: F, path: &Path, patience: Duration) -> Result<Self, StoreError> {
+        Self::wait(
+            file,
+            FlockOperation::NonBlockingLockExclusive,
+            path,
+            patience,
+        )
+    }
+
+    /// The same, of a lock that several may have at once.
+    pub(super) fn share(file: F, path: &Path, patience: Duration) -> Result<Self, StoreError> {
+        Self::wait(file, FlockOperation::NonBlockingLockShared, path, patience)
+    }
+
+    /// Takes it if nobody has it.
+    pub(super) fn try_take(file: F, path: &Path) -> Result<Option<Self>, StoreError> {
+        match Self::wait(file, FlockOperation::NonBlockingLockExclusive, path, None) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(StoreError::Busy(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wait(
+        file: F,
+        how: FlockOperation,
         path: &Path,
-        patience: Duration,
+        patience: impl Into<Option<Duration>>,
     ) -> Result<Self, StoreError> {
-        let start = Instant::now();
+        let patience = patience.into();
+        let mut start = None;
         let mut tries = 0;
         loop {
-            match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            match flock(&file, how) {
                 Ok(()) => return Ok(Self(file)),
                 Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if tries < HASTY => thread::yield_now(),
-                Err(Errno::WOULDBLOCK) if start.elapsed() < patience => thread::sleep(NAP),
-                Err(Errno::WOULDBLOCK) => return Err(StoreError::Busy(path.to_owned())),
+                Err(Errno::WOULDBLOCK) => {
+                    let start = start.get_or_insert_with(Instant::now);
+                    match patience {
+                        Some(_) if tries < HASTY => thread::yield_now(),
+                        Some(patience) if start.elapsed() < patience => thread::sleep(NAP),
+                        _ => return Err(StoreError::Busy(path.to_owned())),
+                    }
+                }
                 Err(errno) => {
                     return Err(StoreError::File {
                         path: path.to_owned(),
@@ -53,9 +83,9 @@ impl<'a> Lock<'a> {
     }
 }
 
-impl Drop for Lock<'_> {
+impl<F: AsFd> Drop for Lock<F> {
     fn drop(&mut self) {
         // It can only fail for a file that is not open.
-        let _ = flock(self.0, FlockOperation::Unlock);
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }

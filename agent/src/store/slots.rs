@@ -12,16 +12,18 @@
 //! `write`, which a signal does not cut short: after a kill it holds the old record or the new one.
 
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::Arc,
 };
 
-use super::{StateDirectory, StoreError, lock::Lock, sync::Syncer};
+use super::{
+    StateDirectory, StoreError,
+    sync::Syncer,
+    tenure::{Tenant, Use},
+};
 
 /// Bytes that a record may have.
 pub const SLOT_CAPACITY: usize = SLOT - SLOT_HEAD;
@@ -29,8 +31,6 @@ pub const SLOT_CAPACITY: usize = SLOT - SLOT_HEAD;
 const MAGIC: &[u8; 32] = b"capwarden slots 1\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n";
 /// What stays the same of `MAGIC` in every version.
 const MAGIC_KIND: usize = 16;
-/// How long another process may hold the lock: it works for microseconds, unless it was stopped.
-const PATIENCE: Duration = Duration::from_millis(250);
 
 const HEADER: usize = 4096;
 const SLOT: usize = 1024;
@@ -42,14 +42,14 @@ const GROUP_BYTES: usize = GROUP * SLOT;
 pub type Key = [u8; 16];
 
 /// The file, open. May be used from any thread; keeps no more in memory than where each key was
-/// seen last.
+/// seen last, and some of the records while it has the lock.
 #[derive(Debug)]
 pub struct Slots {
     path: PathBuf,
     file: Arc<File>,
     groups: u64,
     secret: [u8; 16],
-    seen: Mutex<HashMap<Key, u64>>,
+    tenant: Tenant,
     syncer: Syncer,
 }
 
@@ -57,9 +57,7 @@ pub struct Slots {
 #[derive(Debug)]
 pub struct Held<'a> {
     slots: &'a Slots,
-    // In this order: other processes are let in before other threads.
-    _lock: Lock<'a>,
-    seen: MutexGuard<'a, HashMap<Key, u64>>,
+    locked: Use<'a>,
     /// Slots whose records the holder knows, and may be about to change.
     looked_at: Vec<u64>,
 }
@@ -134,13 +132,14 @@ impl Slots {
             )));
         }
         let file = Arc::new(file);
+        let tenant = Tenant::new(path.clone(), Arc::clone(&file));
         Ok(Self {
+            tenant: tenant.map_err(|source| failed("lock", source))?,
             syncer: Syncer::start(Arc::clone(&file)).map_err(|source| failed("sync", source))?,
             path,
             file,
             groups,
             secret,
-            seen: Mutex::default(),
         })
     }
 
@@ -164,17 +163,14 @@ impl Slots {
     /// Another process holds it for too long, or what was written earlier could not be brought to
     /// the disk.
     pub fn lock(&self) -> Result<Held<'_>, StoreError> {
-        // Nothing is left half changed by a panic elsewhere: what was seen is only a hint.
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = Lock::take(&self.file, &self.path, PATIENCE)?;
+        let locked = self.tenant.lock()?;
         if let Some(why) = self.syncer.failure() {
             let (path, why) = (self.path.clone(), why.to_owned());
             return Err(StoreError::NotSynced { path, why });
         }
         Ok(Held {
             slots: self,
-            _lock: lock,
-            seen,
+            locked,
             looked_at: Vec::new(),
         })
     }
@@ -219,7 +215,13 @@ impl Held<'_> {
             slot: None,
             record: None,
         };
-        if let Some(&slot) = self.seen.get(key) {
+        if let Some((slot, record)) = self.locked.known(key) {
+            found.slot = Some(*slot);
+            found.record = Some(record.clone());
+            self.looked_at.extend(found.slot);
+            return Ok(found);
+        }
+        if let Some(slot) = self.locked.seen(key) {
             let mut bytes = [0; SLOT];
             self.slots.read(slot, &mut bytes)?;
             match self.slots.parse(slot, &bytes)? {
@@ -228,7 +230,7 @@ impl Held<'_> {
                     found.record = Some(record.to_vec());
                 }
                 // Another process has given the slot away, since the record was spent.
-                _ => drop(self.seen.remove(key)),
+                _ => self.locked.gone(key),
             }
         }
         if found.slot.is_none() {
@@ -241,7 +243,8 @@ impl Held<'_> {
                 _ => false,
             })?;
         }
-        if let Some(slot) = found.slot {
+        if let (Some(slot), Some(record)) = (found.slot, &found.record) {
+            self.locked.know(*key, slot, record);
             self.remember(*key, slot);
         }
         Ok(found)
@@ -270,12 +273,16 @@ impl Held<'_> {
         };
         let bytes = encode(&found.key, record)
             .ok_or_else(|| failed(io::Error::other("the record is empty, or too long")))?;
+        self.locked.unsure(&found.key);
         self.slots
             .file
             .write_all_at(&bytes, offset(slot))
             .map_err(failed)?;
         self.slots.syncer.written();
-        self.remember(found.key, slot);
+        self.locked.know(found.key, slot, record);
+        if found.slot.is_none() {
+            self.remember(found.key, slot);
+        }
         Ok(())
     }
 
@@ -288,23 +295,34 @@ impl Held<'_> {
         }
     }
 
-    fn free_slot(&self, key: &Key, is_spent: impl Fn(&[u8]) -> bool) -> Result<u64, StoreError> {
+    fn free_slot(
+        &mut self,
+        key: &Key,
+        is_spent: impl Fn(&[u8]) -> bool,
+    ) -> Result<u64, StoreError> {
         let (mut free, mut spent) = (None, None);
         self.look(key, |slot, what| {
             match what {
                 Slot::Free => free = Some(slot),
-                Slot::Record(_, record) => {
+                Slot::Record(other, record) => {
                     if spent.is_none() && !self.looked_at.contains(&slot) && is_spent(record) {
-                        spent = Some(slot);
+                        spent = Some((slot, other));
                     }
                 }
             }
             free.is_some()
         })?;
-        free.or(spent).ok_or_else(|| StoreError::Full {
-            path: self.slots.path.clone(),
-            room: self.slots.room(),
-        })
+        match (free, spent) {
+            (Some(slot), _) => Ok(slot),
+            (None, Some((slot, other))) => {
+                self.locked.gone(&other);
+                Ok(slot)
+            }
+            (None, None) => Err(StoreError::Full {
+                path: self.slots.path.clone(),
+                room: self.slots.room(),
+            }),
+        }
     }
 
     /// Shows all slots that a key can be in, until one is the right one.
@@ -326,11 +344,7 @@ impl Held<'_> {
     }
 
     fn remember(&mut self, key: Key, slot: u64) {
-        // Keys whose slots were given away by other processes may be left in it.
-        if u64::try_from(self.seen.len()).unwrap_or(u64::MAX) >= self.slots.room() {
-            self.seen.clear();
-        }
-        self.seen.insert(key, slot);
+        self.locked.saw(key, slot, self.slots.room());
         self.looked_at.push(slot);
     }
 }

@@ -76,7 +76,10 @@ fn chosen(levels: Option<&Levels>, format: Option<Format>) -> Result<(EnvFilter,
 }
 
 /// Starts the log.
-pub(in crate::cli) fn start(levels: Option<&Levels>, format: Option<Format>) -> Result<Logging, Failure> {
+pub(in crate::cli) fn start(
+    levels: Option<&Levels>,
+    format: Option<Format>,
+) -> Result<Logging, Failure> {
     let (filter, format) = chosen(levels, format)?;
     let lines = fmt()
         .with_env_filter(filter)

@@ -18,7 +18,7 @@
 //! | `headers` | what must hold before a body is believed; which headers go on |
 //! | `params` | headers that repeat a call's arguments |
 //! | `front`, `clients` | one request to an HTTP server: checked, decided, carried; who has an MCP session |
-//! | `upstream` | the HTTP server behind |
+//! | `upstream`, `turns` | the HTTP server behind; whose turn it is with it |
 //! | `relay`, `sse` | its answers on their way back |
 //! | `asked` | a call that waits while its user is asked |
 //! | `piped` | servers on pipes, one for each session |
@@ -45,9 +45,10 @@ mod shares;
 mod sse;
 mod tether;
 mod tls;
+mod turns;
 mod upstream;
 
-pub use capacity::{DESCRIPTORS, connections};
+pub use capacity::{Capacity, DESCRIPTORS};
 pub use front::{ENDPOINT, FrontPlan};
 pub use metadata::{Issuer, NoIssuer};
 pub use piped::{Servers, serve_piped};

@@ -15,10 +15,13 @@ use hyper::{
     body::{Body as _, Bytes, Incoming},
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use super::{
-    capacity::MESSAGES,
+    capacity::{Capacity, MESSAGES},
     headers::{self, Doors},
     metadata::{self, Issuer, Metadata},
     refusal::{Body, Refusal},
@@ -64,8 +67,8 @@ pub trait Prepare: fmt::Debug + Send + Sync {
 pub(super) struct Place {
     pub(super) address: SocketAddr,
     pub(super) tls: bool,
-    /// How many connections there may be at once.
-    pub(super) connections: usize,
+    /// How much there is for all who come.
+    pub(super) capacity: Capacity,
 }
 
 impl Place {
@@ -163,6 +166,8 @@ pub(super) struct Reception {
     metadata: Option<Metadata>,
     room: Arc<Shares<Principal>>,
     requests: Arc<Shares<Principal>>,
+    /// What may be open at once: connections, and streams of a server.
+    open: Arc<Semaphore>,
     /// The longest message.
     limit: usize,
 }
@@ -189,9 +194,15 @@ impl Reception {
             metadata,
             room: Shares::new(MESSAGES),
             // One for each connection.
-            requests: Shares::new(at.connections),
+            requests: Shares::new(at.capacity.connections),
+            open: Arc::new(Semaphore::new(at.capacity.open)),
             limit,
         }
+    }
+
+    /// One more connection or stream may be open until this is dropped; none if there is no room.
+    pub(super) fn descriptor(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.open).try_acquire_owned().ok()
     }
 
     /// Tells of grants that end, for ever.
@@ -376,7 +387,7 @@ mod tests {
             Place {
                 address,
                 tls,
-                connections: 1,
+                capacity: Capacity::of(0),
             }
             .hosts(&named)
         };

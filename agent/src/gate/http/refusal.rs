@@ -4,7 +4,7 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Response, StatusCode,
     body::Bytes,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
 
@@ -91,6 +91,14 @@ impl Refusal {
         }
     }
 
+    /// There is too much to do: it was not carried out, and can be sent again.
+    pub(super) fn busy(why: &str) -> Self {
+        Self {
+            code: INTERNAL,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+    }
+
     #[must_use]
     pub(super) fn of(self, id: Option<&str>) -> Self {
         Self {
@@ -114,6 +122,10 @@ impl Refusal {
             if let Ok(scheme) = HeaderValue::try_from(scheme) {
                 response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
             }
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            let soon = HeaderValue::from_static("1");
+            response.headers_mut().insert(RETRY_AFTER, soon);
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             let allowed = HeaderValue::from_static("POST, GET, DELETE");

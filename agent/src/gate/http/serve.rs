@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    capacity::{BACKLOG, FAREWELLS},
+    capacity::{BACKLOG, Capacity, FAREWELLS},
     front::{Front, FrontPlan},
     reception::{Peer, Place, Service, receive},
     shares::Shares,
@@ -65,8 +65,8 @@ pub struct Listener {
     pub tcp: TcpListener,
     /// With this certificate; without TLS, the address is a loopback address.
     pub tls: Option<Tls>,
-    /// Connections at once; of others, those who wait are told to come again.
-    pub connections: usize,
+    /// How many may come at once; of others, those who wait are told to come again.
+    pub capacity: Capacity,
 }
 
 /// Whose connections are told apart: the users of this host, and the addresses of others.
@@ -81,7 +81,7 @@ impl Listener {
         Ok(Place {
             address: self.tcp.local_addr()?,
             tls: self.tls.is_some(),
-            connections: self.connections,
+            capacity: self.capacity,
         })
     }
 
@@ -95,7 +95,7 @@ impl Listener {
     ) -> io::Result<()> {
         let here = self.tcp.local_addr()?;
         let tls = self.tls.map(Arc::new);
-        let places = Shares::new(self.connections);
+        let places = Shares::new(self.capacity.connections);
         let leaving = Arc::new(Semaphore::new(FAREWELLS));
         let mut connections = JoinSet::new();
         connections.spawn({
@@ -123,7 +123,8 @@ impl Listener {
             }
             let origin =
                 user.map_or_else(|| Origin::Address(peer.ip().to_canonical()), Origin::User);
-            let Some(place) = places.try_take(&origin, 1) else {
+            let descriptor = service.reception().descriptor();
+            let Some((descriptor, place)) = descriptor.zip(places.try_take(&origin, 1)) else {
                 // With TLS it would be told only after keys were agreed on; of very many, not all are.
                 if tls.is_none()
                     && let Ok(leave) = Arc::clone(&leaving).try_acquire_owned()
@@ -150,7 +151,7 @@ impl Listener {
                         }
                     }
                 }
-                drop(place);
+                drop((place, descriptor));
             });
         }
     }

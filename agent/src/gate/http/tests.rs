@@ -95,14 +95,14 @@ impl Rig {
     }
 
     async fn guarded(script: Script, bounds: Bounds, grants: Option<Arc<Grants>>) -> Self {
-        Self::with_connections(script, bounds, grants, 384).await
+        Self::with_capacity(script, bounds, grants, Capacity::of(1_024)).await
     }
 
-    async fn with_connections(
+    async fn with_capacity(
         script: Script,
         bounds: Bounds,
         grants: Option<Arc<Grants>>,
-        connections: usize,
+        capacity: Capacity,
     ) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
@@ -126,7 +126,7 @@ impl Rig {
         let listener = Listener {
             tcp,
             tls: None,
-            connections,
+            capacity,
         };
         tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
         Self {
@@ -1016,7 +1016,7 @@ async fn server_that_is_not_there_is_told() {
     let listener = Listener {
         tcp,
         tls: None,
-        connections: 64,
+        capacity: Capacity::of(1_024),
     };
     let (observer, _events) = mpsc::unbounded_channel();
     let gate = Arc::new(Gate {

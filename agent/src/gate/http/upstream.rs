@@ -2,23 +2,38 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, Uri,
     body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep},
+};
 
-use super::{refusal::Refusal, tls::Authorities};
-use crate::gate::CallEnd;
+use super::{
+    capacity::Capacity,
+    refusal::{Body, Refusal},
+    shares::{Share, Shares},
+    tether::Tied,
+    tls::Authorities,
+    turns::{NoTurn, Turn, Turns},
+};
+use crate::{
+    gate::{CallEnd, envelope::Envelope},
+    principal::Principal,
+};
 
 /// How long a connection that is not used is kept. Servers close theirs after five seconds.
 const IDLE: Duration = Duration::from_secs(4);
@@ -27,6 +42,49 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server that was just started may take to listen.
 const START: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(50);
+/// How long a request may wait for its turn. Many clients give up after a minute.
+const TURN: Duration = Duration::from_secs(30);
+
+/// What an answer that may go on for long calls itself.
+const STREAM: &[u8] = b"text/event-stream";
+
+/// What a message is to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A request, which it works on.
+    Call,
+    /// An answer, a notification, the end of a session. Calls may wait for it, so that it does not
+    /// wait for them.
+    Word,
+}
+
+impl Kind {
+    pub(super) fn of(envelope: &Envelope<'_>) -> Self {
+        match (&envelope.method, &envelope.id) {
+            (Some(_), Some(_)) => Self::Call,
+            _ => Self::Word,
+        }
+    }
+}
+
+/// Whether an answer may go on for long. Any other has come whole, however long the client takes for
+/// it.
+pub(super) fn goes_on(response: &Response<Body>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.as_bytes().get(..STREAM.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(STREAM))
+}
+
+/// The same response, which holds something until it has ended.
+pub(super) fn hold<T: Send + Unpin + 'static>(response: Response<Body>, held: T) -> Response<Body> {
+    response.map(|body| Tied::new(body, None, held).boxed_unsync())
+}
+
+/// Who something is asked for; the gate itself is nobody.
+pub(super) type Who = Option<Principal>;
+
+/// A stream's place among all that may be open.
+pub(super) type Open = (Share<Principal>, OwnedSemaphorePermit);
 
 /// The address of a server that speaks streamable HTTP: on this host, or behind TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +166,9 @@ impl std::fmt::Display for UpstreamAddress {
 pub(super) struct Upstream {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     address: Uri,
+    calls: Arc<Turns<Who>>,
+    words: Arc<Turns<Who>>,
+    streams: Arc<Shares<Principal>>,
     /// Until when it may not listen yet.
     starting: Instant,
 }
@@ -118,6 +179,7 @@ impl Upstream {
         address: &UpstreamAddress,
         authorities: &Authorities,
         starting: bool,
+        capacity: &Capacity,
     ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -131,14 +193,43 @@ impl Upstream {
             .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(capacity.calls)
             .pool_timer(TokioTimer::new())
             .build(connector);
         let now = Instant::now();
         Self {
             client,
             address: address.0.clone(),
+            calls: Turns::new(capacity.calls, capacity.connections, TURN),
+            words: Turns::new(capacity.words, capacity.connections, TURN),
+            streams: Shares::new(capacity.streams),
             starting: if starting { now + START } else { now },
         }
+    }
+
+    /// Waits for a turn with the server, which ends when it is dropped.
+    pub(super) async fn turn(&self, kind: Kind, who: Who) -> Result<Turn<Who>, Refusal> {
+        let turns = match kind {
+            Kind::Call => &self.calls,
+            Kind::Word => &self.words,
+        };
+        turns.take(&who).await.map_err(|why| match why {
+            NoTurn::Full => Refusal::busy(
+                "too many requests wait for the server behind capwarden: try again later",
+            ),
+            NoTurn::Late => Refusal::busy(
+                "the server behind capwarden was busy with other requests for too long: try again later",
+            ),
+        })
+    }
+
+    /// A place for a stream that stays open, if there is one, and a descriptor for it.
+    pub(super) fn stream(
+        &self,
+        who: &Principal,
+        descriptor: Option<OwnedSemaphorePermit>,
+    ) -> Option<Open> {
+        self.streams.try_take(who, 1).zip(descriptor)
     }
 
     /// Sends a request; returns when the response's head is there. An error says too what is known

@@ -139,6 +139,7 @@ fn end(session: SessionId) -> SessionEvent {
         sockets: 1,
         milliseconds: 5,
         proxy: None,
+        program: None,
     })
 }
 

@@ -1,5 +1,5 @@
 //! A tool call through the gate, and through other gateways that are installed, against the same
-//! server directly, all by turns; and what the agent occupies while nothing happens.
+//! server directly, all by turns, on one core and wherever they come to run; and what the agent occupies while nothing happens.
 
 use std::{
     fs,
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Bench, Running,
+    cores::Cores,
     measure::{Measurement, Target, Unit},
     peers::PEERS,
 };
@@ -148,27 +149,44 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let (policy, counted) = (bench.file("policy.yaml"), bench.file("counted.yaml"));
     fs::write(&policy, POLICY)?;
     fs::write(&counted, COUNTED)?;
-    let governed_by = |policy: &Path, options: &[&str]| {
-        let mut command = bench.capwarden("run");
-        command.arg("--policy").arg(policy).args(options);
-        Client::start(command.arg("--").args(SERVER), TOOL)
-    };
-
-    let governed = |options: &[&str]| governed_by(&policy, options);
-
-    let idle = governed(&[])?;
+    let idle = governed(bench, &policy, &[])?;
     std::thread::sleep(SETTLE);
     let resident = resident(idle.server.0.id())?;
     idle.stop()?;
 
+    let mut rows = Vec::new();
+    for cores in Cores::BOTH {
+        let measured = cores.run(|| turns(bench, &policy, &counted))?;
+        rows.extend(compared(measured, cores)?);
+    }
+    rows.push(Measurement {
+        what: "resident memory of `run`, idle".to_owned(),
+        unit: Unit::Bytes,
+        plain: Vec::new(),
+        guarded: vec![resident],
+        target: Target::Most(f64::from(20 << 20)),
+    });
+    Ok(rows)
+}
+
+/// A client of the server behind capwarden.
+fn governed(bench: &Bench, policy: &Path, options: &[&str]) -> Result<Client> {
+    let mut command = bench.capwarden("run");
+    command.arg("--policy").arg(policy).args(options);
+    Client::start(command.arg("--").args(SERVER), TOOL)
+}
+
+/// All by turns; the first is the server without anybody in between.
+fn turns(bench: &Bench, policy: &Path, counted: &Path) -> Result<Vec<Gateway>> {
     let direct = Client::start(Command::new(SERVER[0]).args(&SERVER[1..]), TOOL)?;
+    let metrics = ["--metrics", "127.0.0.1:0"];
     let mut all = vec![
         Gateway::new("nobody", direct),
-        Gateway::new("capwarden", governed(&[])?),
-        Gateway::new("capwarden, with a counter", governed_by(&counted, &[])?),
+        Gateway::new("capwarden", governed(bench, policy, &[])?),
+        Gateway::new("capwarden, with a counter", governed(bench, counted, &[])?),
         Gateway::new(
             "capwarden, with metrics",
-            governed(&["--metrics", "127.0.0.1:0"])?,
+            governed(bench, policy, &metrics)?,
         ),
     ];
     for peer in &PEERS {
@@ -186,7 +204,12 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
             gateway.turn(turn)?;
         }
     }
-    let mut all = all.into_iter();
+    Ok(all)
+}
+
+/// What each adds to the first.
+fn compared(measured: Vec<Gateway>, cores: Cores) -> Result<Vec<Measurement>> {
+    let mut all = measured.into_iter();
     let direct = all.next().context("nobody was measured")?;
     let mut rows = Vec::new();
     for gateway in all {
@@ -195,13 +218,14 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
             "capwarden, with a counter" => Target::Extra(15e-6),
             _ => Target::None,
         };
+        let (cores_name, name) = (cores.name(), gateway.name);
         rows.push(row(
-            &format!("tools/call, p50 of 100: {}", gateway.name),
+            &format!("tools/call on {cores_name}, p50 of 100: {name}"),
             (&direct.typical, &gateway.typical),
-            target,
+            cores.target(target),
         ));
         rows.push(row(
-            &format!("tools/call, p99 of 100: {}", gateway.name),
+            &format!("tools/call on {cores_name}, p99 of 100: {name}"),
             (&direct.slow, &gateway.slow),
             Target::None,
         ));
@@ -211,13 +235,6 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
         }
     }
     direct.client.stop()?;
-    rows.push(Measurement {
-        what: "resident memory of `run`, idle".to_owned(),
-        unit: Unit::Bytes,
-        plain: Vec::new(),
-        guarded: vec![resident],
-        target: Target::Most(f64::from(20 << 20)),
-    });
     Ok(rows)
 }
 

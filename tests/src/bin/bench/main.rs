@@ -10,6 +10,7 @@
 mod arming;
 mod capture;
 mod clients;
+mod cores;
 mod fixture;
 mod gate;
 mod guard;

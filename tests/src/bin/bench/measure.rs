@@ -8,6 +8,7 @@ pub(crate) enum Unit {
     Time,
     Rate,
     Bytes,
+    Count,
 }
 
 /// What is promised of the medians.
@@ -40,6 +41,7 @@ impl Measurement {
             Unit::Time => "s",
             Unit::Rate => "/s",
             Unit::Bytes => "B",
+            Unit::Count => "",
         };
         let (kind, value) = match self.target {
             Target::Ratio(value) => ("ratio", value),

@@ -1,5 +1,5 @@
 //! A tool call over HTTP: to the server directly, through capwarden, and through other gateways that
-//! are installed, by turns.
+//! are installed, by turns, on one core and wherever they come to run.
 
 use std::{
     fs,
@@ -12,7 +12,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Bench, Running, fixture,
+    Bench, Running,
+    cores::Cores,
+    fixture,
     measure::{Measurement, Target, Unit},
 };
 
@@ -133,14 +135,22 @@ fn grant(bench: &Bench) -> Result<String> {
 }
 
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
+    let mut rows = Vec::new();
+    let token = grant(bench)?;
+    for cores in Cores::BOTH {
+        rows.extend(cores.run(|| turns(bench, &token, cores))?);
+    }
+    Ok(rows)
+}
+
+fn turns(bench: &Bench, token: &str, cores: Cores) -> Result<Vec<Measurement>> {
     let server = fixture::start(SERVER)?;
     let anonymous = capwarden(bench, &["--anonymous"], POLICY)?;
-    let token = grant(bench)?;
     let granted = gate_at(bench, GRANTS, &[], POLICY)?;
     let mut all = vec![
         Client::new("nobody", SERVER, None)?,
         Client::new("capwarden", GATE, None)?,
-        Client::new("capwarden, with a grant", GRANTS, Some(token))?,
+        Client::new("capwarden, with a grant", GRANTS, Some(token.to_owned()))?,
     ];
     for turn in 0..=TURNS {
         for client in &mut all {
@@ -150,13 +160,16 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     drop((server, anonymous, granted));
     let mut all = all.into_iter();
     let direct = all.next().context("nobody was measured")?;
-    Ok(all
-        .map(|client| Measurement {
-            what: format!("tools/call over HTTP, p50 of 100: {}", client.name),
-            unit: Unit::Time,
-            plain: direct.typical.clone(),
-            guarded: client.typical,
-            target: Target::Extra(80e-6),
-        })
-        .collect())
+    let row = |client: Client| Measurement {
+        what: format!(
+            "tools/call over HTTP on {}, p50 of 100: {}",
+            cores.name(),
+            client.name
+        ),
+        unit: Unit::Time,
+        plain: direct.typical.clone(),
+        guarded: client.typical,
+        target: cores.target(Target::Extra(80e-6)),
+    };
+    Ok(all.map(row).collect())
 }

@@ -13,7 +13,7 @@ use hyper::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    capacity::{self, ANSWERS},
+    capacity::ANSWERS,
     clients::{Client, Clients},
     headers::{self, Era},
     legacy::{self, stream::Streams},
@@ -22,7 +22,7 @@ use super::{
     relay::Waiting,
     shares::Shares,
     tls::Authorities,
-    upstream::{Upstream, UpstreamAddress},
+    upstream::{Kind, Open, Upstream, UpstreamAddress, goes_on, hold},
 };
 use crate::{
     gate::{
@@ -72,8 +72,13 @@ impl<G: Rooms> Front<G> {
             reception: Reception::new(&plan.reception, at, gate.bounds().client_line),
             gate,
             memory: Arc::default(),
-            upstream: Upstream::new(&plan.upstream, &plan.authorities, plan.starting),
-            clients: Clients::new(capacity::sessions(at.connections)),
+            upstream: Upstream::new(
+                &plan.upstream,
+                &plan.authorities,
+                plan.starting,
+                &at.capacity,
+            ),
+            clients: Clients::new(at.capacity.sessions()),
             streams: Streams::default(),
             answers: Shares::new(ANSWERS),
             connections: HTTP_CONNECTIONS.into(),
@@ -157,6 +162,18 @@ impl<G: Rooms> Front<G> {
         id: Option<&str>,
         client: &Arc<Client<G>>,
     ) -> Result<Response<Body>, Refusal> {
+        let principal = &client.conversation.caller.principal;
+        // Some servers begin to answer only when there is something to tell, so that who listens
+        // takes no turn.
+        let (_turn, stream) = if *method == Method::GET {
+            let stream = self.stream(principal).ok_or_else(|| {
+                Refusal::busy("too many streams of the server are open: try again later")
+            })?;
+            (None, Some(stream))
+        } else {
+            let turn = self.upstream.turn(Kind::Word, Some(principal.clone()));
+            (Some(turn.await?), None)
+        };
         let forwarded = self.reception.forwarded(headers);
         let response = self
             .upstream
@@ -172,7 +189,16 @@ impl<G: Rooms> Front<G> {
         let listens = method == Method::GET && status.is_success();
         let notices = listens.then(|| client.listen());
         let waiting = Waiting::new(client, Era::Sessions, None);
-        self.answer(response, waiting, notices).await
+        let answer = self.answer(response, waiting, notices).await?;
+        Ok(match stream.filter(|_| goes_on(&answer)) {
+            Some(stream) => hold(answer, stream),
+            None => answer,
+        })
+    }
+
+    /// A place for one more stream of the server, if there is one.
+    fn stream(&self, who: &Principal) -> Option<Open> {
+        self.upstream.stream(who, self.reception.descriptor())
     }
 
     /// Ends an MCP session at the server, if it hears that.
@@ -181,7 +207,13 @@ impl<G: Rooms> Front<G> {
         let mut headers = HeaderMap::new();
         headers.insert(headers::SESSION, id);
         let nothing = Bytes::new();
-        let asked = self.upstream.send(&Method::DELETE, &headers, &nothing);
+        let asked = async {
+            let _turn = self.upstream.turn(Kind::Word, None).await;
+            let _ = self
+                .upstream
+                .send(&Method::DELETE, &headers, &nothing)
+                .await;
+        };
         let _ = timeout(FAREWELL, asked).await;
     }
 

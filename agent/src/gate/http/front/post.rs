@@ -23,9 +23,12 @@ use crate::gate::{
         reception::{Held, Visitor},
         refusal::{Body, Refusal, json_response},
         relay::Waiting,
+        turns::Turn,
+        upstream::{Kind, Who, goes_on, hold},
     },
     question::Asking,
 };
+use crate::principal::Principal;
 
 const CANCELLED: &str = "the call was cancelled";
 
@@ -33,6 +36,7 @@ const CANCELLED: &str = "the call was cancelled";
 struct Post<G: Rooms> {
     client: Arc<Client<G>>,
     era: Era,
+    kind: Kind,
     headers: HeaderMap,
     message: Bytes,
     /// Its id, and how that is written; none if it is no request, or was not looked at yet.
@@ -42,6 +46,16 @@ struct Post<G: Rooms> {
 }
 
 impl<G: Rooms> Post<G> {
+    fn principal(&self) -> Principal {
+        self.client.conversation.caller.principal.clone()
+    }
+
+    /// The request's id, as JSON.
+    fn id(&self) -> Option<String> {
+        let envelope = Envelope::parse(&self.message).ok()?;
+        envelope.id.map(|(_, text)| text.to_owned())
+    }
+
     /// What waits for the answer to it, once it was forwarded under this id.
     fn waiting(&self, id: Id) -> Waiting<G> {
         let text = self.request.as_ref().map_or("null", |(_, text)| text);
@@ -93,7 +107,7 @@ impl<G: Rooms> Front<G> {
         message: Bytes,
         room: Held,
     ) -> Result<Response<Body>, Refusal> {
-        let (era, client) = {
+        let (era, kind, client) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
                 Err(refused) => {
@@ -106,11 +120,13 @@ impl<G: Rooms> Front<G> {
             };
             let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
             headers::agree(era, &headers, &envelope)?;
-            (era, self.client(&visitor, era, &headers, &envelope)?)
+            let client = self.client(&visitor, era, &headers, &envelope)?;
+            (era, Kind::of(&envelope), client)
         };
         let post = Post {
             client,
             era,
+            kind,
             headers,
             message,
             request: None,
@@ -130,16 +146,30 @@ impl<G: Rooms> Front<G> {
         mut post: Post<G>,
         mut sender: oneshot::Sender<Result<Response<Body>, Refusal>>,
     ) {
+        // Before it is decided, so that what is decided and counted is carried out then.
+        let turn = tokio::select! {
+            turn = self.upstream.turn(post.kind, Some(post.principal())) => turn,
+            () = sender.closed() => return,
+        };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(refusal) => {
+                let _ = sender.send(Err(refusal.of(post.id().as_deref())));
+                return;
+            }
+        };
         let response = match self.decide(&mut post, sender.closed()).await {
             Next::Answer(response) => response,
             Next::Forward(waiting, message) => {
                 tokio::select! {
-                    response = self.forward(&post, waiting, &message) => response,
+                    response = self.forward(&post, waiting, &message, turn) => response,
                     // `waiting` went with the rest, and has told the conversation.
                     () = sender.closed() => return,
                 }
             }
             Next::Ask(asking) => {
+                // A user may take minutes.
+                drop(turn);
                 let (to, stream) = asked::stream();
                 if sender.send(Ok(legacy::stream(stream))).is_err() {
                     post.give_up();
@@ -173,16 +203,26 @@ impl<G: Rooms> Front<G> {
         if matches!(heard.outcome, FromClient::Drop(_)) {
             return;
         }
-        let response = match self.next(&mut post, heard.outcome, to.closed()).await {
-            Next::Answer(response) => response,
-            Next::Forward(waiting, message) => {
-                tokio::select! {
-                    response = self.forward(&post, waiting, &message) => response,
-                    () = to.closed() => return,
-                }
+        let turn = tokio::select! {
+            turn = self.upstream.turn(post.kind, Some(post.principal())) => turn,
+            () = to.closed() => return post.give_up(),
+        };
+        let response = match turn {
+            Err(refusal) => {
+                post.give_up();
+                Err(refusal)
             }
-            // It was asked about, and is decided without.
-            Next::Ask(_) => Err(Refusal::upstream("the call cannot be held")),
+            Ok(turn) => match self.next(&mut post, heard.outcome, to.closed()).await {
+                Next::Answer(response) => response,
+                Next::Forward(waiting, message) => {
+                    tokio::select! {
+                        response = self.forward(&post, waiting, &message, turn) => response,
+                        () = to.closed() => return,
+                    }
+                }
+                // It was asked about, and is decided without.
+                Next::Ask(_) => Err(Refusal::upstream("the call cannot be held")),
+            },
         };
         let id = post.request.as_ref().map(|(_, text)| text.as_str());
         let response = response.unwrap_or_else(|refusal| refusal.of(id).response(None));
@@ -284,6 +324,7 @@ impl<G: Rooms> Front<G> {
         post: &Post<G>,
         mut waiting: Waiting<G>,
         message: &Bytes,
+        turn: Turn<Who>,
     ) -> Result<Response<Body>, Refusal> {
         let forwarded = self.reception.forwarded(&post.headers);
         let id = waiting.id().map(str::to_owned);
@@ -307,6 +348,15 @@ impl<G: Rooms> Front<G> {
             }
             _ => {}
         }
-        self.answer(response, waiting, None).await
+        let answer = self.answer(response, waiting, None).await?;
+        if !goes_on(&answer) {
+            return Ok(answer);
+        }
+        // It has a place among streams, and its turn is the next one's; where there is none, it keeps
+        // its turn until it has ended.
+        Ok(match self.stream(&post.principal()) {
+            Some(stream) => hold(answer, stream),
+            None => hold(answer, turn),
+        })
     }
 }

@@ -118,7 +118,7 @@ impl Rig {
         let listener = Listener {
             tcp,
             tls: None,
-            connections: 64,
+            capacity: crate::gate::http::Capacity::of(1_024),
         };
         let front = Piped::new(&plan, &listener, Fake(Mutex::new(sender))).unwrap();
         let front = Arc::new(front);
