@@ -157,7 +157,7 @@ fn whole_policies_are_compared() {
             "version: 1\ntools: { a: allow, c: allow }",
             &[
                 "- b: the tool, whatever its arguments",
-                "+ c: the tool, where its arguments pass",
+                "+ c: the tool, whatever its arguments",
             ],
         ),
         (
