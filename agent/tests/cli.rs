@@ -529,7 +529,10 @@ fn audit_verify_checks_every_packet_of_a_capture() {
     capture_file_of(&one, 276, now, &[(cooked, 60)]);
     let (status, out, _) = verify(&[]);
     assert_eq!((status, out.matches("error:").count()), (1, 1), "{out}");
-    assert!(out.contains("from interface number 9, which was not granted"), "{out}");
+    assert!(
+        out.contains("from interface number 9, which was not granted"),
+        "{out}"
+    );
 
     capture_file_of(&one, 1, now, &[good.clone(), good.clone()]);
     let whole = fs::read(&one).unwrap();

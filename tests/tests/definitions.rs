@@ -80,7 +80,8 @@ impl Desk {
 
     /// How each tool stands, as the verb has it.
     fn standings(&self) -> Result<Vec<(String, String)>> {
-        let list: Vec<Value> = serde_json::from_str(&self.say(&["list", "definitions.py", "--json"])?)?;
+        let list: Vec<Value> =
+            serde_json::from_str(&self.say(&["list", "definitions.py", "--json"])?)?;
         let word = |one: &Value, key: &str| text(one, key).to_owned();
         let each = list.iter();
         Ok(each
@@ -214,7 +215,10 @@ fn changed_tools_are_held_back_until_they_are_accepted() -> Result<()> {
         desk.say(&["forget", "definitions.py", "--all"])?
             .contains("3 tools")
     );
-    ensure!(desk.tools(&["list", "definitions.py"])?.0 == Some(1), "it is gone");
+    ensure!(
+        desk.tools(&["list", "definitions.py"])?.0 == Some(1),
+        "it is gone"
+    );
     desk.stage
         .audit_is_closed("the client closed the connection", Some(0))
 }

@@ -227,7 +227,10 @@ async fn call_with_a_grant_is_held_to_it_until_it_is_revoked() {
         panic!("{verdict:?}");
     };
     assert_eq!(capture.changes[0].forwarded, 10);
-    assert_eq!(capture.changes[0].why, "the grant allows at most 10 packets");
+    assert_eq!(
+        capture.changes[0].why,
+        "the grant allows at most 10 packets"
+    );
     assert!(judge.lets_in(&caller));
     Grants::open(&court.directory)
         .unwrap()
