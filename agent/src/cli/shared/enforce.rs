@@ -321,7 +321,9 @@ fn failure(error: EngineError) -> Failure {
         EngineError::Metrics(ref error) => {
             let (at, kind) = (error.endpoint().to_string(), error.kind());
             let account = Account::new(error.to_string());
-            Failure::Usage(account.hint(not_listening(at.trim_start_matches("unix:"), kind)))
+            let at = at.trim_start_matches("unix:").trim_start_matches("http://");
+            let hint = not_listening(at.trim_end_matches("/metrics"), kind);
+            Failure::Usage(account.hint(hint))
         }
         EngineError::Listen { ref at, ref source } => {
             let hint = not_listening(at, source.kind());
