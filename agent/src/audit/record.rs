@@ -47,6 +47,8 @@ pub enum Record {
     ProxyOpened(Box<ProxyOpened>),
     /// The kernel refused the server something in its network.
     NetworkRefused(NetworkRefused),
+    /// The server did not answer a call in time, or answered it after that.
+    Unanswered(Unanswered),
     /// A session ended.
     SessionEnded(SessionEnd),
     /// A policy decides in place of another from now on.
@@ -60,7 +62,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "agent-started",
     "call",
     "approval",
@@ -73,6 +75,7 @@ pub const KINDS: [&str; 17] = [
     "network-bounded",
     "proxy-opened",
     "network-refused",
+    "unanswered",
     "session-ended",
     "policy-reloaded",
     "policy-refused",
@@ -94,6 +97,7 @@ impl Record {
                 | Self::SessionEnded(_)
                 | Self::SocketRefused(_)
                 | Self::NetworkRefused(_)
+                | Self::Unanswered(_)
                 | Self::PolicyReloaded(_)
                 | Self::PolicyRefused(_)
                 | Self::AgentStopped(_)
@@ -437,6 +441,20 @@ pub struct NetworkRefused {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
     /// What: `connect to 10.0.0.1:80 (tcp)`.
+    pub what: Text,
+}
+
+/// The server did not answer a call in time, and capwarden did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unanswered {
+    /// The client's connection.
+    pub connection: u64,
+    /// The request's id, as JSON.
+    pub call: Text,
+    /// The session that the call had opened; none where this tells of the late answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// What became of it: `the session ended`, `the session goes on`, `a late answer was dropped`.
     pub what: Text,
 }
 

@@ -64,6 +64,11 @@ pub trait Captures: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether the proxy of a session has begun to listen.
+    fn listens(&self, _session: SessionId) -> bool {
+        false
+    }
+
     /// The call that opened the session was answered.
     fn replied(&self, session: SessionId);
 
@@ -99,6 +104,10 @@ impl<T: Captures> Captures for Arc<T> {
 
     fn refused_since(&self, refusals: u64) -> Vec<String> {
         T::refused_since(self, refusals)
+    }
+
+    fn listens(&self, session: SessionId) -> bool {
+        T::listens(self, session)
     }
 
     fn replied(&self, session: SessionId) {

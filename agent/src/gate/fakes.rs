@@ -16,6 +16,8 @@ use crate::{
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
+/// How long the answer to a call of `quick_proxy` may take.
+pub(super) const QUICK: Duration = Duration::from_millis(500);
 
 pub(super) fn rule() -> RuleRef {
     RuleRef {
@@ -83,7 +85,7 @@ impl Decide for FakePolicy {
             "stop" => Verdict::EndCapture,
             "ask" => self.ask(),
             "stop_proxy" => Verdict::EndProxy,
-            "start_proxy" => Verdict::Proxy(Box::new(ProxyVerdict {
+            "start_proxy" | "quick_proxy" => Verdict::Proxy(Box::new(ProxyVerdict {
                 terms: ProxyTerms {
                     listen: Vec::new(),
                     upstream: Vec::new(),
@@ -94,6 +96,10 @@ impl Decide for FakePolicy {
                     duration: None,
                 },
                 changes: Vec::new(),
+                answer_within: match call.tool.as_str() {
+                    "quick_proxy" => QUICK,
+                    _ => Duration::from_secs(3600),
+                },
                 rule: rule(),
             })),
             "start" => Verdict::Capture(Box::new(CaptureVerdict {
@@ -166,6 +172,8 @@ pub(super) struct FakeCaptures {
     pub(super) refuse: Mutex<bool>,
     pub(super) live: Mutex<Vec<SessionId>>,
     pub(super) proxies: Mutex<Vec<SessionId>>,
+    /// Of these, who has begun to listen.
+    pub(super) listening: Mutex<Vec<SessionId>>,
     /// What the kernel has refused.
     pub(super) refused: Mutex<Vec<String>>,
     pub(super) log: Mutex<Vec<String>>,
@@ -178,6 +186,7 @@ impl Default for FakeCaptures {
             refuse: Mutex::new(false),
             live: Mutex::default(),
             proxies: Mutex::default(),
+            listening: Mutex::default(),
             refused: Mutex::default(),
             log: Mutex::default(),
         }
@@ -230,6 +239,10 @@ impl Captures for FakeCaptures {
     fn refused_since(&self, refusals: u64) -> Vec<String> {
         let refused = self.refused.lock().unwrap();
         refused[usize::try_from(refusals).unwrap()..].to_vec()
+    }
+
+    fn listens(&self, session: SessionId) -> bool {
+        self.listening.lock().unwrap().contains(&session)
     }
 
     fn replied(&self, session: SessionId) {

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    client::{AfterOpen, Answer, FromClient, Start},
+    client::{AfterOpen, Answer, Awaited, FromClient, Start},
     conversation::{Conversation, Rooms, Ticket, lock},
     events::{Decide as _, Side},
     lines::{Lines, Next},
@@ -329,7 +329,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         let _ = spawn_blocking(move || pump.opened(after)).await;
     }
 
-    fn opened(&self, after: AfterOpen<Ticket<G>>) {
+    fn opened(self: &Arc<Self>, after: AfterOpen<Ticket<G>>) {
         let (id, text, beginning) = match after {
             AfterOpen::Ready {
                 id,
@@ -341,8 +341,16 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         };
         let mut waiting = Some(beginning);
         let wanted = || {
-            let beginning = waiting.take();
-            beginning.is_some_and(|beginning| self.conversation.begin(*beginning))
+            let Some(beginning) = waiting.take() else {
+                return false;
+            };
+            let awaited = beginning.awaited();
+            let begun = self.conversation.begin(*beginning);
+            if let Some(awaited) = awaited.filter(|_| begun) {
+                self.runtime
+                    .spawn(Self::be_patient(Arc::downgrade(self), awaited));
+            }
+            begun
         };
         let sent = self.pass_if(text.as_bytes(), wanted);
         if sent.is_none() {
@@ -350,6 +358,15 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
                 Some(beginning) => self.conversation.give_back(*beginning),
                 None => self.conversation.undelivered(&id),
             }
+        }
+    }
+
+    /// Answers a call for the server if that takes too long.
+    async fn be_patient(this: Weak<Self>, awaited: Awaited) {
+        tokio::time::sleep(awaited.within).await;
+        let Some(pump) = this.upgrade() else { return };
+        if let Some(line) = pump.conversation.overdue(&awaited) {
+            pump.notify(line).await;
         }
     }
 

@@ -314,8 +314,11 @@ impl<G: Rooms> Front<G> {
         let decided = self.decide(&mut post, &mut sender).await;
         let response = match decided {
             Ok((waiting, message)) => {
+                let overdue = waiting.overdue();
                 tokio::select! {
                     response = self.forward(&post, waiting, &message) => response,
+                    // The request at the server goes with the rest: a late answer is not heard.
+                    answer = overdue => Ok(json_response(StatusCode::OK, answer)),
                     // `waiting` went with the rest, and has told the conversation.
                     () = sender.closed() => return,
                 }
@@ -372,8 +375,9 @@ impl<G: Rooms> Front<G> {
                             conversation.cancel(&id, "null");
                         }
                         headers::repeat(&mut post.headers, beginning.changes());
+                        let awaited = beginning.awaited();
                         if conversation.begin(*beginning) {
-                            Ok((waiting(id), text.into()))
+                            Ok((waiting(id).within(awaited), text.into()))
                         } else {
                             let gone =
                                 Refusal::new(StatusCode::BAD_REQUEST, "the call was cancelled");

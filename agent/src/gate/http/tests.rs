@@ -38,6 +38,7 @@ use crate::{
 
 mod crowd;
 mod grants;
+mod patience;
 
 /// What the server got.
 #[derive(Clone, Debug)]
