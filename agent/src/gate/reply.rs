@@ -121,7 +121,7 @@ impl Unanswered<'_> {
             ),
             false => write!(
                 text,
-                " The proxy has never listened, and {session} has ended: call again to have another."
+                " The proxy does not listen, and {session} has ended: call again to have another."
             ),
         };
         let told = json!({

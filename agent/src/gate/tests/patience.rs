@@ -25,7 +25,7 @@ async fn call_that_is_not_answered_is_answered_by_the_gate_and_its_session_ends(
     assert_eq!(
         text(&answer),
         "The server did not answer this call within 0.5 s, so capwarden answers for it. Meanwhile the \
-         server was not allowed to listen on 0.0.0.0:8080 (tcp). The proxy has never listened, and s1 \
+         server was not allowed to listen on 0.0.0.0:8080 (tcp). The proxy does not listen, and s1 \
          has ended: call again to have another."
     );
     let told = &answer["result"]["structuredContent"]["capwarden"];

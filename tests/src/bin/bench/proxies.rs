@@ -166,9 +166,9 @@ tools:
 
 /// The MCP server, told to start its proxy.
 struct Server {
-    _input: ChildStdin,
+    input: Option<ChildStdin>,
     _output: BufReader<ChildStdout>,
-    _running: Running,
+    running: Running,
 }
 
 impl Server {
@@ -205,10 +205,23 @@ impl Server {
         )?;
         fixture::listening(port)?;
         Ok(Self {
-            _input: input,
+            input: Some(input),
             _output: output,
-            _running: running,
+            running,
         })
+    }
+}
+
+impl Drop for Server {
+    /// It ends what it has started when its input does.
+    fn drop(&mut self) {
+        drop(self.input.take());
+        for _ in 0..100 {
+            if matches!(self.running.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            thread::sleep(REST);
+        }
     }
 }
 
