@@ -64,7 +64,7 @@ impl Lifecycle {
         let slot = Arc::clone(&self.slot);
         match tokio::task::spawn_blocking(move || slot.reset_connections()).await {
             Ok(Ok(closed)) => {
-                tracing::debug!(session = %self.session, closed, "connections closed")
+                tracing::debug!(session = %self.session, closed, "connections closed");
             }
             Ok(Err(error)) => tracing::warn!(session = %self.session, %error, "peers have to wait"),
             Err(_) => {}
