@@ -7,6 +7,7 @@ import os
 import sys
 
 listeners = []
+owed = []
 
 
 def send(message):
@@ -60,11 +61,13 @@ async def call(id, tool, a):
     if tool == "proxy_start":
         # What was checked need not be what it does.
         host, port = a.get("really", a.get("listen_host", "127.0.0.1")), a.get("listen_port", 8080)
+        # Some never answer, and some when it is too late: with the next answer.
+        say = {"never": lambda *_: None, "late": lambda *late: owed.append(late)}.get(a.get("answers"), answer)
         try:
             listeners.append(await asyncio.start_server(relay, host, port, reuse_address=True))
-            answer(id, {"success": True, "message": f"proxy started on port {port}"})
+            say(id, {"success": True, "message": f"proxy started on port {port}"})
         except OSError as error:
-            answer(id, {"success": False, "message": "proxy started", "error": str(error)})
+            say(id, {"success": False, "message": "proxy started", "error": str(error)})
     elif tool == "reach":
         try:
             (await asyncio.open_connection(a["host"], a["port"]))[1].close()
@@ -74,6 +77,8 @@ async def call(id, tool, a):
     elif tool == "proxy_stop":
         answer(id, "stopped, it says")
     else:
+        while owed:
+            answer(*owed.pop())
         answer(id, f"alive in {os.getpid()}")
 
 

@@ -2,7 +2,7 @@
 //! them, and that they are over when their session is, while the server lives on.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::Output,
     thread,
@@ -169,6 +169,10 @@ fn allowed_proxy_works_and_reaches_only_its_upstream() -> Result<()> {
     ensure!(other.stdout == b"502", "{other:?}");
     rig.refused(&format!("connect to 127.0.0.1:{OTHER} (tcp)"))?;
 
+    let connect = || Ok(TcpStream::connect(("127.0.0.1", 8_081))?);
+    let mut held: TcpStream = rig.stage.space.enter(connect)?;
+    held.set_read_timeout(Some(PATIENCE))?;
+
     // The server has no stop: the session has one.
     let stopped = rig.client.call("proxy_stop", &json!({}))?;
     ensure!(!stopped.failed(), "{}", stopped.text());
@@ -179,6 +183,8 @@ fn allowed_proxy_works_and_reaches_only_its_upstream() -> Result<()> {
         "{end}"
     );
     ensure!(number(&end, "bytes_in") > Some(2_000), "{end}");
+    let lost = held.read(&mut [0]).map_err(|error| error.kind());
+    ensure!(lost == Err(io::ErrorKind::ConnectionReset), "{lost:?}");
     rig.is_over(8_081)?;
     let opened = rig.stage.audited("proxy-opened", 1)?;
     ensure!(
@@ -215,6 +221,55 @@ fn server_that_listens_elsewhere_is_refused_and_the_client_is_told() -> Result<(
         rig.refused(&format!("listen on {shown}:{port} (tcp)"))?;
         ensure!(!rig.works(port)?, "{really}");
     }
+    rig.close("the client closed the connection")
+}
+
+#[test]
+fn server_that_does_not_answer_is_answered_for() -> Result<()> {
+    let quick = policy("60").replace("      bytes:", "      answer_within: 1\n      bytes:");
+    let mut rig = Rig::new(&quick)?;
+    let start = |rig: &mut Rig, port: u16, really: &str, answers: &str| {
+        let arguments = json!({ "listen_port": port, "really": really, "answers": answers });
+        rig.client.call("proxy_start", &arguments)
+    };
+    let refused = start(&mut rig, 8_093, "0.0.0.0", "never")?;
+    let told = refused.text();
+    ensure!(
+        refused.failed() && told.contains("did not answer this call within 1 s"),
+        "{told}"
+    );
+    ensure!(
+        told.contains("not allowed to listen on 0.0.0.0:8093 (tcp)"),
+        "{told}"
+    );
+    ensure!(told.contains("s1 has ended"), "{told}");
+    let end = rig.stage.end_record("s1")?;
+    ensure!(text(&end, "reason") == "call-failed", "{end}");
+
+    let mute = start(&mut rig, 8_094, "127.0.0.1", "never")?;
+    ensure!(
+        mute.failed() && mute.text().contains("s2 goes on"),
+        "{}",
+        mute.text()
+    );
+    ensure!(rig.works(8_094)?, "{}", rig.stage.stderr()?);
+
+    let late = start(&mut rig, 8_095, "127.0.0.1", "late")?;
+    ensure!(
+        late.failed() && late.text().contains("s3 goes on"),
+        "{}",
+        late.text()
+    );
+    let alive = rig.client.call("ping", &json!({}))?;
+    ensure!(alive.text().starts_with("alive"), "{}", alive.text());
+    let records = rig.stage.audited("unanswered", 4)?;
+    let what: Vec<&str> = records.iter().map(|record| text(record, "what")).collect();
+    let goes_on = "the session goes on";
+    let dropped = "a late answer was dropped";
+    ensure!(
+        what == ["the session ended", goes_on, goes_on, dropped],
+        "{what:?}"
+    );
     rig.close("the client closed the connection")
 }
 

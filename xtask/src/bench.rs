@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Print JSON, with every sample
     #[arg(long)]
     json: bool,
-    /// Only these parts: load, guard, capture, arming, gate, clients, limits, telemetry, prove
+    /// Only these parts: load, guard, capture, arming, gate, clients, proxies, limits, telemetry, prove
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 }
@@ -77,6 +77,8 @@ fn run(options: &Options, build: impl Fn(&mut Command) -> Result<()>) -> Result<
         ("CAPWARDEN_BIN", house::capwarden().into()),
         ("CAPWARDEN_VENV", house::venv()?.into()),
         ("CAPWARDEN_PEERS", house::peers().into()),
+        // Where it is installed, mitmdump is measured too.
+        ("CAPWARDEN_MITM", house::target().join("venv-mitm").into()),
         ("PATH", std::env::var_os("PATH").unwrap_or_default()),
     ];
     // `timeout` runs inside sudo: only root can end what root runs.

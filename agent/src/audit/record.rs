@@ -49,6 +49,8 @@ pub enum Record {
     ProgramOpened(Box<ProgramOpened>),
     /// The kernel refused the server something in its network.
     NetworkRefused(NetworkRefused),
+    /// The server did not answer a call in time, or answered it after that.
+    Unanswered(Unanswered),
     /// A session ended.
     SessionEnded(SessionEnd),
     /// A policy decides in place of another from now on.
@@ -62,7 +64,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 19] = [
     "agent-started",
     "call",
     "approval",
@@ -76,6 +78,7 @@ pub const KINDS: [&str; 18] = [
     "proxy-opened",
     "program-opened",
     "network-refused",
+    "unanswered",
     "session-ended",
     "policy-reloaded",
     "policy-refused",
@@ -97,6 +100,7 @@ impl Record {
                 | Self::SessionEnded(_)
                 | Self::SocketRefused(_)
                 | Self::NetworkRefused(_)
+                | Self::Unanswered(_)
                 | Self::PolicyReloaded(_)
                 | Self::PolicyRefused(_)
                 | Self::AgentStopped(_)
@@ -508,6 +512,20 @@ pub struct NetworkRefused {
     /// How many of its kind this stands for, of which it is the last: a flood is counted.
     #[serde(skip_serializing_if = "is_one")]
     pub times: u64,
+}
+
+/// The server did not answer a call in time, and capwarden did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unanswered {
+    /// The client's connection.
+    pub connection: u64,
+    /// The request's id, as JSON.
+    pub call: Text,
+    /// The session that the call had opened; none where this tells of the late answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// What became of it: `the session ended`, `the session goes on`, `a late answer was dropped`.
+    pub what: Text,
 }
 
 /// An interface, by the name it had and the index that the kernel checks. Index 0, name `any`: all

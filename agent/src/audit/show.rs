@@ -166,7 +166,7 @@ fn render(entry: &Entry, colour: bool) -> String {
         "definition" if matches!(entry.text("became"), Some("accepted")) => "32",
         "definition" if matches!(entry.text("became"), Some("first-seen")) => "",
         "definition" => "31",
-        "socket-refused" | "network-refused" | "policy-refused" => "31",
+        "socket-refused" | "network-refused" | "unanswered" | "policy-refused" => "31",
         "grant" if entry.text("became") == Some("revoked") => "31",
         "grant" => "33",
         "call" if entry.text("verdict") == Some("deny") => "31",
@@ -369,6 +369,13 @@ fn describe(entry: &Entry) -> String {
                 "without a session, the server listens on {}, connects to {}",
                 endpoints("listen"),
                 endpoints("connect")
+            )
+        }
+        "unanswered" => {
+            format!(
+                "call {} was not answered in time: {}",
+                text("call"),
+                text("what")
             )
         }
         "network-refused" => {

@@ -711,6 +711,12 @@ fn kinds_are_all_of_them() {
             session: None,
             what: "w".into(),
         }),
+        Record::Unanswered(Unanswered {
+            connection: 1,
+            call: "7".into(),
+            session: Some(SessionId(1)),
+            what: "w".into(),
+        }),
         ended(1),
         Record::PolicyReloaded(PolicyReloaded {
             policy: PolicyFile {

@@ -354,11 +354,7 @@ impl Audit {
         let agent = entry.agent.clone();
         let session = entry.text("session").unwrap_or_default().to_owned();
         match entry.kind.as_str() {
-            "call" => {
-                if !values_hold(entry) {
-                    self.found(line, Defect::OtherValues);
-                }
-            }
+            "call" if !values_hold(entry) => self.found(line, Defect::OtherValues),
             "session-opened" | "proxy-opened" | "program-opened" => {
                 let key = (agent.clone(), session.clone());
                 if self.open.insert(key, line).is_some() {

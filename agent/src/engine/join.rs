@@ -68,6 +68,10 @@ impl Captures for Sessions {
         self.network_refused_since(refusals, hears)
     }
 
+    fn listens(&self, session: SessionId) -> bool {
+        self.proxy_listens(session)
+    }
+
     fn replied(&self, session: SessionId) {
         Self::replied(self, session);
     }

@@ -27,12 +27,12 @@ use crate::{
         AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
         DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
         PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, SessionOpened,
-        SocketArmed, SocketRefused, Text, TextList, Values,
+        SocketArmed, SocketRefused, Text, TextList, Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     policy::Policy,
-    session::{Happened, SessionEnd, SessionEvent},
+    session::{Happened, SessionEnd, SessionEvent, SessionId},
     telemetry::{CallSpans, Metrics, SessionSpans},
 };
 
@@ -116,8 +116,27 @@ impl Observer for GateObserver {
             metrics.gate(&event);
         }
         self.spans.gate(&event);
-        let GateEvent::Call(call) = event else {
-            return;
+        let call = match event {
+            GateEvent::Call(call) => call,
+            GateEvent::Unanswered {
+                connection,
+                id,
+                session,
+                ended,
+                ..
+            } => {
+                let what = match ended {
+                    true => "the session ended",
+                    false => "the session goes on",
+                };
+                return self.unanswered(connection, &id, Some(session), what);
+            }
+            GateEvent::Late { connection, id } => {
+                return self.unanswered(connection, &id, None, "a late answer was dropped");
+            }
+            GateEvent::Answer(_) | GateEvent::Cancelled { .. } | GateEvent::Dropped { .. } => {
+                return;
+            }
         };
         if let Err(why) = self.note(call) {
             tracing::error!(why, "the record cannot keep up");
@@ -144,6 +163,15 @@ impl GateObserver {
         let why = Text::new(why);
         let refused = PolicyRefused { stays, why };
         self.write(Entry::Policy(Record::PolicyRefused(refused)));
+    }
+
+    fn unanswered(&self, connection: u64, id: &str, session: Option<SessionId>, what: &str) {
+        self.write(Entry::Policy(Record::Unanswered(Unanswered {
+            connection,
+            call: Text::new(id),
+            session,
+            what: Text::new(what),
+        })));
     }
 
     fn write(&self, entry: Entry) {

@@ -1,8 +1,11 @@
 //! The requests that the client waits for.
 
-use std::collections::{HashMap, VecDeque, hash_map::Entry};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    time::Duration,
+};
 
-use super::{captures::Opened, envelope::Id};
+use super::{captures::Opened, envelope::Id, reply::DenialShape};
 use crate::{
     policy::Change,
     session::{SessionId, SessionKind},
@@ -37,6 +40,16 @@ pub(super) struct CaptureFlight<T> {
     pub(super) opened: Opened,
     pub(super) changes: Vec<Change>,
     pub(super) ticket: T,
+    pub(super) patience: Option<Patience>,
+}
+
+/// How long the answer to a call may take, and how the gate answers if it takes longer.
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    pub(super) within: Duration,
+    /// The request's id, as JSON.
+    pub(super) id_text: String,
+    pub(super) shape: DenialShape,
 }
 
 impl<T> Flight<T> {
@@ -87,15 +100,21 @@ pub(super) struct Book<T> {
     /// Requests that make room, oldest first: the server need not answer those that were
     /// cancelled, and nobody waits for the others.
     spare: VecDeque<Id>,
+    /// Requests that the gate has answered as the server had not; the oldest are forgotten.
+    late: VecDeque<Id>,
     limit: usize,
     initializing: usize,
 }
+
+/// Requests of which it is remembered that the server's answer comes too late.
+const LATE: usize = 64;
 
 impl<T> Book<T> {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             flights: HashMap::new(),
             spare: VecDeque::new(),
+            late: VecDeque::new(),
             limit,
             initializing: 0,
         }
@@ -107,7 +126,8 @@ impl<T> Book<T> {
         id: Id,
         flight: Flight<T>,
     ) -> Result<Option<Request<T>>, NoRoom> {
-        if self.flights.contains_key(&id) {
+        // The late answer would be taken for this one's.
+        if self.flights.contains_key(&id) || self.late.contains(&id) {
             return Err(NoRoom::Taken);
         }
         let mut gone = None;
@@ -155,6 +175,28 @@ impl<T> Book<T> {
             Flight::Opening => None,
             _ => self.remove(id),
         }
+    }
+
+    /// The time is up for the answer to the call that opened a session; none if it was answered,
+    /// or nobody waits for it.
+    pub(super) fn overdue(&mut self, id: &Id, session: SessionId) -> Option<Request<T>> {
+        let request = self.flights.get(id)?;
+        match &request.flight {
+            Flight::Capture(capture) if capture.opened.session == session && !request.cancelled => {
+            }
+            _ => return None,
+        }
+        if self.late.len() >= LATE {
+            self.late.pop_front();
+        }
+        self.late.push_back(id.clone());
+        self.remove(id)
+    }
+
+    /// Whether an answer comes too late. It is asked once for each.
+    pub(super) fn too_late(&mut self, id: &Id) -> bool {
+        let place = self.late.iter().position(|late| late == id);
+        place.and_then(|place| self.late.remove(place)).is_some()
     }
 
     /// The client gave a request up. Returns whether it waited for an answer, and the session
@@ -215,6 +257,7 @@ impl<T> Book<T> {
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Id, Request<T>)> {
         self.initializing = 0;
         self.spare.clear();
+        self.late.clear();
         std::mem::take(&mut self.flights).into_iter()
     }
 

@@ -1,7 +1,9 @@
 //! A call of the client: decided, and given its session.
 
+use std::time::Duration;
+
 use super::{
-    book::{CaptureFlight, Flight},
+    book::{CaptureFlight, Flight, Patience},
     captures::{Captures, ProgramOpened},
     client::{Answer, FromClient},
     conversation::{Conversation, Rooms, Ticket},
@@ -45,6 +47,8 @@ pub(super) struct Start<T> {
     call: Call,
     wanted: Wanted,
     changes: Vec<Change>,
+    /// How long the server may take to answer; none: for ever.
+    within: Option<Duration>,
     rule: RuleRef,
     ticket: T,
     shape: DenialShape,
@@ -83,10 +87,29 @@ impl<T> Beginning<T> {
         self.capture.opened.session
     }
 
+    /// The answer that may take only so long: once the call is forwarded, and this time is over,
+    /// [`Conversation::overdue`] is to be asked.
+    pub(super) fn awaited(&self) -> Option<Awaited> {
+        let patience = self.capture.patience.as_ref()?;
+        Some(Awaited {
+            id: self.id.clone(),
+            session: self.session(),
+            within: patience.within,
+        })
+    }
+
     /// What was changed in the call.
     pub(super) fn changes(&self) -> &[Change] {
         &self.capture.changes
     }
+}
+
+/// An answer of the server that may take only so long.
+#[derive(Clone, Debug)]
+pub(super) struct Awaited {
+    pub(super) id: Id,
+    pub(super) session: SessionId,
+    pub(super) within: Duration,
 }
 
 impl<G: Rooms> Conversation<G> {
@@ -207,7 +230,7 @@ impl<G: Rooms> Conversation<G> {
         };
         let (verdict, ticket) = self.gate.policy().decide(&self.caller, &call).await;
         let noted = self.noted(params, Some(&ticket));
-        let (wanted, changes, rule) = match verdict {
+        let (wanted, changes, within, rule) = match verdict {
             Verdict::Deny(denial) => {
                 return self.deny(id, id_text, call, denial, (Some(ticket), noted), shape);
             }
@@ -255,7 +278,7 @@ impl<G: Rooms> Conversation<G> {
             }
             Verdict::Program(verdict) => {
                 let ProgramVerdict { terms, rule } = *verdict;
-                (Wanted::Program(terms), Vec::new(), rule)
+                (Wanted::Program(terms), Vec::new(), None, rule)
             }
             Verdict::Capture(verdict) => {
                 let CaptureVerdict {
@@ -263,15 +286,16 @@ impl<G: Rooms> Conversation<G> {
                     changes,
                     rule,
                 } = *verdict;
-                (Wanted::Capture(terms), changes, rule)
+                (Wanted::Capture(terms), changes, None, rule)
             }
             Verdict::Proxy(verdict) => {
                 let ProxyVerdict {
                     terms,
                     changes,
+                    answer_within,
                     rule,
                 } = *verdict;
-                (Wanted::Proxy(terms), changes, rule)
+                (Wanted::Proxy(terms), changes, Some(answer_within), rule)
             }
         };
         let edited = str::from_utf8(message)
@@ -290,6 +314,7 @@ impl<G: Rooms> Conversation<G> {
             call,
             wanted,
             changes,
+            within,
             rule,
             ticket,
             shape,
@@ -386,6 +411,7 @@ impl<G: Rooms> Conversation<G> {
             call,
             wanted,
             changes,
+            within,
             rule,
             ticket,
             shape,
@@ -407,7 +433,7 @@ impl<G: Rooms> Conversation<G> {
                 text,
                 beginning: Box::new(Beginning {
                     id,
-                    id_text,
+                    id_text: id_text.clone(),
                     call,
                     capture: CaptureFlight {
                         kind,
@@ -415,6 +441,11 @@ impl<G: Rooms> Conversation<G> {
                         opened,
                         changes,
                         ticket,
+                        patience: within.map(|within| Patience {
+                            within,
+                            id_text,
+                            shape,
+                        }),
                     },
                     rule,
                     noted,

@@ -85,6 +85,11 @@ pub trait Captures: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether the proxy of a session has begun to listen.
+    fn listens(&self, _session: SessionId) -> bool {
+        false
+    }
+
     /// The call that opened the session, or joined it, was answered, or will not be.
     fn replied(&self, session: SessionId);
 
@@ -131,6 +136,10 @@ impl<T: Captures> Captures for Arc<T> {
         hears: &dyn Fn(Option<SessionId>) -> bool,
     ) -> Vec<String> {
         T::refused_since(self, refusals, hears)
+    }
+
+    fn listens(&self, session: SessionId) -> bool {
+        T::listens(self, session)
     }
 
     fn replied(&self, session: SessionId) {

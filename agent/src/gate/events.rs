@@ -1,6 +1,6 @@
 //! What the gate asks of the policy, and what it tells whoever keeps the record.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
@@ -209,6 +209,26 @@ pub enum GateEvent {
         id: String,
         /// The session that ended with it.
         session: Option<SessionId>,
+    },
+    /// The server did not answer a `tools/call` in time, and the gate did.
+    Unanswered {
+        /// The client's connection.
+        connection: u64,
+        /// The request's id, as JSON.
+        id: String,
+        /// The session that it opened.
+        session: SessionId,
+        /// How long the server had.
+        within: Duration,
+        /// The session was ended, as nobody had listened.
+        ended: bool,
+    },
+    /// The server answered that call after all, which is not let through.
+    Late {
+        /// The client's connection.
+        connection: u64,
+        /// The request's id, as JSON.
+        id: String,
     },
     /// A line was not let through. Where many are, not each is told of.
     Dropped {

@@ -17,6 +17,8 @@ use crate::{
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
+/// How long the answer to a call of `quick_proxy` may take.
+pub(super) const QUICK: Duration = Duration::from_millis(500);
 
 pub(super) fn rule() -> RuleRef {
     RuleRef {
@@ -97,7 +99,7 @@ impl Decide for FakePolicy {
                 },
                 rule: rule(),
             })),
-            "start_proxy" => Verdict::Proxy(Box::new(ProxyVerdict {
+            "start_proxy" | "quick_proxy" => Verdict::Proxy(Box::new(ProxyVerdict {
                 terms: ProxyTerms {
                     listen: Vec::new(),
                     upstream: Vec::new(),
@@ -108,6 +110,10 @@ impl Decide for FakePolicy {
                     duration: None,
                 },
                 changes: Vec::new(),
+                answer_within: match call.tool.as_str() {
+                    "quick_proxy" => QUICK,
+                    _ => Duration::from_secs(3600),
+                },
                 rule: rule(),
             })),
             "start" => Verdict::Capture(Box::new(CaptureVerdict {
@@ -181,6 +187,8 @@ pub(super) struct FakeCaptures {
     pub(super) live: Mutex<Vec<SessionId>>,
     pub(super) proxies: Mutex<Vec<SessionId>>,
     pub(super) programs: Mutex<Vec<SessionId>>,
+    /// Of these, who has begun to listen.
+    pub(super) listening: Mutex<Vec<SessionId>>,
     /// What the kernel has refused.
     pub(super) refused: Mutex<Vec<String>>,
     pub(super) log: Mutex<Vec<String>>,
@@ -194,6 +202,7 @@ impl Default for FakeCaptures {
             live: Mutex::default(),
             proxies: Mutex::default(),
             programs: Mutex::default(),
+            listening: Mutex::default(),
             refused: Mutex::default(),
             log: Mutex::default(),
         }
@@ -274,6 +283,10 @@ impl Captures for FakeCaptures {
         let refused = self.refused.lock().unwrap();
         let refused = refused[usize::try_from(refusals).unwrap()..].to_vec();
         refused.into_iter().filter(|_| hears(None)).collect()
+    }
+
+    fn listens(&self, session: SessionId) -> bool {
+        self.listening.lock().unwrap().contains(&session)
     }
 
     fn replied(&self, session: SessionId) {

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    call::{AfterOpen, Start},
+    call::{AfterOpen, Awaited, Start},
     client::{Answer, FromClient},
     conversation::{Conversation, Rooms, Ticket, lock},
     envelope::Id,
@@ -376,7 +376,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         let _ = spawn_blocking(move || pump.opened(after)).await;
     }
 
-    fn opened(&self, after: AfterOpen<Ticket<G>>) {
+    fn opened(self: &Arc<Self>, after: AfterOpen<Ticket<G>>) {
         let (id, text, beginning) = match after {
             AfterOpen::Ready {
                 id,
@@ -388,8 +388,16 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         };
         let mut waiting = Some(beginning);
         let wanted = || {
-            let beginning = waiting.take();
-            beginning.is_some_and(|beginning| self.conversation.begin(*beginning))
+            let Some(beginning) = waiting.take() else {
+                return false;
+            };
+            let awaited = beginning.awaited();
+            let begun = self.conversation.begin(*beginning);
+            if let Some(awaited) = awaited.filter(|_| begun) {
+                self.runtime
+                    .spawn(Self::be_patient(Arc::downgrade(self), awaited));
+            }
+            begun
         };
         let sent = self.pass_if(text.as_bytes(), wanted);
         if sent.is_none() {
@@ -400,6 +408,15 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
                 }
                 None => self.undelivered(&id),
             }
+        }
+    }
+
+    /// Answers a call for the server if that takes too long.
+    async fn be_patient(this: Weak<Self>, awaited: Awaited) {
+        tokio::time::sleep(awaited.within).await;
+        let Some(pump) = this.upgrade() else { return };
+        if let Some(line) = pump.conversation.overdue(&awaited) {
+            pump.notify(line).await;
         }
     }
 

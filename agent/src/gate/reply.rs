@@ -1,6 +1,6 @@
 //! The lines that the gate itself sends to the client.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -87,6 +87,52 @@ fn refusal(id: &str, text: &str, verdict: &Value, shape: DenialShape) -> String 
         result.insert("resultType".to_owned(), Value::from("complete"));
     }
     format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}\n")
+}
+
+/// A call that the server did not answer in time.
+pub(super) struct Unanswered<'a> {
+    /// How long it had.
+    pub(super) within: Duration,
+    /// What the call had opened.
+    pub(super) opened: &'a Opened,
+    /// The session goes on: its proxy listens.
+    pub(super) goes_on: bool,
+    /// What the kernel refused the server meanwhile.
+    pub(super) refused: &'a [String],
+}
+
+impl Unanswered<'_> {
+    /// The result that the gate gives in the server's place.
+    pub(super) fn line(&self, id: &str, shape: DenialShape) -> String {
+        let (session, within) = (self.opened.session, self.within.as_secs_f64());
+        let mut text = format!(
+            "The server did not answer this call within {within} s, so capwarden answers for it."
+        );
+        // Writing to a string cannot fail.
+        if !self.refused.is_empty() {
+            let refused = self.refused.join("; ");
+            let _ = write!(text, " Meanwhile the server was not allowed to {refused}.");
+        }
+        let _ = match self.goes_on {
+            true => write!(
+                text,
+                " The proxy listens all the same, and {session} goes on: {}.",
+                self.opened.summary
+            ),
+            false => write!(
+                text,
+                " The proxy does not listen, and {session} has ended: call again to have another."
+            ),
+        };
+        let told = json!({
+            "unanswered": true,
+            "reason": text,
+            "session": session,
+            "ended": !self.goes_on,
+            "refused": self.refused,
+        });
+        refusal(id, &text, &told, shape)
+    }
 }
 
 /// What the model is told of a grant: the terms, and each change of its call.

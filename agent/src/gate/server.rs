@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
-    book::{CaptureFlight, Flight, Request},
+    book::{CaptureFlight, Flight, Patience, Request},
+    call::Awaited,
     captures::Captures,
     conversation::{Conversation, Rooms, Ticket, length},
     envelope::Id,
@@ -125,6 +126,15 @@ impl<G: Rooms> Conversation<G> {
         let id_text = members.get("id").unwrap_or("null");
         let id = Id::parse(id_text);
         let settled = id.as_ref().and_then(|id| self.book().answered(id));
+        if settled.is_none() && id.as_ref().is_some_and(|id| self.book().too_late(id)) {
+            let why = "it answers a call that was answered by capwarden, as its time was up";
+            self.dropped(Side::Server, length(text.as_bytes()), why, b"");
+            self.observe(GateEvent::Late {
+                connection: self.caller.connection,
+                id: id_text.to_owned(),
+            });
+            return FromServer::default();
+        }
         let answer = Answer {
             text,
             id: id_text,
@@ -259,6 +269,53 @@ impl<G: Rooms> Conversation<G> {
             .is_none()
             .then(|| reply::granted_notice(&capture.opened, &granted));
         Outgoing { edited, notice }
+    }
+
+    /// The time is up for the answer to a call that opened a session. What the client is answered
+    /// in its place; none if nobody waits for it any more.
+    pub(super) fn overdue(&self, awaited: &Awaited) -> Option<String> {
+        let request = self.book().overdue(&awaited.id, awaited.session)?;
+        let Flight::Capture(capture) = request.flight else {
+            return None;
+        };
+        let CaptureFlight {
+            opened,
+            ticket,
+            patience,
+            ..
+        } = *capture;
+        let Patience {
+            within,
+            id_text,
+            shape,
+        } = patience?;
+        let (session, captures) = (opened.session, self.gate.captures());
+        self.gate.policy().settle(ticket, CallEnd::Lost);
+        let goes_on = captures.listens(session);
+        if goes_on {
+            captures.replied(session);
+            let live = captures.live();
+            let summary = opened.summary.clone();
+            self.notes().keep(session, summary, NOTED_TEXT, &live);
+        } else {
+            captures.end(session, EndReason::CallFailed);
+        }
+        let refused = self.refused_since(request.refusals);
+        tracing::warn!(id = id_text, %session, goes_on, "the server did not answer a call");
+        self.observe(GateEvent::Unanswered {
+            connection: self.caller.connection,
+            id: id_text.clone(),
+            session,
+            within,
+            ended: !goes_on,
+        });
+        let unanswered = reply::Unanswered {
+            within,
+            opened: &opened,
+            goes_on,
+            refused: &refused,
+        };
+        Some(unanswered.line(&id_text, shape))
     }
 
     /// The answer to a call, with what the kernel refused the server meanwhile: many servers report

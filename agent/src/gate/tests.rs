@@ -1,5 +1,6 @@
 //! The pump between a scripted client and a scripted server.
 
+mod patience;
 mod questions;
 
 use std::{

@@ -98,6 +98,19 @@ impl Endpoint {
         self.ports.iter().any(|range| range.contains(&port))
     }
 
+    /// Whether something is within both. What a name stands for is not known.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let overlap = |range: &RangeInclusive<u16>| {
+            let common = |own: &RangeInclusive<u16>| {
+                own.start() <= range.end() && range.start() <= own.end()
+            };
+            self.ports.iter().any(common)
+        };
+        self.transport == other.transport
+            && (self.host.covers(&other.host) || other.host.covers(&self.host))
+            && other.ports.iter().any(overlap)
+    }
+
     /// Whether all of the other is within this one.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let within = |range: &RangeInclusive<u16>| {

@@ -35,7 +35,12 @@ pub(super) struct ProxyRule {
     pub(super) connections: Option<Cap<u64>>,
     pub(super) seconds: Option<Cap<Duration>>,
     pub(super) over: Over,
+    pub(super) answer_within: Duration,
 }
+
+/// How long a server may take to answer a call that starts a proxy, where the policy says nothing
+/// of it.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Which arguments of the call say what is asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,6 +80,8 @@ pub struct ProxyVerdict {
     pub terms: ProxyTerms,
     /// What is written into the call before it is forwarded.
     pub changes: Vec<Change>,
+    /// How long the server may take to answer the call.
+    pub answer_within: Duration,
     /// The rule that allowed it.
     pub rule: RuleRef,
 }
@@ -131,6 +138,7 @@ impl ProxyRule {
         Ok(ProxyVerdict {
             terms: self.terms(listen, duration),
             changes,
+            answer_within: self.answer_within,
             rule: self.rule.clone(),
         })
     }

@@ -434,6 +434,8 @@ impl Metrics {
             GateEvent::Cancelled { .. } => {
                 self.cancelled.inc();
             }
+            // Told by how the call ended, and by what was dropped.
+            GateEvent::Unanswered { .. } | GateEvent::Late { .. } => {}
             GateEvent::Dropped { from, lines, .. } => {
                 let counter = match from {
                     Side::Client => &self.dropped_client,

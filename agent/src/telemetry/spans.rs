@@ -48,7 +48,12 @@ impl CallSpans {
                     tracing::debug!(parent: &span, "cancelled");
                 }
             }
-            GateEvent::Dropped { .. } => {} // the gate has said so
+            GateEvent::Unanswered { connection, id, .. } => {
+                if let Some(span) = self.open().remove(&(*connection, id.clone())) {
+                    tracing::debug!(parent: &span, "answered by capwarden");
+                }
+            }
+            GateEvent::Late { .. } | GateEvent::Dropped { .. } => {} // the gate has said so
         }
     }
 

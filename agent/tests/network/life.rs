@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{ExitCode, Stdio},
@@ -58,6 +58,62 @@ pub(crate) fn two_sessions() {
     assert!(reaches(8081));
     let again = [TCP4, "bind $ 127.0.0.1:8090"];
     assert_eq!(guarded.server.all(&again), Err(EPERM));
+}
+
+/// Whoever waits for a connection of a session that has ended is told so, and nobody else is.
+pub(crate) fn resets() {
+    let mut both = port(8080);
+    both.rules
+        .push(connect(Transport::Tcp, "127.0.0.1", 9000..=9000));
+    let upstream = super::tcp("127.0.0.1:9000");
+    let mut guarded = Guarded::bare();
+    let session = guarded.guard.open(&both).unwrap();
+    let other = guarded.guard.open(&port(8081)).unwrap();
+    serve(&mut guarded.server, 8080);
+    serve(&mut guarded.server, 8081);
+    let (mut ours, mut theirs) = (at(8080), at(8081));
+    assert!(echoes(&mut ours) && echoes(&mut theirs));
+    guarded
+        .server
+        .all(&[TCP4, "connect $ 127.0.0.1:9000"])
+        .unwrap();
+    let (mut up, _) = upstream.accept().unwrap();
+    up.set_read_timeout(Some(SILENCE)).unwrap();
+    let lost = |stream: &mut TcpStream| stream.read(&mut [0; 5]).map_err(|error| error.kind());
+
+    session.revoke().unwrap();
+    assert_eq!(lost(&mut ours), Err(ErrorKind::WouldBlock), "nothing yet");
+    let before = session.counts().unwrap();
+    assert_eq!(session.reset_connections().unwrap(), 2);
+    assert_eq!(lost(&mut ours), Err(ErrorKind::ConnectionReset));
+    assert_eq!(lost(&mut up), Err(ErrorKind::ConnectionReset));
+    assert_eq!(session.counts().unwrap().packets, before.packets);
+    assert!(echoes(&mut theirs));
+    assert_eq!(session.reset_connections().unwrap(), 0);
+    drop(other);
+}
+
+/// What a process connects to tells for whom, where only one session allows it; where several do, it
+/// counts for the oldest that goes on.
+pub(crate) fn upstreams() {
+    let _servers = ["127.0.0.1:9000", "127.0.0.1:9001", "127.0.0.1:9002"].map(super::tcp);
+    let up = |ports| terms([connect(Transport::Tcp, "127.0.0.1", ports)]);
+    let mut guarded = Guarded::bare();
+    let older = guarded.guard.open(&up(9000..=9001)).unwrap();
+    let newer = guarded.guard.open(&up(9001..=9002)).unwrap();
+    let made = || [&older, &newer].map(|session| session.counts().unwrap().made);
+    let mut to = |port: u16| {
+        let connect = format!("connect $ 127.0.0.1:{port}");
+        guarded.server.attempt(&[TCP4, &connect])
+    };
+    for (port, expected) in [(9002, [0, 1]), (9000, [1, 1]), (9001, [2, 1])] {
+        assert_eq!(to(port), Ok(0));
+        assert_eq!(made(), expected, "{port}");
+    }
+    older.revoke().unwrap();
+    assert_eq!(to(9001), Ok(0));
+    assert_eq!(to(9000), Err(EPERM));
+    assert_eq!(made(), [2, 2]);
 }
 
 pub(crate) fn slots_are_used_again() {

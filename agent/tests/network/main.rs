@@ -15,6 +15,7 @@
 
 mod caps;
 mod life;
+mod paths;
 mod rules;
 mod server;
 mod tricks;
@@ -24,6 +25,7 @@ use std::{
     env,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     ops::RangeInclusive,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -94,7 +96,13 @@ fn main() -> ExitCode {
         ("interfaces", caps::interfaces),
         ("deadline", caps::deadline),
         ("nothing_at_all", caps::nothing_at_all),
+        ("neighbours", paths::neighbours),
+        ("headers_of_packets", paths::headers_of_packets),
+        ("data_in_the_first_packet", paths::data_in_the_first_packet),
+        ("shared_ports", paths::shared_ports),
         ("two_sessions", life::two_sessions),
+        ("resets", life::resets),
+        ("upstreams", life::upstreams),
         ("slots_are_used_again", life::slots_are_used_again),
         ("agent_is_killed", life::agent_is_killed),
         ("nobody_leaves", life::nobody_leaves),
@@ -124,6 +132,8 @@ fn main() -> ExitCode {
 pub(crate) struct Guarded {
     pub(crate) server: Server,
     pub(crate) guard: NetworkGuard,
+    /// Where the server is.
+    place: PathBuf,
     /// None for a server that shares a guard with those of other tests.
     own: Option<(Cgroup, NetworkSlot)>,
 }
@@ -139,6 +149,7 @@ impl Guarded {
         let (cgroup, guard, baseline) = attach(baseline);
         Self {
             server: Server::start(Some(cgroup.path())),
+            place: cgroup.path().to_owned(),
             guard,
             own: Some((cgroup, baseline)),
         }
@@ -150,6 +161,7 @@ impl Guarded {
             let (cgroup, guard, _) = shared.get_or_insert_with(|| attach(&nothing()));
             Self {
                 server: Server::start(Some(cgroup.path())),
+                place: cgroup.path().to_owned(),
                 guard: guard.clone(),
                 own: None,
             }
@@ -161,6 +173,11 @@ impl Guarded {
         let guarded = Self::bare();
         let session = guarded.guard.open(terms).unwrap();
         (guarded, session)
+    }
+
+    /// One more process of the server.
+    pub(crate) fn another(&self) -> Server {
+        Server::start(Some(&self.place))
     }
 
     pub(crate) fn baseline(&self) -> &NetworkSlot {

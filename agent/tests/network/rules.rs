@@ -224,6 +224,13 @@ pub(crate) fn refusals_are_told() {
         .server
         .attempt(&[TCP6, "connect $ [::ffff:127.0.0.2]:443"]);
     let _ = guarded.server.attempt(&[UDP4, "sendto $ 127.0.0.3:53 5 0"]);
+    let fast = "sendto $ 127.0.0.4:443 5 536870912"; // MSG_FASTOPEN
+    let later = [TCP4, "option $ 6 30 1", "connect $ 127.0.0.5:443"]; // TCP_FASTOPEN_CONNECT
+    assert_eq!(guarded.server.attempt(&[TCP4, fast]), REFUSED);
+    assert_eq!(guarded.server.attempt(&later), REFUSED);
+    let mapped = "sendto $ [::ffff:127.0.0.6]:53 5 0";
+    assert_eq!(guarded.server.attempt(&[UDP6, mapped]), REFUSED);
+    assert_eq!(guarded.server.attempt(&["socket 2 3 255"]), REFUSED); // raw
     let _ = guarded.server.attempt(&["socket 2 1 262"]);
     let _ = guarded.server.attempt(&[TCP4, "option $ 0 19 1"]);
     let _ = guarded.server.attempt(&[TCP4, "connect $ 127.0.0.1:9000"]);
@@ -250,6 +257,19 @@ pub(crate) fn refusals_are_told() {
             None,
             address(NetworkCall::Send, "127.0.0.3:53", Transport::Udp),
         ),
+        (
+            None,
+            address(NetworkCall::Connect, "127.0.0.4:443", Transport::Tcp),
+        ),
+        (
+            None,
+            address(NetworkCall::Connect, "127.0.0.5:443", Transport::Tcp),
+        ),
+        (
+            None,
+            address(NetworkCall::Send, "127.0.0.6:53", Transport::Udp),
+        ),
+        (None, NetworkNews::Socket(255)),
         (None, NetworkNews::Socket(262)),
         (
             None,

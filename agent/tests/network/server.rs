@@ -32,7 +32,35 @@ impl Server {
     /// As root, with every capability, and without a seccomp filter: what is refused then, the guard
     /// refuses. In a cgroup, or free.
     pub(crate) fn start(cgroup: Option<&Path>) -> Self {
-        let mut command = command(cgroup);
+        Self::run(command(cgroup))
+    }
+
+    /// Free, in a network namespace of its own.
+    pub(crate) fn elsewhere() -> Self {
+        let mut command = command(None);
+        // SAFETY: one system call.
+        unsafe {
+            command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        Self::run(command)
+    }
+
+    /// Free, as another user. It is forked, not executed: the program may lie where others cannot.
+    pub(crate) fn of_user(user: u32) -> Self {
+        let mut server = Self::start(None);
+        server.ask(format!("user {user}")).unwrap();
+        server
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    fn run(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -238,22 +266,24 @@ impl Sockets {
                     u64::from_ne_bytes([level[0], level[1], level[2], level[3], a, b, c, d]),
                     u64::from_ne_bytes([1, 1, 1, 0, 0, 0, 0, 0]),
                 ];
-                let mut part = libc::iovec {
-                    iov_base: b"hello".as_ptr().cast_mut().cast(),
-                    iov_len: 5,
-                };
-                // SAFETY: all zeros is a valid value of this plain C structure.
-                let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-                message.msg_name = address.cast_mut().cast();
-                message.msg_namelen = size;
-                message.msg_iov = &raw mut part;
-                message.msg_iovlen = 1;
-                message.msg_control = control.as_mut_ptr().cast();
-                message.msg_controllen = length;
-                // SAFETY: what the message points at outlives the call.
-                let sent = unsafe { libc::sendmsg(number(socket), &raw const message, 0) };
-                i64::try_from(sent).unwrap()
+                send_with(number(socket), address, size, &mut control, length)
             }),
+            // A datagram with an extension header of this kind (IPV6_DSTOPTS, …): padding.
+            ["headers", socket, kind, to] => with_address(to, |address, size| {
+                let [level, kind] = [41_i32, number(kind)].map(i32::to_ne_bytes);
+                let [a, b, c, d] = kind;
+                let length = size_of::<libc::cmsghdr>() + 8;
+                let mut control = [
+                    u64::try_from(length).unwrap(),
+                    u64::from_ne_bytes([level[0], level[1], level[2], level[3], a, b, c, d]),
+                    u64::from_ne_bytes([0, 0, 1, 4, 0, 0, 0, 0]),
+                ];
+                send_with(number(socket), address, size, &mut control, length)
+            }),
+            ["user", user] => {
+                // SAFETY: no pointers.
+                check(unsafe { libc::setuid(number(user)) })
+            }
             // Accepts for ever; sends each connection as much as it takes, or what it said.
             ["flood", socket] => Ok(behind(number(socket), |stream| {
                 let bytes = [7_u8; 65_536];
@@ -315,6 +345,31 @@ impl Sockets {
             _ => panic!("{words:?}"),
         }
     }
+}
+
+/// Sends `hello` with a control message.
+fn send_with(
+    socket: c_int,
+    address: *const libc::sockaddr,
+    size: libc::socklen_t,
+    control: &mut [u64; 3],
+    length: usize,
+) -> i64 {
+    let mut part = libc::iovec {
+        iov_base: b"hello".as_ptr().cast_mut().cast(),
+        iov_len: 5,
+    };
+    // SAFETY: all zeros is a valid value of this plain C structure.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = address.cast_mut().cast();
+    message.msg_namelen = size;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = length;
+    // SAFETY: what the message points at outlives the call.
+    let sent = unsafe { libc::sendmsg(socket, &raw const message, 0) };
+    i64::try_from(sent).unwrap()
 }
 
 fn check_size(size: isize) -> Answer {

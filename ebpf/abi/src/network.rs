@@ -86,6 +86,10 @@ pub struct SlotControl {
     pub interface_count: u32,
     /// Which slot this is.
     pub number: u32,
+    /// Not 0: resets of what does not go on any more pass, uncounted.
+    pub resets: u32,
+    /// Not used.
+    pub unused: u32,
     /// Interface indexes that are granted.
     pub interfaces: [u32; MAX_INTERFACES],
 }
@@ -110,6 +114,8 @@ pub struct SlotState {
     pub dropped: u64,
     /// Connections that the caps refused.
     pub refused: u64,
+    /// Sockets that were bound as listeners.
+    pub listeners: u64,
     /// One of [`ended`].
     pub ended: u64,
     /// The kernel tick in which the deadline was last seen to be far away.

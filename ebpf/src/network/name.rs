@@ -168,6 +168,9 @@ pub fn bound(ctx: &SockContext, to: Endpoint) {
             (*tag).address = to.address;
             (*tag).port = to.port.into();
             (*tag).role |= role::LISTENS;
+            if let Some(slot) = found.slot() {
+                slot.listeners().add(1);
+            }
         }
     }
 }

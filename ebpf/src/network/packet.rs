@@ -48,6 +48,9 @@ pub fn passes<const IN: bool>(ctx: &SkBuffContext) -> bool {
     let Some(slot) = Owner::of(tag).slot() else {
         return false;
     };
+    if !IN && slot.resets() != 0 && is_reset(skb) {
+        return true;
+    }
     let passes = slot.goes_on()
         && may_use::<IN>(skb, socket, tag, slot)
         && (IN || goes_where_it_says(skb))
@@ -56,6 +59,34 @@ pub fn passes<const IN: bool>(ctx: &SkBuffContext) -> bool {
         slot.dropped().add(1);
     }
     passes
+}
+
+/// Whether it ends a TCP connection at once, and says nothing else.
+#[inline(always)]
+fn is_reset(skb: *mut __sk_buff) -> bool {
+    const V4_HEADER: u32 = 20;
+    const V4_PROTOCOL: u32 = 9;
+    const V6_PROTOCOL: u32 = 6;
+    const RESET: u8 = 4;
+    let Some(first) = load::<u8>(skb, 0) else {
+        return false;
+    };
+    let (place, segment) = if first == 0x45 {
+        (V4_PROTOCOL, V4_HEADER)
+    } else if first >> 4 == 6 {
+        (V6_PROTOCOL, V6_HEADER)
+    } else {
+        return false;
+    };
+    if load::<u8>(skb, place) != Some(protocol::TCP) {
+        return false;
+    }
+    let Some([offset, flags]) = load::<[u8; 2]>(skb, segment + 12) else {
+        return false;
+    };
+    // SAFETY: the context is valid for as long as the program runs.
+    let length = unsafe { ptr::read_volatile(&raw const (*skb).len) };
+    flags & RESET != 0 && length == segment + u32::from(offset >> 4) * 4
 }
 
 /// Interface, and what the socket is for.

@@ -84,7 +84,7 @@ impl Slot {
     }
 
     counters!(
-        packets, bytes_in, bytes_out, accepted, made, dropped, refused, ended
+        packets, bytes_in, bytes_out, accepted, made, dropped, refused, listeners, ended
     );
     terms!(
         current_generation = generation: u64,
@@ -95,6 +95,7 @@ impl Slot {
         accepted_cap = accepted: u64,
         made_cap = made: u64,
         revoked = revoked: u32,
+        resets = resets: u32,
         any_interface = any_interface: u32,
         interface_count = interface_count: u32,
         own_number = number: u32

@@ -15,7 +15,7 @@ use crate::{
         CompileError, LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm,
         hiding_name, lint,
     },
-    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef},
+    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef, SharedUpstream},
     words,
 };
 
@@ -108,12 +108,17 @@ impl Check {
                         "exec": summary.exec,
                         "others_allowed": summary.others_allowed,
                         "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
+                        "upstreams": policy.shared_upstreams().iter().map(shared).collect::<Vec<_>>(),
                     }));
                     if !self.json {
                         let paint = Paint::for_stdout();
                         term::print(|out| {
                             for remark in &remarks {
                                 out.write_all(remark.in_words(paint).as_bytes())?;
+                            }
+                            for shared in policy.shared_upstreams() {
+                                let warning = paint.warning("warning:");
+                                writeln!(out, "{warning} {}: {}", shared.second, shared.message())?;
                             }
                             out.write_all(summary::words(&summary, wrong, paint).as_bytes())
                         })?;
@@ -135,6 +140,16 @@ impl Check {
         }
         Ok(if unsound { Exit::Unsound } else { Exit::Ok })
     }
+}
+
+fn shared(shared: &SharedUpstream<'_>) -> Value {
+    json!({
+        "line": shared.second.line,
+        "column": shared.second.column,
+        "path": shared.second.path,
+        "severity": "warning",
+        "message": shared.message(),
+    })
 }
 
 fn problem(file: &Path, error: &PolicyError) -> Value {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     clients::Client,
@@ -19,6 +22,7 @@ use super::{
     sse::{self, Event, Splitter},
 };
 use crate::gate::{
+    call::Awaited,
     conversation::{Conversation, Rooms},
     envelope::Id,
     events::CallEnd,
@@ -37,6 +41,8 @@ pub(super) struct Waiting<G: Rooms> {
     request: Option<(Id, String)>,
     /// What came so far can be asked to go on from.
     resumable: bool,
+    /// The answer may take only so long, from then on.
+    awaited: Option<(Awaited, Instant)>,
 }
 
 impl<G: Rooms> Waiting<G> {
@@ -46,6 +52,30 @@ impl<G: Rooms> Waiting<G> {
             era,
             request,
             resumable: false,
+            awaited: None,
+        }
+    }
+
+    /// For an answer that may take only so long, from now on.
+    pub(super) fn within(mut self, awaited: Option<Awaited>) -> Self {
+        self.awaited = awaited.map(|awaited| {
+            let until = Instant::now() + awaited.within;
+            (awaited, until)
+        });
+        self
+    }
+
+    /// What is answered in the server's place, once its time is up and nothing came.
+    pub(super) fn overdue(&self) -> impl Future<Output = String> + Send + use<G> {
+        let (client, awaited) = (Arc::clone(&self.client), self.awaited.clone());
+        async move {
+            if let Some((awaited, until)) = awaited {
+                sleep_until(until).await;
+                if let Some(line) = client.conversation.overdue(&awaited) {
+                    return line;
+                }
+            }
+            std::future::pending().await
         }
     }
 
@@ -123,6 +153,8 @@ pub(super) struct Relay<G: Rooms> {
     ended: bool,
     /// For what waits of a long event.
     held: Option<Held>,
+    /// See [`Waiting::overdue`].
+    overdue: Pin<Box<dyn Future<Output = String> + Send>>,
 }
 
 impl<G: Rooms> Relay<G> {
@@ -133,7 +165,9 @@ impl<G: Rooms> Relay<G> {
         held: Option<Held>,
     ) -> Self {
         let limit = waiting.client.conversation.gate.bounds().server_line;
+        let overdue = Box::pin(waiting.overdue());
         Self {
+            overdue,
             from,
             splitter: Splitter::new(limit),
             waiting,
@@ -204,6 +238,7 @@ impl<G: Rooms> Body for Relay<G> {
             notices,
             ended,
             held,
+            overdue,
         } = self.get_mut();
         loop {
             let mut piece = Vec::new();
@@ -220,6 +255,14 @@ impl<G: Rooms> Body for Relay<G> {
             }
             if *ended {
                 return Poll::Ready(None);
+            }
+            if waiting.request.is_some()
+                && let Poll::Ready(answer) = overdue.as_mut().poll(context)
+            {
+                *ended = true;
+                waiting.request = None;
+                sse::event(answer.trim_end(), &mut piece);
+                return Poll::Ready(Some(Ok(Frame::data(piece.into()))));
             }
             if let Some(inbox) = notices {
                 match inbox.poll_recv(context) {

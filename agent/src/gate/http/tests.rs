@@ -38,6 +38,7 @@ use crate::{
 
 mod crowd;
 mod grants;
+mod patience;
 mod questions;
 
 /// What the server got.

@@ -130,6 +130,8 @@ impl NetworkTerms {
             any_interface: 0,
             interface_count: 0,
             number,
+            resets: 0,
+            unused: 0,
             interfaces: [0; MAX_INTERFACES],
         };
         self.interfaces.write(&mut control)?;

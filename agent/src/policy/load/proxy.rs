@@ -9,7 +9,7 @@ use crate::policy::{
     capture::{MAX_EXACT, Over},
     endpoint::asked_host,
     model::BaselineRule,
-    proxy::{Defaults, Endpoints, ProxyArguments, ProxyRule},
+    proxy::{ANSWER_WITHIN, Defaults, Endpoints, ProxyArguments, ProxyRule},
 };
 
 /// Keys of a `proxy` section.
@@ -24,6 +24,7 @@ const PROXY: &[&str] = &[
     "connections",
     "seconds",
     "over",
+    "answer_within",
 ];
 
 /// Keys of `from`.
@@ -90,6 +91,9 @@ pub(super) fn proxy(field: &Field<'_>) -> Loaded<ProxyRule> {
         ));
     }
     let over = gather.keep(section.read("over", over)).flatten();
+    let answer_within = gather
+        .keep(section.read("answer_within", self::seconds))
+        .flatten();
     Ok(ProxyRule {
         rule: field.rule(),
         from: from.unwrap_or_default(),
@@ -102,6 +106,7 @@ pub(super) fn proxy(field: &Field<'_>) -> Loaded<ProxyRule> {
         connections,
         seconds,
         over: over.unwrap_or(Over::Clamp),
+        answer_within: answer_within.unwrap_or(ANSWER_WITHIN),
     })
 }
 

@@ -83,6 +83,22 @@ fn proxies_listen_just_where_they_were_asked_to() {
 }
 
 #[test]
+fn servers_have_fifteen_seconds_to_answer_or_what_the_policy_says() {
+    assert_eq!(
+        granted("fixed", json!({})).answer_within,
+        Duration::from_secs(15)
+    );
+    let text = POLICY.replace("packets: 5", "packets: 5, answer_within: 2.5");
+    let quick = Policy::parse("p.yaml", &text).unwrap();
+    let Verdict::Proxy(verdict) = ask(&quick, &call("fixed", json!({}))) else {
+        panic!("no proxy");
+    };
+    assert_eq!(verdict.answer_within, Duration::from_millis(2_500));
+    let never = text.replace("answer_within: 2.5", "answer_within: never");
+    assert!(Policy::parse("p.yaml", &never).is_err());
+}
+
+#[test]
 fn proxies_elsewhere_are_denied_with_what_is_allowed() {
     for (tool, arguments, why) in [
         ("start", json!({ "listen_host": "0.0.0.0" }), "0.0.0.0:8080"),

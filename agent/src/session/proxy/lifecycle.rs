@@ -65,6 +65,14 @@ impl Lifecycle {
             // Its deadline and caps hold without us.
             tracing::error!(session = %self.session, %error, "a proxy could not be ended");
         }
+        let slot = Arc::clone(&self.slot);
+        match tokio::task::spawn_blocking(move || slot.reset_connections()).await {
+            Ok(Ok(closed)) => {
+                tracing::debug!(session = %self.session, closed, "connections closed");
+            }
+            Ok(Err(error)) => tracing::warn!(session = %self.session, %error, "peers have to wait"),
+            Err(_) => {}
+        }
         let counts = self.slot.counts().unwrap_or_default();
         let shared = Arc::clone(&self.sessions.0);
         let mut lost = 0;

@@ -8,8 +8,8 @@
 //!                            counts are final, the event is sent; the server lives on
 //! ```
 //! Two proxies of one server are told apart by where they listen. What a server connects to from
-//! its own process counts for the oldest session that allows it: nothing in the kernel says for
-//! whom it does so.
+//! its own process counts for the session that allows it; where several do, for the oldest, as nothing
+//! in the kernel says for whom it does so. `policy check` warns where their caps differ.
 
 mod grant;
 mod lifecycle;
@@ -78,6 +78,10 @@ impl LiveProxy {
         let _ = self.signals.send(Signal::End(reason));
     }
 
+    fn slot(&self) -> Arc<NetworkSlot> {
+        Arc::clone(&self.slot)
+    }
+
     pub(super) fn update_interfaces(&self, present: &[Interface]) -> Result<(), NetworkError> {
         if self.grant.terms.interfaces == InterfaceTerms::Any {
             return Ok(());
@@ -143,6 +147,13 @@ impl Sessions {
         };
         table.proxies.insert(session, live);
         Ok(session)
+    }
+
+    /// Whether a proxy has listened so far, as the kernel has seen it; false if its session has ended.
+    pub fn proxy_listens(&self, session: SessionId) -> bool {
+        let slot = self.0.table().proxies.get(&session).map(LiveProxy::slot);
+        let counts = slot.and_then(|slot| slot.counts().ok());
+        counts.is_some_and(|counts| counts.listeners > 0)
     }
 
     /// How much the kernel has refused the server in its network so far.

@@ -22,9 +22,9 @@ pub(super) fn request(spans: &[Ended]) -> Value {
     json!({
         "resourceSpans": [{
             "resource": { "attributes": [
-                attribute("service.name", json!({ "stringValue": "capwarden" })),
-                attribute("service.version", json!({ "stringValue": env!("CARGO_PKG_VERSION") })),
-                attribute("process.pid", json!({ "intValue": std::process::id().to_string() })),
+                attribute("service.name", &json!({ "stringValue": "capwarden" })),
+                attribute("service.version", &json!({ "stringValue": env!("CARGO_PKG_VERSION") })),
+                attribute("process.pid", &json!({ "intValue": std::process::id().to_string() })),
             ] },
             "scopeSpans": [{
                 "scope": { "name": "capwarden", "version": env!("CARGO_PKG_VERSION") },
@@ -41,7 +41,7 @@ fn span(span: &Ended) -> Value {
             Field::Whole(number) => json!({ "intValue": number.to_string() }),
             Field::Truth(truth) => json!({ "boolValue": truth }),
         };
-        attribute(&format!("capwarden.{name}"), value)
+        attribute(&format!("capwarden.{name}"), &value)
     });
     let remote = span.parent.is_some_and(|(_, remote)| remote);
     let mut encoded = json!({
@@ -68,7 +68,7 @@ fn span(span: &Ended) -> Value {
     encoded
 }
 
-fn attribute(key: &str, value: Value) -> Value {
+fn attribute(key: &str, value: &Value) -> Value {
     json!({ "key": key, "value": value })
 }
 

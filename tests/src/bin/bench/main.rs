@@ -20,6 +20,7 @@ mod measure;
 mod net;
 mod peers;
 mod prove;
+mod proxies;
 mod sys;
 mod telemetry;
 mod web;
@@ -101,6 +102,7 @@ const PARTS: &[Part] = &[
     ("gate", gate::measure),
     ("gate", web::measure),
     ("clients", clients::measure),
+    ("proxies", proxies::measure),
     ("limits", limits::measure),
     ("telemetry", telemetry::measure),
     ("prove", prove::measure),
@@ -109,6 +111,9 @@ const PARTS: &[Part] = &[
 fn main() -> Result<()> {
     if let Some(fixture::ROLE) = env::args().nth(1).as_deref() {
         return fixture::serve(&env::args().nth(2).context("which port?")?);
+    }
+    if let Some(proxies::ROLE) = env::args().nth(1).as_deref() {
+        return proxies::serve(env::args().nth(2).as_deref());
     }
     let capwarden = env::var_os("CAPWARDEN_BIN").context("CAPWARDEN_BIN is not set")?;
     let bench = Bench {

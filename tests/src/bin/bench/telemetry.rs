@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use capwarden::{
     audit::ArgumentsDigest,
-    gate::{CallEnd, CallEvent, CallVerdict, GateEvent},
+    gate::{CallEnd, CallEvent, CallVerdict, GateEvent, Noted},
     policy::RuleRef,
     principal::{Caller, Principal},
     telemetry::{CallSpans, Metrics},
@@ -45,7 +45,7 @@ fn call(verdict: CallVerdict, rule: Option<RuleRef>) -> GateEvent {
         id: Some("17".to_owned()),
         tool: TOOL.to_owned(),
         arguments,
-        recorded: None,
+        noted: Noted::default(),
         verdict,
         rule,
     }))

@@ -161,8 +161,11 @@ impl<G: Rooms> Front<G> {
         let response = match self.decide(&mut post, sender.closed()).await {
             Next::Answer(response) => response,
             Next::Forward(waiting, message) => {
+                let overdue = waiting.overdue();
                 tokio::select! {
                     response = self.forward(&post, waiting, &message, turn) => response,
+                    // The request at the server goes with the rest: a late answer is not heard.
+                    answer = overdue => Ok(json_response(StatusCode::OK, answer)),
                     // `waiting` went with the rest, and has told the conversation.
                     () = sender.closed() => return,
                 }
@@ -215,8 +218,10 @@ impl<G: Rooms> Front<G> {
             Ok(turn) => match self.next(&mut post, heard.outcome, to.closed()).await {
                 Next::Answer(response) => response,
                 Next::Forward(waiting, message) => {
+                    let overdue = waiting.overdue();
                     tokio::select! {
                         response = self.forward(&post, waiting, &message, turn) => response,
+                        answer = overdue => Ok(json_response(StatusCode::OK, answer)),
                         () = to.closed() => return,
                     }
                 }
@@ -288,8 +293,9 @@ impl<G: Rooms> Front<G> {
                             conversation.cancel(&id, "null");
                         }
                         params::repeat(&mut post.headers, beginning.changes());
+                        let awaited = beginning.awaited();
                         if conversation.begin(*beginning) {
-                            Next::Forward(post.waiting(id), text.into())
+                            Next::Forward(post.waiting(id).within(awaited), text.into())
                         } else {
                             refused(CANCELLED.to_owned())
                         }

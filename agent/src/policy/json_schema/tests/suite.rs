@@ -52,7 +52,7 @@ pub(super) fn environment() -> Option<PathBuf> {
         venv.display()
     );
     if !there {
-        println!("nothing asked: no JSON-Schema-Test-Suite; `cargo xtask setup` installs it");
+        eprintln!("nothing asked: no JSON-Schema-Test-Suite; `cargo xtask setup` installs it");
     }
     there.then_some(venv)
 }
@@ -152,7 +152,7 @@ fn official_suite_agrees() {
                 }
             }
         }
-        println!("{folder}: {agreed} cases agree");
+        eprintln!("{folder}: {agreed} cases agree");
         assert!(agreed >= least, "{folder}: {agreed}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
