@@ -48,7 +48,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("{ program: { seconds: 5 } }", "{ program: { seconds: 5, connect: [ \"*:443\" ] } }", "+ t: programs connecting to *:443", "- t: programs connecting to *:443"),
     ("{ program: { seconds: 5 } }", "{ program: { seconds: 5, processes: 9 } }", "- t: 9 processes, not any number of processes", "+ t: any number of processes, not 9 processes"),
     ("{ program: { seconds: 5, memory: 1MiB } }", "{ program: { seconds: 5, memory: 2MiB } }", "+ t: 2 MiB of memory", "- t: 1 MiB of memory"),
-    ("{ program: { seconds: 5 } }", "{ program: { seconds: 6 } }", "+ t: 6 seconds", "- t: 5 seconds"),
+    ("{ program: { seconds: 5 } }", "{ program: { seconds: 6 } }", "+ t: 6 s", "- t: 5 s"),
     ("{ proxy: { listen: [ \"127.0.0.1:80-90\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:85\" ], seconds: 5 } }", "- t: listening on 127.0.0.1:80-90", "+ t: listening on 127.0.0.1:80-90"),
     ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], upstream: [ \"*:443\" ], seconds: 5 } }", "+ t: connecting to *:443", "- t: connecting to *:443"),
     ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], interfaces: [ lo ], seconds: 5 } }", "- t: proxies on *", "+ t: proxies on *"),

@@ -40,7 +40,7 @@ fn programs_get_what_the_rule_says_whichever_tool_starts_them() {
     assert_eq!(
         terms.to_string(),
         "programs connecting to 10.0.0.0/8:80,443, udp:127.0.0.53:53 and api.example:443, \
-         20 processes, 512 MiB of memory, 1000 packets, 1 MiB each way, 1 connection, 60 seconds"
+         20 processes, 512 MiB of memory, 1000 packets, 1 MiB each way, 1 connection, 1 min"
     );
     assert_eq!(terms.duration, Duration::from_secs(60));
     // An alias is the same terms, so that the calls share a session.
@@ -49,7 +49,7 @@ fn programs_get_what_the_rule_says_whichever_tool_starts_them() {
     let alone = granted("alone", json!({})).terms;
     assert_eq!(
         alone.to_string(),
-        "programs connecting to nothing, 1 process, 5 seconds"
+        "programs connecting to nothing, 1 process, 5 s"
     );
     let denied = ask(&policy(), &call("navigate", json!({ "url": "file:///a" })));
     assert!(matches!(denied, Verdict::Deny(_)), "{denied:?}");
