@@ -230,7 +230,10 @@ fn what_an_operator_says_is_recorded_at_once_or_is_not() -> Result<()> {
     desk.say(&["approve", &id])?;
     desk.say(&["deny", &id, "--why", "not now"])?;
     let said: Vec<Value> = desk.stage.audit("approval")?;
-    let said: Vec<&Value> = said.iter().filter(|one| !text(one, "by").is_empty()).collect();
+    let said: Vec<&Value> = said
+        .iter()
+        .filter(|one| !text(one, "by").is_empty())
+        .collect();
     ensure!(said.len() == 2, "{said:?}");
     for (record, became) in said.iter().zip(["approved", "denied"]) {
         ensure!(
