@@ -268,10 +268,9 @@ fn grant_is_decided_by_the_policy_that_it_names() -> Result<()> {
     ensure!(!other.call("echo", &json!({ "n": 5 }))?.failed());
 
     let calls = stage.audited("call", 3)?;
-    let whose = |name: &str| {
-        calls
-            .iter()
-            .filter(move |call| text(call, "principal") == name)
+    let whose = |name: &'static str| {
+        let calls = calls.iter();
+        calls.filter(move |call| text(call, "principal") == name)
     };
     ensure!(
         whose("grant:laptop").all(|call| call.get("policy").is_none()),
