@@ -16,7 +16,7 @@ pub(crate) struct Options {
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
     if !options.built {
-        setup::ensure()?;
+        setup::ensure_demo()?;
         test::build_capwarden()?;
     }
     if !root::is_root() {

@@ -80,7 +80,8 @@ enum Sign {
     PerlModule(&'static str),
 }
 
-const PACKAGES: [Package; 8] = [
+/// Needed to build capwarden, and to show it.
+const PACKAGES: [Package; 5] = [
     Package {
         name: "libpcap-dev",
         sign: Sign::File("/usr/include/pcap/pcap.h"),
@@ -101,6 +102,10 @@ const PACKAGES: [Package; 8] = [
         name: "python3-venv",
         sign: Sign::PythonModule("ensurepip"),
     },
+];
+
+/// Needed to test it.
+const TEST_PACKAGES: [Package; 3] = [
     Package {
         name: "redis-server",
         sign: Sign::Program("redis-server"),
@@ -147,9 +152,9 @@ pub(crate) fn main() -> Result<()> {
 
 /// Makes sure that everything is there, for the verbs that need it.
 pub(crate) fn ensure() -> Result<()> {
-    ensure_build()?;
-    term::step("Python environment with real MCP servers", |progress| {
-        environment(progress, &house::venv()?, &PYTHON_PACKAGES)
+    ensure_demo()?;
+    term::step("Debian packages for the tests", |progress| {
+        debian(progress, &TEST_PACKAGES.iter().collect::<Vec<_>>())
     })?;
     term::step("JSON Schema test suite", schema_suite)?;
     term::step("MCP conformance suite, and a server that browses", suite)?;
@@ -162,6 +167,14 @@ pub(crate) fn ensure() -> Result<()> {
             .get(usize::from(recent))
             .context("no packages")?;
         environment(progress, &house::proxies()?, packages)
+    })
+}
+
+/// Makes sure that capwarden can be built and shown.
+pub(crate) fn ensure_demo() -> Result<()> {
+    ensure_build()?;
+    term::step("Python environment with real MCP servers", |progress| {
+        environment(progress, &house::venv()?, &PYTHON_PACKAGES)
     })
 }
 
