@@ -1,4 +1,5 @@
-//! capwarden makes packet captures that a language model starts safe to allow.
+//! capwarden makes packet captures, intercepting proxies and browsers that a language model starts safe to
+//! allow.
 //!
 //! Two planes: the [`gate`] decides what an MCP call may ask for, and the guard in [`kernel`]
 //! holds the processes which that call starts to what was granted. A [`session`] joins them and

@@ -764,10 +764,8 @@ fn hostile_flood_of_refusals_leaves_server_and_log_alone() -> Result<()> {
     assert_eq!(number(&end, "packets"), Some(10));
     let size = fs::metadata(stage.path("audit.jsonl"))?.len();
     let refused = stage.audit("socket-refused")?.len();
-    assert!(
-        (100..=120).contains(&refused),
-        "{refused} refusals on record"
-    );
+    // The first five one by one. What is counted of the others comes when the flood has ended.
+    assert!((5..=10).contains(&refused), "{refused} refusals on record");
     assert!(size < 256 * 1024, "the log has {size} bytes");
     let said = stage.stderr()?.len();
     assert!(said < 256 * 1024, "standard error has {said} bytes");

@@ -68,13 +68,13 @@ struct Create {
     /// How long it lasts: 12h, 30d, or never
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = lasting)]
     expires: Lasting,
-    /// No capture under it gets more packets than this
+    /// No session under it gets more packets than this
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     packets: Option<u64>,
-    /// No capture under it gets more bytes than this: 50MiB
+    /// No session under it gets more bytes than this: 50MiB
     #[arg(long, value_name = "N", value_parser = values::size)]
     bytes: Option<Size>,
-    /// No capture under it lasts more seconds than this
+    /// No session under it lasts more seconds than this
     #[arg(long, value_name = "S", value_parser = values::seconds)]
     seconds: Option<Duration>,
     /// Record it in this audit log

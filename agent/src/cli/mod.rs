@@ -35,7 +35,7 @@ pub use shared::{
 
 /// Makes packet captures that a language model starts safe to allow.
 ///
-/// capwarden stands between an MCP client and a capture server. It decides each tool call by a
+/// capwarden stands between an MCP client and a server that captures packets, listens as a proxy or drives a browser. It decides each tool call by a
 /// policy, and holds the processes that the call starts to what was granted: interfaces, capture
 /// filter, packets, bytes and time are enforced in the kernel, on every packet.
 #[derive(Debug, Parser)]

@@ -82,7 +82,9 @@ pub(super) async fn start_server(
             "the policy has neither `baseline`, `proxy` nor `program`: the server's network is not bounded"
         ),
     }
-    launch_in(sessions, command, credentials, piped)
+    let started = launch_in(sessions, command, credentials, piped);
+    kernel::give_back();
+    started
 }
 
 /// Tells a client that its server could not be started, in answer to what it asks first.

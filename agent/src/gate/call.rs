@@ -98,6 +98,11 @@ impl<T> Beginning<T> {
         })
     }
 
+    /// Whether that was open already.
+    pub(super) fn joined(&self) -> bool {
+        self.capture.joined
+    }
+
     /// What was changed in the call.
     pub(super) fn changes(&self) -> &[Change] {
         &self.capture.changes

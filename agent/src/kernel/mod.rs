@@ -36,6 +36,7 @@ mod interfaces;
 mod launch;
 mod link;
 mod local_socket;
+mod memory;
 mod network;
 mod notify;
 mod own_filter;
@@ -62,6 +63,7 @@ pub use interfaces::{Interface, changed, changes, list, name_of};
 pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;
+pub use memory::give_back;
 pub use network::{
     AddressRange, MAX_SLOT_RULES, NetworkCall, NetworkCaps, NetworkCounts, NetworkEnd,
     NetworkError, NetworkEvent, NetworkEvents, NetworkGuard, NetworkInterfaces, NetworkNews,

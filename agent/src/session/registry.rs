@@ -118,6 +118,11 @@ pub enum SessionError {
     /// See [`ProgramError`].
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// Programs run: what the server starts belongs to one session only.
+    #[error(
+        "the server's programs run in {0}, and what it starts belongs to one session; end that first"
+    )]
+    Programs(SessionId),
     /// The one before it has not got its process yet.
     #[error("another capture is just being started; try again in a few seconds")]
     Busy,
@@ -324,6 +329,9 @@ impl Shared {
         }
         if table.live.len() >= MAX_SESSIONS {
             return Err(SessionError::TooMany);
+        }
+        if let Some((programs, _)) = table.programs.first_key_value() {
+            return Err(SessionError::Programs(*programs));
         }
         let session = self.events.next_session();
         if let Some(tree) = table.tree.as_mut() {

@@ -31,7 +31,7 @@ const ENDING: &str = ".test.yaml";
 /// is 1 if a case fails, 3 if a policy or its cases cannot be read.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A case:\n  - name: more packets than the cap are cut\n    call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }\n    expect: capture           # allow, capture, ends, deny or hidden\n    rule: tools.start_capture.capture\n    forwarded: { count: 10000 }\n    uses: { start_capture/minute: 1 }\n\nAlso: reason, a part of the denial; approval: operator or user, where that one is asked; requires, the\narguments that the tool's schema requires; counts, what counters hold."
+    after_help = "A case:\n  - name: more packets than the cap are cut\n    call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }\n    expect: capture           # allow, capture, proxy, program, ends, deny or hidden\n    rule: tools.start_capture.capture\n    forwarded: { count: 10000 }\n    uses: { start_capture/minute: 1 }\n\nAlso: reason, a part of the denial; approval: operator or user, where that one is asked; requires, the\narguments that the tool's schema requires; counts, what counters hold."
 )]
 pub(super) struct Test {
     /// The policies, or their cases

@@ -27,8 +27,9 @@ const UNUSED: Duration = Duration::from_secs(15);
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long the kernel gets for those that were killed last.
 const BREATH: Duration = Duration::from_millis(5);
-/// How long what calls may still start that came for a session which has ended is killed.
-const LATE: Duration = Duration::from_secs(600);
+/// How long what calls may still start that came for a session which has ended is killed. Until then, what
+/// the server starts for others is, too.
+const LATE: Duration = Duration::from_secs(60);
 
 pub(super) struct Lifecycle {
     sessions: Sessions,

@@ -63,6 +63,11 @@ pub enum ProgramError {
         "{0} is open with other terms, and there is one such session at a time; end it first, or wait"
     )]
     OtherTerms(SessionId),
+    /// A capture is open: what the server starts belongs to one session only.
+    #[error(
+        "the server has a capture open, {0}, and what it starts belongs to one session; end that first"
+    )]
+    Capturing(SessionId),
 }
 
 /// The terms of a session for programs, with everything looked up.
@@ -236,6 +241,10 @@ impl Shared {
         }
         let cgroup = live.group.id()?;
         let processes = live.grant.terms.processes;
+        // Else a call that captures nothing could have programs started in its name, and unbounded.
+        if let Some((capture, _)) = table.live.first_key_value() {
+            return Err(ProgramError::Capturing(*capture).into());
+        }
         let tree = table.tree.as_mut().ok_or(ProgramError::NoForkTags)?;
         tree.begin_programs(session.0, cgroup, processes)?;
         tree.open_window(self.server, session.0)?;

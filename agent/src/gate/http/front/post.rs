@@ -15,6 +15,7 @@ use crate::gate::{
     client::FromClient,
     conversation::{Rooms, Ticket},
     envelope::{Envelope, Id},
+    events::CallEnd,
     http::{
         asked::{self, Pieces},
         clients::Client,
@@ -206,28 +207,32 @@ impl<G: Rooms> Front<G> {
         if matches!(heard.outcome, FromClient::Drop(_)) {
             return;
         }
-        let turn = tokio::select! {
-            turn = self.upstream.turn(post.kind, Some(post.principal())) => turn,
-            () = to.closed() => return post.give_up(),
-        };
-        let response = match turn {
-            Err(refusal) => {
-                post.give_up();
-                Err(refusal)
-            }
-            Ok(turn) => match self.next(&mut post, heard.outcome, to.closed()).await {
-                Next::Answer(response) => response,
-                Next::Forward(waiting, message) => {
-                    let overdue = waiting.overdue();
-                    tokio::select! {
-                        response = self.forward(&post, waiting, &message, turn) => response,
-                        answer = overdue => Ok(json_response(StatusCode::OK, answer)),
-                        () = to.closed() => return,
+        let response = match self.next(&mut post, heard.outcome, to.closed()).await {
+            Next::Answer(response) => response,
+            Next::Forward(mut waiting, message) => {
+                // The answer has decided it, so that its turn comes afterwards; where none comes, what
+                // was counted is given back.
+                let turn = tokio::select! {
+                    turn = self.upstream.turn(post.kind, Some(post.principal())) => turn,
+                    () = to.closed() => return,
+                };
+                match turn {
+                    Err(refusal) => {
+                        waiting.over(CallEnd::NotForwarded);
+                        Err(refusal)
+                    }
+                    Ok(turn) => {
+                        let overdue = waiting.overdue();
+                        tokio::select! {
+                            response = self.forward(&post, waiting, &message, turn) => response,
+                            answer = overdue => Ok(json_response(StatusCode::OK, answer)),
+                            () = to.closed() => return,
+                        }
                     }
                 }
-                // It was asked about, and is decided without.
-                Next::Ask(_) => Err(Refusal::upstream("the call cannot be held")),
-            },
+            }
+            // It was asked about, and is decided without.
+            Next::Ask(_) => Err(Refusal::upstream("the call cannot be held")),
         };
         let id = post.request.as_ref().map(|(_, text)| text.as_str());
         let response = response.unwrap_or_else(|refusal| refusal.of(id).response(None));
@@ -289,7 +294,10 @@ impl<G: Rooms> Front<G> {
                         text,
                         beginning,
                     } => {
-                        if !self.clients.opened(beginning.session(), &post.client) {
+                        // Who joins a session has no part in its end: it goes with whoever opened it.
+                        if !beginning.joined()
+                            && !self.clients.opened(beginning.session(), &post.client)
+                        {
                             conversation.cancel(&id, "null");
                         }
                         params::repeat(&mut post.headers, beginning.changes());
