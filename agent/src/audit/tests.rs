@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    policy::{Baseline, Endpoint, InterfaceTerms, ProgramTerms, ProxyTerms},
+    policy::{Baseline, Endpoint, InterfaceTerms, ProgramTerms, ProxyEnd, ProxyTerms},
     session::{EndReason, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId},
 };
 
@@ -673,6 +673,11 @@ fn kinds_are_all_of_them() {
             why: "b".into(),
         }),
         Record::NetworkBounded(NetworkBounded::new(&Baseline::default())),
+        Record::ServerRestarted(ServerRestarted {
+            session: SessionId(2),
+            milliseconds: 700,
+            failed: Some("it did not answer".into()),
+        }),
         Record::ProxyOpened(Box::new(ProxyOpened::new(
             SessionId(2),
             &ProxyGrant {
@@ -684,6 +689,7 @@ fn kinds_are_all_of_them() {
                     bytes: Some(1),
                     connections: None,
                     duration: None,
+                    end: ProxyEnd::Drop,
                 },
                 names: Vec::new(),
                 interfaces: Vec::new(),
