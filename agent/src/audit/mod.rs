@@ -94,8 +94,8 @@ pub use log::{Head, Log};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
     FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, NetworkBounded,
-    NetworkRefused, Origin, PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, ServerRestarted,
-    Record, SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered,
+    NetworkRefused, Origin, PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened,
+    Record, ServerRestarted, SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible, visible_json};

@@ -363,7 +363,10 @@ fn describe(entry: &Entry) -> String {
         "server-restarted" => {
             let session = text("session");
             match entry.text("failed") {
-                Some(_) => format!("{session}: the server was not restarted: {}", text("failed")),
+                Some(_) => format!(
+                    "{session}: the server was not restarted: {}",
+                    text("failed")
+                ),
                 None => format!(
                     "{session}: the server was restarted, in {} ms",
                     number("milliseconds")

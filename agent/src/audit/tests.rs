@@ -673,11 +673,6 @@ fn kinds_are_all_of_them() {
             why: "b".into(),
         }),
         Record::NetworkBounded(NetworkBounded::new(&Baseline::default())),
-        Record::ServerRestarted(ServerRestarted {
-            session: SessionId(2),
-            milliseconds: 700,
-            failed: Some("it did not answer".into()),
-        }),
         Record::ProxyOpened(Box::new(ProxyOpened::new(
             SessionId(2),
             &ProxyGrant {
@@ -724,6 +719,11 @@ fn kinds_are_all_of_them() {
             what: "w".into(),
         }),
         ended(1),
+        Record::ServerRestarted(ServerRestarted {
+            session: SessionId(2),
+            milliseconds: 700,
+            failed: Some("it did not answer".into()),
+        }),
         Record::PolicyReloaded(PolicyReloaded {
             policy: PolicyFile {
                 file: "p".into(),

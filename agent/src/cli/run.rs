@@ -249,7 +249,8 @@ impl Run {
         self,
         more: impl FnOnce(&Credentials) -> Result<T, Failure>,
     ) -> Result<(StdioPlan, Log, T), Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Piped)?;
+        let (policy, reload) =
+            enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Piped)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let more = more(&credentials)?;
@@ -282,7 +283,8 @@ impl Run {
         self.reception.check(listen)?;
         let tls = self.reception.tls()?;
         let authorities = self.reception.authorities(upstream.is_tls())?;
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Http)?;
+        let (policy, reload) =
+            enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Http)?;
         let starting = !self.server.is_empty();
         let server = self.server_name();
         let pinning = self.pinning();

@@ -26,8 +26,8 @@ use crate::{
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
         DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
-        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, ServerRestarted, SessionOpened,
-        SocketArmed, SocketRefused, Text, TextList, Unanswered, Values,
+        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, ServerRestarted,
+        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},

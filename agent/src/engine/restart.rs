@@ -51,8 +51,7 @@ impl Life {
     pub(super) fn pipes(&mut self) -> io::Result<(Output, Input)> {
         let child = &mut self.governed.child;
         let piped = child.stdin.take().zip(child.stdout.take());
-        let (input, output) =
-            piped.ok_or_else(|| io::Error::other("the server has no pipes"))?;
+        let (input, output) = piped.ok_or_else(|| io::Error::other("the server has no pipes"))?;
         let input = Output::to(input.into_owned_fd()?.as_fd())?;
         Ok((input, Input::from(output.into_owned_fd()?)))
     }

@@ -1,11 +1,7 @@
 //! One stdio server and its one client, from the server's start to its end.
 
 use std::{
-    io::Read,
-    os::unix::process::ExitStatusExt as _,
-    pin::pin,
-    process::ExitStatus,
-    sync::Arc,
+    io::Read, os::unix::process::ExitStatusExt as _, pin::pin, process::ExitStatus, sync::Arc,
 };
 
 use tokio::{
@@ -173,10 +169,7 @@ async fn wanted(restarts: &mut watch::Receiver<Option<SessionId>>) -> SessionId 
 fn why_ended(end: PumpEnd, let_in: bool) -> (Stop, EndReason) {
     let (why, reason) = match end {
         PumpEnd::ClientClosed if !let_in => ("the grant has ended", EndReason::Revoked),
-        PumpEnd::ClientClosed => (
-            "the client closed the connection",
-            EndReason::ClientClosed,
-        ),
+        PumpEnd::ClientClosed => ("the client closed the connection", EndReason::ClientClosed),
         PumpEnd::ServerClosed => ("the server exited", EndReason::ServerExit),
         PumpEnd::NeverServed => (
             "the server ended before it had answered anything",

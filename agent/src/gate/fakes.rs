@@ -9,8 +9,8 @@ use super::{CallEnd, Captures, Decide, OpenError, Opened, ProgramOpened};
 use crate::{
     policy::{
         Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, Pending,
-        ProgramTerms, ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Question, RuleRef, Said, Terms,
-        Verdict,
+        ProgramTerms, ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Question, RuleRef, Said,
+        Terms, Verdict,
     },
     principal::{Caller, Principal},
     session::{EndReason, SessionId, SessionKind},

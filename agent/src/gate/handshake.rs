@@ -80,9 +80,9 @@ impl Handshake {
             initialize: format!(
                 "{{\"jsonrpc\":\"2.0\",\"id\":{AGAIN},\"method\":\"initialize\",\"params\":{params}}}\n"
             ),
-            initialized: self.confirmed.then_some(
-                "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n",
-            ),
+            initialized: self
+                .confirmed
+                .then_some("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n"),
             agreed: agreed.clone(),
         }))
     }
@@ -138,7 +138,9 @@ mod tests {
 
     fn shaken() -> Handshake {
         let mut handshake = Handshake::default();
-        handshake.asked(Some("{\"protocolVersion\":\"2025-06-18\",\n\"capabilities\":{}}"));
+        handshake.asked(Some(
+            "{\"protocolVersion\":\"2025-06-18\",\n\"capabilities\":{}}",
+        ));
         handshake.agreed(Some(
             r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{},"prompts":{"listChanged":true}}}"#,
         ));
@@ -150,7 +152,11 @@ mod tests {
         assert_eq!(Handshake::default().again(), Ok(None));
         let mut begun = Handshake::default();
         begun.asked(None);
-        assert_eq!(begun.again(), Ok(None), "the client is told of the end instead");
+        assert_eq!(
+            begun.again(),
+            Ok(None),
+            "the client is told of the end instead"
+        );
         let mut shaken = shaken();
         let again = shaken.again().unwrap().unwrap();
         assert_eq!(again.initialize.matches('\n').count(), 1, "one line");

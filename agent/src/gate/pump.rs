@@ -395,7 +395,8 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
             decided => {
                 let pump = Arc::clone(self);
                 // If there are no threads any more, the agent ends.
-                let _ = spawn_blocking(move || pump.carry(&heard.message, decided, generation)).await;
+                let _ =
+                    spawn_blocking(move || pump.carry(&heard.message, decided, generation)).await;
             }
         }
     }

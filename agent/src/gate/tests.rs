@@ -2,6 +2,7 @@
 
 mod patience;
 mod questions;
+mod relief;
 
 use std::{
     collections::HashSet,

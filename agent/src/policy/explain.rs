@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{
     Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
     InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Pinning, Policy, ProgramTerms,
-    ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit,
+    Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.

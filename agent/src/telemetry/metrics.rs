@@ -14,6 +14,8 @@
 //! | `capwarden_decision_seconds` | `le` | how long a decision took, limits and approvals included |
 //! | `capwarden_sessions_opened_total` | | sessions opened |
 //! | `capwarden_sessions_ended_total` | `reason` | sessions ended |
+//! | `capwarden_server_restarts_total` | | servers restarted at the end of a session |
+//! | `capwarden_failed_server_restarts_total` | | servers that were to be restarted and have ended instead |
 //! | `capwarden_sessions_live` | | sessions open now |
 //! | `capwarden_delivered_packets_total` | | packets that the guard delivered, of ended sessions |
 //! | `capwarden_delivered_bytes_total` | | bytes of them, as captured |
