@@ -4,7 +4,8 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    process::Output,
+    path::PathBuf,
+    process::{Command, Output},
     thread,
 };
 
@@ -12,12 +13,14 @@ use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
     agent::{capwarden, venv_python, wait_for},
     mcp::{Client, Message, PATIENCE},
-    stage::{Stage, granted, number, text},
+    stage::{Stage, granted, number, python, text},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SERVER: &str = include_str!("../scripts/relay.py");
+const CARRY: &str = include_str!("../scripts/carry.py");
+const BRIDGE: &str = include_str!("../scripts/bridge.py");
 
 /// The web server that proxies may reach, and one that they may not.
 const GRANTED: u16 = 9_080;
@@ -454,5 +457,138 @@ fn server_that_could_leave_its_cgroup_is_not_started() -> Result<()> {
         "{said}"
     );
     ensure!(stage.audit("network-bounded")?.is_empty());
+    Ok(())
+}
+
+/// How a client gets to a server on pipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Pipe,
+    UnixSocket,
+    Http,
+}
+
+/// A client whose server is restarted at the end of a proxy. The agent too, where the client is not its
+/// parent's.
+fn restarting(way: Way, policy: &str) -> Result<(Rig, Option<Client>)> {
+    if way == Way::Pipe {
+        return Ok((Rig::new(policy)?, None));
+    }
+    let stage = Stage::new()?;
+    serve(&stage, GRANTED)?;
+    let server = stage.write("relay.py", SERVER)?;
+    let command = [venv_python()?, server];
+    let command: Vec<_> = command.iter().map(PathBuf::as_path).collect();
+    let python3 = python("python3")?;
+    let socket = stage.path("socket");
+    let (agent, mut carrier) = match way {
+        Way::Http => {
+            let options = ["--listen", "127.0.0.1:8808", "--anonymous"];
+            let agent = stage.run_with(policy, &options, &command)?;
+            stage.listening_on(8808)?;
+            let mut carrier = stage.space.command(&python3);
+            carrier.arg(stage.write("carry.py", CARRY)?);
+            carrier.arg("http://127.0.0.1:8808/mcp");
+            (agent, carrier)
+        }
+        _ => {
+            let listen = format!("unix:{}", socket.display());
+            let agent = stage.run_with(policy, &["--listen", &listen], &command)?;
+            wait_for("the socket", PATIENCE, || Ok(socket.exists().then_some(())))?;
+            let mut carrier = Command::new(&python3);
+            carrier.arg(stage.write("bridge.py", BRIDGE)?).arg(&socket);
+            (agent, carrier)
+        }
+    };
+    let mut client = Client::start(&mut carrier, &stage.path("client-stderr"))?;
+    let shaken = client.shake_hands();
+    shaken.with_context(|| stage.stderr().unwrap_or_default())?;
+    Ok((Rig { stage, client }, Some(agent)))
+}
+
+impl Rig {
+    fn alive(&mut self) -> Result<String> {
+        let answer = self.client.call("ping", &json!({}))?;
+        ensure!(answer.text().starts_with("alive in "), "{}", answer.text());
+        Ok(answer.own_text().to_owned())
+    }
+}
+
+fn is_restarted(way: Way) -> Result<()> {
+    let policy = policy("2").replace("seconds: 2", "seconds: 2\n      end: restart");
+    let (mut rig, agent) = restarting(way, &policy)?;
+    let before = rig.alive()?;
+    let session = rig.start(8_081)?;
+    ensure!(rig.works(8_081)?, "{way:?}: {}", rig.stage.stderr()?);
+    // One that the server never answers: it is told that nobody will.
+    let never = json!({ "listen_port": 8_082, "answers": "never" });
+    let unanswered = rig.client.ask_call("proxy_start", &never)?;
+    let told = rig.client.answer(&unanswered)?.value;
+    let words = told["error"]["message"].as_str().unwrap_or_default();
+    ensure!(words.contains("is restarted, since the proxy of"), "{told}");
+    // No handshake, and yet another process.
+    let after = rig.alive()?;
+    ensure!(before != after, "{way:?}: {after}");
+    ensure!(!rig.works(8_081)?, "{way:?}");
+    let end = rig.stage.end_record(&session)?;
+    ensure!(text(&end, "reason") == "deadline", "{end}");
+    let other = rig.stage.end_record("s2")?;
+    ensure!(text(&other, "reason") == "server-restart", "{other}");
+    let restarts = rig.stage.audited("server-restarted", 1)?;
+    ensure!(
+        text(&restarts[0], "session") == session && restarts[0].get("failed").is_none(),
+        "{restarts:?}"
+    );
+    // The next one is bounded as the first was, and its end is heard of as well.
+    rig.start(8_081)?;
+    ensure!(rig.works(8_081)?, "{way:?}: {}", rig.stage.stderr()?);
+    let stopped = rig.client.call("proxy_stop", &json!({}))?;
+    ensure!(!stopped.failed(), "{}", stopped.text());
+    rig.stage.audited("server-restarted", 2)?;
+    ensure!(rig.alive()? != after, "{way:?}");
+    ensure!(!rig.works(8_081)?, "{way:?}");
+    let Some(mut agent) = agent else {
+        return rig.close("the client closed the connection");
+    };
+    rig.client.close_input();
+    rig.client.exit()?;
+    agent.signal(Signal::TERM)?;
+    agent.exit()?;
+    rig.stage.is_empty()
+}
+
+#[test]
+fn server_is_restarted_under_its_client_on_pipes() -> Result<()> {
+    is_restarted(Way::Pipe)
+}
+
+#[test]
+fn server_is_restarted_under_its_client_on_a_unix_socket() -> Result<()> {
+    is_restarted(Way::UnixSocket)
+}
+
+#[test]
+fn server_is_restarted_under_its_client_over_http() -> Result<()> {
+    is_restarted(Way::Http)
+}
+
+#[test]
+fn server_over_http_cannot_be_restarted_and_its_policy_is_refused() -> Result<()> {
+    let stage = Stage::new()?;
+    let policy = policy("2").replace("seconds: 2", "seconds: 2\n      end: restart");
+    let options = [
+        "--listen",
+        "127.0.0.1:8808",
+        "--anonymous",
+        "--upstream",
+        "http://127.0.0.1:8000/mcp",
+    ];
+    let mut agent = stage.run_with(&policy, &options, &[])?;
+    ensure!(!agent.exit()?.success());
+    let told = stage.stderr()?;
+    ensure!(
+        told.contains("policy.yaml:16:7") && told.contains("cannot be restarted"),
+        "{told}"
+    );
     Ok(())
 }

@@ -53,6 +53,8 @@ pub enum Record {
     Unanswered(Unanswered),
     /// A session ended.
     SessionEnded(SessionEnd),
+    /// The server was restarted for the end of a session, or could not be.
+    ServerRestarted(ServerRestarted),
     /// A policy decides in place of another from now on.
     PolicyReloaded(PolicyReloaded),
     /// The policy file changed, but cannot be used: the policy that was loaded before stays.
@@ -64,7 +66,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 19] = [
+pub const KINDS: [&str; 20] = [
     "agent-started",
     "call",
     "approval",
@@ -80,6 +82,7 @@ pub const KINDS: [&str; 19] = [
     "network-refused",
     "unanswered",
     "session-ended",
+    "server-restarted",
     "policy-reloaded",
     "policy-refused",
     "agent-stopped",
@@ -98,6 +101,7 @@ impl Record {
             Self::Approval(_)
                 | Self::Grant(_)
                 | Self::SessionEnded(_)
+                | Self::ServerRestarted(_)
                 | Self::SocketRefused(_)
                 | Self::NetworkRefused(_)
                 | Self::Unanswered(_)
@@ -369,6 +373,18 @@ impl SessionOpened {
 fn wall_time_after(time: Duration) -> Option<Text> {
     let then = Timestamp::now().checked_add(time).ok()?;
     Some(Text::new(format!("{then:.6}")))
+}
+
+/// A server was ended because a session did, and started again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServerRestarted {
+    /// The session at whose end it was.
+    pub session: SessionId,
+    /// How long clients could not be served.
+    pub milliseconds: u64,
+    /// Why there is no server any more; not there if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Text>,
 }
 
 /// What a server may do with the network without a session.

@@ -360,6 +360,19 @@ fn describe(entry: &Entry) -> String {
                 text("why")
             )
         }
+        "server-restarted" => {
+            let session = text("session");
+            match entry.text("failed") {
+                Some(_) => format!(
+                    "{session}: the server was not restarted: {}",
+                    text("failed")
+                ),
+                None => format!(
+                    "{session}: the server was restarted, in {} ms",
+                    number("milliseconds")
+                ),
+            }
+        }
         "network-bounded" => {
             let endpoints = |field: &str| match list(field, ", ") {
                 list if list.is_empty() => "nothing".to_owned(),

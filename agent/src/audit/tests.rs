@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    policy::{Baseline, Endpoint, InterfaceTerms, ProgramTerms, ProxyTerms},
+    policy::{Baseline, Endpoint, InterfaceTerms, ProgramTerms, ProxyEnd, ProxyTerms},
     session::{EndReason, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId},
 };
 
@@ -684,6 +684,7 @@ fn kinds_are_all_of_them() {
                     bytes: Some(1),
                     connections: None,
                     duration: None,
+                    end: ProxyEnd::Drop,
                 },
                 names: Vec::new(),
                 interfaces: Vec::new(),
@@ -718,6 +719,11 @@ fn kinds_are_all_of_them() {
             what: "w".into(),
         }),
         ended(1),
+        Record::ServerRestarted(ServerRestarted {
+            session: SessionId(2),
+            milliseconds: 700,
+            failed: Some("it did not answer".into()),
+        }),
         Record::PolicyReloaded(PolicyReloaded {
             policy: PolicyFile {
                 file: "p".into(),

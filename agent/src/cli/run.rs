@@ -23,7 +23,7 @@ use crate::{
 
 use super::{
     counters::Counters,
-    enforce,
+    enforce::{self, ServerKind},
     exit::Exit,
     failure::{Account, Failure},
     paths,
@@ -228,6 +228,7 @@ impl Run {
                 Arc::clone(&server),
                 Some(governed),
                 replies,
+                ServerKind::Piped,
             )
         });
         if let (Some(grants), Some(policies)) = (&grants, &policies) {
@@ -248,7 +249,8 @@ impl Run {
         self,
         more: impl FnOnce(&Credentials) -> Result<T, Failure>,
     ) -> Result<(StdioPlan, Log, T), Failure> {
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
+        let (policy, reload) =
+            enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Piped)?;
         enforce::require_root()?;
         let credentials = enforce::credentials(self.user.as_ref())?;
         let more = more(&credentials)?;
@@ -281,7 +283,8 @@ impl Run {
         self.reception.check(listen)?;
         let tls = self.reception.tls()?;
         let authorities = self.reception.authorities(upstream.is_tls())?;
-        let (policy, reload) = enforce::policy_to_follow(&self.policy, self.replies)?;
+        let (policy, reload) =
+            enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Http)?;
         let starting = !self.server.is_empty();
         let server = self.server_name();
         let pinning = self.pinning();
@@ -305,7 +308,13 @@ impl Run {
         let grants = grants(&self.reception, self.state.as_deref(), credentials)?;
         let user = credentials.map(|credentials| credentials.user);
         let policies = grants.as_ref().map(|grants| {
-            enforce::grant_policies(Arc::clone(grants), Arc::clone(&server), user, self.replies)
+            enforce::grant_policies(
+                Arc::clone(grants),
+                Arc::clone(&server),
+                user,
+                self.replies,
+                ServerKind::Http,
+            )
         });
         let judge = match (&grants, &policies) {
             (Some(grants), Some(policies)) => judge

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod approve;
+mod current;
 mod exec;
 mod grant_policies;
 mod house;
@@ -15,6 +16,7 @@ mod name;
 mod pinned;
 mod record;
 mod reload;
+mod restart;
 mod run_http_stdio;
 mod run_http_upstream;
 mod run_stdio;

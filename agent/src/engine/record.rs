@@ -26,8 +26,8 @@ use crate::{
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
         DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
-        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, SessionOpened,
-        SocketArmed, SocketRefused, Text, TextList, Unanswered, Values,
+        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, ServerRestarted,
+        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
@@ -521,6 +521,13 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
                 session: refusal.session,
                 what: Text::new(refusal.what),
                 times: refusal.times,
+            })
+        }
+        Entry::Session(SessionEvent::Restarted(restart)) => {
+            Record::ServerRestarted(ServerRestarted {
+                session: restart.session,
+                milliseconds: u64::try_from(restart.took.as_millis()).unwrap_or(u64::MAX),
+                failed: restart.failed.map(Text::new),
             })
         }
         Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),

@@ -6,8 +6,10 @@ use tokio::sync::mpsc;
 
 use super::{
     EngineError, Outcome, StdioPlan,
+    current::Current,
     house::{self, StopSignals},
     record::{PolicySource, RecordKeeper, Started},
+    restart::{Again, Life},
     stdio_server::Pipe,
 };
 use crate::{
@@ -31,6 +33,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let for_restarts = events.clone();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.judge.policy());
@@ -48,7 +51,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {
-            drop(sessions);
+            drop((sessions, for_restarts));
             // At a terminal nobody speaks JSON-RPC.
             if !std::io::stdin().is_terminal() {
                 let (from, to) = (kernel::Input::standard()?, kernel::Output::standard()?);
@@ -60,23 +63,38 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     let user = Some(plan.credentials.user);
     let (judge, following) = house::decider(plan.judge, plan.reload, user, &record, metrics)?;
+    let current = Current::new(sessions.clone());
+    let caller = Caller {
+        principal: Principal::User(kernel::invoking_user()),
+        grant: None,
+        connection: ONLY_CONNECTION,
+        server: plan.name,
+    };
+    let judge = Arc::new(judge);
     let gate = Gate {
-        policy: judge,
-        captures: sessions.clone(),
+        policy: Arc::clone(&judge),
+        captures: current.clone(),
         observer: record.observer()?,
         bounds: Bounds::default(),
     };
     let pipe = Pipe {
-        sessions,
-        governed,
-        broker,
-        gate: Arc::new(gate),
-        caller: Caller {
-            principal: Principal::User(kernel::invoking_user()),
-            grant: None,
-            connection: ONLY_CONNECTION,
-            server: plan.name,
+        life: Life {
+            sessions,
+            governed,
+            broker: Some(broker),
         },
+        again: Again {
+            command: plan.server,
+            credentials: plan.credentials,
+            events: for_restarts,
+            needs: {
+                let caller = caller.clone();
+                Box::new(move || judge.bounds(&caller))
+            },
+        },
+        current,
+        gate: Arc::new(gate),
+        caller,
         client_in: kernel::Input::standard()?,
         client_out: kernel::Output::standard()?,
         ended,

@@ -17,9 +17,12 @@ use tokio::{
 };
 
 use super::{
-    EngineError, Judge, house,
+    EngineError, Judge,
+    current::Current,
+    house,
     record::{GateObserver, PolicySource, RecordKeeper, Started},
     reload::Reload,
+    restart::{Again, Life},
     stdio_server::Pipe,
     timed::Timed,
 };
@@ -29,7 +32,7 @@ use crate::{
     kernel::{Credentials, Input, Output},
     policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
-    session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind, Sessions},
+    session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind},
     telemetry::{Endpoint, Serving},
 };
 
@@ -172,11 +175,12 @@ impl OwnServers {
             }
         };
         let whose = caller.clone();
+        let current = Current::new(sessions.clone());
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),
             captures: Routed {
-                sessions: sessions.clone(),
+                sessions: current.clone(),
                 routes: Arc::clone(&self.routes),
                 ends,
             },
@@ -184,9 +188,21 @@ impl OwnServers {
             bounds: self.bounds,
         };
         let pipe = Pipe {
-            sessions,
-            governed,
-            broker,
+            life: Life {
+                sessions,
+                governed,
+                broker: Some(broker),
+            },
+            again: Again {
+                command: self.command.clone(),
+                credentials: self.credentials.clone(),
+                events: self.events.clone(),
+                needs: {
+                    let (judge, caller) = (Arc::clone(&self.judge), caller.clone());
+                    Box::new(move || judge.bounds(&caller))
+                },
+            },
+            current,
             gate: Arc::new(gate),
             caller,
             client_in,
@@ -228,7 +244,7 @@ impl Routes {
 
 /// Sessions whose ends are told to one client.
 struct Routed {
-    sessions: Sessions,
+    sessions: Current,
     routes: Arc<Routes>,
     ends: mpsc::Sender<SessionEnd>,
 }
@@ -269,6 +285,10 @@ impl Captures for Routed {
         hears: &dyn Fn(Option<SessionId>) -> bool,
     ) -> Vec<String> {
         Captures::refused_since(&self.sessions, refusals, hears)
+    }
+
+    fn listens(&self, session: SessionId) -> bool {
+        self.sessions.listens(session)
     }
 
     fn replied(&self, session: SessionId) {

@@ -1,31 +1,37 @@
 //! One stdio server and its one client, from the server's start to its end.
 
 use std::{
-    io::{self, Read},
-    os::{fd::AsFd as _, unix::process::ExitStatusExt as _},
-    process::ExitStatus,
-    sync::Arc,
+    io::Read, os::unix::process::ExitStatusExt as _, pin::pin, process::ExitStatus, sync::Arc,
 };
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 
-use super::{EngineError, Outcome, house};
+use super::{
+    EngineError, Outcome,
+    current::Current,
+    house,
+    restart::{Again, Life, Pace},
+};
 use crate::{
     audit::visible,
     gate::{Interrupter, Outgoing, PumpEnd, Rooms, Streams, pump},
-    kernel::{Broker, Governed, Input, Output},
+    kernel::Output,
     principal::Caller,
-    session::{EndReason, SessionEnd, Sessions},
+    session::{EndReason, SessionEnd, SessionId},
 };
 
 /// A stdio server that was started, and who calls it.
 pub(super) struct Pipe<G, CI, CO> {
-    pub(super) sessions: Sessions,
-    pub(super) governed: Governed,
-    pub(super) broker: Broker,
+    /// The server.
+    pub(super) life: Life,
+    /// How another one is put in its place.
+    pub(super) again: Again,
+    /// Its sessions, as the gate knows them.
+    pub(super) current: Current,
     pub(super) gate: Arc<G>,
     pub(super) caller: Caller,
     /// What the client writes.
@@ -60,25 +66,17 @@ where
         let_in: impl Fn() -> bool,
     ) -> Result<(Stop, Outcome), EngineError> {
         let Self {
-            sessions,
-            mut governed,
-            broker,
+            mut life,
+            again,
+            current,
             gate,
             caller,
             client_in,
             client_out,
             ended,
         } = self;
-        let mut follower = house::follow_interfaces(&sessions);
-        let piped = governed
-            .child
-            .stdin
-            .take()
-            .zip(governed.child.stdout.take());
-        let (server_in, server_out) =
-            piped.ok_or_else(|| io::Error::other("the server has no pipes"))?;
-        let server_in = Output::to(server_in.into_owned_fd()?.as_fd())?;
-        let server_out = Input::from(server_out.into_owned_fd()?);
+        let mut restarts = life.sessions.restarts();
+        let (server_in, server_out) = life.pipes()?;
         let streams = Streams {
             client_in,
             client_out,
@@ -89,45 +87,115 @@ where
         let name = Arc::clone(&caller.server);
         // A task of its own: however much there is to carry, `stop` is heard.
         let mut carrying = JoinSet::new();
-        carrying.spawn(pump(streams, gate, caller, ended, fate));
-        let gone = async {
-            let end = tokio::select! {
-                end = carrying.join_next() => end,
-                ended = governed.child.wait() => {
+        let (shift, shifts) = mpsc::channel(1);
+        let mut shift = Some(shift);
+        carrying.spawn(pump(streams, gate, caller, ended, fate, shifts));
+        let mut pace = Pace::default();
+        let mut stop = pin!(stop);
+        let mut exited = false;
+        let mut served = true;
+        let (why, reason) = loop {
+            let mut follower = house::follow_interfaces(&life.sessions);
+            let session = tokio::select! {
+                end = carrying.join_next() => {
+                    let end = end.and_then(Result::ok).unwrap_or(PumpEnd::ServerClosed);
+                    served = end != PumpEnd::NeverServed;
+                    break why_ended(end, let_in());
+                }
+                ended = life.governed.child.wait(), if !exited => {
+                    exited = true;
                     tell.send_replace(Some(fate_of(&name, ended.ok())));
-                    carrying.join_next().await
+                    continue;
+                }
+                why = &mut stop => break (why, EndReason::Revoked),
+                _ = follower.join_next() => {
+                    break (("interfaces can no longer be followed", None), EndReason::Revoked);
+                }
+                session = wanted(&mut restarts), if !exited && shift.is_some() => session,
+            };
+            let Some(shifts) = &shift else { continue };
+            let begun = Instant::now();
+            let came = match pace.next(begun) {
+                None => Err(Pace::exhausted()),
+                Some(pause) => {
+                    let words = replaced(&name, session);
+                    let replaced = life.replace(&again, &current, shifts, pause, words);
+                    tokio::select! {
+                        came = replaced => came,
+                        end = carrying.join_next() => {
+                            let end = end.and_then(Result::ok).unwrap_or(PumpEnd::ServerClosed);
+                            break why_ended(end, let_in());
+                        }
+                        why = &mut stop => break (why, EndReason::Revoked),
+                    }
                 }
             };
-            end.and_then(Result::ok).unwrap_or(PumpEnd::ServerClosed)
-        };
-        let mut served = true;
-        let (why, reason) = tokio::select! {
-            end = gone => match end {
-                PumpEnd::ClientClosed if !let_in() => (("the grant has ended", None), EndReason::Revoked),
-                PumpEnd::ClientClosed => (("the client closed the connection", None), EndReason::ClientClosed),
-                PumpEnd::ServerClosed => (("the server exited", None), EndReason::ServerExit),
-                PumpEnd::NeverServed => {
-                    served = false;
-                    (("the server ended before it had answered anything", None), EndReason::ServerExit)
-                }
-            },
-            why = stop => (why, EndReason::Revoked),
-            _ = follower.join_next() => (("interfaces can no longer be followed", None), EndReason::Revoked),
+            again.tell(session, begun.elapsed(), &came);
+            restarts = life.sessions.restarts();
+            if let Err(why) = came {
+                // Fail closed: what the session leaves behind in the server is not left there.
+                tell.send_replace(Some(not_replaced(&name, session, &why)));
+                exited = true;
+                shift = None;
+                life.end(EndReason::ServerExit).await?;
+            }
         };
         tracing::debug!(why = why.0, "ending");
         drop(carrying);
-        let outcome = match house::clean_up(&sessions, &mut governed.child, reason).await {
+        let outcome = match life.end(reason).await? {
             Outcome::Exited(status) if !served => {
                 tracing::error!("{}", fate_of(&name, Some(status)));
                 Outcome::NeverServed(status)
             }
             outcome => outcome,
         };
-        tokio::task::spawn_blocking(move || drop(broker))
-            .await
-            .map_err(io::Error::other)?;
         Ok((why, outcome))
     }
+}
+
+/// The session at whose end the server is to be restarted, once there is one.
+async fn wanted(restarts: &mut watch::Receiver<Option<SessionId>>) -> SessionId {
+    let session = match restarts.wait_for(Option::is_some).await {
+        Ok(session) => *session,
+        Err(_) => None,
+    };
+    match session {
+        Some(session) => session,
+        None => std::future::pending().await,
+    }
+}
+
+/// What it is that has ended everything, in words for the record.
+fn why_ended(end: PumpEnd, let_in: bool) -> (Stop, EndReason) {
+    let (why, reason) = match end {
+        PumpEnd::ClientClosed if !let_in => ("the grant has ended", EndReason::Revoked),
+        PumpEnd::ClientClosed => ("the client closed the connection", EndReason::ClientClosed),
+        PumpEnd::ServerClosed => ("the server exited", EndReason::ServerExit),
+        PumpEnd::NeverServed => (
+            "the server ended before it had answered anything",
+            EndReason::ServerExit,
+        ),
+    };
+    ((why, None), reason)
+}
+
+/// What a client is told that waits for an answer of a server which is restarted.
+fn replaced(name: &str, session: SessionId) -> String {
+    format!(
+        "The server {} is restarted, since the proxy of {session} has ended and the policy says so \
+         (`end: restart`); this is not answered. Send it again if it is still wanted.",
+        visible(name)
+    )
+}
+
+/// What a client is told that waits for a server which did not come back.
+fn not_replaced(name: &str, session: SessionId, why: &str) -> String {
+    format!(
+        "The server {} was to be restarted at the end of {session}, but {}, so it has ended and this \
+         is not answered. capwarden's log says more.",
+        visible(name),
+        visible(why)
+    )
 }
 
 /// What a client is told that waits for an answer of a server which has ended.

@@ -261,6 +261,20 @@ impl<T> Book<T> {
         std::mem::take(&mut self.flights).into_iter()
     }
 
+    /// The requests that the server has got, with their ids. Those that are still to be forwarded stay.
+    pub(super) fn take_sent(&mut self) -> Vec<(Id, Request<T>)> {
+        let flights = self.flights.iter();
+        let sent = flights.filter(|(_, request)| !matches!(request.flight, Flight::Opening));
+        let sent: Vec<Id> = sent.map(|(id, _)| id.clone()).collect();
+        let take = |id: Id| self.remove(&id).map(|request| (id, request));
+        sent.into_iter().filter_map(take).collect()
+    }
+
+    /// Whether a request is in flight.
+    pub(super) fn has(&self, id: &Id) -> bool {
+        self.flights.contains_key(id)
+    }
+
     /// An `initialize` waits for its answer.
     pub(super) fn initializing(&self) -> bool {
         self.initializing > 0

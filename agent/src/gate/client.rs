@@ -117,8 +117,10 @@ impl<G: Rooms> Conversation<G> {
                 FromClient::Answer(Answer::malformed(reply::error(Some(text), -32600, &why)))
             }
             None | Some((Id::Null, _)) => {
-                if method == "notifications/cancelled" {
-                    self.cancelled(envelope.params);
+                match method {
+                    "notifications/cancelled" => self.cancelled(envelope.params),
+                    "notifications/initialized" => self.handshake().confirmed(),
+                    _ => {}
                 }
                 FromClient::Forward(None)
             }
@@ -134,6 +136,10 @@ impl<G: Rooms> Conversation<G> {
                     self.speaks();
                 }
                 if method == "initialize" {
+                    if self.holds {
+                        // No other transport has a server that is replaced.
+                        self.handshake().asked(envelope.params);
+                    }
                     self.questions().declared(envelope.params);
                 }
                 FromClient::Forward(Some(id.clone()))

@@ -17,6 +17,7 @@ use super::{
     captures::Captures,
     envelope::Id,
     events::{CallEnd, Decide, GateEvent, Observer, Side},
+    handshake::Handshake,
     owners::Owners,
     question::Questions,
     stops::Notes,
@@ -115,6 +116,7 @@ pub(super) struct Conversation<G: Rooms> {
     pub(super) caller: Caller,
     book: Mutex<Book<Ticket<G>>>,
     questions: Mutex<Questions>,
+    handshake: Mutex<Handshake>,
     /// A call can be held while its client asks its user.
     pub(super) holds: bool,
     /// The client may be sent notifications.
@@ -130,6 +132,7 @@ impl<G: Rooms> Conversation<G> {
             caller,
             book,
             questions: Mutex::default(),
+            handshake: Mutex::default(),
             holds: false,
             ready: watch::Sender::new(false),
         }
@@ -186,9 +189,11 @@ impl<G: Rooms> Conversation<G> {
         }
     }
 
-    /// A request that was to be forwarded could not be: the server takes no more.
-    pub(super) fn undelivered(&self, id: &Id) {
+    /// A request that was to be forwarded could not be: the server takes no more. Whether it was
+    /// still in flight.
+    pub(super) fn undelivered(&self, id: &Id) -> bool {
         let request = self.book().remove(id);
+        let waited = request.is_some();
         if let Some(request) = request {
             if let Flight::Capture(capture) = &request.flight
                 && !capture.joined
@@ -198,6 +203,7 @@ impl<G: Rooms> Conversation<G> {
             }
             self.settle(request.flight, CallEnd::NotForwarded);
         }
+        waited
     }
 
     /// A request that was forwarded will not be answered, and ended like this.
@@ -247,6 +253,22 @@ impl<G: Rooms> Conversation<G> {
             waits.then_some(id)
         });
         told.collect()
+    }
+
+    /// The server has gone, and another one comes: nobody will answer what was sent to the first. The
+    /// requests that the client waits for are to be told.
+    pub(super) fn bereft(&self) -> Vec<Id> {
+        let left = self.book().take_sent();
+        let told = left.into_iter().filter_map(|(id, request)| {
+            self.settle(request.flight, CallEnd::Lost);
+            (!request.cancelled).then_some(id)
+        });
+        told.collect()
+    }
+
+    /// Whether a request is in flight.
+    pub(super) fn awaits(&self, id: &Id) -> bool {
+        self.book().has(id)
     }
 
     /// Takes a request into the book.
@@ -302,6 +324,10 @@ impl<G: Rooms> Conversation<G> {
 
     pub(super) fn questions(&self) -> MutexGuard<'_, Questions> {
         lock(&self.questions)
+    }
+
+    pub(super) fn handshake(&self) -> MutexGuard<'_, Handshake> {
+        lock(&self.handshake)
     }
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {

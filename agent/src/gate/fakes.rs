@@ -9,8 +9,8 @@ use super::{CallEnd, Captures, Decide, OpenError, Opened, ProgramOpened};
 use crate::{
     policy::{
         Call, CaptureVerdict, Change, Denial, InterfaceTerms, Outside, Payload, Pending,
-        ProgramTerms, ProgramVerdict, ProxyTerms, ProxyVerdict, Question, RuleRef, Said, Terms,
-        Verdict,
+        ProgramTerms, ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Question, RuleRef, Said,
+        Terms, Verdict,
     },
     principal::{Caller, Principal},
     session::{EndReason, SessionId, SessionKind},
@@ -108,6 +108,7 @@ impl Decide for FakePolicy {
                     bytes: None,
                     connections: None,
                     duration: None,
+                    end: ProxyEnd::Drop,
                 },
                 changes: Vec::new(),
                 answer_within: match call.tool.as_str() {

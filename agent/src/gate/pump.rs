@@ -9,13 +9,15 @@
 //! A thread that waits for a line cannot be called back. It holds nothing of the pump meanwhile, so
 //! that this can end; it ends itself with the next line, or the end, of what it reads.
 
+mod relief;
+
 use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     pin::pin,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     thread,
@@ -37,16 +39,17 @@ use super::{
     events::{Decide as _, Side},
     farewell::{self, Fate},
     lines::{Lines, Next},
+    outlet::Outlet,
     question::Asking,
     reply,
     server::Messages,
 };
 use crate::{principal::Caller, session::SessionEnd};
 
+pub use relief::Shift;
+
 /// Session ends kept for a client that has not begun to speak.
 const WAITING_ENDS: usize = 256;
-/// A line up to this length is copied for its end to be written with it.
-const SHORT: usize = 64 << 10;
 /// What a thread may use to take a line apart, which nests only so deep: there are many threads.
 const STACK: usize = 512 << 10;
 /// How long a server that has exited is still read, if a process that it left behind keeps its
@@ -91,13 +94,14 @@ pub enum PumpEnd {
 
 /// Carries lines between a client and a server until one of them closes. When this returns, or is
 /// dropped, nothing more is carried. A client that waits for answers when the server has gone is told
-/// so, in the words that `fate` has by then.
+/// so, in the words that `fate` has by then. `shifts` brings other servers in place of the first.
 pub async fn pump<CI, CO, SI, SO, G>(
     streams: Streams<CI, CO, SI, SO>,
     gate: Arc<G>,
     caller: Caller,
     ends: mpsc::Receiver<SessionEnd>,
     fate: Fate,
+    shifts: mpsc::Receiver<Shift<SI, SO>>,
 ) -> PumpEnd
 where
     CI: Read + Send + 'static,
@@ -114,6 +118,9 @@ where
         to_server: Outlet::new(streams.server_in),
         closing: watch::Sender::new(None),
         server_gone: watch::Sender::new(false),
+        generation: AtomicU64::new(0),
+        away: watch::Sender::new(false),
+        why_away: Mutex::default(),
         over: AtomicBool::new(false),
         spoke: AtomicBool::new(false),
         late: Mutex::default(),
@@ -128,7 +135,7 @@ where
     let from_server = Lines::new(streams.server_out, bounds.server_line);
     let (weak, other) = (Arc::downgrade(&pump), Arc::downgrade(&pump));
     let client_side = move || Pump::client_side(&weak, from_client);
-    let server_side = move || Pump::server_side(&other, from_server);
+    let server_side = move || Pump::server_side(&other, from_server, 0);
     let started =
         in_thread("from client", client_side).and_then(|()| in_thread("from server", server_side));
     if let Err(error) = started {
@@ -151,7 +158,12 @@ where
         until(&mut dead, Option::is_some).await;
         tokio::time::sleep(LAST_WORDS).await;
     };
+    let relieved = async {
+        pump.relieved(shifts).await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = relieved => {}
         () = all => {}
         () = overdue => tracing::warn!("gave up waiting for the other side to close"),
         () = left_behind => pump.close(PumpEnd::ServerClosed),
@@ -180,6 +192,12 @@ struct Pump<G: Rooms, CO, SI> {
     closing: watch::Sender<Option<PumpEnd>>,
     /// The server writes nothing more.
     server_gone: watch::Sender<bool>,
+    /// See [`Pump::generation`].
+    generation: AtomicU64,
+    /// The server has gone away, and another one comes.
+    away: watch::Sender<bool>,
+    /// What those are told who wait for one that went away.
+    why_away: Mutex<String>,
     /// The pump has returned; only calls that wait for a session are left.
     over: AtomicBool,
     /// The server has sent a message.
@@ -199,6 +217,15 @@ struct Late {
     words: Option<String>,
     /// One of them was told.
     told: bool,
+}
+
+/// Why a line did not get to the server.
+#[derive(Clone, Copy, Debug)]
+enum Lost {
+    /// There is none any more.
+    Ended,
+    /// There is another one.
+    Replaced,
 }
 
 /// Ends a pump when it is dropped.
@@ -245,12 +272,19 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
     }
 
     /// The server's thread.
-    fn server_side(this: &Weak<Self>, mut lines: Lines<impl Read>) {
+    fn server_side(this: &Weak<Self>, mut lines: Lines<impl Read>, generation: u64) {
         let pump = loop {
             let next = lines.next();
             let Some(pump) = this.upgrade() else { return };
             if pump.over.load(Ordering::Relaxed) {
                 return;
+            }
+            if pump.generation() != generation {
+                match next {
+                    // Nobody waits for what it still has to say.
+                    Ok(Next::Line(_) | Next::TooLong { .. }) => continue,
+                    Ok(Next::End) | Err(_) => return,
+                }
             }
             match next {
                 Ok(Next::Line(line)) => pump.server_line(lines.bytes(line)),
@@ -287,13 +321,17 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
             () = self.server_has_gone() => {}
             _ = all_opened.recv() => {}
         }
-        self.to_server.close();
+        if self.to_server.close() {
+            // Nobody comes for a client that has gone.
+            self.server_has_no_more();
+        }
     }
 
     fn client_line(self: &Arc<Self>, line: &[u8]) {
         if line.trim_ascii().is_empty() {
             return;
         }
+        let generation = self.generation();
         match self.finish(self.conversation.client_message(line)) {
             FromClient::Open(start) => {
                 // Meanwhile others pass, and this one can be cancelled.
@@ -310,7 +348,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
                     drop(opening);
                 });
             }
-            other => self.carry(line, other),
+            other => self.carry(line, other, generation),
         }
     }
 
@@ -327,21 +365,14 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         }
     }
 
-    /// Carries a line of the client out that waits for nobody.
-    fn carry(&self, line: &[u8], decided: FromClient<Ticket<G>>) {
+    /// Carries a line of the client out that waits for nobody, as was decided for this server.
+    fn carry(&self, line: &[u8], decided: FromClient<Ticket<G>>, generation: u64) {
         match decided {
-            FromClient::Forward(request) => {
-                if !self.pass(line)
-                    && let Some(request) = request
-                {
-                    self.undelivered(&request);
-                }
+            FromClient::Forward(None) => {
+                let _ = self.pass_if(line, || true);
             }
-            FromClient::Edited(request, text) => {
-                if !self.pass(text.as_bytes()) {
-                    self.undelivered(&request);
-                }
-            }
+            FromClient::Forward(Some(request)) => self.pass(line, &request, generation),
+            FromClient::Edited(request, text) => self.pass(text.as_bytes(), &request, generation),
             FromClient::Answer(answer) => self.answer(&answer),
             // Calls that wait are carried by whoever can wait; and once asked about, they are
             // decided without.
@@ -351,6 +382,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
 
     /// Lets the client ask its user about a call, then does what that comes to.
     async fn ask(self: &Arc<Self>, mut asking: Asking) {
+        let generation = self.generation();
         if let Some(line) = asking.line.take() {
             self.notify(line).await;
         }
@@ -363,20 +395,27 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
             decided => {
                 let pump = Arc::clone(self);
                 // If there are no threads any more, the agent ends.
-                let _ = spawn_blocking(move || pump.carry(&heard.message, decided)).await;
+                let _ =
+                    spawn_blocking(move || pump.carry(&heard.message, decided, generation)).await;
             }
         }
     }
 
     /// Opens the session of a call, then forwards the call.
     async fn open(self: &Arc<Self>, start: Start<Ticket<G>>) {
+        let (mut away, mut gone) = (self.away.subscribe(), self.server_gone.subscribe());
+        tokio::select! {
+            () = until(&mut away, |away| !*away) => {}
+            () = until(&mut gone, |gone| *gone) => {}
+        }
+        let generation = self.generation();
         let after = self.conversation.open(start).await;
         let pump = Arc::clone(self);
         // If there are no threads any more, the agent ends.
-        let _ = spawn_blocking(move || pump.opened(after)).await;
+        let _ = spawn_blocking(move || pump.opened(after, generation)).await;
     }
 
-    fn opened(self: &Arc<Self>, after: AfterOpen<Ticket<G>>) {
+    fn opened(self: &Arc<Self>, after: AfterOpen<Ticket<G>>, generation: u64) {
         let (id, text, beginning) = match after {
             AfterOpen::Ready {
                 id,
@@ -388,6 +427,10 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         };
         let mut waiting = Some(beginning);
         let wanted = || {
+            // Its session was the old server's.
+            if self.generation() != generation {
+                return false;
+            }
             let Some(beginning) = waiting.take() else {
                 return false;
             };
@@ -400,14 +443,16 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
             begun
         };
         let sent = self.pass_if(text.as_bytes(), wanted);
-        if sent.is_none() {
-            match waiting {
-                Some(beginning) => {
-                    self.conversation.give_back(*beginning);
-                    self.too_late(id);
+        match (waiting, sent) {
+            (Some(beginning), sent) => {
+                self.conversation.give_back(*beginning);
+                match sent {
+                    Err(Lost::Ended) => self.too_late(id),
+                    Ok(_) | Err(Lost::Replaced) => self.tell_replaced(&id),
                 }
-                None => self.undelivered(&id),
             }
+            (None, Err(lost)) => self.undelivered(&id, lost),
+            (None, Ok(_)) => {}
         }
     }
 
@@ -448,9 +493,18 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
     }
 
     /// A request that the server did not take, since it has gone.
-    fn undelivered(&self, id: &Id) {
-        self.conversation.undelivered(id);
-        self.too_late(id.clone());
+    fn undelivered(&self, id: &Id, lost: Lost) {
+        let waited = self.conversation.undelivered(id);
+        match lost {
+            Lost::Ended => self.too_late(id.clone()),
+            Lost::Replaced if waited => self.tell_replaced(id),
+            Lost::Replaced => {}
+        }
+    }
+
+    fn tell_replaced(&self, id: &Id) {
+        let words = lock(&self.why_away).clone();
+        self.tell(farewell::answer(id, &words).as_bytes());
     }
 
     /// The client's line after the server has gone.
@@ -570,22 +624,28 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         }
     }
 
-    /// Forwards a line to the server; false if the server does not read any more.
-    fn pass(&self, line: &[u8]) -> bool {
-        self.pass_if(line, || true) == Some(true)
+    /// Forwards a request to the server.
+    fn pass(&self, line: &[u8], id: &Id, generation: u64) {
+        // One that was answered as its server went is not for the next.
+        let wanted = || self.generation() == generation || self.conversation.awaits(id);
+        if let Err(lost) = self.pass_if(line, wanted) {
+            self.undelivered(id, lost);
+        }
     }
 
-    /// Forwards a line if it is still wanted when its turn has come; none if the server does not
-    /// read any more.
-    fn pass_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> Option<bool> {
+    /// Forwards a line if it is still wanted when its turn has come.
+    fn pass_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> Result<bool, Lost> {
         if *self.server_gone.borrow() {
-            return None;
+            return Err(Lost::Ended);
         }
-        let sent = self.to_server.send_if(line, wanted);
-        if sent.is_err() {
+        let generation = self.generation();
+        self.to_server.send_if(line, wanted).map_err(|_| {
+            if self.generation() != generation && !*self.server_gone.borrow() {
+                return Lost::Replaced;
+            }
             self.close(PumpEnd::ServerClosed);
-        }
-        sent.ok()
+            Lost::Ended
+        })
     }
 
     /// Notes which side closed first.
@@ -602,57 +662,5 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
 async fn until<T>(receiver: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) {
     if receiver.wait_for(wanted).await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// A writer that is given whole lines, by one thread at a time.
-struct Outlet<W> {
-    writer: Mutex<Option<W>>,
-    interrupter: Interrupter,
-}
-
-impl<W: Outgoing> Outlet<W> {
-    fn new(writer: W) -> Self {
-        Self {
-            interrupter: writer.interrupter(),
-            writer: Mutex::new(Some(writer)),
-        }
-    }
-
-    fn send(&self, line: &[u8]) -> io::Result<()> {
-        self.send_if(line, || true).map(drop)
-    }
-
-    fn send_if(&self, line: &[u8], wanted: impl FnOnce() -> bool) -> io::Result<bool> {
-        let mut place = lock(&self.writer);
-        let writer = place.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        if !wanted() {
-            return Ok(false);
-        }
-        // The last line of a stream, and an element of a batch, have no end of their own.
-        let written = if line.ends_with(b"\n") {
-            writer.write_all(line)
-        } else if line.len() <= SHORT {
-            writer.write_all(&[line, b"\n"].concat())
-        } else {
-            writer
-                .write_all(line)
-                .and_then(|()| writer.write_all(b"\n"))
-        };
-        let written = written.and_then(|()| writer.flush());
-        if written.is_err() {
-            // What follows half a line would be taken for its rest.
-            *place = None;
-        }
-        written.map(|()| true)
-    }
-
-    /// Nobody waits to write any more.
-    fn interrupt(&self) {
-        (self.interrupter)();
-    }
-
-    fn close(&self) {
-        drop(lock(&self.writer).take());
     }
 }

@@ -212,6 +212,25 @@ pub(super) fn end_notice(end: &SessionEnd) -> String {
 pub(super) const TOOLS_CHANGED: &str =
     "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n";
 
+/// What a client lists again if a restarted server has other capabilities, by their names.
+pub(super) const LISTS_CHANGED: [(&str, &str); 2] = [
+    (
+        "prompts",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/prompts/list_changed\"}\n",
+    ),
+    (
+        "resources",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/resources/list_changed\"}\n",
+    ),
+];
+
+/// The server is another process now.
+pub(super) fn restart_notice() -> String {
+    let message = "the server was restarted, as the policy has it at the end of a proxy: it has \
+                   forgotten what it kept in memory, subscriptions and log levels included";
+    notice("warning", &json!({ "message": message }))
+}
+
 fn notice(level: &str, data: &Value) -> String {
     format!(
         "{}\n",

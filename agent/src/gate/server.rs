@@ -167,6 +167,7 @@ impl<G: Rooms> Conversation<G> {
         match flight {
             Flight::Initialize => {
                 self.questions().agreed(answer.result);
+                self.handshake().agreed(answer.result);
                 Outgoing::default()
             }
             Flight::Passing | Flight::Opening => Outgoing::default(),

@@ -2,6 +2,7 @@
 
 mod patience;
 mod questions;
+mod relief;
 
 use std::{
     collections::HashSet,
@@ -137,6 +138,7 @@ struct Rig {
     events: mpsc::UnboundedReceiver<GateEvent>,
     ends: mpsc::Sender<SessionEnd>,
     fate: watch::Sender<Option<String>>,
+    shift: mpsc::Sender<Shift<FarOut, Far>>,
     pump: JoinHandle<PumpEnd>,
 }
 
@@ -153,6 +155,7 @@ impl Rig {
         let (observer, events) = mpsc::unbounded_channel();
         let (ends, ended) = mpsc::channel(16);
         let (fate, seen) = watch::channel(None);
+        let (shift, shifts) = mpsc::channel(1);
         let gate = Gate {
             policy: Arc::clone(&policy),
             captures: Arc::clone(&captures),
@@ -179,7 +182,8 @@ impl Rig {
             events,
             ends,
             fate,
-            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended, seen)),
+            shift,
+            pump: tokio::spawn(pump(streams, Arc::new(gate), caller, ended, seen, shifts)),
         }
     }
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{
     Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
     InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Pinning, Policy, ProgramTerms,
-    ProgramVerdict, ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit, Verdict, Window,
+    ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit,
+    Verdict, Window,
 };
 
 /// What is taken to be so where a rule asks for more than the call.
@@ -254,6 +255,10 @@ fn proxy_terms(terms: &ProxyTerms) -> Value {
         "bytes": terms.bytes,
         "connections": terms.connections,
         "seconds": terms.duration.map(|time| time.as_secs_f64()),
+        "end": match terms.end {
+            ProxyEnd::Drop => "drop",
+            ProxyEnd::Restart => "restart",
+        },
     })
 }
 

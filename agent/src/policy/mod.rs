@@ -81,7 +81,7 @@ pub use limit::*;
 pub use model::{Dialect, Pinning, Policy, PolicyFilter, ProgramNeeds, Replies};
 pub use overlap::SharedUpstream;
 pub use program::{ProgramTerms, ProgramVerdict};
-pub use proxy::{Baseline, ProxyTerms, ProxyVerdict};
+pub use proxy::{Baseline, ProxyEnd, ProxyTerms, ProxyVerdict};
 pub use request::{Request, unpoliced};
 pub use summary::{Summary, ToolSummary};
 pub use verdict::*;

@@ -10,7 +10,7 @@ use super::{
     load,
     predicate::{ArgumentRule, Predicate},
     program::ProgramRule,
-    proxy::ProxyRule,
+    proxy::{ProxyEnd, ProxyRule},
     usage::LimitRule,
 };
 
@@ -334,6 +334,16 @@ impl Policy {
                 .any(|action| matches!(action, Action::Proxy(_) | Action::Program(_)))
                 .then(Baseline::default),
         }
+    }
+
+    /// The first rule at whose end the server is restarted, if there is one.
+    #[must_use]
+    pub fn restarting(&self) -> Option<&RuleRef> {
+        let rules = self.tools.values().filter_map(|tool| match &tool.action {
+            Action::Proxy(rule) if rule.end.0 == ProxyEnd::Restart => Some(&rule.end.1),
+            _ => None,
+        });
+        rules.min_by_key(|rule| (rule.line, rule.column))
     }
 
     /// What the kernel must be able to hold programs to; none if the policy grants none.

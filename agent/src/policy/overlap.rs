@@ -60,6 +60,7 @@ fn shares<'a>(first: &'a ProxyRule, second: &'a ProxyRule) -> Option<SharedUpstr
             bytes,
             connections,
             duration,
+            end: _,
         } = terms;
         (interfaces, packets, bytes, connections, duration)
     };

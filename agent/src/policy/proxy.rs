@@ -36,6 +36,18 @@ pub(super) struct ProxyRule {
     pub(super) seconds: Option<Cap<Duration>>,
     pub(super) over: Over,
     pub(super) answer_within: Duration,
+    /// Where it is written, if it is not as usual.
+    pub(super) end: (ProxyEnd, RuleRef),
+}
+
+/// What becomes of a server when one of its proxies is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyEnd {
+    /// It lives on; the kernel drops what belongs to the proxy.
+    #[default]
+    Drop,
+    /// It is ended as well, and started again: nothing is left of what it held for the proxy.
+    Restart,
 }
 
 /// How long a server may take to answer a call that starts a proxy, where the policy says nothing
@@ -103,6 +115,8 @@ pub struct ProxyTerms {
     pub connections: Option<u64>,
     /// How long, from the moment the session opens.
     pub duration: Option<Duration>,
+    /// What becomes of the server then.
+    pub end: ProxyEnd,
 }
 
 impl Baseline {
@@ -165,6 +179,7 @@ impl ProxyRule {
             bytes: most(&self.bytes),
             connections: most(&self.connections),
             duration,
+            end: self.end.0,
         }
     }
 
@@ -383,6 +398,9 @@ impl fmt::Display for ProxyTerms {
         }
         if let Some(time) = self.duration {
             write!(f, ", {}", time_words(time))?;
+        }
+        if self.end == ProxyEnd::Restart {
+            f.write_str("; then the server is restarted")?;
         }
         Ok(())
     }

@@ -59,6 +59,8 @@ pub enum EndReason {
     ClientClosed,
     /// The MCP server exited.
     ServerExit,
+    /// The MCP server is restarted, as the end of another session demands.
+    ServerRestart,
     /// The agent is shutting down, or can no longer vouch for the grant.
     Revoked,
     /// The governed processes did what no grant allows.
@@ -79,6 +81,7 @@ impl fmt::Display for EndReason {
             Self::CallFailed => "the call failed",
             Self::ClientClosed => "the client closed the connection",
             Self::ServerExit => "the server exited",
+            Self::ServerRestart => "the server is restarted",
             Self::Revoked => "capwarden ended it",
             Self::Violation => "the governed processes broke their confinement",
         })

@@ -88,8 +88,21 @@ pub enum SessionEvent {
     },
     /// The kernel has refused the server something in the network.
     NetworkRefused(NetworkRefusal),
+    /// The server was ended for the end of a session, and started again, or not.
+    Restarted(Restart),
     /// A session has ended, and its processes are gone; those of a proxy may live on.
     Ended(SessionEnd),
+}
+
+/// What came of restarting a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The session at whose end it was.
+    pub session: SessionId,
+    /// How long clients could not be served.
+    pub took: Duration,
+    /// Why there is no server any more; none if there is one.
+    pub failed: Option<String>,
 }
 
 /// The sending side. Never waits. Refusals, which a hostile process can cause in any number, are
@@ -189,6 +202,11 @@ impl Events {
         if let Some(event) = told {
             self.send(event);
         }
+    }
+
+    /// A server was restarted, or could not be.
+    pub fn restarted(&self, restart: Restart) {
+        self.send(SessionEvent::Restarted(restart));
     }
 
     pub(super) fn send(&self, event: SessionEvent) {

@@ -17,7 +17,7 @@ mod sampling;
 
 pub use compare::Relation;
 pub use end::*;
-pub use event::{Events, Happened, SessionEvent};
+pub use event::{Events, Happened, Restart, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
 pub use program::{ProgramError, ProgramGrant};

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub(super) pressed: Notify,
     /// Told whenever a session has ended.
     pub(super) quiet: Notify,
+    /// The session whose end the server must not survive. Whoever restarts it listens.
+    pub(super) restart: watch::Sender<Option<SessionId>>,
 }
 
 pub(super) struct Table {
@@ -165,6 +167,7 @@ impl Sessions {
             waiting: AtomicUsize::new(0),
             pressed: Notify::new(),
             quiet: Notify::new(),
+            restart: watch::Sender::new(None),
         }))
     }
 
@@ -176,6 +179,12 @@ impl Sessions {
             Some(tree) => tree.govern(process, self.0.server),
             None => Ok(()),
         }
+    }
+
+    /// Becomes the session at whose end the server is to be restarted. Where nobody listens, no
+    /// session is opened that may demand that.
+    pub fn restarts(&self) -> watch::Receiver<Option<SessionId>> {
+        self.0.restart.subscribe()
     }
 
     /// The cgroup that the server is to live in.

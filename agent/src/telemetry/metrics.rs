@@ -14,6 +14,8 @@
 //! | `capwarden_decision_seconds` | `le` | how long a decision took, limits and approvals included |
 //! | `capwarden_sessions_opened_total` | | sessions opened |
 //! | `capwarden_sessions_ended_total` | `reason` | sessions ended |
+//! | `capwarden_server_restarts_total` | | servers restarted at the end of a session |
+//! | `capwarden_failed_server_restarts_total` | | servers that were to be restarted and have ended instead |
 //! | `capwarden_sessions_live` | | sessions open now |
 //! | `capwarden_delivered_packets_total` | | packets that the guard delivered, of ended sessions |
 //! | `capwarden_delivered_bytes_total` | | bytes of them, as captured |
@@ -169,6 +171,8 @@ pub struct Metrics {
     decisions: Histogram,
     opened: Counter,
     ended: Family<ReasonLabels, Counter>,
+    restarts: Counter,
+    failed_restarts: Counter,
     live: Gauge,
     packets: Counter,
     bytes: Counter,
@@ -241,7 +245,7 @@ const CALL_ENDS: [(CallEnd, &str); 7] = [
 ];
 
 /// Every end of a session, so that each is there from the start.
-const REASONS: [EndReason; 11] = [
+const REASONS: [EndReason; 12] = [
     EndReason::PacketCap,
     EndReason::ByteCap,
     EndReason::Deadline,
@@ -251,6 +255,7 @@ const REASONS: [EndReason; 11] = [
     EndReason::CallFailed,
     EndReason::ClientClosed,
     EndReason::ServerExit,
+    EndReason::ServerRestart,
     EndReason::Revoked,
     EndReason::Violation,
 ];
@@ -301,6 +306,8 @@ impl Metrics {
             decisions: Histogram::default(),
             opened: Counter::default(),
             ended: Family::default(),
+            restarts: Counter::default(),
+            failed_restarts: Counter::default(),
             live: Gauge::default(),
             packets: Counter::default(),
             bytes: Counter::default(),
@@ -391,6 +398,18 @@ impl Metrics {
             "delivered_bytes",
             "Bytes that the guard delivered, in sessions that ended",
             &self.bytes,
+        );
+        add(
+            to,
+            "server_restarts",
+            "Servers restarted at the end of a session",
+            &self.restarts,
+        );
+        add(
+            to,
+            "failed_server_restarts",
+            "Servers that were to be restarted and have ended instead",
+            &self.failed_restarts,
         );
         self.proxies.register("proxy", "proxies", to);
         self.programs.register("program", "programs", to);
@@ -523,6 +542,13 @@ impl Metrics {
                 self.attached.get_or_create_owned(&labels).inc();
             }
             SessionEvent::Bounded { .. } => {}
+            SessionEvent::Restarted(restart) => {
+                let came = match restart.failed {
+                    None => &self.restarts,
+                    Some(_) => &self.failed_restarts,
+                };
+                came.inc();
+            }
             // Thinned out: see `refusals_are`.
             SessionEvent::Refused { .. } | SessionEvent::NetworkRefused(_) => {}
             SessionEvent::Ended(end) => {
@@ -660,6 +686,7 @@ pub(super) const fn reason_word(reason: EndReason) -> &'static str {
         EndReason::CallFailed => "call-failed",
         EndReason::ClientClosed => "client-closed",
         EndReason::ServerExit => "server-exit",
+        EndReason::ServerRestart => "server-restart",
         EndReason::Revoked => "revoked",
         EndReason::Violation => "violation",
     }

@@ -177,6 +177,7 @@ impl SessionSpans {
             SessionEvent::FilterAttached { .. }
             | SessionEvent::Refused { .. }
             | SessionEvent::Bounded { .. }
+            | SessionEvent::Restarted(_)
             | SessionEvent::NetworkRefused(_) => {}
             SessionEvent::Ended(end) => {
                 let span = self.open.remove(&end.session).unwrap_or_else(Span::none);

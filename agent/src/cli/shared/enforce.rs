@@ -51,15 +51,40 @@ pub(in crate::cli) fn load_policy(path: &Path) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
+/// How a server is spoken to, on which it depends what it can be held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum ServerKind {
+    /// On pipes: capwarden starts it, for one client, and can start it again.
+    Piped,
+    /// Over HTTP: it may be somebody else's, and others may be its clients.
+    Http,
+}
+
+impl ServerKind {
+    fn can_be_held_to(self, policy: &Policy) -> Result<(), Failure> {
+        match policy.restarting() {
+            Some(rule) if self == Self::Http => Err(Failure::Usage(
+                Account::new(format!(
+                    "{rule}: a server over HTTP cannot be restarted at the end of a proxy"
+                ))
+                .hint("write `end: drop`, or give a server on pipes and leave --upstream out"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Loads a policy for use, to be loaded again in the same way when it changes. `replies` says in
 /// whose words it denies, where that is not for the policy to say.
 pub(in crate::cli) fn policy_to_follow(
     path: &Path,
     replies: Option<Replies>,
+    server: ServerKind,
 ) -> Result<(Policy, Reload), Failure> {
     let file = path.to_owned();
     let load = move || {
         let policy = load_policy(&file)?;
+        server.can_be_held_to(&policy)?;
         Ok(match replies {
             Some(replies) => policy.replying(replies),
             None => policy,
@@ -79,9 +104,12 @@ pub(in crate::cli) fn grant_policies(
     server: Arc<str>,
     governed: Option<u32>,
     replies: Option<Replies>,
+    kind: ServerKind,
 ) -> Arc<GrantPolicies> {
     let load = move |path: &Path| {
         let policy = load_policy(path).map_err(|failure| failure.in_a_line())?;
+        let fits = kind.can_be_held_to(&policy);
+        fits.map_err(|failure| failure.in_a_line())?;
         Ok(match replies {
             Some(replies) => policy.replying(replies),
             None => policy,

@@ -5,7 +5,7 @@ use crate::policy::{
     Endpoint, InterfacePattern, Policy, RuleRef,
     argument::Argument,
     capture::{Interfaces, Named, Over},
-    proxy::{Endpoints, ProxyArguments, ProxyRule},
+    proxy::{Endpoints, ProxyArguments, ProxyEnd, ProxyRule},
     units,
 };
 
@@ -79,6 +79,19 @@ pub(super) fn compare(before: &ProxyRule, after: &ProxyRule) -> Vec<Found> {
             Effect::Changed,
             "where a proxy is taken to listen if the call does not say".to_owned(),
         );
+    }
+    if before.end.0 != after.end.0 {
+        let words = |end| match end {
+            ProxyEnd::Drop => "its traffic is dropped and the server lives on",
+            ProxyEnd::Restart => "the server is restarted",
+        };
+        let what = format!(
+            "the end of a proxy: before, {}; now, {}",
+            words(before.end.0),
+            words(after.end.0)
+        );
+        let places = (Some(&before.end.1), Some(&after.end.1));
+        found.push(Found::new(Effect::Changed, what, places.0, places.1));
     }
     found
 }

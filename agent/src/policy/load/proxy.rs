@@ -9,7 +9,7 @@ use crate::policy::{
     capture::{MAX_EXACT, Over},
     endpoint::asked_host,
     model::BaselineRule,
-    proxy::{ANSWER_WITHIN, Defaults, Endpoints, ProxyArguments, ProxyRule},
+    proxy::{ANSWER_WITHIN, Defaults, Endpoints, ProxyArguments, ProxyEnd, ProxyRule},
 };
 
 /// Keys of a `proxy` section.
@@ -25,6 +25,7 @@ const PROXY: &[&str] = &[
     "seconds",
     "over",
     "answer_within",
+    "end",
 ];
 
 /// Keys of `from`.
@@ -94,6 +95,8 @@ pub(super) fn proxy(field: &Field<'_>) -> Loaded<ProxyRule> {
     let answer_within = gather
         .keep(section.read("answer_within", self::seconds))
         .flatten();
+    let end = section.read("end", |field| Ok((end(field)?, field.rule())));
+    let end = gather.keep(end).flatten();
     Ok(ProxyRule {
         rule: field.rule(),
         from: from.unwrap_or_default(),
@@ -107,7 +110,17 @@ pub(super) fn proxy(field: &Field<'_>) -> Loaded<ProxyRule> {
         seconds,
         over: over.unwrap_or(Over::Clamp),
         answer_within: answer_within.unwrap_or(ANSWER_WITHIN),
+        end: end.unwrap_or_else(|| (ProxyEnd::default(), field.rule())),
     })
+}
+
+fn end(field: &Field<'_>) -> Loaded<ProxyEnd> {
+    const HELP: &str = "Write `drop` to end the proxy's traffic and let the server live on, or `restart` to restart the server.";
+    match field.text("`drop` or `restart`", HELP)? {
+        "drop" => Ok(ProxyEnd::Drop),
+        "restart" => Ok(ProxyEnd::Restart),
+        _ => Err(field.fault("is neither `drop` nor `restart`", HELP)),
+    }
 }
 
 fn from(field: &Field<'_>) -> Loaded<ProxyArguments> {

@@ -53,6 +53,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], upstream: [ \"*:443\" ], seconds: 5 } }", "+ t: connecting to *:443", "- t: connecting to *:443"),
     ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], interfaces: [ lo ], seconds: 5 } }", "- t: proxies on *", "+ t: proxies on *"),
     ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], bytes: 1KiB, seconds: 5 } }", "- t: 1 KiB each way", "+ t: any number of bytes"),
+    ("{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], seconds: 5, end: restart } }", "~ t: the end of a proxy: before, its traffic is dropped and the server lives on; now, the server is restarted", "~ t: the end of a proxy: before, the server is restarted; now,"),
     ("{ proxy: { listen: [ \"127.0.0.1:80\" ], from: { port: a }, seconds: 5 } }", "{ proxy: { listen: [ \"127.0.0.1:80\" ], from: { port: b }, seconds: 5 } }", "~ t: which arguments", "~ t: which arguments"),
     ("allow", "{ args: { a: { absent: true } } }", "- t: calls that do not pass: `a` is not sent", "+ t: calls no longer have to pass: `a` is not sent"),
     ("{ args: { a: { absent: true } } }", "{ args: { a: { absent: false } } }", "~ t: `a` is to be sent, not not sent", "~ t: `a` is to be not sent, not sent"),

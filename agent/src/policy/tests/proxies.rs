@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::policy::{Baseline, Endpoint, ProxyVerdict};
+use crate::policy::{Baseline, Endpoint, ProxyEnd, ProxyVerdict};
 
 const POLICY: &str = "version: 1
 tools:
@@ -218,8 +218,8 @@ fn what_cannot_be_held_is_refused_with_its_place() {
             "without brackets",
         ),
         (
-            "{ listen: [ \"127.0.0.1:80\" ], end: restart, seconds: 5 }",
-            "unknown key `end`",
+            "{ listen: [ \"127.0.0.1:80\" ], end: stop, seconds: 5 }",
+            "neither `drop` nor `restart`",
         ),
         (
             "{ listen: [ \"127.0.0.1:80\" ], defaults: { host: here }, seconds: 5 }",
@@ -256,4 +256,37 @@ fn what_cannot_be_held_is_refused_with_its_place() {
         let text = format!("version: 1\ntools: {{ a: allow }}\nbaseline: {baseline}\n");
         assert!(Policy::parse("p", &text).is_err(), "{baseline}");
     }
+}
+
+#[test]
+fn end_of_a_proxy_is_as_the_policy_says() {
+    let rule = |end: &str| {
+        format!(
+            "version: 1\ntools:\n  p: {{ proxy: {{ listen: [ \"127.0.0.1:80\" ], seconds: 5{end} }} }}\n"
+        )
+    };
+    let parse = |end: &str| Policy::parse("p.yaml", &rule(end));
+    for (end, wanted, place) in [
+        ("", ProxyEnd::Drop, None),
+        (", end: drop", ProxyEnd::Drop, None),
+        (", end: restart", ProxyEnd::Restart, Some("p.yaml:3:")),
+    ] {
+        let policy = parse(end).unwrap_or_else(|error| panic!("{error:?}"));
+        let Verdict::Proxy(verdict) = ask(&policy, &call("p", json!({}))) else {
+            panic!("a proxy: {end}");
+        };
+        assert_eq!(verdict.terms.end, wanted, "{end}");
+        let told = verdict
+            .terms
+            .to_string()
+            .contains("the server is restarted");
+        assert_eq!(told, wanted == ProxyEnd::Restart);
+        let restarting = policy.restarting().map(ToString::to_string);
+        match place {
+            None => assert_eq!(restarting, None),
+            Some(place) => assert!(restarting.unwrap().contains(place)),
+        }
+    }
+    let wrong = format!("{:?}", parse(", end: stop").unwrap_err());
+    assert!(wrong.contains("neither `drop` nor `restart`"), "{wrong}");
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     kernel::{BootTime, NetworkEnd, NetworkSlot},
+    policy::ProxyEnd,
     session::{
         EndReason, ProxyCounts, SessionEnd, SessionEvent, SessionId, Sessions, lifecycle::until,
     },
@@ -100,6 +101,11 @@ impl Lifecycle {
             }),
             program: None,
         }));
+        // A proxy that never was leaves nothing behind in the server.
+        let was = counts.listeners > 0 || counts.made > 0 || counts.packets > 0;
+        if was && self.grant.terms.end == ProxyEnd::Restart && !shared.table().closed {
+            shared.restart.send_replace(Some(self.session));
+        }
         shared.remove_proxy(self.session);
     }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     kernel::{self, Credentials, Interface, NetworkError, NetworkInterfaces, NetworkSlot},
-    policy::{Baseline, InterfaceTerms, ProxyTerms},
+    policy::{Baseline, InterfaceTerms, ProxyEnd, ProxyTerms},
 };
 use lifecycle::Lifecycle;
 pub(super) use lifecycle::{Signal, reason};
@@ -57,6 +57,12 @@ pub enum ProxyError {
     /// It is bounded already.
     #[error("the server's network is bounded already")]
     Twice,
+    /// The policy wants what cannot be done here.
+    #[error(
+        "the policy has the server restarted at its end, which is possible only for a server on \
+         pipes that capwarden started"
+    )]
+    NoRestart,
     /// The policy came when the server was running.
     #[error(
         "the server was started when its policy granted no proxies, so its network is not bounded: \
@@ -111,6 +117,9 @@ impl Sessions {
         terms: ProxyTerms,
     ) -> Result<(SessionId, Arc<ProxyGrant>), SessionError> {
         let network = self.0.network.get().ok_or(ProxyError::NotBounded)?;
+        if terms.end == ProxyEnd::Restart && self.0.restart.receiver_count() == 0 {
+            return Err(ProxyError::NoRestart.into());
+        }
         let present = kernel::list().await?;
         let grant = Arc::new(ProxyGrant::make(terms, &present).await?);
         let slot = Arc::new(network.open(grant.network_terms()).await?);
