@@ -524,7 +524,8 @@ fn is_restarted(way: Way) -> Result<()> {
     let never = json!({ "listen_port": 8_082, "answers": "never" });
     let unanswered = rig.client.ask_call("proxy_start", &never)?;
     let told = rig.client.answer(&unanswered)?.value;
-    let words = told["error"]["message"].as_str().unwrap_or_default();
+    let words = told.pointer("/error/message").and_then(Value::as_str);
+    let words = words.unwrap_or_default();
     ensure!(words.contains("is restarted, since the proxy of"), "{told}");
     // No handshake, and yet another process.
     let after = rig.alive()?;
@@ -535,8 +536,9 @@ fn is_restarted(way: Way) -> Result<()> {
     let other = rig.stage.end_record("s2")?;
     ensure!(text(&other, "reason") == "server-restart", "{other}");
     let restarts = rig.stage.audited("server-restarted", 1)?;
+    let restart = restarts.first().context("no restart")?;
     ensure!(
-        text(&restarts[0], "session") == session && restarts[0].get("failed").is_none(),
+        text(restart, "session") == session && restart.get("failed").is_none(),
         "{restarts:?}"
     );
     // The next one is bounded as the first was, and its end is heard of as well.

@@ -37,14 +37,16 @@ impl Server {
 
     /// Free, in a network namespace of its own.
     pub(crate) fn elsewhere() -> Self {
-        let mut command = command(None);
-        // SAFETY: one system call.
-        unsafe {
-            command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
+        let leave = || {
+            // SAFETY: it takes a number.
+            match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
-            });
-        }
+            }
+        };
+        let mut command = command(None);
+        // SAFETY: it makes one system call, and allocates nothing.
+        unsafe { command.pre_exec(leave) };
         Self::run(command)
     }
 
