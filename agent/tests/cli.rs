@@ -910,6 +910,31 @@ fn policy_test_runs_the_cases_beside_and_shows_what_differs() {
     let (status, _, err) = told(&["policy", "test", &path("p.yaml")]);
     assert_eq!(status, 3);
     assert!(err.contains("has no `call`"), "{err}");
+
+    // What is wrong with one file leaves the others to be run.
+    fs::write(path("q.yaml"), "version: 1\ntools: { a: allow }\n").unwrap();
+    fs::write(path("q.test.yaml"), good).unwrap();
+    let here = |more: &[&str]| {
+        let mut command = command(&["policy", "test"]);
+        let output = command.args(more).current_dir(dir.path()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (status, out, err) = here(&[]);
+    assert_eq!(status, Some(3), "{err}");
+    assert!(err.contains("has no `call`"), "{err}");
+    assert!(out.contains("q.yaml: 1 of 1 cases pass"), "{out}");
+    let (status, out, _) = here(&["--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status, Some(3));
+    assert_eq!(
+        (&answer[0]["ok"], &answer[1]["ok"]),
+        (&false.into(), &true.into())
+    );
 }
 
 #[test]
