@@ -834,6 +834,39 @@ fn policy_explain_tells_by_its_exit_status_and_names_the_rule() {
 }
 
 #[test]
+fn policy_explain_decides_under_the_ceiling_of_a_grant() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (policy, state, call) = (path("p.yaml"), path("state"), path("call.json"));
+    fs::write(
+        &policy,
+        "version: 1\ntools:\n  start: { capture: { from: { packets: n }, interfaces: [ lo ], packets: 10, over: deny } }\n  browse: { program: { seconds: 60, connect: [ \"*:443\" ] } }\n",
+    )
+    .unwrap();
+    let create = ["grant", "create", "g", "--server", "s", "--packets", "3"];
+    let more = ["--seconds", "2", "--state", &state, "--audit"];
+    let (status, _, err) = told(&[&create[..], &more, &[&path("audit.jsonl")]].concat());
+    assert_eq!(status, 0, "{err}");
+    let explain = |text: &str| {
+        fs::write(&call, text).unwrap();
+        let words = ["policy", "explain", &call, "-p", &policy, "--grant", "g"];
+        told(&[&words[..], &["--state", &state]].concat())
+    };
+    let (status, out, _) = explain(r#"{"tool":"start","arguments":{"n":5}}"#);
+    assert_eq!(status, 1, "{out}");
+    assert!(
+        out.contains("5 packets is more than the 3 packets"),
+        "{out}"
+    );
+    let (status, out, _) = explain(r#"{"tool":"start","arguments":{"n":2}}"#);
+    assert_eq!(status, 0, "{out}");
+    assert!(out.contains("terms: lo, 2 packets, 2 s"), "{out}");
+    let (status, out, _) = explain(r#"{"tool":"browse"}"#);
+    assert_eq!(status, 0, "{out}");
+    assert!(out.contains("3 packets") && out.contains("2 s"), "{out}");
+}
+
+#[test]
 fn policy_test_runs_the_cases_beside_and_shows_what_differs() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -877,6 +910,31 @@ fn policy_test_runs_the_cases_beside_and_shows_what_differs() {
     let (status, _, err) = told(&["policy", "test", &path("p.yaml")]);
     assert_eq!(status, 3);
     assert!(err.contains("has no `call`"), "{err}");
+
+    // What is wrong with one file leaves the others to be run.
+    fs::write(path("q.yaml"), "version: 1\ntools: { a: allow }\n").unwrap();
+    fs::write(path("q.test.yaml"), good).unwrap();
+    let here = |more: &[&str]| {
+        let mut command = command(&["policy", "test"]);
+        let output = command.args(more).current_dir(dir.path()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (status, out, err) = here(&[]);
+    assert_eq!(status, Some(3), "{err}");
+    assert!(err.contains("has no `call`"), "{err}");
+    assert!(out.contains("q.yaml: 1 of 1 cases pass"), "{out}");
+    let (status, out, _) = here(&["--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status, Some(3));
+    assert_eq!(
+        (&answer[0]["ok"], &answer[1]["ok"]),
+        (&false.into(), &true.into())
+    );
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub use entry::{Entry, Standing};
 pub use event::{Event, What};
 pub use request::{Request, shown_id};
 pub use seal::Seal;
-pub use table::{Approvals, Listed, OperatorError};
+pub use table::{Approvals, Approved, Listed, OperatorError};
 
 /// Requests of one principal that may wait for an operator.
 pub const MOST_PENDING: usize = 32;

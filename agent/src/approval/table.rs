@@ -37,6 +37,15 @@ pub struct Listed {
     pub left: u64,
 }
 
+/// What became of a request that was to be approved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approved {
+    /// It is approved now.
+    Now(Listed),
+    /// It was approved already, and holds as long as it did.
+    Before(Listed),
+}
+
 /// Why a request was not approved or denied.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
@@ -129,14 +138,24 @@ impl Approvals {
     }
 
     /// Approves a request, however its id was written: the call can then be made once. A request that
-    /// was denied can still be approved.
+    /// was denied can still be approved. Nothing changes where it was approved already and not used.
     ///
     /// # Errors
     ///
     /// There is none of this id, it is over or used, or the store fails.
-    pub fn approve(&self, id: &str, by: impl Into<By>) -> Result<Listed, OperatorError> {
+    pub fn approve(&self, id: &str, by: impl Into<By>) -> Result<Approved, OperatorError> {
         let by = by.into();
-        self.say(id, |now| State::Approved { by, at: now })
+        self.say(id, |entry, now| {
+            if let State::Approved { .. } = entry.state {
+                return false;
+            }
+            entry.say(State::Approved { by, at: now }, now);
+            true
+        })
+        .map(|(listed, now)| match now {
+            true => Approved::Now(listed),
+            false => Approved::Before(listed),
+        })
     }
 
     /// Denies a request, and tells the model why with its next call. One that was approved and is not
@@ -156,10 +175,18 @@ impl Approvals {
             why.truncate(why.floor_char_boundary(LONGEST_WHY));
             why
         });
-        self.say(id, |now| State::Denied { by, at: now, why })
+        self.say(id, |entry, now| {
+            entry.say(State::Denied { by, at: now, why }, now);
+        })
+        .map(|(listed, ())| listed)
     }
 
-    fn say(&self, id: &str, state: impl FnOnce(u64) -> State) -> Result<Listed, OperatorError> {
+    /// Says something of a request whose time is not over. Returns it as it is then, and what `say` returned.
+    fn say<T>(
+        &self,
+        id: &str,
+        say: impl FnOnce(&mut Entry, u64) -> T,
+    ) -> Result<(Listed, T), OperatorError> {
         let id = code::tidy(id);
         let now = self.now();
         self.table.change(|book| {
@@ -173,8 +200,8 @@ impl Approvals {
             if !entry.is_live(now) {
                 return Err(OperatorError::Expired(shown()));
             }
-            entry.say(state(now), now);
-            Ok(listed(id.clone(), entry.clone(), now))
+            let said = say(entry, now);
+            Ok((listed(id.clone(), entry.clone(), now), said))
         })?
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    approval::{Approvals, Listed, OperatorError, Standing, shown_id},
+    approval::{Approvals, Approved, Listed, OperatorError, Standing, shown_id},
     audit::{ApprovalRecord, Log, Record, Text},
     principal::Operator,
 };
@@ -23,6 +23,7 @@ use super::{
 ///
 /// The same call, with the same arguments by the same caller, can then be made once, for as long as the
 /// policy's `timeout` says. What is approved is printed; `capwarden deny` takes it back until it is used.
+/// Approving it again changes nothing.
 ///
 /// The exit status is 1 if there is no such request, or its time is over.
 #[derive(Debug, Args)]
@@ -46,7 +47,7 @@ impl Approve {
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
         let by = state::operator();
         match table.approve(&self.id, by) {
-            Ok(listed) => {
+            Ok(Approved::Now(listed)) => {
                 if let Err(error) = record(&log, &listed, by) {
                     // What is not in the log is not to be.
                     let why = "the approval could not be recorded".to_owned();
@@ -56,16 +57,26 @@ impl Approve {
                     return Err(error);
                 }
                 let id = shown_id(&listed.id);
-                let left = state::span(listed.left);
-                term::print(|out| {
-                    writeln!(out, "approved {id}: it can be called once within {left}")?;
-                    approvals::details(&listed, Paint::for_stdout(), out)
-                })?;
-                Ok(Exit::Ok)
+                tell(&format!("approved {id}"), &listed)
+            }
+            // Who approved it is in the log already.
+            Ok(Approved::Before(listed)) => {
+                let id = shown_id(&listed.id);
+                tell(&format!("{id} was approved already"), &listed)
             }
             Err(error) => refused(error),
         }
     }
+}
+
+/// Tells what is approved, and for how long.
+fn tell(said: &str, listed: &Listed) -> Result<Exit, Failure> {
+    let left = state::span(listed.left);
+    term::print(|out| {
+        writeln!(out, "{said}: it can be called once within {left}")?;
+        approvals::details(listed, Paint::for_stdout(), out)
+    })?;
+    Ok(Exit::Ok)
 }
 
 /// Records what an operator has said just now about a request.

@@ -21,7 +21,7 @@ mod run;
 mod shared;
 mod tools;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -124,9 +124,7 @@ impl Cli {
 /// Tells of a failure, if there is one, and turns the outcome into the process's exit status.
 pub fn finish(outcome: Result<Exit, Failure>) -> ExitCode {
     let exit = outcome.unwrap_or_else(|failure| {
-        let text = failure.render(term::Paint::for_stderr());
-        // Nobody is left to tell if standard error is gone.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        failure.tell();
         failure.exit()
     });
     ExitCode::from(exit.code())

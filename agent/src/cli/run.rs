@@ -156,7 +156,9 @@ pub(super) enum Pin {
 /// A server's name.
 fn name(text: &str) -> Result<String, String> {
     if !principal::is_server(text) {
-        return Err("a name has no slash, no control characters, and 256 bytes at most".to_owned());
+        let why =
+            "a name has no slash but in @scope/name, no control characters, and 256 bytes at most";
+        return Err(why.to_owned());
     }
     Ok(text.to_owned())
 }

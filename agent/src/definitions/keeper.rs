@@ -8,6 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -42,6 +43,8 @@ pub struct Keeper {
     jobs: Option<Sender<Job>>,
     /// How many jobs were sent; the lock is held while one is.
     sent: Mutex<u64>,
+    /// The thread has been told to watch for what operators say.
+    watched: AtomicBool,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -61,6 +64,8 @@ pub enum Held {
 enum Job {
     Offer(Offer),
     Settle(String),
+    /// Nothing to keep: from now on there is something that operators may accept.
+    Watch,
 }
 
 struct Shared {
@@ -120,6 +125,7 @@ impl Keeper {
             shared,
             jobs: Some(jobs),
             sent: Mutex::new(0),
+            watched: AtomicBool::new(false),
             thread: Some(thread::spawn(move || work.run(&inbox))),
         }
     }
@@ -127,6 +133,7 @@ impl Keeper {
     /// A server lists a tool whose definition is to be pinned. Returns whether it is shown.
     pub fn listed(&self, server: &str, definition: &Arc<Definition>, strict: bool) -> bool {
         self.shared.open();
+        self.watch();
         let tool = definition.name();
         let (shown, known) = {
             let mut state = self.shared.state();
@@ -209,6 +216,14 @@ impl Keeper {
                     None => Held::New,
                 })
             }
+        }
+    }
+
+    /// Has the thread look at what operators say, from the first definition that is listed: one that
+    /// was held back in an earlier run brings nothing to keep, and may be accepted all the same.
+    fn watch(&self) {
+        if !self.watched.load(Ordering::Relaxed) && self.send(Job::Watch) {
+            self.watched.store(true, Ordering::Relaxed);
         }
     }
 
@@ -307,6 +322,7 @@ impl Work {
                 match job {
                     Job::Offer(offer) => offers.push(offer),
                     Job::Settle(server) => settled.push(server),
+                    Job::Watch => {}
                 }
             }
             if let Err(error) = self.keep(&offers, &settled) {

@@ -516,4 +516,12 @@ mod tests {
             assert_eq!(&*server_name(&words), name, "{command}");
         }
     }
+
+    #[test]
+    fn names_of_packages_are_taken_by_other_verbs() {
+        for package in ["@playwright/mcp@latest", "@scope/wireshark-mcp", "sharkmcp"] {
+            let name = server_name(&["npx".into(), package.into()]);
+            assert!(crate::principal::is_server(&name), "{name}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Call, CaptureVerdict, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
+    Call, CaptureVerdict, Ceiling, Change, Counters, Decision, Definition, Endpoint, FilterOrigin,
     InterfaceTerms, Knowledge, LimitUse, Outside, Payload, Pinning, Policy, ProgramTerms,
     ProgramVerdict, ProxyEnd, ProxyTerms, ProxyVerdict, Refund, RuleRef, Scope, Terms, Unit,
     Verdict, Window,
@@ -20,6 +20,8 @@ pub struct Assumed {
     pub definitions: Arc<BTreeMap<String, Arc<Definition>>>,
     /// What counters hold, by their names; 0 where they are not named.
     pub counts: BTreeMap<String, u64>,
+    /// The most that whoever calls may have; by default nothing is bounded.
+    pub ceiling: Ceiling,
 }
 
 impl Counters for Assumed {
@@ -34,6 +36,10 @@ impl Knowledge for Assumed {
             Some(names) => Some(Arc::new(Definition::requiring(tool, names))),
             None => self.definitions.get(tool).cloned(),
         }
+    }
+
+    fn ceiling(&self) -> Ceiling {
+        self.ceiling
     }
 }
 

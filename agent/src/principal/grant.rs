@@ -109,7 +109,7 @@ pub enum GrantError {
     Name(String),
     /// What cannot be a server's name.
     #[error(
-        "{0:?} is no server: it is called as `capwarden run` says at its start, and has no slash unless it is an address"
+        "{0:?} is no server: it is called as `capwarden run` says at its start, and has no slash unless it is an address or an npm package, @scope/name"
     )]
     Server(String),
     /// What cannot be a policy's file.
@@ -419,14 +419,28 @@ fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.chars().all(fits)
 }
 
-/// A server is called by its command's file name; one that capwarden did not start, by its address.
-/// Whether a server can be called so.
+/// Whether a server can be called so: by its command's file name or its npm package's name, with the
+/// scope that tells it from others (`@scope/name`); one that capwarden did not start, by its address.
+///
+/// Any other name with a slash is taken for a path, which no server is called by.
 #[must_use]
 pub fn is_server(text: &str) -> bool {
     (1..=LONGEST_SERVER).contains(&text.len())
         && text == text.trim()
         && !text.chars().any(char::is_control)
-        && (text.starts_with("http://") || text.starts_with("https://") || !text.contains('/'))
+        && (text.starts_with("http://")
+            || text.starts_with("https://")
+            || !text.contains('/')
+            || is_scoped(text))
+}
+
+/// `@scope/name`, as npm has it: nothing that leads anywhere as a path.
+fn is_scoped(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '~');
+    let part =
+        |part: &str| !part.is_empty() && !part.starts_with(['.', '_']) && part.chars().all(fits);
+    let parts = text.strip_prefix('@').and_then(|text| text.split_once('/'));
+    parts.is_some_and(|(scope, name)| part(scope) && part(name))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -170,12 +170,33 @@ fn bad_names_and_too_many_grants_are_refused() {
             "{bad:?}"
         );
     }
-    for bad in ["", " a", "a/b", "\u{1b}[2J", &"x".repeat(257)] {
+    let long = "x".repeat(257);
+    for bad in [
+        "",
+        " a",
+        "a/b",
+        "\u{1b}[2J",
+        &long,
+        "@/b",
+        "@a/",
+        "@a/b/c",
+        "@../b",
+        "@a/..",
+        "@a/.b",
+        "@a/b c",
+        "/@a/b",
+        "@a/b@1",
+    ] {
         let mut other = new("laptop");
         other.server = bad.to_owned();
         let refused = grants.create(other, BY);
         assert!(matches!(refused, Err(GrantError::Server(_))), "{bad:?}");
     }
+    let mut scoped = new("scoped");
+    scoped.server = "@playwright/mcp".to_owned();
+    let (token, _) = grants.create(scoped, BY).unwrap();
+    assert!(grants.verify(&token.reveal(), "@playwright/mcp").is_ok());
+    assert!(grants.verify(&token.reveal(), "@other/mcp").is_err());
     assert!(matches!(
         grants.revoke("x", BY),
         Err(GrantError::Unknown(_))

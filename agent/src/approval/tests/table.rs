@@ -59,6 +59,30 @@ fn approval_of_another_is_no_approval() {
 }
 
 #[test]
+fn approving_again_changes_nothing() {
+    let home = Home::new();
+    let approvals = open(&home);
+    let id = pending(approvals.ask(numbered(1)));
+    let Approved::Now(first) = approvals.approve(&id, BY).unwrap() else {
+        panic!("it was not approved yet");
+    };
+    home.pass(5);
+    let Approved::Before(again) = approvals.approve(&id, BY).unwrap() else {
+        panic!("it was approved already");
+    };
+    assert_eq!((&again.entry, again.left), (&first.entry, first.left - 5));
+    // What was taken back, or used and given back, is another matter.
+    approvals.deny(&id, BY, None).unwrap();
+    let now = approvals.approve(&id, BY).unwrap();
+    assert!(matches!(now, Approved::Now(_)), "{now:?}");
+    approved(approvals.ask(numbered(1)));
+    assert!(matches!(
+        approvals.approve(&id, BY),
+        Err(OperatorError::Used(_))
+    ));
+}
+
+#[test]
 fn given_back_approval_goes_once_more_and_no_longer() {
     let home = Home::new();
     let approvals = open(&home);

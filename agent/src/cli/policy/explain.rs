@@ -14,7 +14,7 @@ use crate::{
     audit::visible,
     filter::{CompileError, LinkType},
     gate::written_call,
-    policy::{Assumed, Call, LimitUse, Outcome, Unit, Verdict, Window},
+    policy::{Assumed, Call, Ceiling, LimitUse, Outcome, Unit, Verdict, Window},
     principal::{Grant, Grants, Standing},
     session::{Cut, GrantError, foresee, stays_within},
 };
@@ -100,14 +100,11 @@ impl Explain {
                 Some(file) => super::recorded(file)?,
                 None => Arc::default(),
             },
+            // Before the decision, as the gate has it: what is beyond the ceiling may be denied.
+            ceiling: grant.map_or_else(Ceiling::default, |grant| grant.ceiling),
             ..Assumed::default()
         };
-        let mut outcome = policy.outcome(&call, &known);
-        match (grant, &mut outcome.decision.verdict) {
-            (Some(grant), Verdict::Capture(capture)) => grant.ceiling.narrow(&mut capture.terms),
-            (Some(grant), Verdict::Proxy(proxy)) => grant.ceiling.narrow_proxy(&mut proxy.terms),
-            _ => {}
-        }
+        let outcome = policy.outcome(&call, &known);
         let foreseen = foreseen(&outcome)?;
         let allowed = outcome.word() != "deny" && foreseen.refused.is_none();
         if self.json {

@@ -1,8 +1,10 @@
 //! `capwarden policy test`: whether policies decide as their cases expect.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     audit::visible,
-    policy::{Case, Difference, Outcome},
+    policy::{Case, Definition, Difference, Outcome},
 };
 
 use super::super::{
@@ -28,7 +30,7 @@ const ENDING: &str = ".test.yaml";
 ///
 /// The cases of `pcap.yaml` or `pcap.json` are in `pcap.test.yaml`: a list of calls with what is
 /// expected of each. Without a file, all cases in the current directory are run. The exit status
-/// is 1 if a case fails, 3 if a policy or its cases cannot be read.
+/// is 1 if a case fails, 3 if a policy or its cases cannot be read; the others are run all the same.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A case:\n  - name: more packets than the cap are cut\n    call: { tool: start_capture, arguments: { iface: lo, count: 50000 } }\n    expect: capture           # allow, capture, proxy, program, ends, deny or hidden\n    rule: tools.start_capture.capture\n    forwarded: { count: 10000 }\n    uses: { start_capture/minute: 1 }\n\nAlso: reason, a part of the denial; approval: operator or user, where that one is asked; requires, the\narguments that the tool's schema requires; counts, what counters hold."
@@ -52,6 +54,9 @@ pub(super) struct Test {
 /// The same of what its server answers to tools/list.
 const TOOLS: &str = "tools.json";
 
+/// What a server answered to `tools/list`, by the tools' names.
+type Listed = Arc<BTreeMap<String, Arc<Definition>>>;
+
 /// A policy, and where its cases are.
 struct Pair {
     policy: PathBuf,
@@ -60,28 +65,39 @@ struct Pair {
 
 impl Test {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let pairs = match self.files.as_slice() {
-            [] => here()?,
-            files => files
-                .iter()
-                .map(|file| Pair::of(file))
-                .collect::<Result<_, _>>()?,
+        let files = match self.files.is_empty() {
+            true => here()?,
+            false => self.files,
         };
-        let mut unsound = false;
+        let tools = self.tools.as_deref().map(super::recorded).transpose()?;
+        let mut exit = Exit::Ok;
+        let mut unread = None;
         let mut reports = Vec::new();
-        for pair in pairs {
-            let tried = Tried::of(pair, self.tools.as_deref())?;
-            unsound |= tried.failed() > 0;
-            if self.json {
-                reports.push(tried.as_json());
-            } else {
-                tried.print()?;
+        for file in files {
+            match Pair::of(&file).and_then(|pair| Tried::of(pair, tools.as_ref())) {
+                Ok(tried) => {
+                    if tried.failed() > 0 {
+                        exit = Exit::Unsound;
+                    }
+                    if self.json {
+                        reports.push(tried.as_json());
+                    } else {
+                        tried.print()?;
+                    }
+                }
+                // The others are run all the same.
+                Err(failure) => {
+                    failure.tell();
+                    unread.get_or_insert(failure.exit());
+                    let why = failure.in_a_line();
+                    reports.push(json!({ "file": file, "ok": false, "error": why }));
+                }
             }
         }
         if self.json {
             term::print_json(&reports)?;
         }
-        Ok(if unsound { Exit::Unsound } else { Exit::Ok })
+        Ok(unread.unwrap_or(exit))
     }
 }
 
@@ -103,15 +119,18 @@ pub(super) struct Tried {
 }
 
 impl Tried {
-    /// With what the server answered to `tools/list`, in this file or in the one beside the policy.
-    fn of(pair: Pair, tools: Option<&Path>) -> Result<Self, Failure> {
+    /// With what the server answered to `tools/list`: this, or what the file beside the policy says.
+    fn of(pair: Pair, tools: Option<&Listed>) -> Result<Self, Failure> {
         let policy = enforce::check_policy(&pair.policy)?;
         let mut cases = Case::load(&pair.cases).map_err(Failure::Policy)?;
         let beside = pair.policy.with_extension(TOOLS);
         let beside = beside.is_file().then_some(beside.as_path());
-        if let Some(tools) = tools.or(beside) {
-            let tools = super::recorded(tools)?;
-            cases.iter_mut().for_each(|case| case.list(&tools));
+        let beside = match tools {
+            Some(_) => None,
+            None => beside.map(super::recorded).transpose()?,
+        };
+        if let Some(tools) = tools.or(beside.as_ref()) {
+            cases.iter_mut().for_each(|case| case.list(tools));
         }
         let results = cases.into_iter().map(|case| {
             let (unlike, outcome) = case.run(&policy);
@@ -234,7 +253,7 @@ impl Pair {
 }
 
 /// All that have cases in the current directory.
-fn here() -> Result<Vec<Pair>, Failure> {
+fn here() -> Result<Vec<PathBuf>, Failure> {
     let failed = |error: std::io::Error| {
         Failure::Internal(Account::new("cannot list the current directory").because(error))
     };
@@ -252,5 +271,5 @@ fn here() -> Result<Vec<Pair>, Failure> {
                 .hint("name a policy, or write pcap.test.yaml beside pcap.yaml"),
         ));
     }
-    files.iter().map(|file| Pair::of(file)).collect()
+    Ok(files)
 }

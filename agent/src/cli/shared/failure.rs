@@ -1,6 +1,6 @@
 //! Why a verb could not do its work, told so that somebody can act on it.
 
-use std::{env, fmt};
+use std::{env, fmt, io::Write as _};
 
 use crate::{
     audit::{AuditError, visible},
@@ -131,6 +131,13 @@ impl Failure {
                 text.lines().next().unwrap_or_default().to_owned()
             }
         }
+    }
+
+    /// Tells it on standard error.
+    pub(in crate::cli) fn tell(&self) {
+        let text = self.render(Paint::for_stderr());
+        // Nobody is left to tell if standard error is gone.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
     /// The failure in full, for standard error.

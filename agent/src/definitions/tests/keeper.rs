@@ -85,6 +85,33 @@ async fn changed_tool_is_held_back_until_it_is_accepted() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_run_held_back_is_shown_once_it_is_accepted() {
+    let (_home, directory) = home();
+    let a = tool("a", "1");
+    let desk = Desk::new(&directory);
+    assert!(!desk.keeper.listed("s", &a, true));
+    desk.keeper.list_ended("s");
+    assert_eq!(desk.keeper.check("s", &a).await, Err(Held::New));
+    drop(desk);
+
+    // It has nothing to keep: all that it lists is in the table.
+    let next = Desk::new(&directory);
+    assert!(!next.keeper.listed("s", &a, true));
+    next.keeper.list_ended("s");
+    assert_eq!(next.keeper.check("s", &a).await, Err(Held::New));
+    let pins = Pins::open(&directory).unwrap();
+    pins.accept("s", None, None, ROOT).unwrap();
+    let begun = std::time::Instant::now();
+    while next.changed.load(Ordering::Relaxed) == 0 {
+        assert!(begun.elapsed().as_secs() < 60);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(next.keeper.check("s", &a).await, Ok(()));
+    assert!(next.keeper.listed("s", &a, true));
+    assert!(matches!(next.told()[..], [What::Accepted(..)]));
+}
+
+#[tokio::test]
 async fn what_cannot_be_kept_is_held_back() {
     let (_home, directory) = home();
     let desk = Desk::new(&directory);

@@ -195,7 +195,7 @@ pub(super) fn interfaces_of(of: &str, before: &Interfaces, after: &Interfaces) -
             differs(effect, format!("{of} on `any`"));
         }
         for pattern in &these.patterns {
-            match covered(pattern, &those.patterns) {
+            match covered(pattern, those) {
                 Some(true) => {}
                 Some(false) => differs(effect, format!("{of} on {pattern}")),
                 None => differs(Effect::Changed, format!("{of} on {pattern}")),
@@ -206,7 +206,12 @@ pub(super) fn interfaces_of(of: &str, before: &Interfaces, after: &Interfaces) -
 }
 
 /// Whether whatever a pattern matches is matched by one of a list; none if that cannot be told.
-fn covered(pattern: &InterfacePattern, list: &[InterfacePattern]) -> Option<bool> {
+fn covered(pattern: &InterfacePattern, list: &Interfaces) -> Option<bool> {
+    // Where `any` is listed, every interface is admitted by its own name, too.
+    if list.any {
+        return Some(true);
+    }
+    let list = &list.patterns;
     let one = |name: &str| list.iter().any(|other| other.matches(name));
     if list
         .iter()

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Field, Gather, Loaded, Node, Place, Section, Tree, contents, scalar, tree::Entry};
 use crate::policy::{
-    Approver, Assumed, Call, Case, Expected, capture::MAX_EXACT, case::ExpectedApproval,
+    Approver, Assumed, Call, Case, Ceiling, Expected, capture::MAX_EXACT, case::ExpectedApproval,
 };
 
 /// Keys of a case.
@@ -119,6 +119,7 @@ fn case(field: &Field<'_>) -> Loaded<Case> {
             required: required.map(Arc::from),
             definitions: Arc::default(),
             counts: counts.unwrap_or_default(),
+            ceiling: Ceiling::default(),
         },
         expect,
         rule,

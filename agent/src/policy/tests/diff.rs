@@ -123,6 +123,7 @@ fn terms_of_captures_are_compared() {
     for (interfaces, wanted) in [
         ("[ lo, lo ]", &[][..]),
         ("[ any, lo ]", &["+ t: captures on `any`"]),
+        ("[ any ]", &["+ t: captures on `any`"]),
         (
             "[ eth0 ]",
             &["+ t: captures on eth0", "- t: captures on lo"],
@@ -133,6 +134,10 @@ fn terms_of_captures_are_compared() {
         let other = format!("{{ capture: {{ interfaces: {interfaces}, packets: 10 }} }}");
         assert_eq!(rules(&plain, &other), wanted, "{interfaces}");
     }
+    let any = |rest: &str| format!("{{ capture: {{ interfaces: [ any{rest} ], packets: 10 }} }}");
+    assert_eq!(rules(&any(""), &plain), ["- t: captures on `any`"]);
+    assert_eq!(rules(&any(""), &any(", lo, \"veth*\"")), [""; 0]);
+    assert_eq!(rules(&any(", lo, \"veth*\""), &any("")), [""; 0]);
     let filters = |text: &str| format!("{{ capture: {{ {CAPTURE}, within: {text:?} }} }}");
     let of = |rule: String| policy(&format!("version: 1\ntools: {{ t: {rule} }}"));
     let changes = of(filters("tcp")).changes(&of(filters("ip")));
