@@ -148,6 +148,17 @@ fn approved_call_goes_once() -> Result<()> {
 
     desk.say(&["approve", &id.to_lowercase()])?;
     desk.became(&id, "approved")?;
+    // A second time is no second approval.
+    let (status, told) = desk.verb(&["approve", &id])?;
+    ensure!(
+        status == Some(0) && told.contains("was approved already"),
+        "{told}"
+    );
+    let records = desk.stage.audit("approval")?;
+    let by_verbs = records
+        .iter()
+        .filter(|record| text(record, "became") == "approved" && record.get("seen").is_none());
+    ensure!(by_verbs.count() == 1, "{records:?}");
     // Another call is another call.
     let other = client.call("restart", &json!({ "probe": "eth1", "after": 5 }))?;
     ensure!(pending(&other)? != id);
