@@ -74,6 +74,10 @@ const COMMANDS: &[(&str, Try)] = &[
         Parse("run --metrics 127.0.0.1:9464 -p p -- s"),
     ),
     (
+        "run --otlp http://127.0.0.1:4318 …",
+        Parse("run --otlp http://127.0.0.1:4318 -p p -- s"),
+    ),
+    (
         "run -p /etc/capwarden/pcap.yaml --server pcap --user 1000 --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000",
         Parse(
             "run -p /etc/capwarden/pcap.yaml --server pcap --user 1000 --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000",
