@@ -77,6 +77,7 @@ const COMMANDS: &[(&str, Try)] = &[
         "run --otlp http://127.0.0.1:4318 …",
         Parse("run --otlp http://127.0.0.1:4318 -p p -- s"),
     ),
+    ("tools list SERVER --json", Parse("tools list pcap --json")),
     (
         "run -p /etc/capwarden/pcap.yaml --server pcap --user 1000 --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000",
         Parse(
