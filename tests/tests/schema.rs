@@ -56,7 +56,7 @@ const ALL: &str = r#"{
       "bytes": "50 MiB", "seconds": 0.5, "snap": 128, "payload": "headers", "over": "deny" } },
     "stop": { "ends": "capture" },
     "relay": { "proxy": {
-      "from": { "host": "h", "port": "p", "seconds": "s" }, "defaults": { "host": "::1", "port": 80 },
+      "from": { "host": "h", "port": "p", "seconds": "s" }, "defaults": { "host": "::1", "port": 80 }, "answer_within": 5, "end": "restart",
       "listen": ["127.0.0.1:80-90,99", "udp:[fd00::/8]:*", "*:1"], "upstream": ["tcp:a.example:443"],
       "interfaces": ["lo"], "packets": 5, "bytes": "1MiB", "connections": 3, "seconds": 0.5, "over": "deny" } },
     "unrelay": { "ends": "proxy" },
