@@ -44,9 +44,21 @@ impl Ceiling {
     pub fn narrow_program(&self, terms: &mut ProgramTerms) {
         terms.packets = lower(terms.packets, self.packets);
         terms.bytes = lower(terms.bytes, self.bytes);
-        terms.duration = self
-            .duration
-            .map_or(terms.duration, |most| terms.duration.min(most));
+        terms.duration = self.time(terms.duration);
+    }
+
+    fn time(&self, time: Duration) -> Duration {
+        self.duration.map_or(time, |most| time.min(most))
+    }
+
+    /// A rule as it is where there is no ceiling; else a copy whose caps `hold` has lowered.
+    fn over<R: Clone>(self, rule: &R, hold: impl FnOnce(&mut R)) -> Cow<'_, R> {
+        if self == Self::default() {
+            return Cow::Borrowed(rule);
+        }
+        let mut held = rule.clone();
+        hold(&mut held);
+        Cow::Owned(held)
     }
 }
 
@@ -78,43 +90,32 @@ fn cap<T: Copy + Ord>(cap: &mut Option<Cap<T>>, most: Option<T>) {
 impl CaptureRule {
     /// The rule, with its caps no higher than a grant's.
     pub(super) fn under(&self, ceiling: Ceiling) -> Cow<'_, Self> {
-        if ceiling == Ceiling::default() {
-            return Cow::Borrowed(self);
-        }
-        let mut rule = self.clone();
-        cap(&mut rule.packets, ceiling.packets);
-        cap(&mut rule.bytes, ceiling.bytes);
-        cap(&mut rule.seconds, ceiling.duration);
-        Cow::Owned(rule)
+        ceiling.over(self, |rule| {
+            cap(&mut rule.packets, ceiling.packets);
+            cap(&mut rule.bytes, ceiling.bytes);
+            cap(&mut rule.seconds, ceiling.duration);
+        })
     }
 }
 
 impl ProxyRule {
     /// The same of a proxy's.
     pub(super) fn under(&self, ceiling: Ceiling) -> Cow<'_, Self> {
-        if ceiling == Ceiling::default() {
-            return Cow::Borrowed(self);
-        }
-        let mut rule = self.clone();
-        cap(&mut rule.packets, ceiling.packets);
-        cap(&mut rule.bytes, ceiling.bytes);
-        cap(&mut rule.seconds, ceiling.duration);
-        Cow::Owned(rule)
+        ceiling.over(self, |rule| {
+            cap(&mut rule.packets, ceiling.packets);
+            cap(&mut rule.bytes, ceiling.bytes);
+            cap(&mut rule.seconds, ceiling.duration);
+        })
     }
 }
 
 impl ProgramRule {
     /// The same of programs'.
     pub(super) fn under(&self, ceiling: Ceiling) -> Cow<'_, Self> {
-        if ceiling == Ceiling::default() {
-            return Cow::Borrowed(self);
-        }
-        let mut rule = self.clone();
-        cap(&mut rule.packets, ceiling.packets);
-        cap(&mut rule.bytes, ceiling.bytes);
-        rule.seconds.most = ceiling
-            .duration
-            .map_or(rule.seconds.most, |most| rule.seconds.most.min(most));
-        Cow::Owned(rule)
+        ceiling.over(self, |rule| {
+            cap(&mut rule.packets, ceiling.packets);
+            cap(&mut rule.bytes, ceiling.bytes);
+            rule.seconds.most = ceiling.time(rule.seconds.most);
+        })
     }
 }
