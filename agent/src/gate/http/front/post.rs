@@ -40,7 +40,7 @@ struct Post<G: Rooms> {
     kind: Kind,
     headers: HeaderMap,
     message: Bytes,
-    /// Its id, and how that is written; none if it is no request, or was not looked at yet.
+    /// Its id, and how that is written; none if it is no request.
     request: Option<(Id, String)>,
     /// What it occupies of the room for messages, until it has gone on.
     _room: Held,
@@ -52,9 +52,8 @@ impl<G: Rooms> Post<G> {
     }
 
     /// The request's id, as JSON.
-    fn id(&self) -> Option<String> {
-        let envelope = Envelope::parse(&self.message).ok()?;
-        envelope.id.map(|(_, text)| text.to_owned())
+    fn id(&self) -> Option<&str> {
+        self.request.as_ref().map(|(_, text)| text.as_str())
     }
 
     /// What waits for the answer to it, once it was forwarded under this id.
@@ -108,7 +107,7 @@ impl<G: Rooms> Front<G> {
         message: Bytes,
         room: Held,
     ) -> Result<Response<Body>, Refusal> {
-        let (era, kind, client) = {
+        let (era, kind, client, request) = {
             let envelope = match Envelope::parse(&message) {
                 Ok(envelope) => envelope,
                 Err(refused) => {
@@ -122,7 +121,9 @@ impl<G: Rooms> Front<G> {
             let era = era.map_err(|version| headers::unknown(&version, Some(&envelope)))?;
             headers::agree(era, &headers, &envelope)?;
             let client = self.client(&visitor, era, &headers, &envelope)?;
-            (era, Kind::of(&envelope), client)
+            let request = envelope.id.as_ref();
+            let request = request.map(|(id, text)| (id.clone(), (*text).to_owned()));
+            (era, Kind::of(&envelope), client, request)
         };
         let post = Post {
             client,
@@ -130,7 +131,7 @@ impl<G: Rooms> Front<G> {
             kind,
             headers,
             message,
-            request: None,
+            request,
             _room: room,
         };
         // A task of its own: what is decided is carried through, whether the client waits or not.
@@ -155,20 +156,17 @@ impl<G: Rooms> Front<G> {
         let turn = match turn {
             Ok(turn) => turn,
             Err(refusal) => {
-                let _ = sender.send(Err(refusal.of(post.id().as_deref())));
+                let _ = sender.send(Err(refusal.of(post.id())));
                 return;
             }
         };
         let response = match self.decide(&mut post, sender.closed()).await {
             Next::Answer(response) => response,
             Next::Forward(waiting, message) => {
-                let overdue = waiting.overdue();
-                tokio::select! {
-                    response = self.forward(&post, waiting, &message, turn) => response,
-                    // The request at the server goes with the rest: a late answer is not heard.
-                    answer = overdue => Ok(json_response(StatusCode::OK, answer)),
-                    // `waiting` went with the rest, and has told the conversation.
-                    () = sender.closed() => return,
+                let left = sender.closed();
+                match self.deliver(&post, waiting, &message, turn, left).await {
+                    Some(response) => response,
+                    None => return,
                 }
             }
             Next::Ask(asking) => {
@@ -222,11 +220,10 @@ impl<G: Rooms> Front<G> {
                         Err(refusal)
                     }
                     Ok(turn) => {
-                        let overdue = waiting.overdue();
-                        tokio::select! {
-                            response = self.forward(&post, waiting, &message, turn) => response,
-                            answer = overdue => Ok(json_response(StatusCode::OK, answer)),
-                            () = to.closed() => return,
+                        let left = to.closed();
+                        match self.deliver(&post, waiting, &message, turn, left).await {
+                            Some(response) => response,
+                            None => return,
                         }
                     }
                 }
@@ -234,8 +231,7 @@ impl<G: Rooms> Front<G> {
             // It was asked about, and is decided without.
             Next::Ask(_) => Err(Refusal::upstream("the call cannot be held")),
         };
-        let id = post.request.as_ref().map(|(_, text)| text.as_str());
-        let response = response.unwrap_or_else(|refusal| refusal.of(id).response(None));
+        let response = response.unwrap_or_else(|refusal| refusal.of(post.id()).response(None));
         to.pass(response).await;
     }
 
@@ -251,10 +247,6 @@ impl<G: Rooms> Front<G> {
             }
         };
         envelope.parent = headers::trace_parent(&post.headers);
-        post.request = envelope
-            .id
-            .as_ref()
-            .map(|(id, text)| (id.clone(), (*text).to_owned()));
         match client.conversation.decide(&message, &envelope).await {
             // The answer to a question of the gate.
             FromClient::Drop(_) if envelope.method.is_none() => {
@@ -330,6 +322,25 @@ impl<G: Rooms> Front<G> {
             post.give_up();
         }
         opening.await
+    }
+
+    /// What the client gets for a message that is sent to the server; none if it has left before.
+    async fn deliver(
+        &self,
+        post: &Post<G>,
+        waiting: Waiting<G>,
+        message: &Bytes,
+        turn: Turn<Who>,
+        left: impl Future<Output = ()>,
+    ) -> Option<Result<Response<Body>, Refusal>> {
+        let overdue = waiting.overdue();
+        tokio::select! {
+            response = self.forward(post, waiting, message, turn) => Some(response),
+            // The request at the server goes with the rest: a late answer is not heard.
+            answer = overdue => Some(Ok(json_response(StatusCode::OK, answer))),
+            // `waiting` went with the rest, and has told the conversation.
+            () = left => None,
+        }
     }
 
     /// Sends a message to the server, and makes the client's response of the server's.
