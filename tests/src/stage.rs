@@ -4,9 +4,11 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    net::{TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -253,6 +255,27 @@ impl Stage {
             }
         }
         Ok(found)
+    }
+
+    /// Answers each connection to this port, for as long as the test runs.
+    pub fn serve(&self, port: u16, answer: fn(TcpStream) -> Result<()>) -> Result<()> {
+        let listener = self
+            .space
+            .enter(|| Ok(TcpListener::bind(("127.0.0.1", port))?))?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || answer(stream));
+            }
+        });
+        Ok(())
+    }
+
+    /// The client leaves: the record is closed for this reason, and nothing is left.
+    pub fn ends_with(&self, mut client: Client, why: &str) -> Result<()> {
+        client.close_input();
+        client.exit()?;
+        self.audit_is_closed(why, Some(0))?;
+        self.is_empty()
     }
 
     /// Everything that was started for this stage has gone.

@@ -4,9 +4,8 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
-    thread,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -39,18 +38,6 @@ tools:
     )
 }
 
-fn serve(stage: &Stage, port: u16) -> Result<()> {
-    let listener = stage
-        .space
-        .enter(|| Ok(TcpListener::bind(("127.0.0.1", port))?))?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || respond(stream));
-        }
-    });
-    Ok(())
-}
-
 fn respond(mut stream: TcpStream) -> Result<()> {
     for line in BufReader::new(stream.try_clone()?).lines() {
         if line?.is_empty() {
@@ -74,8 +61,8 @@ struct Rig {
 impl Rig {
     fn new(caps: &str) -> Result<Self> {
         let stage = Stage::new()?;
-        serve(&stage, GRANTED)?;
-        serve(&stage, OTHER)?;
+        stage.serve(GRANTED, respond)?;
+        stage.serve(OTHER, respond)?;
         let (node, server) = (node()?, suite("node_modules/@playwright/mcp/cli.js")?);
         let words = [
             "--headless",
@@ -125,12 +112,9 @@ impl Rig {
         Ok(processes.iter().filter(|pid| is_browser(pid)).count())
     }
 
-    fn close(mut self) -> Result<()> {
-        self.client.close_input();
-        self.client.exit()?;
+    fn close(self) -> Result<()> {
         let why = "the client closed the connection";
-        self.stage.audit_is_closed(why, Some(0))?;
-        self.stage.is_empty()
+        self.stage.ends_with(self.client, why)
     }
 }
 

@@ -85,12 +85,9 @@ impl Rig {
         Ok(end)
     }
 
-    fn close(mut self) -> Result<()> {
-        self.client.close_input();
-        self.client.exit()?;
+    fn close(self) -> Result<()> {
         let why = "the client closed the connection";
-        self.stage.audit_is_closed(why, Some(0))?;
-        self.stage.is_empty()
+        self.stage.ends_with(self.client, why)
     }
 }
 

@@ -3,10 +3,9 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Command, Output},
-    thread,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -51,19 +50,7 @@ tools:
     )
 }
 
-/// A web server that answers `/N` with so many bytes, for as long as the test runs.
-fn serve(stage: &Stage, port: u16) -> Result<()> {
-    let listener = stage
-        .space
-        .enter(|| Ok(TcpListener::bind(("127.0.0.1", port))?))?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || respond(stream));
-        }
-    });
-    Ok(())
-}
-
+/// A web server's answer to `/N`: so many bytes.
 fn respond(mut stream: TcpStream) -> Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().context("no request")??;
@@ -89,8 +76,8 @@ struct Rig {
 impl Rig {
     fn new(policy: &str) -> Result<Self> {
         let stage = Stage::new()?;
-        serve(&stage, GRANTED)?;
-        serve(&stage, OTHER)?;
+        stage.serve(GRANTED, respond)?;
+        stage.serve(OTHER, respond)?;
         let server = stage.write("relay.py", SERVER)?;
         let mut client = stage.run(policy, &[&venv_python()?, &server])?;
         let shaken = client.shake_hands();
@@ -148,11 +135,8 @@ impl Rig {
         })
     }
 
-    fn close(mut self, why: &str) -> Result<()> {
-        self.client.close_input();
-        self.client.exit()?;
-        self.stage.audit_is_closed(why, Some(0))?;
-        self.stage.is_empty()
+    fn close(self, why: &str) -> Result<()> {
+        self.stage.ends_with(self.client, why)
     }
 }
 
@@ -475,7 +459,7 @@ fn restarting(way: Way, policy: &str) -> Result<(Rig, Option<Client>)> {
         return Ok((Rig::new(policy)?, None));
     }
     let stage = Stage::new()?;
-    serve(&stage, GRANTED)?;
+    stage.serve(GRANTED, respond)?;
     let server = stage.write("relay.py", SERVER)?;
     let command = [venv_python()?, server];
     let command: Vec<_> = command.iter().map(PathBuf::as_path).collect();
