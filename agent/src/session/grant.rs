@@ -20,6 +20,8 @@ pub struct Grant {
     pub terms: Terms,
     /// The interfaces at the moment of the grant.
     pub interfaces: Vec<Interface>,
+    /// When it was made: what its time is counted from.
+    pub made: BootTime,
     /// When it ends.
     pub deadline: Option<BootTime>,
     /// What the guard is loaded with.
@@ -151,9 +153,8 @@ impl Grant {
         let link = link_type(&interfaces)?;
         let any = terms.interfaces == InterfaceTerms::Any;
         let filters = Filters::make(&terms.filters, terms.outside, link, any, compiler)?;
-        let deadline = terms
-            .duration
-            .map(|duration| BootTime::now().after(duration));
+        let made = BootTime::now();
+        let deadline = terms.duration.map(|duration| made.after(duration));
         let plan = GuardPlan {
             terms: GuardTerms {
                 packets: terms.packets.unwrap_or(0),
@@ -178,6 +179,7 @@ impl Grant {
         Ok(Self {
             terms,
             interfaces,
+            made,
             deadline,
             plan,
             link,

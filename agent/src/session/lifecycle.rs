@@ -88,7 +88,7 @@ impl Lifecycle {
         Self {
             sessions,
             session,
-            opened: BootTime::now(),
+            opened: grant.made,
             deadline: grant.deadline,
             inbox,
             starting: Some(starting),

@@ -49,8 +49,8 @@ impl Lifecycle {
             lost,
             sessions,
             session,
+            opened: live.grant.made,
             live,
-            opened: BootTime::now(),
             idle: None,
         }
     }

@@ -77,6 +77,8 @@ pub struct ProgramGrant {
     pub terms: ProgramTerms,
     /// What the names among them stood for when the session was opened.
     pub names: Vec<(String, BTreeSet<IpAddr>)>,
+    /// When it was made: what its time is counted from.
+    pub made: BootTime,
     /// When it ends.
     pub deadline: BootTime,
 }
@@ -84,11 +86,12 @@ pub struct ProgramGrant {
 impl ProgramGrant {
     async fn make(terms: ProgramTerms) -> Result<Self, ProxyError> {
         let names = lookup::names(&terms.connect).await?;
-        let deadline = BootTime::now().after(terms.duration);
+        let made = BootTime::now();
         Ok(Self {
-            terms,
             names,
-            deadline,
+            made,
+            deadline: made.after(terms.duration),
+            terms,
         })
     }
 

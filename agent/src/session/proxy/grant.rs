@@ -26,6 +26,8 @@ pub struct ProxyGrant {
     pub names: Vec<(String, BTreeSet<IpAddr>)>,
     /// The interfaces at that moment; none where every one is granted.
     pub interfaces: Vec<Interface>,
+    /// When it was made: what its time is counted from.
+    pub made: BootTime,
     /// When it ends.
     pub deadline: Option<BootTime>,
 }
@@ -47,12 +49,13 @@ impl ProxyGrant {
             }));
         }
         let names = lookup::names(&terms.upstream).await?;
-        let deadline = terms.duration.map(|time| BootTime::now().after(time));
+        let made = BootTime::now();
         Ok(Self {
-            terms,
             names,
             interfaces,
-            deadline,
+            made,
+            deadline: terms.duration.map(|time| made.after(time)),
+            terms,
         })
     }
 

@@ -48,14 +48,13 @@ impl Lifecycle {
         grant: Arc<ProxyGrant>,
         slot: Arc<NetworkSlot>,
     ) -> Self {
-        let opened = BootTime::now();
         let lost = sessions.0.network.get().map_or(0, Network::lost);
         Self {
             sessions,
             session,
+            opened: grant.made,
             grant,
             slot,
-            opened,
             lost,
         }
     }
