@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Bench, Running,
+    calm::{Calm, REST, Turn},
     cores::Cores,
     measure::{Measurement, Target, Unit},
     peers::PEERS,
@@ -27,8 +28,6 @@ const COUNTED: &str = "version: 1\ndefault: deny\ntools: { echo: { limits: [ { m
 /// Calls in a row before it is the other's turn.
 const CALLS: usize = 100;
 const TURNS: usize = 11;
-/// How long all are left alone before a turn, so that nobody else's threads run in it.
-const REST: Duration = Duration::from_millis(20);
 /// How long the agent may settle before its memory is looked at.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -40,6 +39,8 @@ struct Client {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     line: String,
+    /// The id of the last call.
+    last: usize,
 }
 
 impl Client {
@@ -53,6 +54,7 @@ impl Client {
             input,
             output: BufReader::new(output),
             line: String::new(),
+            last: 2,
         };
         client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#, "\"serverInfo\"")?;
         client.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)?;
@@ -60,7 +62,7 @@ impl Client {
             r#"{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}"#,
             "\"tools\"",
         )?;
-        client.call(3)?;
+        client.call()?;
         Ok(client)
     }
 
@@ -85,7 +87,9 @@ impl Client {
     }
 
     /// How long a call takes.
-    fn call(&mut self, id: usize) -> Result<Duration> {
+    fn call(&mut self) -> Result<Duration> {
+        self.last += 1;
+        let id = self.last;
         let (tool, text) = (self.tool, format!("hello, {id}"));
         let call = format!(
             r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":"{text}"}}}}}}"#
@@ -95,14 +99,14 @@ impl Client {
         Ok(start.elapsed())
     }
 
-    /// The times of a number of calls, in order of length.
-    fn calls(&mut self, first_id: usize) -> Result<Vec<f64>> {
+    /// Calls one after the other.
+    fn turn(&mut self) -> Result<Turn> {
+        std::thread::sleep(REST);
         let mut times = Vec::with_capacity(CALLS);
-        for id in first_id..first_id + CALLS {
-            times.push(self.call(id)?.as_secs_f64());
+        for _ in 0..CALLS {
+            times.push(self.call()?.as_secs_f64());
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times)
+        Turn::of(times).context("no calls")
     }
 
     fn stop(mut self) -> Result<()> {
@@ -115,10 +119,8 @@ impl Client {
 struct Gateway {
     name: &'static str,
     client: Client,
-    /// The median of each turn.
-    typical: Vec<f64>,
-    /// The 99th percentile of each turn.
-    slow: Vec<f64>,
+    /// The turns of the server without anybody in between, and its own, of the same moments.
+    turns: Vec<(Turn, Turn)>,
 }
 
 impl Gateway {
@@ -126,22 +128,8 @@ impl Gateway {
         Self {
             name,
             client,
-            typical: Vec::new(),
-            slow: Vec::new(),
+            turns: Vec::new(),
         }
-    }
-
-    /// One turn, which counts unless it is the one that warms up.
-    fn turn(&mut self, turn: usize) -> Result<()> {
-        std::thread::sleep(REST);
-        let times = self.client.calls(10 + turn * CALLS);
-        let times = times.with_context(|| format!("through {}", self.name))?;
-        if turn > 0 {
-            let at = |percent: usize| times.get(times.len() * percent / 100).copied();
-            self.typical.extend(at(50));
-            self.slow.extend(at(99));
-        }
-        Ok(())
     }
 }
 
@@ -156,7 +144,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
 
     let mut rows = Vec::new();
     for cores in Cores::BOTH {
-        let measured = cores.run(|| turns(bench, &policy, &counted))?;
+        let measured = cores.run(|| turns(bench, &policy, &counted, cores))?;
         rows.extend(compared(measured, cores)?);
     }
     rows.push(Measurement {
@@ -176,12 +164,11 @@ fn governed(bench: &Bench, policy: &Path, options: &[&str]) -> Result<Client> {
     Client::start(command.arg("--").args(SERVER), TOOL)
 }
 
-/// All by turns; the first is the server without anybody in between.
-fn turns(bench: &Bench, policy: &Path, counted: &Path) -> Result<Vec<Gateway>> {
-    let direct = Client::start(Command::new(SERVER[0]).args(&SERVER[1..]), TOOL)?;
+/// All by turns, each beside the server without anybody in between.
+fn turns(bench: &Bench, policy: &Path, counted: &Path, cores: Cores) -> Result<Vec<Gateway>> {
+    let mut direct = Client::start(Command::new(SERVER[0]).args(&SERVER[1..]), TOOL)?;
     let metrics = ["--metrics", "127.0.0.1:0"];
     let mut all = vec![
-        Gateway::new("nobody", direct),
         Gateway::new("capwarden", governed(bench, policy, &[])?),
         Gateway::new("capwarden, with a counter", governed(bench, counted, &[])?),
         Gateway::new(
@@ -199,53 +186,56 @@ fn turns(bench: &Bench, policy: &Path, counted: &Path) -> Result<Vec<Gateway>> {
             Err(error) => eprintln!("not measured: {}: {error:#}", peer.name),
         }
     }
+    let mut calm = Calm::scout(|| direct.turn())?;
     for turn in 0..=TURNS {
         for gateway in &mut all {
-            gateway.turn(turn)?;
+            let Gateway {
+                name,
+                client,
+                turns,
+            } = gateway;
+            let through = || client.turn().with_context(|| format!("through {name}"));
+            let measured = calm.turn(|| direct.turn(), through)?;
+            // The first warms up.
+            if turn > 0 {
+                turns.push(measured);
+            }
         }
     }
+    calm.report(&format!("tools/call on {}", cores.name()));
+    direct.stop()?;
     Ok(all)
 }
 
-/// What each adds to the first.
+/// What each adds.
 fn compared(measured: Vec<Gateway>, cores: Cores) -> Result<Vec<Measurement>> {
-    let mut all = measured.into_iter();
-    let direct = all.next().context("nobody was measured")?;
     let mut rows = Vec::new();
-    for gateway in all {
+    for gateway in measured {
         let target = match gateway.name {
             "capwarden" => Target::Extra(10e-6),
             "capwarden, with a counter" => Target::Extra(15e-6),
             _ => Target::None,
         };
         let (cores_name, name) = (cores.name(), gateway.name);
-        rows.push(row(
-            &format!("tools/call on {cores_name}, p50 of 100: {name}"),
-            (&direct.typical, &gateway.typical),
-            cores.target(target),
-        ));
-        rows.push(row(
-            &format!("tools/call on {cores_name}, p99 of 100: {name}"),
-            (&direct.slow, &gateway.slow),
-            Target::None,
-        ));
+        let row = |what: &str, of: fn(&Turn) -> f64, target| Measurement {
+            what: format!("tools/call on {cores_name}, {what} of {CALLS}: {name}"),
+            unit: Unit::Time,
+            plain: gateway.turns.iter().map(|(plain, _)| of(plain)).collect(),
+            guarded: gateway
+                .turns
+                .iter()
+                .map(|(_, guarded)| of(guarded))
+                .collect(),
+            target,
+        };
+        rows.push(row("p50", |turn| turn.typical, cores.target(target)));
+        rows.push(row("p99", |turn| turn.slow, Target::None));
         // Others have their own ways to end; they are killed.
         if gateway.name.starts_with("capwarden") {
             gateway.client.stop()?;
         }
     }
-    direct.client.stop()?;
     Ok(rows)
-}
-
-fn row(what: &str, (plain, guarded): (&[f64], &[f64]), target: Target) -> Measurement {
-    Measurement {
-        what: what.to_owned(),
-        unit: Unit::Time,
-        plain: plain.to_vec(),
-        guarded: guarded.to_vec(),
-        target,
-    }
 }
 
 /// `VmRSS`, in bytes.

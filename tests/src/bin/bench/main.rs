@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "the lines are this program's answer")]
 
 mod arming;
+mod calm;
 mod capture;
 mod clients;
 mod cores;

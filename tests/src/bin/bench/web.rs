@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Bench, Running,
+    calm::{Calm, REST, Turn},
     cores::Cores,
     fixture,
     measure::{Measurement, Target, Unit},
@@ -27,8 +28,6 @@ const GRANTS: u16 = 18_002;
 const POLICY: &str = "version: 1\ndefault: deny\ntools: { echo: allow }\n";
 const CALLS: usize = 100;
 const TURNS: usize = 11;
-/// How long all are left alone before a turn.
-const REST: Duration = Duration::from_millis(20);
 
 /// A call of the tool `echo`, as it is sent.
 pub(crate) fn call(id: usize, text: &str, token: Option<&str>) -> String {
@@ -70,7 +69,8 @@ struct Client {
     stream: TcpStream,
     host: u16,
     token: Option<String>,
-    typical: Vec<f64>,
+    /// The number of the last call.
+    last: usize,
 }
 
 impl Client {
@@ -83,12 +83,14 @@ impl Client {
             stream,
             host: port,
             token,
-            typical: Vec::new(),
+            last: 0,
         })
     }
 
     /// How long a call takes.
-    fn call(&mut self, id: usize) -> Result<f64> {
+    fn call(&mut self) -> Result<f64> {
+        self.last += 1;
+        let id = self.last;
         let text = format!("hello, {id}");
         let sent = call(id, &text, self.token.as_deref())
             .replace(&format!(":{GATE}"), &format!(":{}", self.host));
@@ -108,18 +110,14 @@ impl Client {
         Ok(took)
     }
 
-    fn turn(&mut self, turn: usize) -> Result<()> {
+    fn turn(&mut self) -> Result<Turn> {
         std::thread::sleep(REST);
         let mut times = Vec::with_capacity(CALLS);
-        for id in 1..=CALLS {
-            let took = self.call(turn * CALLS + id);
+        for _ in 0..CALLS {
+            let took = self.call();
             times.push(took.with_context(|| format!("through {}", self.name))?);
         }
-        times.sort_by(f64::total_cmp);
-        if turn > 0 {
-            self.typical.extend(times.get(CALLS / 2));
-        }
-        Ok(())
+        Turn::of(times).context("no calls")
     }
 }
 
@@ -147,29 +145,34 @@ fn turns(bench: &Bench, token: &str, cores: Cores) -> Result<Vec<Measurement>> {
     let server = fixture::start(SERVER)?;
     let anonymous = capwarden(bench, &["--anonymous"], POLICY)?;
     let granted = gate_at(bench, GRANTS, &[], POLICY)?;
-    let mut all = vec![
-        Client::new("nobody", SERVER, None)?,
+    let mut direct = Client::new("nobody", SERVER, None)?;
+    let mut all = [
         Client::new("capwarden", GATE, None)?,
         Client::new("capwarden, with a grant", GRANTS, Some(token.to_owned()))?,
-    ];
+    ]
+    .map(|client| (client, Vec::new()));
+    let mut calm = Calm::scout(|| direct.turn())?;
     for turn in 0..=TURNS {
-        for client in &mut all {
-            client.turn(turn)?;
+        for (client, turns) in &mut all {
+            let measured = calm.turn(|| direct.turn(), || client.turn())?;
+            // The first warms up.
+            if turn > 0 {
+                turns.push(measured);
+            }
         }
     }
+    calm.report(&format!("tools/call over HTTP on {}", cores.name()));
     drop((server, anonymous, granted));
-    let mut all = all.into_iter();
-    let direct = all.next().context("nobody was measured")?;
-    let row = |client: Client| Measurement {
+    let rows = all.into_iter().map(|(client, turns)| Measurement {
         what: format!(
-            "tools/call over HTTP on {}, p50 of 100: {}",
+            "tools/call over HTTP on {}, p50 of {CALLS}: {}",
             cores.name(),
             client.name
         ),
         unit: Unit::Time,
-        plain: direct.typical.clone(),
-        guarded: client.typical,
+        plain: turns.iter().map(|(plain, _)| plain.typical).collect(),
+        guarded: turns.iter().map(|(_, guarded)| guarded.typical).collect(),
         target: cores.target(Target::Extra(80e-6)),
-    };
-    Ok(all.map(row).collect())
+    });
+    Ok(rows.collect())
 }
