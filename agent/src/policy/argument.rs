@@ -1,8 +1,10 @@
 //! Arguments of a call: how a policy names them, finds them and writes them.
 
+use std::cmp::Ordering;
+
 use serde_json::{Map, Value};
 
-use super::source::quoted;
+use super::{number, source::quoted};
 use crate::spelling::folds;
 
 /// An argument's name, with dots that reach into objects: `config.interface`.
@@ -78,11 +80,12 @@ pub(super) fn write(arguments: &mut Map<String, Value>, name: &str, value: Value
     }
 }
 
-/// Equal as JSON is: 1 and 1.0 are one number.
+/// Equal as JSON is: 1 and 1.0 are one number. Numbers of which digits may have been lost are not.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
-    a == b
-        || matches!((a, b), (Value::Number(a), Value::Number(b))
-            if a.as_f64().is_some() && a.as_f64() == b.as_f64() && !(a.is_u64() && b.is_u64()))
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => number::compare(a, b) == Some(Ordering::Equal),
+        (a, b) => a == b,
+    }
 }
 
 /// What a JSON value is, with its article.

@@ -51,6 +51,7 @@ mod limit;
 mod load;
 mod model;
 mod network;
+mod number;
 mod operator;
 mod overlap;
 mod predicate;

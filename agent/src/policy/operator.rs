@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 
 use regex::Regex;
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 
 use super::{
     argument::{kind, same},
-    units,
+    number, units,
 };
 
 /// What a value is compared with.
@@ -233,21 +233,16 @@ impl Pattern {
 }
 
 impl Bound {
-    /// How a value stands to this; none if it is no number.
+    /// How a value stands to this; none if it is no number, or so large that digits may be lost.
     fn order(self, value: &Value) -> Option<Ordering> {
         let Value::Number(number) = value else {
             return None;
         };
-        if let Self::Whole(bound) = self {
-            if let Some(n) = number.as_i64() {
-                return Some(n.cmp(&bound));
-            }
-            if number.is_u64() {
-                // Beyond the largest that fits.
-                return Some(Ordering::Greater);
-            }
-        }
-        number.as_f64()?.partial_cmp(&self.decimal())
+        let bound = match self {
+            Self::Whole(n) => Number::from(n),
+            Self::Decimal(n) => Number::from_f64(n)?,
+        };
+        number::compare(number, &bound)
     }
 
     pub(super) fn decimal(self) -> f64 {

@@ -1,14 +1,18 @@
 //! What our own language may ask of an argument.
 
-use std::path::{Component, Path};
+use std::{
+    cmp::Ordering,
+    path::{Component, Path},
+};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::{
     FilterDemand, PathDemand, RuleRef,
     argument::{Argument, kind, same},
     capture::{Interfaces, Within, check_filter},
     network::Network,
+    number,
     operator::{Equality, Operator, Pattern, Truth},
     source::quoted,
     units,
@@ -275,12 +279,12 @@ fn one_of(name: &str, value: &Value, allowed: &[Value]) -> Option<Refusal> {
 }
 
 fn up_to(name: &str, value: &Value, number: f64, written: &str) -> Option<Refusal> {
-    let reason = match value.as_f64() {
-        Some(n) if (0.0..=number).contains(&n) => return None,
-        Some(_) => format!("The argument `{name}` is not between 0 and {written}."),
-        None => format!(
+    let reason = match value {
+        Value::Number(sent) if is_up_to(sent, number) => return None,
+        Value::Number(_) => format!("The argument `{name}` is not between 0 and {written}."),
+        other => format!(
             "The argument `{name}` must be a number, but is {}.",
-            kind(value)
+            kind(other)
         ),
     };
     Some(Refusal::new(
@@ -289,6 +293,11 @@ fn up_to(name: &str, value: &Value, number: f64, written: &str) -> Option<Refusa
         "at_most",
         json!(number),
     ))
+}
+
+fn is_up_to(sent: &Number, most: f64) -> bool {
+    let order = |bound: f64| number::compare(sent, &Number::from_f64(bound)?);
+    order(0.0).is_some_and(Ordering::is_ge) && order(most).is_some_and(Ordering::is_le)
 }
 
 /// Why an address or network is not in any of the networks, in a sentence.

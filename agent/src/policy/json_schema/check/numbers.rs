@@ -9,9 +9,7 @@ use std::cmp::Ordering;
 use serde_json::{Number, Value};
 
 use super::Fault;
-
-/// From here on, a whole number may have had digits that were lost.
-const LOST: f64 = 18_446_744_073_709_551_616.0;
+use crate::policy::number::{self, LOST, exact};
 
 /// A number as digits and a power of ten.
 struct Decimal {
@@ -35,18 +33,7 @@ pub(super) fn is_whole(number: &Number) -> bool {
 
 /// Which of two numbers is the larger.
 pub(super) fn compare(a: &Number, b: &Number) -> Result<Ordering, Fault> {
-    if let (Some(a), Some(b)) = (exact(a), exact(b)) {
-        return Ok(a.cmp(&b));
-    }
-    let (Some(x), Some(y)) = (a.as_f64(), b.as_f64()) else {
-        return Err(Fault::Unsure);
-    };
-    // Rounding keeps the order of numbers that it keeps apart.
-    match x.partial_cmp(&y) {
-        None => Err(Fault::Unsure),
-        Some(Ordering::Equal) if x.abs() >= LOST => Err(Fault::Unsure),
-        Some(order) => Ok(order),
-    }
+    number::compare(a, b).ok_or(Fault::Unsure)
 }
 
 /// Whether a number is a multiple of a step above 0.
@@ -78,19 +65,6 @@ pub(super) fn is_multiple(number: &Number, step: &Number) -> Result<bool, Fault>
 
 fn lost(number: &Number) -> bool {
     exact(number).is_none() && number.as_f64().is_none_or(|number| number.abs() >= LOST)
-}
-
-/// A whole number of which every digit is known.
-fn exact(number: &Number) -> Option<i128> {
-    if let Some(number) = number.as_i64() {
-        return Some(number.into());
-    }
-    if let Some(number) = number.as_u64() {
-        return Some(number.into());
-    }
-    let whole = |number: &f64| number.fract() == 0.0 && number.abs() < LOST;
-    let number = number.as_f64().filter(whole)?;
-    format!("{number:.0}").parse().ok()
 }
 
 /// The shortest decimal that reads as this number, without its sign: at most 20 digits.
