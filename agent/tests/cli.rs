@@ -7,6 +7,8 @@
 
 #[path = "cli/readme.rs"]
 mod readme;
+#[path = "cli/specification.rs"]
+mod specification;
 #[path = "cli/told.rs"]
 mod told;
 
