@@ -77,6 +77,7 @@ mod hash;
 mod line;
 mod log;
 mod record;
+mod report;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,9 @@ pub use record::{
     FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, NetworkBounded,
     NetworkRefused, Origin, PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened,
     Record, ServerRestarted, SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered,
+};
+pub use report::{
+    Gauge, Moment, Part, ReportLine, SessionReport, Traffic, html, session_report, traffic,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible, visible_json};

@@ -192,7 +192,7 @@ fn seconds(milliseconds: u64) -> String {
 }
 
 /// What a record says, in a phrase. Kinds of later versions show their fields.
-fn describe(entry: &Entry) -> String {
+pub(super) fn describe(entry: &Entry) -> String {
     let text = |field: &str| visible(entry.text(field).unwrap_or("?"));
     let number = |field: &str| entry.fields.get(field).and_then(Value::as_u64).unwrap_or(0);
     let optional = |before: &str, field: &str| {

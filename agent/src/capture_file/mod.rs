@@ -18,5 +18,7 @@ mod survey;
 
 pub use headers::{HeadersEnd, headers_end};
 pub use names::{InterfaceCount, Names, interface_names};
+#[cfg(test)]
+pub(crate) use read::tests::pcap_file;
 pub use read::{CaptureFile, CaptureFileError, Captured};
 pub use survey::{Survey, survey};

@@ -17,6 +17,7 @@ mod filter;
 mod grant;
 mod man;
 mod policy;
+mod report;
 mod run;
 mod shared;
 mod tools;
@@ -82,6 +83,7 @@ enum Verb {
     Grant(grant::Grant),
     Tools(tools::Tools),
     Audit(audit::Audit),
+    Report(report::Report),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
     Man(man::Man),
@@ -114,6 +116,7 @@ impl Cli {
             Verb::Grant(grant) => grant.run(),
             Verb::Tools(tools) => tools.run(),
             Verb::Audit(audit) => audit.run(),
+            Verb::Report(report) => report.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),
             Verb::Man(man) => man.run(),

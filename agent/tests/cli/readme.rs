@@ -63,6 +63,11 @@ const COMMANDS: &[(&str, Try)] = &[
     ),
     ("policy import FILE", Run("policy import policy.json", 0)),
     ("policy schema", Run("policy schema", 0)),
+    ("report s1", Run("report s1 log.jsonl", 0)),
+    (
+        "report s1 --pcap FILE --html",
+        Run("report s1 log.jsonl --pcap some.pcap --html", 0),
+    ),
     ("policy test [FILE…]", Run("policy test", 0)),
     ("policy check FILE", Run("policy check policy.yaml", 0)),
     (

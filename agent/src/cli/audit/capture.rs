@@ -8,14 +8,14 @@ use std::{
 use clap::Args;
 
 use crate::{
-    audit::{CaptureReport, NoSession, find_session, verify_capture, visible},
+    audit::{CaptureReport, find_session, verify_capture, visible},
     words::counted,
 };
 
 use super::super::{
     enforce,
     failure::{Account, Failure},
-    paths,
+    paths, report,
     term::Paint,
 };
 
@@ -48,19 +48,7 @@ impl Capture {
             .iter()
             .try_for_each(|file| paths::is_there(file))?;
         let granted =
-            find_session(log, session, self.agent.as_deref()).map_err(|error| match error {
-                NoSession::Log(error) => error.into(),
-                error @ NoSession::Damaged { .. } => {
-                    Failure::Internal(Account::new(error.to_string()))
-                }
-                error @ NoSession::Ambiguous { .. } => Failure::Usage(
-                    Account::new(error.to_string()).hint("say which with --agent AGENT"),
-                ),
-                error @ NoSession::NotFound { .. } => Failure::Usage(
-                    Account::new(error.to_string())
-                        .hint("capwarden audit show --kind session-opened"),
-                ),
-            })?;
+            find_session(log, session, self.agent.as_deref()).map_err(report::not_found)?;
         let report = verify_capture(&granted, &self.pcap, &enforce::compiler()?);
         report
             .map(Some)

@@ -1,0 +1,208 @@
+//! The lines of the log that tell of one session.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io::BufReader,
+    path::Path,
+};
+
+use super::{
+    super::{
+        capture::NoSession,
+        error::AuditError,
+        line::{Entry, RawLine, next_line},
+        verify::{snapshot, verify},
+    },
+    Part, ReportLine, SessionReport, describe,
+};
+
+/// Lines that a report has; there are sockets and refusals without number.
+const MAX_LINES: usize = 2_000;
+/// Lines of one approval, and approvals that are remembered until a call has used them.
+const MAX_APPROVALS: usize = 256;
+/// Sessions and agents that a message names.
+const NAMED: usize = 16;
+
+/// Reads what the log says of a session: `s1`, of the agent whose name begins so.
+///
+/// # Errors
+///
+/// There is no such session, more than one agent had one, or the log cannot be read.
+pub fn session_report(
+    path: &Path,
+    session: &str,
+    agent: Option<&str>,
+) -> Result<SessionReport, NoSession> {
+    let agent = whose(path, session, agent)?;
+    let mut gathered = Gathered::new(session, &agent);
+    each_line(path, |line, entry| gathered.take(line, entry))?;
+    let log = verify(path, None)?;
+    let (mut lines, omitted) = (gathered.lines, gathered.omitted);
+    // Approvals were put aside until a call used them.
+    lines.sort_by_key(|line| line.line);
+    Ok(SessionReport {
+        session: session.to_owned(),
+        agent,
+        log,
+        lines,
+        omitted,
+        traffic: None,
+    })
+}
+
+fn each_line(path: &Path, mut tell: impl FnMut(&RawLine, Entry)) -> Result<(), AuditError> {
+    let mut stream = BufReader::new(snapshot(path)?);
+    let failed = |source| AuditError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    while let Some(line) = next_line(&mut stream).map_err(failed)? {
+        // What is no record is named by the chain's verification.
+        if let (true, Ok(entry)) = (line.ended, Entry::parse(&line.bytes)) {
+            tell(&line, entry);
+        }
+    }
+    Ok(())
+}
+
+/// The agent that opened the session.
+fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSession> {
+    let (mut agents, mut known) = (BTreeSet::new(), BTreeSet::new());
+    each_line(path, |_, entry| {
+        let opened = entry.kind.ends_with("-opened");
+        let meant = agent.is_none_or(|agent| entry.agent.starts_with(agent));
+        if let (true, true, Some(name)) = (opened, meant, entry.text("session")) {
+            if name == session && agents.len() < NAMED {
+                agents.insert(entry.agent.clone());
+            } else if known.len() < NAMED {
+                known.insert(name.to_owned());
+            }
+        }
+    })?;
+    let session = session.to_owned();
+    match agents.len() {
+        0 => Err(NoSession::NotFound {
+            session,
+            known: known.into_iter().collect(),
+        }),
+        1 => Ok(agents.into_iter().next().unwrap_or_default()),
+        _ => Err(NoSession::Ambiguous {
+            session,
+            agents: agents.into_iter().collect(),
+        }),
+    }
+}
+
+/// Who asks whom for what: what a call and an approval have in common.
+type Asked = (String, String, String);
+
+struct Gathered<'a> {
+    session: &'a str,
+    agent: &'a str,
+    lines: Vec<ReportLine>,
+    omitted: u64,
+    /// True between the session's opening and its end.
+    open: bool,
+    /// What was said of each approval, by its id.
+    approvals: HashMap<String, Vec<ReportLine>>,
+    /// The approvals that were used, and not yet by a call that was seen here.
+    used: HashMap<Asked, String>,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(session: &'a str, agent: &'a str) -> Self {
+        Self {
+            session,
+            agent,
+            lines: Vec::new(),
+            omitted: 0,
+            open: false,
+            approvals: HashMap::new(),
+            used: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, line: &RawLine, entry: Entry) {
+        if entry.kind == "approval" {
+            // An operator's verb has a name of its own as an agent.
+            return self.put_aside(line, entry);
+        }
+        if entry.agent != self.agent {
+            return;
+        }
+        let its_own = entry.text("session") == Some(self.session);
+        let part = match entry.kind.as_str() {
+            "agent-started" | "agent-stopped" | "network-bounded" => Part::Setting,
+            "policy-reloaded" | "policy-refused" if self.open || self.lines.len() < 16 => {
+                Part::Setting
+            }
+            "call" => {
+                let used = self.used.remove(&asked(&entry));
+                if !its_own {
+                    return;
+                }
+                let said = used.and_then(|id| self.approvals.remove(&id));
+                said.into_iter().flatten().for_each(|line| self.add(line));
+                Part::Asked
+            }
+            "session-opened" | "proxy-opened" | "program-opened" if its_own => {
+                self.open = true;
+                Part::Allowed
+            }
+            "session-ended" if its_own => {
+                self.open = false;
+                Part::Seen
+            }
+            "socket-refused" if self.open => Part::Refused,
+            "network-refused" if its_own || (self.open && entry.text("session").is_none()) => {
+                Part::Refused
+            }
+            "unanswered" if its_own => Part::Refused,
+            _ if its_own => Part::Ran,
+            _ => return,
+        };
+        self.add(report_line(line, part, entry));
+    }
+
+    fn add(&mut self, line: ReportLine) {
+        // However many there were, how it ended is told.
+        let last = matches!(line.part, Part::Seen) || line.kind == "agent-stopped";
+        if self.lines.len() < MAX_LINES || last {
+            self.lines.push(line);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    fn put_aside(&mut self, line: &RawLine, entry: Entry) {
+        let Some(id) = entry.text("id").map(str::to_owned) else {
+            return;
+        };
+        if entry.text("became") == Some("used") && entry.agent == self.agent {
+            self.used.insert(asked(&entry), id.clone());
+        }
+        if self.approvals.len() < MAX_APPROVALS || self.approvals.contains_key(&id) {
+            let said = self.approvals.entry(id).or_default();
+            if said.len() < MAX_APPROVALS {
+                said.push(report_line(line, Part::Asked, entry));
+            }
+        }
+    }
+}
+
+fn asked(entry: &Entry) -> Asked {
+    let text = |field: &str| entry.text(field).unwrap_or_default().to_owned();
+    (text("principal"), text("server"), text("tool"))
+}
+
+fn report_line(line: &RawLine, part: Part, entry: Entry) -> ReportLine {
+    ReportLine {
+        line: entry.seq,
+        sha256: line.hash,
+        part,
+        time: super::super::visible(&entry.time),
+        words: describe(&entry),
+        kind: super::super::visible(&entry.kind),
+        fields: entry.fields,
+    }
+}

@@ -1,0 +1,196 @@
+//! `capwarden report`: one session, told from the audit log.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use crate::audit::{self, NoSession, Part, SessionReport, visible};
+
+use super::{
+    exit::Exit,
+    failure::{Account, Failure},
+    paths,
+    term::{self, Paint},
+};
+
+/// How wide the bar of a cap is.
+const BAR: u8 = 24;
+
+/// Tell what became of a session, for a change ticket
+///
+/// What was asked, what was allowed, what ran, what was seen and what was refused: each with the line of the audit
+/// log that says so, and its hash, so that the report can be held against the log. The exit status
+/// is 1 if the log is not what capwarden wrote.
+#[derive(Debug, Args)]
+pub(super) struct Report {
+    /// The session: s1
+    #[arg(value_name = "SESSION")]
+    session: String,
+    /// The audit log
+    ///
+    /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
+    /// $XDG_STATE_HOME/capwarden/audit.jsonl.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The agent that opened the session, where several had one of this number
+    ///
+    /// The beginning of its name is enough.
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
+    /// A file of the session's capture, for a plot of packets over time; give it once for each file
+    ///
+    /// Whether the capture is within the session's terms is for `audit verify --pcap` to say.
+    #[arg(long, value_name = "FILE")]
+    pcap: Vec<PathBuf>,
+    /// Print it as JSON
+    #[arg(long, conflicts_with = "html")]
+    json: bool,
+    /// Print it as a page: one file, without scripts
+    #[arg(long)]
+    html: bool,
+    /// Write it to this file, which must not be there yet
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Report {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let log = paths::audit_to_read(self.file.as_deref())?;
+        let mut report =
+            audit::session_report(&log, &self.session, self.agent.as_deref()).map_err(not_found)?;
+        if !self.pcap.is_empty() {
+            self.pcap
+                .iter()
+                .try_for_each(|file| paths::is_there(file))?;
+            let traffic = audit::traffic(&self.pcap);
+            report.traffic =
+                Some(traffic.map_err(|error| Failure::Usage(Account::new(error.to_string())))?);
+        }
+        let paint = match self.out {
+            Some(_) => Paint::off(),
+            None => Paint::for_stdout(),
+        };
+        let text = if self.json {
+            as_json(&report)?
+        } else if self.html {
+            audit::html(&report)
+        } else {
+            let mut text = Vec::new();
+            // Writing to memory does not fail.
+            let _ = write_text(&report, paint, &mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        match &self.out {
+            Some(path) => write_new(path, &text)?,
+            None => term::print(|out| out.write_all(text.as_bytes()))?,
+        }
+        Ok(if report.log.is_sound() {
+            Exit::Ok
+        } else {
+            Exit::Unsound
+        })
+    }
+}
+
+/// The account of a session that cannot be told of.
+pub(super) fn not_found(error: NoSession) -> Failure {
+    match error {
+        NoSession::Log(error) => error.into(),
+        error @ NoSession::Damaged { .. } => Failure::Internal(Account::new(error.to_string())),
+        error @ NoSession::Ambiguous { .. } => {
+            Failure::Usage(Account::new(error.to_string()).hint("say which with --agent AGENT"))
+        }
+        error @ NoSession::NotFound { .. } => Failure::Usage(
+            Account::new(error.to_string()).hint("capwarden audit show --kind session-opened"),
+        ),
+    }
+}
+
+fn as_json(report: &SessionReport) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(report).map_err(|error| {
+        Failure::Internal(Account::new("cannot write the report as JSON").because(error))
+    })?;
+    // Line by line, since the ends of lines would be escaped too.
+    let lines: Vec<String> = text.lines().map(audit::visible_json).collect();
+    Ok(lines.join("\n") + "\n")
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let written = fs::File::create_new(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+    });
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::Usage(
+            Account::new("there is such a file already:")
+                .on(path.display())
+                .hint("name another one, or remove it"),
+        ),
+        _ => Failure::Internal(
+            Account::new("cannot write the report")
+                .on(path.display())
+                .because(error),
+        ),
+    })
+}
+
+fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let title = format!("session {} of agent {}", report.session, report.agent);
+    writeln!(
+        out,
+        "{}: {}",
+        paint.strong(&visible(&title)),
+        report.outcome()
+    )?;
+    for gauge in report.gauges() {
+        let bar = gauge.cap.map(|cap| bar(gauge.used / cap));
+        writeln!(out, "  {} {}", bar.unwrap_or_default(), gauge.words())?;
+    }
+    if let Some(traffic) = &report.traffic {
+        let length = traffic.moments.last().map_or(0.0, |last| last.seconds);
+        let (packets, bytes) = (traffic.packets, traffic.bytes);
+        writeln!(
+            out,
+            "  in the capture: {packets} packets, {bytes} bytes, {length:.1} s"
+        )?;
+    }
+    for part in Part::ALL {
+        let mut lines = report.part(part).peekable();
+        if lines.peek().is_some() {
+            writeln!(out, "\n{}", paint.strong(part.heading()))?;
+        }
+        for line in lines {
+            let time = line.time.replace('T', " ");
+            writeln!(
+                out,
+                "{:>6}  {time}  {:<15} {}",
+                line.line, line.kind, line.words
+            )?;
+        }
+    }
+    writeln!(out)?;
+    if report.omitted > 0 {
+        writeln!(out, "… and {} more lines of this session", report.omitted)?;
+    }
+    let words = report.log_words();
+    let words = match report.log.is_sound() {
+        true => paint.good(&words),
+        false => paint.error(&words),
+    };
+    writeln!(out, "{words}")?;
+    match report.log.head {
+        Some(head) => writeln!(out, "head {head}"),
+        None => Ok(()),
+    }
+}
+
+/// How much of a cap was used.
+fn bar(share: f64) -> String {
+    let filled = (0..BAR).filter(|tick| f64::from(*tick) < share * f64::from(BAR));
+    let filled = filled.count();
+    "█".repeat(filled) + &"░".repeat(usize::from(BAR) - filled)
+}
