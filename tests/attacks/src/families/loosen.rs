@@ -1,0 +1,5 @@
+//! .
+
+use crate::row::Row;
+
+pub(crate) const ROWS: &[Row] = &[];

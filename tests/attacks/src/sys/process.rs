@@ -1,0 +1,136 @@
+//! Processes: forked ones that say one thing, and what happens to them.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use super::{Answer, native};
+
+/// No attack takes longer; one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// How a forked process ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It said this.
+    Said(Vec<u8>),
+    /// A signal killed it, and it had said nothing.
+    Killed(i32),
+    /// It said nothing.
+    Silent,
+}
+
+/// A pipe: where to read, and where to write.
+pub(crate) fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let [read, write] = ends;
+    Ok((own(read), own(write)))
+}
+
+/// A descriptor that the kernel has just made.
+pub(crate) fn own(fd: i32) -> OwnedFd {
+    // SAFETY: nobody else knows it yet.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Does `work` in a forked process, and tells what it said. Not for programs with threads.
+pub(crate) fn in_child(work: impl FnOnce() -> Vec<u8>) -> std::io::Result<End> {
+    let (read, write) = pipe()?;
+    let child = fork()?;
+    if child == 0 {
+        drop(read);
+        let said = work();
+        let mut done = 0;
+        while let Some(left) = said.get(done..).filter(|left| !left.is_empty()) {
+            // SAFETY: the bytes and their number.
+            let wrote = unsafe { libc::write(write.as_raw_fd(), left.as_ptr().cast(), left.len()) };
+            match usize::try_from(wrote) {
+                Ok(wrote) if wrote > 0 => done += wrote,
+                _ => break,
+            }
+        }
+        exit(0);
+    }
+    drop(write);
+    let said = read_all(read, PATIENCE);
+    if said.is_none() {
+        let _ = kill(child, libc::SIGKILL);
+    }
+    let status = wait(child);
+    Ok(match (said, status) {
+        (Some(said), _) if !said.is_empty() => End::Said(said),
+        (Some(_), status) if libc::WIFSIGNALED(status) => End::Killed(libc::WTERMSIG(status)),
+        _ => End::Silent,
+    })
+}
+
+/// Everything that comes until the other end is closed; none if that takes too long.
+fn read_all(from: OwnedFd, limit: Duration) -> Option<Vec<u8>> {
+    let (start, mut said) = (Instant::now(), Vec::new());
+    let mut from = File::from(from);
+    let mut part = [0; 4096];
+    loop {
+        let left = limit.checked_sub(start.elapsed())?;
+        if !readable(from.as_raw_fd(), left) {
+            return None;
+        }
+        match from.read(&mut part).ok()? {
+            0 => return Some(said),
+            count => said.extend(part.get(..count)?),
+        }
+    }
+}
+
+/// Whether there is something to read, or the end of it, within so long.
+pub(crate) fn readable(fd: i32, limit: Duration) -> bool {
+    let mut wanted = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one structure.
+    unsafe { libc::poll(&raw mut wanted, 1, limit) > 0 }
+}
+
+/// As `fork`; the child has only this thread.
+pub(crate) fn fork() -> std::io::Result<i32> {
+    // SAFETY: whoever calls this has no other threads, so no lock is held in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(std::io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
+}
+
+/// Ends this process at once.
+pub(crate) fn exit(status: i32) -> ! {
+    // SAFETY: runs nothing.
+    unsafe { libc::_exit(status) }
+}
+
+/// Waits for a child, and returns its status as the kernel gives it.
+pub(crate) fn wait(child: i32) -> i32 {
+    let mut status = 0;
+    loop {
+        // SAFETY: room for the status.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        if waited == child || std::io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+            return status;
+        }
+    }
+}
+
+pub(crate) fn kill(pid: i32, signal: i32) -> Answer {
+    let pid = u64::from(pid.cast_unsigned());
+    native(
+        libc::SYS_kill,
+        [pid, signal.cast_unsigned().into(), 0, 0, 0, 0],
+    )
+}
