@@ -43,7 +43,12 @@ pub(crate) struct Attacker {
     pub(crate) agent: u32,
     /// A capture socket from before the agent died.
     pub(crate) held: Option<u64>,
+    /// Where packets are received.
+    room: u64,
 }
+
+/// A packet is no longer.
+const ROOM: usize = 1 << 14;
 
 impl Attacker {
     pub(crate) fn new(way: Way, world: World) -> Self {
@@ -52,12 +57,15 @@ impl Attacker {
         } else {
             world.bystander.victims.last().copied().unwrap_or(0)
         };
+        let mut memory = Memory::new();
+        let room = memory.zeros(ROOM);
         Self {
             way,
-            memory: Memory::new(),
+            memory,
             world,
             agent,
             held: None,
+            room,
         }
     }
 
@@ -108,6 +116,8 @@ impl Attacker {
         if !self.world.governed {
             let program = self.program(&grant());
             self.set_at(socket, SOL_SOCKET, 26, program, 16)?;
+            // What came before the filter was on is no part of any attack.
+            while self.receive(socket).is_ok() {}
         }
         self.bind(socket, CW0, 20)?;
         Ok(socket)
@@ -184,15 +194,16 @@ impl Attacker {
 
     /// How many packets with `wanted` in them a socket hears while a number of frames passes by
     /// each interface.
-    pub(crate) fn listen(&mut self, socket: u64, wanted: &[u8]) -> Outcome {
-        let room = self.memory.zeros(1 << 14);
-        let receive = |attacker: &Self| {
-            let arguments = [socket, room, 1 << 14, 0x40, 0, 0]; // MSG_DONTWAIT
-            let count = sys::native(libc::SYS_recvfrom, arguments)?;
-            let count = usize::try_from(count).unwrap_or(0);
-            Ok(attacker.memory.read(room, count))
-        };
-        self.hear(wanted, receive)
+    pub(crate) fn listen(&self, socket: u64, wanted: &[u8]) -> Outcome {
+        self.hear(wanted, |attacker| attacker.receive(socket))
+    }
+
+    /// The next packet, if there is one.
+    fn receive(&self, socket: u64) -> Result<Vec<u8>, i32> {
+        const DONTWAIT: u64 = 0x40;
+        let arguments = [socket, self.room, ROOM as u64, DONTWAIT, 0, 0];
+        let count = sys::native(libc::SYS_recvfrom, arguments)?;
+        Ok(self.memory.read(self.room, usize::try_from(count).unwrap_or(0)))
     }
 
     /// The same, by another way to receive.
@@ -230,7 +241,7 @@ impl Attacker {
 
     /// What a call that was not to succeed said, where it is known to have led to nothing: if a
     /// socket has heard something, that counts.
-    pub(crate) fn after(&mut self, tried: Answer, socket: u64, wanted: &[u8]) -> Outcome {
+    pub(crate) fn after(&self, tried: Answer, socket: u64, wanted: &[u8]) -> Outcome {
         match (self.listen(socket, wanted)?, tried) {
             (Seen::Heard(0), Err(errno)) => Err(errno),
             (seen, _) => Ok(seen),

@@ -10,7 +10,6 @@ pub(crate) const NEWQDISC: u16 = 36;
 const ACKNOWLEDGED: u16 = 0x5;
 const CREATE: u16 = 0x600;
 
-pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
@@ -49,6 +48,56 @@ pub(crate) fn ask(memory: &mut Memory, kind: u16, make: bool, body: &[u8]) -> An
 
 fn ask_on(memory: &mut Memory, socket: u64, kind: u16, make: bool, body: &[u8]) -> Answer {
     let flags = ACKNOWLEDGED | if make { CREATE } else { 0 };
+    answer(&exchange(memory, socket, kind, flags, body)?).map(|()| 0)
+}
+
+/// Asks a question; what is behind the answer's header.
+pub(crate) fn question(
+    memory: &mut Memory,
+    socket: u64,
+    kind: u16,
+    body: &[u8],
+) -> Result<Vec<u8>, i32> {
+    const REQUEST: u16 = 1;
+    let said = exchange(memory, socket, kind, REQUEST, body)?;
+    answer(&said)?;
+    Ok(said)
+}
+
+/// The errno of an answer that is one: `struct nlmsghdr`, then the error, 0 or a negative errno.
+fn answer(said: &[u8]) -> Result<(), i32> {
+    const ERROR: [u8; 2] = 2_u16.to_ne_bytes();
+    let (Some(kind), Some(error)) = (said.get(4..6), said.get(16..20)) else {
+        return Err(libc::EPROTO);
+    };
+    let error = error.try_into().map_or(0, i32::from_ne_bytes);
+    match (kind == ERROR, error) {
+        (true, error @ i32::MIN..=-1) => Err(-error),
+        _ => Ok(()),
+    }
+}
+
+/// The value of the first attribute of a kind.
+pub(crate) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let (header, _) = attributes.split_first_chunk::<4>()?;
+        let [l0, l1, k0, k1] = *header;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let found = u16::from_ne_bytes([k0, k1]) & 0x3fff;
+        if found == kind {
+            return attributes.get(4..length);
+        }
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+fn exchange(
+    memory: &mut Memory,
+    socket: u64,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+) -> Result<Vec<u8>, i32> {
     let length = u32::try_from(16 + body.len()).unwrap_or(0);
     let mut message = length.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
@@ -57,13 +106,9 @@ fn ask_on(memory: &mut Memory, socket: u64, kind: u16, make: bool, body: &[u8]) 
     message.extend(body);
     let (at, count) = (memory.put(&message), message.len() as u64);
     native(libc::SYS_sendto, [socket, at, count, 0, 0, 0])?;
-    let room = memory.zeros(4096);
-    native(libc::SYS_recvfrom, [socket, room, 4096, 0, 0, 0])?;
-    // struct nlmsghdr, then the error: 0 or a negative errno.
-    match memory.read_u32(room + 16).cast_signed() {
-        0 => Ok(0),
-        error => Err(-error),
-    }
+    let room = memory.zeros(8192);
+    let count = native(libc::SYS_recvfrom, [socket, room, 8192, 0, 0, 0])?;
+    Ok(memory.read(room, usize::try_from(count).unwrap_or(0)))
 }
 
 /// A pair of veth interfaces: `here` with this index, its peer in another network namespace.

