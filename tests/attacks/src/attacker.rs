@@ -199,7 +199,7 @@ impl Attacker {
     }
 
     /// The next packet, if there is one.
-    fn receive(&self, socket: u64) -> Result<Vec<u8>, i32> {
+    pub(crate) fn receive(&self, socket: u64) -> Result<Vec<u8>, i32> {
         const DONTWAIT: u64 = 0x40;
         let arguments = [socket, self.room, ROOM as u64, DONTWAIT, 0, 0];
         let count = sys::native(libc::SYS_recvfrom, arguments)?;

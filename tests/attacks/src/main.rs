@@ -82,6 +82,7 @@ fn run() -> Result<ExitCode> {
             stage::bystander::stand(socket.into(), name, user.parse()?)?;
         }
         Some("helper") => families::escape::helper(),
+        Some("powers") => families::escape::powers(),
         _ => return all(&Options::parse()),
     }
     Ok(ExitCode::SUCCESS)

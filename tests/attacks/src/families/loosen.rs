@@ -4,7 +4,10 @@
 //! filter that is not locked ([`Attacker::filtered`]); where a filter could be no match (a cap, a
 //! deadline), they have one without.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
 
 use libc::{EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
 
@@ -305,34 +308,42 @@ const PORT: &[u8] = &GRANTED_PORT.to_be_bytes();
 /// All that all of them hear, each packet once for each who hears it.
 fn share(a: &mut Attacker) -> Outcome {
     const CHILDREN: usize = 3;
-    const SOCKETS: usize = 3;
-    let mut sockets = Vec::new();
-    for _ in 0..SOCKETS {
-        sockets.push(a.capture()?);
-    }
-    sockets.push(native(libc::SYS_dup, [*sockets.first().unwrap_or(&0), 0, 0, 0, 0, 0])?);
+    const MORE_SOCKETS: usize = 2;
+    deaf_to_signals(a)?;
+    let mut sockets = vec![a.capture()?];
+    sockets.push(native(libc::SYS_dup, [sockets[0], 0, 0, 0, 0, 0])?);
+    // Once the cap is reached, there are no more.
+    sockets.extend((0..MORE_SOCKETS).map_while(|_| a.capture().ok()));
     let (read, write) = process::pipe().map_err(|_| libc::EMFILE)?;
-    let ends = [&read, &write].map(|end| word(std::os::fd::AsRawFd::as_raw_fd(end)));
+    let [read, write] = [&read, &write].map(|end| word(end.as_raw_fd()));
     for _ in 0..CHILDREN {
         process::spawn(|| {
-            // Once the cap is reached, there are no more sockets.
             sockets.extend(a.capture());
-            let listened = sockets.iter().map(|socket| a.listen(*socket, PORT));
-            let heard = listened.map(|heard| match heard {
+            let any = |a: &Attacker| {
+                let received = sockets.iter().find_map(|socket| a.receive(*socket).ok());
+                received.ok_or(libc::EAGAIN)
+            };
+            let heard = match a.hear(PORT, any) {
                 Ok(Seen::Heard(count)) => count,
                 _ => 0,
-            });
-            let at = a.memory.put(&heard.sum::<u64>().to_ne_bytes());
-            let _ = native(libc::SYS_write, [ends[1], at, 8, 0, 0, 0]);
+            };
+            let at = a.memory.put(&heard.to_ne_bytes());
+            let _ = native(libc::SYS_write, [write, at, 8, 0, 0, 0]);
         })?;
     }
     let room = a.memory.zeros(8);
     let mut heard = 0;
     for _ in 0..CHILDREN {
-        native(libc::SYS_read, [ends[0], room, 8, 0, 0, 0])?;
+        native(libc::SYS_read, [read, room, 8, 0, 0, 0])?;
         heard += u64::from(a.memory.read_u32(room));
     }
     Ok(Seen::Heard(heard))
+}
+
+/// When a session ends, its processes are asked to.
+fn deaf_to_signals(a: &mut Attacker) -> Answer {
+    let all = a.memory.put(&u64::MAX.to_ne_bytes());
+    native(libc::SYS_rt_sigprocmask, [0, all, 0, 8, 0, 0])
 }
 
 fn map_by_id(a: &mut Attacker) -> Outcome {
@@ -394,7 +405,7 @@ fn splice(a: &mut Attacker) -> Outcome {
     const NONBLOCK: u64 = 2;
     let socket = a.capture()?;
     let (read, write) = process::pipe().map_err(|_| libc::EMFILE)?;
-    let [read, write] = [&read, &write].map(|end| word(std::os::fd::AsRawFd::as_raw_fd(end)));
+    let [read, write] = [&read, &write].map(|end| word(end.as_raw_fd()));
     let room = a.memory.zeros(4096);
     a.hear(BODY, |a| {
         let count = native(libc::SYS_splice, [socket, 0, write, 0, 2048, NONBLOCK])?;
@@ -405,8 +416,7 @@ fn splice(a: &mut Attacker) -> Outcome {
 
 fn outlive(a: &mut Attacker) -> Outcome {
     const DEADLINE: Duration = Duration::from_millis(1_050);
-    let all = a.memory.put(&u64::MAX.to_ne_bytes());
-    native(libc::SYS_rt_sigprocmask, [0, all, 0, 8, 0, 0])?;
+    deaf_to_signals(a)?;
     let socket = a.capture()?;
     let start = Instant::now();
     while start.elapsed() < DEADLINE {

@@ -6,7 +6,7 @@
 
 pub(crate) mod actors;
 pub(crate) mod bystander;
-mod daemons;
+pub(crate) mod daemons;
 mod place;
 mod scenario;
 mod space;

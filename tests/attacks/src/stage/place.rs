@@ -48,7 +48,8 @@ impl Place {
         fs::set_permissions("/run", Permissions::from_mode(0o755))?;
         let place = Path::new(PLACE);
         let helpers = place.join("helpers");
-        for directory in [place, &helpers, &place.join("mounted"), &place.join("bpf")] {
+        let places = ["bpf", "tracing", "mounted"].map(|name| place.join(name));
+        for directory in [place, &helpers].into_iter().chain(places.iter().map(PathBuf::as_path)) {
             fs::create_dir(directory)?;
             fs::set_permissions(directory, Permissions::from_mode(0o755))?;
         }
@@ -63,6 +64,8 @@ impl Place {
         let pinned = place.join("bpf/map");
         mount(&mut memory, c"bpf", c"/run/attacks/bpf", c"bpf", 0)?;
         pin(&mut memory, &map, &pinned)?;
+        // Where the kernel has none, there is nothing to look into.
+        let _ = mount(&mut memory, c"tracing", c"/run/attacks/tracing", c"tracefs", 0);
         daemons::play()?;
         Ok(Self {
             capwarden,
