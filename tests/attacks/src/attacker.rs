@@ -247,12 +247,6 @@ impl Attacker {
             (seen, _) => Ok(seen),
         }
     }
-
-    /// Does something in a forked process, and tells what came of it.
-    pub(crate) fn in_child(&mut self, work: impl FnOnce(&mut Self) -> Outcome) -> Outcome {
-        let said = process::in_child(|| encode(&work(self).unwrap_or_else(Seen::Errno)));
-        Ok(decode(said))
-    }
 }
 
 /// An attacker's words, over a pipe.

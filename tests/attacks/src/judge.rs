@@ -46,6 +46,18 @@ pub(crate) struct Host {
     pub(crate) closed: Vec<(Way, Seen)>,
 }
 
+impl Host {
+    fn has(&self, layer: &str) -> bool {
+        self.layers.iter().any(|found| found == layer)
+    }
+
+    /// Whether this was seen because a door is closed.
+    fn has_closed(&self, way: Way, seen: &Seen) -> bool {
+        let mut closed = self.closed.iter();
+        closed.any(|(door, shown)| *door == way && shown == seen)
+    }
+}
+
 /// Judges a row by what attackers saw without capwarden and under it.
 pub(crate) fn judge(
     row: &Row,
@@ -63,15 +75,17 @@ pub(crate) fn judge(
         _ => false,
     };
     if !works(free) {
-        let closed = host.closed.iter().any(|door| *door == (way, free.clone()));
+        let closed = host.has_closed(way, free);
         let absent = matches!(free, Seen::Errno(found) if row.absent.contains(found));
         return if !closed && !absent {
             Mark::Failed("it does not work without capwarden, so it proves nothing".into())
         } else if works(governed) {
             Mark::Failed("it works under capwarden, and without it this kernel cannot do it".into())
+        } else if closed {
+            let (door, shown) = (way.name(), shown(free));
+            Mark::Skipped(format!("this kernel has no {door} calls: {shown}"))
         } else {
-            let why = if closed { format!(": no {} here", way.name()) } else { String::new() };
-            Mark::Skipped(format!("without capwarden {}{why}", shown(free)))
+            Mark::Skipped(format!("without capwarden {}", shown(free)))
         };
     }
     if way != Way::Native {
@@ -92,7 +106,7 @@ pub(crate) fn judge(
     }
     let residual = match (must, row.needs) {
         (Must::Residual(why), _) => Some(why),
-        (_, Some(needs)) if !host.layers.iter().any(|layer| layer == needs.layer) => {
+        (_, Some(needs)) if !needs.layers.iter().any(|layer| host.has(layer)) => {
             Some(needs.without)
         }
         _ => None,
@@ -165,7 +179,7 @@ mod tests {
 
     #[test]
     fn residuals_are_never_passed() {
-        let needy = row("T", "", Layer::Lsm, Must::Heard(0), |_| Err(0)).needs("BPF LSM", "so");
+        let needy = row("T", "", Layer::Lsm, Must::Heard(0), |_| Err(0)).needs(&["BPF LSM"], "so");
         let heard = Seen::Heard;
         let native = Way::Native;
         assert_eq!(check(&needy, native, heard(5), heard(5), &[]), "residual");

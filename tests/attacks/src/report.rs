@@ -1,6 +1,6 @@
 //! What is printed.
 
-use std::{fmt, io::IsTerminal};
+use std::{collections::BTreeMap, fmt, io::IsTerminal};
 
 use serde_json::{Value, json};
 
@@ -65,12 +65,21 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widest = self.0.iter().map(|tried| tried.row.says.chars().count());
         let widest = widest.max().unwrap_or(0);
+        // A door that this kernel does not have is said once, not in every row.
+        let mut closed = BTreeMap::<&str, usize>::new();
         for tried in &self.0 {
             let Tried { row, mark, .. } = tried;
+            if let Mark::Skipped(why) = mark
+                && tried.way != Way::Native
+                && why.starts_with("this kernel")
+            {
+                *closed.entry(why).or_default() += 1;
+                continue;
+            }
             let user = if tried.user == 0 { "root" } else { "nobody" };
             write!(
                 f,
-                "{} {:<6} {user:<6} {:<6}  {:<widest$}  {:<15}  {} → {}",
+                "{} {:<4} {user:<6} {:<6}  {:<widest$}  {:<15}  {} → {}",
                 sign(mark),
                 row.id,
                 tried.way.name(),
@@ -84,9 +93,12 @@ impl fmt::Display for Report {
                 mark => writeln!(f, "  {}", dim(&format!("{}: {}", mark.word(), mark.why())))?,
             }
         }
+        writeln!(f)?;
+        for (why, count) in closed {
+            writeln!(f, "{count} skipped: {why}")?;
+        }
         let [passed, failed, skipped, residual] =
             ["passed", "failed", "skipped", "residual"].map(|word| self.count(word));
-        writeln!(f)?;
         if residual > 0 {
             writeln!(f, "{residual} residual: they work, and SECURITY.md says so")?;
         }

@@ -156,12 +156,12 @@ impl Ways {
     }
 }
 
-/// A layer that not every host has.
+/// Layers that not every host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Needs {
-    /// As `capwarden doctor --json` names it.
-    pub(crate) layer: &'static str,
-    /// What is stated of hosts without it.
+    /// As `capwarden doctor --json` names them; one of them does.
+    pub(crate) layers: &'static [&'static str],
+    /// What is stated of hosts without any of them.
     pub(crate) without: &'static str,
 }
 
@@ -239,8 +239,12 @@ impl Row {
         self
     }
 
-    pub(crate) const fn needs(mut self, layer: &'static str, without: &'static str) -> Self {
-        self.needs = Some(Needs { layer, without });
+    pub(crate) const fn needs(
+        mut self,
+        layers: &'static [&'static str],
+        without: &'static str,
+    ) -> Self {
+        self.needs = Some(Needs { layers, without });
         self
     }
 

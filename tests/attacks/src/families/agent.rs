@@ -4,7 +4,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
 
 use libc::{EACCES, EMFILE, ENOBUFS, ENOSYS, EPERM};
 
-use super::{loosen, other_sources::open, word};
+use super::{borrow::victim, loosen, other_sources::open, word};
 use crate::{
     attacker::{AF_PACKET, ALL, Attacker, SOCK_RAW, sent},
     row::{Layer, Must, Outcome, Row, Seen, Setting, row},
@@ -24,43 +24,46 @@ const TWO_WAY: &str = "a packet socket is two-way; its frames carry a mark that 
 pub(crate) const ROWS: &[Row] = &[
     row("F1", "kill the agent", Layer::Landlock, REFUSED, kill)
         .every_way()
-        .needs("Landlock", "before Linux 6.12 user id 0 can signal the agent"),
+        .needs(&["Landlock"], "before Linux 6.12 user id 0 can signal the agent"),
     row("F1b", "stop the agent", Layer::Landlock, REFUSED, stop)
-        .needs("Landlock", "before Linux 6.12 user id 0 can signal the agent"),
+        .needs(&["Landlock"], "before Linux 6.12 user id 0 can signal the agent"),
     row("F1c", "a limit that kills the agent", Layer::Seccomp, REFUSED, limit).every_way(),
     row("F1d", "read the agent's memory", Layer::Landlock, CLOSED, memory),
-    row("F1e", "list the agent's descriptors, its listener among them", Layer::Landlock, CLOSED, descriptors),
+    row("F1e", "look at the agent's descriptors, its listener among them", Layer::Landlock, CLOSED, descriptors),
     row("F1f", "take the agent's descriptors", Layer::Seccomp, REFUSED, take_descriptor).every_way(),
-    row("F1g", "starve the agent (SCHED_IDLE)", Layer::User, REFUSED, starve)
-        .root(Must::Residual("--user root is no boundary: the agent's priority is user id 0's to set"))
-        .every_way(),
+    row("F1g", "starve the agent (SCHED_IDLE)", Layer::Powerless, REFUSED, starve).every_way(),
     row("F2", "once the agent has died: socket(AF_PACKET)", Layer::Seccomp, Must::Errno(ENOSYS), orphaned_socket)
         .within(Setting::Orphaned),
-    row("F3", "300 sockets of one session", Layer::Broker, Must::Errno(EMFILE), many_sockets).within(HERE),
+    row("F3", "300 sockets of one session", Layer::Broker, Must::Errno(EMFILE), many_sockets)
+        .within(Setting::Granted("--bytes 1GiB")),
     row("F4", "inject frames: sendto", Layer::Egress, NOT_SENT, send_to)
         .within(HERE)
-        .needs("egress guard", TWO_WAY),
+        .needs(&["injection drop", "BPF LSM"], TWO_WAY),
     row("F4b", "inject frames: write", Layer::Egress, NOT_SENT, write)
         .within(HERE)
-        .needs("egress guard", TWO_WAY),
+        .needs(&["injection drop", "BPF LSM"], TWO_WAY),
     row("F4c", "inject frames: sendmmsg", Layer::Egress, NOT_SENT, send_many)
         .within(HERE)
-        .needs("egress guard", TWO_WAY),
+        .needs(&["injection drop", "BPF LSM"], TWO_WAY),
     row("F5", "join an intrusion detector's PACKET_FANOUT group", Layer::Seccomp, REFUSED, loosen::join_group)
         .every_way()
         .within(HERE),
     row("F8", "write to the audit log", Layer::User, CLOSED, audit).root(ROOTS_FILES),
 ];
 
+/// The agent; without capwarden, a victim of each attack's own.
+fn target(a: &Attacker, which: usize) -> u64 {
+    let pid = if a.world.governed { a.agent } else { victim(a, which) };
+    pid.into()
+}
+
 fn kill(a: &mut Attacker) -> Outcome {
-    a.attack(number::KILL, [a.agent.into(), word(libc::SIGKILL), 0, 0, 0, 0])?;
+    a.attack(number::KILL, [target(a, 5), word(libc::SIGKILL), 0, 0, 0, 0])?;
     Seen::won("it is dead")
 }
 
 fn stop(a: &mut Attacker) -> Outcome {
-    let agent = a.world.bystander.victims.first().copied();
-    let agent = if a.world.governed { Some(a.agent) } else { agent };
-    let agent = agent.unwrap_or(0).into();
+    let agent = target(a, 6);
     a.call(number::KILL, [agent, word(libc::SIGSTOP), 0, 0, 0, 0])?;
     a.call(number::KILL, [agent, word(libc::SIGCONT), 0, 0, 0, 0])?;
     Seen::won("it stands still")
@@ -99,8 +102,12 @@ fn memory(a: &mut Attacker) -> Outcome {
 
 fn descriptors(a: &mut Attacker) -> Outcome {
     let listed = std::fs::read_dir(format!("/proc/{}/fd", standing(a)));
-    let listed = listed.map_err(|error| errno(&error))?;
-    Seen::won(format!("{} descriptors", listed.count()))
+    let mut seen = 0;
+    for entry in listed.map_err(|error| errno(&error))?.flatten() {
+        std::fs::read_link(entry.path()).map_err(|error| errno(&error))?;
+        seen += 1;
+    }
+    Seen::won(format!("{seen} descriptors"))
 }
 
 fn take_descriptor(a: &mut Attacker) -> Outcome {

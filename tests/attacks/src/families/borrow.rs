@@ -26,41 +26,47 @@ use crate::{
 const REFUSED: Must = Must::Errno(EPERM);
 const CLOSED: Must = Must::Errno(EACCES);
 
+/// A Landlock domain, whatever its version.
+const DOMAIN: &str = "Landlock domain";
+const OF_ONE_USER: &str = "without Landlock processes of one user can look into each other";
+const SIGNALS: &str = "before Linux 6.12 a server can signal processes of its user";
+
 pub(crate) const ROWS: &[Row] = &[
     row("D1", "a packet socket from a process outside (SCM_RIGHTS)", Layer::Lsm, Must::Nothing, from_outside)
         .anyone()
-        .needs("BPF LSM", "what a process outside passes in is collusion, which takes one that may capture"),
+        .needs(&["BPF LSM"], "what a process outside passes in is collusion, which takes one that may capture"),
     row("D1b", "the same through an abstract Unix socket", Layer::Landlock, REFUSED, from_outside_abstract)
         .anyone()
-        .needs("Landlock", "before Linux 6.12 abstract sockets are everybody's; what comes is collusion"),
+        .needs(&["Landlock"], "before Linux 6.12 abstract sockets are everybody's; what comes is collusion"),
     row("D2", "pidfd_getfd: another's packet socket", Layer::Seccomp, REFUSED, take_descriptor)
         .anyone()
         .every_way(),
-    row("D2b", "open another's descriptor through /proc", Layer::Landlock, CLOSED, proc_descriptor).anyone(),
+    row("D2b", "look at another's descriptor through /proc", Layer::Landlock, CLOSED, proc_descriptor).anyone().needs(&[DOMAIN], OF_ONE_USER),
     row("D4", "ptrace another process", Layer::Seccomp, REFUSED, trace).anyone().every_way(),
     row("D5", "process_vm_readv", Layer::Seccomp, REFUSED, read_memory).anyone().every_way(),
     row("D5b", "process_vm_writev", Layer::Seccomp, REFUSED, write_memory).anyone().every_way(),
-    row("D5c", "/proc/PID/mem", Layer::Landlock, CLOSED, proc_memory).anyone(),
-    row("D5d", "/proc/PID/environ", Layer::Landlock, CLOSED, proc_environment).anyone(),
-    row("D5e", "/proc/PID/root, to see its mounts", Layer::Landlock, CLOSED, proc_root).anyone(),
-    row("D5f", "/proc/PID/ns/net", Layer::Landlock, CLOSED, proc_namespace).anyone(),
+    row("D5c", "/proc/PID/mem", Layer::Landlock, CLOSED, proc_memory).anyone().needs(&[DOMAIN], OF_ONE_USER),
+    row("D5d", "/proc/PID/environ", Layer::Landlock, CLOSED, proc_environment).anyone().needs(&[DOMAIN], OF_ONE_USER),
+    row("D5e", "/proc/PID/root, to see its mounts", Layer::Landlock, CLOSED, proc_root).anyone().needs(&[DOMAIN], OF_ONE_USER),
+    row("D5f", "/proc/PID/ns/net", Layer::Landlock, CLOSED, proc_namespace).anyone().needs(&[DOMAIN], OF_ONE_USER),
     row("D6", "kcmp: which descriptors are one file", Layer::Landlock, REFUSED, compare)
         .anyone()
         .absent(&[ENOSYS])
-        .every_way(),
+        .every_way()
+        .needs(&[DOMAIN], OF_ONE_USER),
     row("D6b", "process_madvise: throw its memory out", Layer::Landlock, Must::OneOf(&[EPERM, EACCES, ESRCH]), advise)
         .absent(&[ENOSYS, EINVAL]),
     row("D7", "kill a process of the same user", Layer::Landlock, REFUSED, kill)
         .anyone()
         .every_way()
-        .needs("Landlock", "before Linux 6.12 a server can signal processes of its user"),
+        .needs(&["Landlock"], SIGNALS),
     row("D7b", "the same through a pidfd", Layer::Landlock, REFUSED, kill_pidfd)
         .anyone()
         .every_way()
-        .needs("Landlock", "before Linux 6.12 a server can signal processes of its user"),
+        .needs(&["Landlock"], SIGNALS),
     row("D7c", "the same as owner of a socket (F_SETOWN, F_SETSIG)", Layer::Landlock, Must::Nothing, kill_by_socket)
         .anyone()
-        .needs("Landlock", "before Linux 6.12 a server can signal processes of its user"),
+        .needs(&["Landlock"], SIGNALS),
     row("D7d", "the same by a limit (prlimit64)", Layer::Seccomp, REFUSED, kill_by_limit)
         .anyone()
         .every_way(),
@@ -124,9 +130,10 @@ fn of_bystander(a: &Attacker, what: &str) -> PathBuf {
 }
 
 fn proc_descriptor(a: &mut Attacker) -> Outcome {
-    let path = of_bystander(a, "fd");
-    let listed = std::fs::read_dir(path).map_err(|error| errno(&error))?;
-    Seen::won(format!("{} descriptors", listed.count()))
+    let number = a.world.bystander.packet_socket;
+    let link = std::fs::read_link(of_bystander(a, &format!("fd/{number}")));
+    let link = link.map_err(|error| errno(&error))?;
+    Seen::won(format!("that it is a {}", link.display().to_string().replace(char::is_numeric, "")))
 }
 
 fn trace(a: &mut Attacker) -> Outcome {
@@ -222,7 +229,7 @@ fn advise(a: &mut Attacker) -> Outcome {
 }
 
 /// One that no other attack is about: `which` names the attack.
-fn victim(a: &Attacker, which: usize) -> u32 {
+pub(crate) fn victim(a: &Attacker, which: usize) -> u32 {
     let place = which * 3 + a.way as usize;
     a.world.bystander.victims.get(place).copied().unwrap_or(0)
 }

@@ -41,10 +41,10 @@ pub(crate) const ROWS: &[Row] = &[
         .absent(&[EOPNOTSUPP])
         .every_way(),
     row("E3", "ask the container engine (docker.sock)", Layer::Mounts, Must::OneOf(&[ENOENT, EACCES]), docker)
-        .needs("private mounts", BY_PERMISSION),
+        .needs(&["private mounts"], BY_PERMISSION),
     row("E3b", "ask systemd over D-Bus", Layer::Mounts, Must::OneOf(&[ENOENT, EACCES]), dbus)
         .anyone()
-        .needs("private mounts", BY_PERMISSION),
+        .needs(&["private mounts"], BY_PERMISSION),
     row("E3c", "leave something for cron", Layer::User, CLOSED, cron)
         .root(ROOTS_FILES)
         .absent(&[ENOENT, EOPNOTSUPP]),
@@ -316,15 +316,20 @@ fn terminal(a: &mut Attacker) -> Result<(std::os::fd::OwnedFd, u64), i32> {
 }
 
 fn type_in(a: &mut Attacker) -> Outcome {
-    let (_main, side) = terminal(a)?;
+    let (main, side) = terminal(a)?;
     let letter = a.memory.put(b"x");
-    a.attack(number::IOCTL, [side, 0x5412, letter, 0, 0, 0])?;
+    let typed = a.attack(number::IOCTL, [side, 0x5412, letter, 0, 0, 0]);
+    // Who closes a terminal that it leads is hung up.
+    std::mem::forget(main);
+    typed?;
     Seen::won("a letter that nobody has typed")
 }
 
 fn stop_terminal(a: &mut Attacker) -> Outcome {
-    let (_main, side) = terminal(a)?;
-    a.attack(number::IOCTL, [side, 0x540a, 0, 0, 0, 0])?;
+    let (main, side) = terminal(a)?;
+    let stopped = a.attack(number::IOCTL, [side, 0x540a, 0, 0, 0, 0]);
+    std::mem::forget(main);
+    stopped?;
     Seen::won("a terminal that hangs")
 }
 

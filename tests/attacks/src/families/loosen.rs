@@ -80,7 +80,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("B18", "a receive ring of 96 MiB", Layer::Broker, Must::Errno(ENOMEM), huge_ring)
         .absent(&[ENOMEM])
         .within(HERE)
-        .needs("ring caps", "a ring is charged to nobody, and may have 2 GiB"),
+        .needs(&["ring caps"], "a ring is charged to nobody, and may have 2 GiB"),
     row("B19", "use a socket of a dead agent's session", Layer::Guard, NONE, held).within(STILL),
     row("B19b", "the same, freed of a filter of one's own", Layer::Seccomp, Must::Errno(ENOSYS), held_detach)
         .within(STILL),

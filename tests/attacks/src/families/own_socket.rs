@@ -280,7 +280,12 @@ const SEIZE: u64 = 0x4206;
 
 /// A child that waits to be looked at.
 fn idle_child() -> Result<i32, i32> {
-    process::spawn(|| thread::sleep(std::time::Duration::from_secs(20)))
+    process::spawn(|| {
+        // It goes with its parent, however that ends.
+        let option = word(libc::PR_SET_PDEATHSIG);
+        let _ = native(libc::SYS_prctl, [option, word(libc::SIGKILL), 0, 0, 0, 0]);
+        thread::sleep(std::time::Duration::from_secs(5));
+    })
 }
 
 fn seize(a: &mut Attacker, options: u64) -> Outcome {

@@ -1,11 +1,11 @@
 //! G: a server whose network is bounded, and ways to other addresses.
 
-use libc::{EACCES, EADDRINUSE, EAFNOSUPPORT, EINVAL, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT};
+use libc::{EACCES, EAFNOSUPPORT, EINVAL, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT};
 
 use super::internet;
 use crate::{
     attacker::{Attacker, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET},
-    row::{Layer, Must, Outcome, Row, Seen, Setting, row},
+    row::{Free, Layer, Must, Outcome, Row, Seen, Setting, row},
     sys::number,
     world::{SHARED_PORT, TCP_PORT, UDP_PORT},
 };
@@ -28,9 +28,11 @@ pub(crate) const ROWS: &[Row] = &[
     hidden("G3d", "SMC over IPv4", transport::<1, 256>),
     bounded("G4", "a ping socket", REFUSED, ping).absent(&[EACCES]),
     bounded("G5", "listen", REFUSED, listen).every_way(),
-    bounded("G6", "share a port of another process of the user's (SO_REUSEPORT)", REFUSED, share_port)
-        .absent(&[EADDRINUSE]),
-    bounded("G7", "a source route (IP_OPTIONS)", REFUSED, source_route).absent(&[EPERM]),
+    bounded("G6", "share a port of another process of the user's (SO_REUSEPORT)", REFUSED, share_port),
+    Row {
+        free: Free::Root,
+        ..bounded("G7", "a source route (IP_OPTIONS)", REFUSED, source_route)
+    },
 ];
 
 /// Stopped by the network guard.

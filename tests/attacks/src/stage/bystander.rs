@@ -22,6 +22,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::{actors::Actor, space::Space};
 use crate::{
+    families,
     sys::{native, process},
     world::{Bystander, CW0, FANOUT_GROUP, SHARED_PORT},
 };
@@ -76,13 +77,13 @@ impl Drop for Running {
 #[allow(clippy::print_stdout, reason = "it answers on its output")]
 pub(crate) fn stand(socket: PathBuf, name: String, user: u32) -> Result<()> {
     let packets = packet_socket().context("packet socket")?;
-    let _shared = shared_port()?;
     let doors = [
         UnixListener::bind(&socket)?,
         UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?,
     ];
     fs::set_permissions(&socket, Permissions::from_mode(0o777))?;
     become_user(user)?;
+    let _shared = shared_port().context("shared port")?;
     // Nobody waits for them, so they vanish.
     // SAFETY: ignoring a signal runs nothing.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
@@ -135,7 +136,7 @@ fn shared_port() -> Result<UdpSocket> {
     let mut memory = crate::sys::memory::Memory::new();
     let one = memory.put(&1_u32.to_ne_bytes());
     native(libc::SYS_setsockopt, [fd, 1, 15, one, 4, 0]).map_err(errno)?;
-    let address = memory.put(&super::super::families::internet(SHARED_PORT));
+    let address = memory.put(&families::internet(SHARED_PORT));
     native(libc::SYS_bind, [fd, address, 16, 0, 0, 0]).map_err(errno)?;
     // SAFETY: it was just made.
     Ok(unsafe { UdpSocket::from_raw_fd(i32::try_from(fd)?) })

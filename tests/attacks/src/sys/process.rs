@@ -59,7 +59,7 @@ pub(crate) fn in_child(work: impl FnOnce() -> Vec<u8>) -> std::io::Result<End> {
         exit(0);
     }
     drop(write);
-    let said = read_all(read, PATIENCE);
+    let said = hear_out(read, child);
     if said.is_none() {
         let _ = kill(child, libc::SIGKILL);
     }
@@ -71,33 +71,39 @@ pub(crate) fn in_child(work: impl FnOnce() -> Vec<u8>) -> std::io::Result<End> {
     })
 }
 
-/// Everything that comes until the other end is closed; none if that takes too long.
-fn read_all(from: OwnedFd, limit: Duration) -> Option<Vec<u8>> {
+/// Everything that a child says until it ends, though children of its own may go on; none if that
+/// takes too long.
+fn hear_out(from: OwnedFd, child: i32) -> Option<Vec<u8>> {
+    let pid = u64::from(child.cast_unsigned());
+    let process = native(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0, 0]).ok()?;
+    let process = own(i32::try_from(process).ok()?);
     let (start, mut said) = (Instant::now(), Vec::new());
     let mut from = File::from(from);
     let mut part = [0; 4096];
     loop {
-        let left = limit.checked_sub(start.elapsed())?;
-        if !readable(from.as_raw_fd(), left) {
-            return None;
-        }
-        match from.read(&mut part).ok()? {
-            0 => return Some(said),
-            count => said.extend(part.get(..count)?),
+        let left = PATIENCE.checked_sub(start.elapsed())?;
+        match readable([from.as_raw_fd(), process.as_raw_fd()], left) {
+            [true, _] => match from.read(&mut part).ok()? {
+                0 => return Some(said),
+                count => said.extend(part.get(..count)?),
+            },
+            [false, true] => return Some(said),
+            [false, false] => {}
         }
     }
 }
 
-/// Whether there is something to read, or the end of it, within so long.
-pub(crate) fn readable(fd: i32, limit: Duration) -> bool {
-    let mut wanted = libc::pollfd {
+/// Which of two descriptors has something to read, or the end of it, within so long.
+fn readable(fds: [i32; 2], limit: Duration) -> [bool; 2] {
+    let mut wanted = fds.map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
-    };
+    });
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one structure.
-    unsafe { libc::poll(&raw mut wanted, 1, limit) > 0 }
+    // SAFETY: two structures.
+    unsafe { libc::poll(wanted.as_mut_ptr(), 2, limit) };
+    wanted.map(|fd| fd.revents != 0)
 }
 
 /// As `fork`; the child has only this thread.
