@@ -59,9 +59,7 @@ impl Try {
 pub(crate) fn act(mut words: impl Iterator<Item = String>) -> Result<()> {
     let mut next = || words.next().context("act WORLD REPORT orphan|- TRY…");
     let (world, report, orphan) = (PathBuf::from(next()?), PathBuf::from(next()?), next()?);
-    let tries: Vec<Try> = words
-        .map(|word| Try::parse(&word))
-        .collect::<Result<_>>()?;
+    let tries: Vec<Try> = words.map(|word| Try::parse(&word)).collect::<Result<_>>()?;
     let world: World = serde_json::from_reader(File::open(world)?)?;
     let mut report = OpenOptions::new().append(true).open(report)?;
     let mut attacker = Attacker::new(Way::Native, world);

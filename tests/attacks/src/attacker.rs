@@ -203,7 +203,9 @@ impl Attacker {
         const DONTWAIT: u64 = 0x40;
         let arguments = [socket, self.room, ROOM as u64, DONTWAIT, 0, 0];
         let count = sys::native(libc::SYS_recvfrom, arguments)?;
-        Ok(self.memory.read(self.room, usize::try_from(count).unwrap_or(0)))
+        Ok(self
+            .memory
+            .read(self.room, usize::try_from(count).unwrap_or(0)))
     }
 
     /// The same, by another way to receive.
@@ -215,7 +217,10 @@ impl Attacker {
         let (start, first) = (Instant::now(), passed());
         let mut heard = 0;
         loop {
-            let enough = passed().iter().zip(first).all(|(now, then)| now - then >= PASSING);
+            let enough = passed()
+                .iter()
+                .zip(first)
+                .all(|(now, then)| now - then >= PASSING);
             // What has passed by now is there to be read now.
             loop {
                 match receive(self) {

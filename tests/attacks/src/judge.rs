@@ -159,8 +159,10 @@ mod tests {
 
     #[test]
     fn rows_pass_only_if_the_attack_works_by_itself() {
-        let plain = row("T", "", Layer::Seccomp, Must::Errno(libc::EPERM), |_| Err(0))
-            .absent(&[libc::ENOSYS]);
+        let plain = row("T", "", Layer::Seccomp, Must::Errno(libc::EPERM), |_| {
+            Err(0)
+        })
+        .absent(&[libc::ENOSYS]);
         let won = || Seen::Won("it".into());
         let (eperm, enosys) = (|| Seen::Errno(libc::EPERM), || Seen::Errno(libc::ENOSYS));
         let native = Way::Native;
@@ -184,7 +186,10 @@ mod tests {
         let native = Way::Native;
         assert_eq!(check(&needy, native, heard(5), heard(5), &[]), "residual");
         assert_eq!(check(&needy, native, heard(5), heard(0), &[]), "passed");
-        assert_eq!(check(&needy, native, heard(5), heard(5), &["BPF LSM"]), "failed");
+        assert_eq!(
+            check(&needy, native, heard(5), heard(5), &["BPF LSM"]),
+            "failed"
+        );
         let stated = row("T", "", Layer::User, Must::Residual("so"), |_| Err(0));
         let won = || Seen::Won("it".into());
         assert_eq!(check(&stated, native, won(), won(), &[]), "residual");

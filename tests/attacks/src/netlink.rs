@@ -158,7 +158,10 @@ pub(crate) fn address(memory: &mut Memory, index: u32, address: [u8; 4], prefix:
 pub(crate) fn clsact(memory: &mut Memory, index: u32) -> Answer {
     const TCA_KIND: u16 = 1;
     let words = [0, index, 0xffff_0000, 0xffff_fff1, 0];
-    let body: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    let body: Vec<u8> = words
+        .iter()
+        .flat_map(|word: &u32| word.to_ne_bytes())
+        .collect();
     let body = [body, name(TCA_KIND, "clsact")].concat();
     ask(memory, NEWQDISC, true, &body)
 }

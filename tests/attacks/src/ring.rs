@@ -49,7 +49,9 @@ fn map(ring: u64, offset: u64) -> Result<*mut u8, i32> {
     const SHARED: u64 = 1;
     let arguments = [0, SIZE as u64, 3, SHARED, ring, offset];
     let at = native(libc::SYS_mmap, arguments)?;
-    Ok(ptr::with_exposed_provenance_mut(usize::try_from(at).unwrap_or(0)))
+    Ok(ptr::with_exposed_provenance_mut(
+        usize::try_from(at).unwrap_or(0),
+    ))
 }
 
 fn write(ring: *mut u8, at: usize, value: u32) {

@@ -1,9 +1,6 @@
 //! All rows.
 
-use crate::{
-    families::FAMILIES,
-    row::Row,
-};
+use crate::{families::FAMILIES, row::Row};
 
 /// In the order of the families.
 pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {

@@ -19,46 +19,128 @@ const ROOTS_FILES: Must =
 const HERE: Setting = Setting::Granted("");
 /// With BPF LSM the call is refused; with the egress program the frame is.
 const NOT_SENT: Must = Must::OneOf(&[EPERM, ENOBUFS]);
-const TWO_WAY: &str = "a packet socket is two-way; its frames carry a mark that a firewall can drop";
+const TWO_WAY: &str =
+    "a packet socket is two-way; its frames carry a mark that a firewall can drop";
 
 pub(crate) const ROWS: &[Row] = &[
     row("F1", "kill the agent", Layer::Landlock, REFUSED, kill)
         .every_way()
-        .needs(&["Landlock"], "before Linux 6.12 user id 0 can signal the agent"),
-    row("F1b", "stop the agent", Layer::Landlock, REFUSED, stop)
-        .needs(&["Landlock"], "before Linux 6.12 user id 0 can signal the agent"),
-    row("F1c", "a limit that kills the agent", Layer::Seccomp, REFUSED, limit).every_way(),
-    row("F1d", "read the agent's memory", Layer::Landlock, CLOSED, memory),
-    row("F1e", "look at the agent's descriptors, its listener among them", Layer::Landlock, CLOSED, descriptors),
-    row("F1f", "take the agent's descriptors", Layer::Seccomp, REFUSED, take_descriptor).every_way(),
-    row("F1g", "starve the agent (SCHED_IDLE)", Layer::Powerless, REFUSED, starve).every_way(),
-    row("F2", "once the agent has died: socket(AF_PACKET)", Layer::Seccomp, Must::Errno(ENOSYS), orphaned_socket)
-        .within(Setting::Orphaned),
-    row("F3", "300 sockets of one session", Layer::Broker, Must::Errno(EMFILE), many_sockets)
-        .within(Setting::Granted("--bytes 1GiB")),
-    row("F4", "inject frames: sendto", Layer::Egress, NOT_SENT, send_to)
-        .within(HERE)
-        .needs(&["injection drop", "BPF LSM"], TWO_WAY),
-    row("F4b", "inject frames: write", Layer::Egress, NOT_SENT, write)
-        .within(HERE)
-        .needs(&["injection drop", "BPF LSM"], TWO_WAY),
-    row("F4c", "inject frames: sendmmsg", Layer::Egress, NOT_SENT, send_many)
-        .within(HERE)
-        .needs(&["injection drop", "BPF LSM"], TWO_WAY),
-    row("F5", "join an intrusion detector's PACKET_FANOUT group", Layer::Seccomp, REFUSED, loosen::join_group)
-        .every_way()
-        .within(HERE),
+        .needs(
+            &["Landlock"],
+            "before Linux 6.12 user id 0 can signal the agent",
+        ),
+    row("F1b", "stop the agent", Layer::Landlock, REFUSED, stop).needs(
+        &["Landlock"],
+        "before Linux 6.12 user id 0 can signal the agent",
+    ),
+    row(
+        "F1c",
+        "a limit that kills the agent",
+        Layer::Seccomp,
+        REFUSED,
+        limit,
+    )
+    .every_way(),
+    row(
+        "F1d",
+        "read the agent's memory",
+        Layer::Landlock,
+        CLOSED,
+        memory,
+    ),
+    row(
+        "F1e",
+        "look at the agent's descriptors, its listener among them",
+        Layer::Landlock,
+        CLOSED,
+        descriptors,
+    ),
+    row(
+        "F1f",
+        "take the agent's descriptors",
+        Layer::Seccomp,
+        REFUSED,
+        take_descriptor,
+    )
+    .every_way(),
+    row(
+        "F1g",
+        "starve the agent (SCHED_IDLE)",
+        Layer::Powerless,
+        REFUSED,
+        starve,
+    )
+    .every_way(),
+    row(
+        "F2",
+        "once the agent has died: socket(AF_PACKET)",
+        Layer::Seccomp,
+        Must::Errno(ENOSYS),
+        orphaned_socket,
+    )
+    .within(Setting::Orphaned),
+    row(
+        "F3",
+        "300 sockets of one session",
+        Layer::Broker,
+        Must::Errno(EMFILE),
+        many_sockets,
+    )
+    .within(Setting::Granted("--bytes 1GiB")),
+    row(
+        "F4",
+        "inject frames: sendto",
+        Layer::Egress,
+        NOT_SENT,
+        send_to,
+    )
+    .within(HERE)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4b",
+        "inject frames: write",
+        Layer::Egress,
+        NOT_SENT,
+        write,
+    )
+    .within(HERE)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4c",
+        "inject frames: sendmmsg",
+        Layer::Egress,
+        NOT_SENT,
+        send_many,
+    )
+    .within(HERE)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F5",
+        "join an intrusion detector's PACKET_FANOUT group",
+        Layer::Seccomp,
+        REFUSED,
+        loosen::join_group,
+    )
+    .every_way()
+    .within(HERE),
     row("F8", "write to the audit log", Layer::User, CLOSED, audit).root(ROOTS_FILES),
 ];
 
 /// The agent; without capwarden, a victim of each attack's own.
 fn target(a: &Attacker, which: usize) -> u64 {
-    let pid = if a.world.governed { a.agent } else { victim(a, which) };
+    let pid = if a.world.governed {
+        a.agent
+    } else {
+        victim(a, which)
+    };
     pid.into()
 }
 
 fn kill(a: &mut Attacker) -> Outcome {
-    a.attack(number::KILL, [target(a, 5), word(libc::SIGKILL), 0, 0, 0, 0])?;
+    a.attack(
+        number::KILL,
+        [target(a, 5), word(libc::SIGKILL), 0, 0, 0, 0],
+    )?;
     Seen::won("it is dead")
 }
 
@@ -94,7 +176,10 @@ fn memory(a: &mut Attacker) -> Outcome {
     let memory = File::open(path).map_err(|error| errno(&error))?;
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", standing(a)));
     let maps = maps.map_err(|error| errno(&error))?;
-    let start = maps.split('-').next().and_then(|start| u64::from_str_radix(start, 16).ok());
+    let start = maps
+        .split('-')
+        .next()
+        .and_then(|start| u64::from_str_radix(start, 16).ok());
     let read = memory.read_exact_at(&mut [0; 16], start.unwrap_or(0));
     read.map_err(|error| errno(&error))?;
     Seen::won("its memory")
@@ -119,8 +204,14 @@ fn take_descriptor(a: &mut Attacker) -> Outcome {
 fn starve(a: &mut Attacker) -> Outcome {
     const IDLE: u64 = 5;
     let none = a.memory.zeros(4);
-    a.attack(number::SCHED_SETSCHEDULER, [standing(a).into(), IDLE, none, 0, 0, 0])?;
-    let _ = a.call(number::SCHED_SETSCHEDULER, [standing(a).into(), 0, none, 0, 0, 0]);
+    a.attack(
+        number::SCHED_SETSCHEDULER,
+        [standing(a).into(), IDLE, none, 0, 0, 0],
+    )?;
+    let _ = a.call(
+        number::SCHED_SETSCHEDULER,
+        [standing(a).into(), 0, none, 0, 0, 0],
+    );
     Seen::won("it waits for everybody")
 }
 
@@ -165,21 +256,32 @@ fn inject(a: &mut Attacker, send: impl Fn(&mut Attacker, u64) -> Answer) -> Outc
 
 fn send_to(a: &mut Attacker) -> Outcome {
     let (frame, address) = (frame(a), a.packet_address(CW0));
-    inject(a, |a, socket| a.call(number::SENDTO, [socket, frame, 60, 0, address, 20]))
+    inject(a, |a, socket| {
+        a.call(number::SENDTO, [socket, frame, 60, 0, address, 20])
+    })
 }
 
 fn write(a: &mut Attacker) -> Outcome {
     let frame = frame(a);
-    inject(a, |_, socket| native(libc::SYS_write, [socket, frame, 60, 0, 0, 0]))
+    inject(a, |_, socket| {
+        native(libc::SYS_write, [socket, frame, 60, 0, 0, 0])
+    })
 }
 
 fn send_many(a: &mut Attacker) -> Outcome {
     let frame = frame(a);
-    let piece = a.memory.put(&[frame.to_ne_bytes(), 60_u64.to_ne_bytes()].concat());
+    let piece = a
+        .memory
+        .put(&[frame.to_ne_bytes(), 60_u64.to_ne_bytes()].concat());
     let words = [0, 0, piece, 1, 0, 0, 0, 0];
-    let words: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
+    let words: Vec<u8> = words
+        .iter()
+        .flat_map(|word: &u64| word.to_ne_bytes())
+        .collect();
     let messages = a.memory.put(&words);
-    inject(a, |_, socket| native(libc::SYS_sendmmsg, [socket, messages, 1, 0, 0, 0]))
+    inject(a, |_, socket| {
+        native(libc::SYS_sendmmsg, [socket, messages, 1, 0, 0, 0])
+    })
 }
 
 fn audit(a: &mut Attacker) -> Outcome {

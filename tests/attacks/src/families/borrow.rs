@@ -32,58 +32,190 @@ const OF_ONE_USER: &str = "without Landlock processes of one user can look into 
 const SIGNALS: &str = "before Linux 6.12 a server can signal processes of its user";
 
 pub(crate) const ROWS: &[Row] = &[
-    row("D1", "a packet socket from a process outside (SCM_RIGHTS)", Layer::Lsm, Must::Nothing, from_outside)
+    row(
+        "D1",
+        "a packet socket from a process outside (SCM_RIGHTS)",
+        Layer::Lsm,
+        Must::Nothing,
+        from_outside,
+    )
+    .anyone()
+    .needs(
+        &["BPF LSM"],
+        "what a process outside passes in is collusion, which takes one that may capture",
+    ),
+    row(
+        "D1b",
+        "the same through an abstract Unix socket",
+        Layer::Landlock,
+        REFUSED,
+        from_outside_abstract,
+    )
+    .anyone()
+    .needs(
+        &["Landlock"],
+        "before Linux 6.12 abstract sockets are everybody's; what comes is collusion",
+    ),
+    row(
+        "D2",
+        "pidfd_getfd: another's packet socket",
+        Layer::Seccomp,
+        REFUSED,
+        take_descriptor,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "D2b",
+        "look at another's descriptor through /proc",
+        Layer::Landlock,
+        CLOSED,
+        proc_descriptor,
+    )
+    .anyone()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D4",
+        "ptrace another process",
+        Layer::Seccomp,
+        REFUSED,
+        trace,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "D5",
+        "process_vm_readv",
+        Layer::Seccomp,
+        REFUSED,
+        read_memory,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "D5b",
+        "process_vm_writev",
+        Layer::Seccomp,
+        REFUSED,
+        write_memory,
+    )
+    .anyone()
+    .every_way(),
+    row("D5c", "/proc/PID/mem", Layer::Landlock, CLOSED, proc_memory)
         .anyone()
-        .needs(&["BPF LSM"], "what a process outside passes in is collusion, which takes one that may capture"),
-    row("D1b", "the same through an abstract Unix socket", Layer::Landlock, REFUSED, from_outside_abstract)
-        .anyone()
-        .needs(&["Landlock"], "before Linux 6.12 abstract sockets are everybody's; what comes is collusion"),
-    row("D2", "pidfd_getfd: another's packet socket", Layer::Seccomp, REFUSED, take_descriptor)
-        .anyone()
-        .every_way(),
-    row("D2b", "look at another's descriptor through /proc", Layer::Landlock, CLOSED, proc_descriptor).anyone().needs(&[DOMAIN], OF_ONE_USER),
-    row("D4", "ptrace another process", Layer::Seccomp, REFUSED, trace).anyone().every_way(),
-    row("D5", "process_vm_readv", Layer::Seccomp, REFUSED, read_memory).anyone().every_way(),
-    row("D5b", "process_vm_writev", Layer::Seccomp, REFUSED, write_memory).anyone().every_way(),
-    row("D5c", "/proc/PID/mem", Layer::Landlock, CLOSED, proc_memory).anyone().needs(&[DOMAIN], OF_ONE_USER),
-    row("D5d", "/proc/PID/environ", Layer::Landlock, CLOSED, proc_environment).anyone().needs(&[DOMAIN], OF_ONE_USER),
-    row("D5e", "/proc/PID/root, to see its mounts", Layer::Landlock, CLOSED, proc_root).anyone().needs(&[DOMAIN], OF_ONE_USER),
-    row("D5f", "/proc/PID/ns/net", Layer::Landlock, CLOSED, proc_namespace).anyone().needs(&[DOMAIN], OF_ONE_USER),
-    row("D6", "kcmp: which descriptors are one file", Layer::Landlock, REFUSED, compare)
-        .anyone()
-        .absent(&[ENOSYS])
-        .every_way()
         .needs(&[DOMAIN], OF_ONE_USER),
-    row("D6b", "process_madvise: throw its memory out", Layer::Landlock, Must::OneOf(&[EPERM, EACCES, ESRCH]), advise)
-        .absent(&[ENOSYS, EINVAL]),
-    row("D7", "kill a process of the same user", Layer::Landlock, REFUSED, kill)
-        .anyone()
-        .every_way()
-        .needs(&["Landlock"], SIGNALS),
-    row("D7b", "the same through a pidfd", Layer::Landlock, REFUSED, kill_pidfd)
-        .anyone()
-        .every_way()
-        .needs(&["Landlock"], SIGNALS),
-    row("D7c", "the same as owner of a socket (F_SETOWN, F_SETSIG)", Layer::Landlock, Must::Nothing, kill_by_socket)
-        .anyone()
-        .needs(&["Landlock"], SIGNALS),
-    row("D7d", "the same by a limit (prlimit64)", Layer::Seccomp, REFUSED, kill_by_limit)
-        .anyone()
-        .every_way(),
-    row("D8", "the operator's key in the session keyring", Layer::Launch, Must::Errno(ENOKEY), session_key)
-        .anyone()
-        .absent(&[ENOSYS]),
+    row(
+        "D5d",
+        "/proc/PID/environ",
+        Layer::Landlock,
+        CLOSED,
+        proc_environment,
+    )
+    .anyone()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D5e",
+        "/proc/PID/root, to see its mounts",
+        Layer::Landlock,
+        CLOSED,
+        proc_root,
+    )
+    .anyone()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D5f",
+        "/proc/PID/ns/net",
+        Layer::Landlock,
+        CLOSED,
+        proc_namespace,
+    )
+    .anyone()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D6",
+        "kcmp: which descriptors are one file",
+        Layer::Landlock,
+        REFUSED,
+        compare,
+    )
+    .anyone()
+    .absent(&[ENOSYS])
+    .every_way()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D6b",
+        "process_madvise: throw its memory out",
+        Layer::Landlock,
+        Must::OneOf(&[EPERM, EACCES, ESRCH]),
+        advise,
+    )
+    .absent(&[ENOSYS, EINVAL]),
+    row(
+        "D7",
+        "kill a process of the same user",
+        Layer::Landlock,
+        REFUSED,
+        kill,
+    )
+    .anyone()
+    .every_way()
+    .needs(&["Landlock"], SIGNALS),
+    row(
+        "D7b",
+        "the same through a pidfd",
+        Layer::Landlock,
+        REFUSED,
+        kill_pidfd,
+    )
+    .anyone()
+    .every_way()
+    .needs(&["Landlock"], SIGNALS),
+    row(
+        "D7c",
+        "the same as owner of a socket (F_SETOWN, F_SETSIG)",
+        Layer::Landlock,
+        Must::Nothing,
+        kill_by_socket,
+    )
+    .anyone()
+    .needs(&["Landlock"], SIGNALS),
+    row(
+        "D7d",
+        "the same by a limit (prlimit64)",
+        Layer::Seccomp,
+        REFUSED,
+        kill_by_limit,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "D8",
+        "the operator's key in the session keyring",
+        Layer::Launch,
+        Must::Errno(ENOKEY),
+        session_key,
+    )
+    .anyone()
+    .absent(&[ENOSYS]),
 ];
 
 /// Receives a descriptor over a Unix socket, and listens on it.
 fn receive(a: &mut Attacker, stream: &UnixStream) -> Outcome {
     let byte = a.memory.zeros(1);
-    let piece = a.memory.put(&[byte.to_ne_bytes(), 1_u64.to_ne_bytes()].concat());
+    let piece = a
+        .memory
+        .put(&[byte.to_ne_bytes(), 1_u64.to_ne_bytes()].concat());
     let control = a.memory.zeros(64);
     let words = [0, 0, piece, 1, control, 64, 0];
-    let words: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
+    let words: Vec<u8> = words
+        .iter()
+        .flat_map(|word: &u64| word.to_ne_bytes())
+        .collect();
     let message = a.memory.put(&words);
-    native(libc::SYS_recvmsg, [word(stream.as_raw_fd()), message, 0, 0, 0, 0])?;
+    native(
+        libc::SYS_recvmsg,
+        [word(stream.as_raw_fd()), message, 0, 0, 0, 0],
+    )?;
     let received = a.memory.read_u32(message + 40);
     if received < 20 {
         return Seen::nothing("the message came without a descriptor");
@@ -133,7 +265,10 @@ fn proc_descriptor(a: &mut Attacker) -> Outcome {
     let number = a.world.bystander.packet_socket;
     let link = std::fs::read_link(of_bystander(a, &format!("fd/{number}")));
     let link = link.map_err(|error| errno(&error))?;
-    Seen::won(format!("that it is a {}", link.display().to_string().replace(char::is_numeric, "")))
+    Seen::won(format!(
+        "that it is a {}",
+        link.display().to_string().replace(char::is_numeric, "")
+    ))
 }
 
 fn trace(a: &mut Attacker) -> Outcome {
@@ -214,7 +349,10 @@ fn proc_namespace(a: &mut Attacker) -> Outcome {
 fn compare(a: &mut Attacker) -> Outcome {
     const FILE: u64 = 0;
     let own = std::process::id().into();
-    let (pid, wanted) = (a.world.bystander.pid.into(), a.world.bystander.packet_socket.into());
+    let (pid, wanted) = (
+        a.world.bystander.pid.into(),
+        a.world.bystander.packet_socket.into(),
+    );
     a.attack(number::KCMP, [own, pid, FILE, 0, wanted, 0])?;
     Seen::won("an order among descriptors")
 }
@@ -223,7 +361,9 @@ fn advise(a: &mut Attacker) -> Outcome {
     const COLD: u64 = 20;
     let pidfd = pidfd(a.world.bystander.pid)?;
     let page = a.world.bystander.secret & !4095;
-    let pages = a.memory.put(&[page.to_ne_bytes(), 4096_u64.to_ne_bytes()].concat());
+    let pages = a
+        .memory
+        .put(&[page.to_ne_bytes(), 4096_u64.to_ne_bytes()].concat());
     native(libc::SYS_process_madvise, [pidfd, pages, 1, COLD, 0, 0])?;
     Seen::won("advice about another's memory")
 }

@@ -7,9 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libc::{
-    EACCES, EBADF, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOEXEC, ENOSYS, EOPNOTSUPP, EPERM,
-};
+use libc::{EACCES, EBADF, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOEXEC, ENOSYS, EOPNOTSUPP, EPERM};
 
 use super::{other_sources::open, word};
 use crate::{
@@ -26,60 +24,180 @@ const ROOTS_FILES: Must =
 const BY_PERMISSION: &str = "daemons of the host are reached by permissions, not by capwarden";
 
 pub(crate) const ROWS: &[Row] = &[
-    row("E1", "into another cgroup", Layer::User, CLOSED, leave_cgroup).root(ROOTS_FILES),
+    row(
+        "E1",
+        "into another cgroup",
+        Layer::User,
+        CLOSED,
+        leave_cgroup,
+    )
+    .root(ROOTS_FILES),
     row("E2", "mount", Layer::Seccomp, REFUSED, mount).every_way(),
     row("E2b", "umount2", Layer::Seccomp, REFUSED, unmount).every_way(),
     row("E2c", "pivot_root", Layer::Seccomp, REFUSED, pivot_root).every_way(),
-    row("E2d", "open_tree: a copy of mounts", Layer::Seccomp, REFUSED, open_tree).every_way(),
+    row(
+        "E2d",
+        "open_tree: a copy of mounts",
+        Layer::Seccomp,
+        REFUSED,
+        open_tree,
+    )
+    .every_way(),
     row("E2e", "move_mount", Layer::Seccomp, REFUSED, move_mount).every_way(),
     row("E2f", "fsopen", Layer::Seccomp, REFUSED, fsopen).every_way(),
     row("E2g", "fsmount", Layer::Seccomp, REFUSED, fsmount).every_way(),
     row("E2h", "fspick", Layer::Seccomp, REFUSED, fspick).every_way(),
-    row("E2i", "mount_setattr", Layer::Seccomp, REFUSED, mount_setattr).every_way(),
+    row(
+        "E2i",
+        "mount_setattr",
+        Layer::Seccomp,
+        REFUSED,
+        mount_setattr,
+    )
+    .every_way(),
     row("E2j", "chroot", Layer::Powerless, REFUSED, chroot).every_way(),
-    row("E2k", "open_by_handle_at: files past directories", Layer::Seccomp, REFUSED, by_handle)
-        .absent(&[EOPNOTSUPP])
-        .every_way(),
-    row("E3", "ask the container engine (docker.sock)", Layer::Mounts, Must::OneOf(&[ENOENT, EACCES]), docker)
-        .needs(&["private mounts"], BY_PERMISSION),
-    row("E3b", "ask systemd over D-Bus", Layer::Mounts, Must::OneOf(&[ENOENT, EACCES]), dbus)
-        .anyone()
-        .needs(&["private mounts"], BY_PERMISSION),
+    row(
+        "E2k",
+        "open_by_handle_at: files past directories",
+        Layer::Seccomp,
+        REFUSED,
+        by_handle,
+    )
+    .absent(&[EOPNOTSUPP])
+    .every_way(),
+    row(
+        "E3",
+        "ask the container engine (docker.sock)",
+        Layer::Mounts,
+        Must::OneOf(&[ENOENT, EACCES]),
+        docker,
+    )
+    .needs(&["private mounts"], BY_PERMISSION),
+    row(
+        "E3b",
+        "ask systemd over D-Bus",
+        Layer::Mounts,
+        Must::OneOf(&[ENOENT, EACCES]),
+        dbus,
+    )
+    .anyone()
+    .needs(&["private mounts"], BY_PERMISSION),
     row("E3c", "leave something for cron", Layer::User, CLOSED, cron)
         .root(ROOTS_FILES)
         .absent(&[ENOENT, EOPNOTSUPP]),
-    row("E5", "init_module", Layer::Seccomp, REFUSED, init_module).absent(&[ENOSYS]).every_way(),
-    row("E5b", "finit_module", Layer::Seccomp, REFUSED, finit_module).absent(&[ENOSYS]).every_way(),
-    row("E5c", "delete_module", Layer::Seccomp, REFUSED, delete_module).absent(&[ENOSYS]).every_way(),
-    row("E5d", "kexec_load", Layer::Seccomp, REFUSED, kexec).absent(&[ENOSYS]).every_way(),
-    row("E5e", "core_pattern: a program that root runs", Layer::User, CLOSED, core_pattern)
-        .root(ROOTS_FILES)
-        .absent(&[ENOENT]),
-    row("E5f", "swapon", Layer::Powerless, REFUSED, swapon).absent(&[ENOSYS]).every_way(),
-    row("E5g", "set the clock that deadlines go by", Layer::Powerless, REFUSED, set_clock),
-    row("E5h", "iopl: the processor's ports", Layer::Powerless, REFUSED, iopl).absent(&[ENOSYS]),
-    row("E6", "capset: take CAP_NET_RAW back", Layer::Powerless, REFUSED, capset).every_way(),
-    row("E6b", "PR_CAP_AMBIENT_RAISE", Layer::Powerless, REFUSED, ambient).every_way(),
-    row("E6c", "root executes a program, to be given all capabilities", Layer::Powerless, Must::Nothing, execute_as_root),
-    row("E6d", "setresuid(0)", Layer::Powerless, REFUSED, become_root)
-        .root(Must::Residual("--user root is user id 0 already")),
-    row("E7", "TIOCSTI: type into the operator's terminal", Layer::Seccomp, REFUSED, type_in)
-        .absent(&[EIO, ENODEV, ENOENT])
+    row("E5", "init_module", Layer::Seccomp, REFUSED, init_module)
+        .absent(&[ENOSYS])
         .every_way(),
-    row("E7b", "TCXONC: stop a terminal that the agent writes to", Layer::Seccomp, REFUSED, stop_terminal)
-        .absent(&[ENODEV, ENOENT])
-        .anyone()
+    row("E5b", "finit_module", Layer::Seccomp, REFUSED, finit_module)
+        .absent(&[ENOSYS])
         .every_way(),
-    row("E8", "CLONE_PARENT: a child of the agent's", Layer::Seccomp, REFUSED, clone_parent)
-        .anyone()
+    row(
+        "E5c",
+        "delete_module",
+        Layer::Seccomp,
+        REFUSED,
+        delete_module,
+    )
+    .absent(&[ENOSYS])
+    .every_way(),
+    row("E5d", "kexec_load", Layer::Seccomp, REFUSED, kexec)
+        .absent(&[ENOSYS])
         .every_way(),
+    row(
+        "E5e",
+        "core_pattern: a program that root runs",
+        Layer::User,
+        CLOSED,
+        core_pattern,
+    )
+    .root(ROOTS_FILES)
+    .absent(&[ENOENT]),
+    row("E5f", "swapon", Layer::Powerless, REFUSED, swapon)
+        .absent(&[ENOSYS])
+        .every_way(),
+    row(
+        "E5g",
+        "set the clock that deadlines go by",
+        Layer::Powerless,
+        REFUSED,
+        set_clock,
+    ),
+    row(
+        "E5h",
+        "iopl: the processor's ports",
+        Layer::Powerless,
+        REFUSED,
+        iopl,
+    )
+    .absent(&[ENOSYS]),
+    row(
+        "E6",
+        "capset: take CAP_NET_RAW back",
+        Layer::Powerless,
+        REFUSED,
+        capset,
+    )
+    .every_way(),
+    row(
+        "E6b",
+        "PR_CAP_AMBIENT_RAISE",
+        Layer::Powerless,
+        REFUSED,
+        ambient,
+    )
+    .every_way(),
+    row(
+        "E6c",
+        "root executes a program, to be given all capabilities",
+        Layer::Powerless,
+        Must::Nothing,
+        execute_as_root,
+    ),
+    row(
+        "E6d",
+        "setresuid(0)",
+        Layer::Powerless,
+        REFUSED,
+        become_root,
+    )
+    .root(Must::Residual("--user root is user id 0 already")),
+    row(
+        "E7",
+        "TIOCSTI: type into the operator's terminal",
+        Layer::Seccomp,
+        REFUSED,
+        type_in,
+    )
+    .absent(&[EIO, ENODEV, ENOENT])
+    .every_way(),
+    row(
+        "E7b",
+        "TCXONC: stop a terminal that the agent writes to",
+        Layer::Seccomp,
+        REFUSED,
+        stop_terminal,
+    )
+    .absent(&[ENODEV, ENOENT])
+    .anyone()
+    .every_way(),
+    row(
+        "E8",
+        "CLONE_PARENT: a child of the agent's",
+        Layer::Seccomp,
+        REFUSED,
+        clone_parent,
+    )
+    .anyone()
+    .every_way(),
 ];
 
 fn leave_cgroup(a: &mut Attacker) -> Outcome {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|_| ENOENT)?;
     let mount = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4))?
+        after
+            .starts_with("cgroup2 ")
+            .then(|| before.split(' ').nth(4))?
     });
     let processes = PathBuf::from(mount.ok_or(ENOENT)?).join("cgroup.procs");
     let file = open(a, &processes, libc::O_WRONLY)?;
@@ -102,7 +220,11 @@ const PLACE: &CStr = c"/run/attacks/mounted";
 const HERE: i32 = libc::AT_FDCWD;
 
 fn mount(a: &mut Attacker) -> Outcome {
-    let (what, at, kind) = (a.memory.text(c"mine"), a.memory.text(PLACE), a.memory.text(c"tmpfs"));
+    let (what, at, kind) = (
+        a.memory.text(c"mine"),
+        a.memory.text(PLACE),
+        a.memory.text(c"tmpfs"),
+    );
     a.attack(number::MOUNT, [what, at, kind, 0, 0, 0])?;
     native(libc::SYS_umount2, [at, 2, 0, 0, 0, 0])?;
     Seen::won("a file system of its own")
@@ -116,7 +238,10 @@ fn unmount(a: &mut Attacker) -> Outcome {
 
 fn pivot_root(a: &mut Attacker) -> Outcome {
     let at = a.memory.text(PLACE);
-    past(a.attack(number::PIVOT_ROOT, [at, at, 0, 0, 0, 0]), &[EINVAL, EBUSY])
+    past(
+        a.attack(number::PIVOT_ROOT, [at, at, 0, 0, 0, 0]),
+        &[EINVAL, EBUSY],
+    )
 }
 
 fn open_tree(a: &mut Attacker) -> Outcome {
@@ -128,7 +253,10 @@ fn open_tree(a: &mut Attacker) -> Outcome {
 
 fn move_mount(a: &mut Attacker) -> Outcome {
     let at = a.memory.text(PLACE);
-    past(a.attack(number::MOVE_MOUNT, [word(HERE), at, word(HERE), at, 0, 0]), &[EINVAL])
+    past(
+        a.attack(number::MOVE_MOUNT, [word(HERE), at, word(HERE), at, 0, 0]),
+        &[EINVAL],
+    )
 }
 
 fn fsopen(a: &mut Attacker) -> Outcome {
@@ -138,7 +266,10 @@ fn fsopen(a: &mut Attacker) -> Outcome {
 }
 
 fn fsmount(a: &mut Attacker) -> Outcome {
-    past(a.attack(number::FSMOUNT, [0, 0, 0, 0, 0, 0]), &[EINVAL, EBADF])
+    past(
+        a.attack(number::FSMOUNT, [0, 0, 0, 0, 0, 0]),
+        &[EINVAL, EBADF],
+    )
 }
 
 fn fspick(a: &mut Attacker) -> Outcome {
@@ -151,7 +282,13 @@ fn mount_setattr(a: &mut Attacker) -> Outcome {
     let at = a.memory.text(PLACE);
     let attributes = a.memory.put(&[8, 0, 0, 0, 0, 0, 0, 0]);
     a.memory.zeros(32);
-    past(a.attack(number::MOUNT_SETATTR, [word(HERE), at, 0, attributes, 32, 0]), &[EINVAL])
+    past(
+        a.attack(
+            number::MOUNT_SETATTR,
+            [word(HERE), at, 0, attributes, 32, 0],
+        ),
+        &[EINVAL],
+    )
 }
 
 fn chroot(a: &mut Attacker) -> Outcome {
@@ -165,7 +302,10 @@ fn by_handle(a: &mut Attacker) -> Outcome {
     let mut handle = 128_u32.to_ne_bytes().to_vec();
     handle.resize(8 + 128, 0);
     let (handle, mount) = (a.memory.put(&handle), a.memory.zeros(8));
-    native(libc::SYS_name_to_handle_at, [word(HERE), path, handle, mount, 0, 0])?;
+    native(
+        libc::SYS_name_to_handle_at,
+        [word(HERE), path, handle, mount, 0, 0],
+    )?;
     let run = a.memory.text(c"/run");
     let run = native(libc::SYS_openat, [word(HERE), run, 0, 0, 0, 0])?;
     a.attack(number::OPEN_BY_HANDLE_AT, [run, handle, 0, 0, 0, 0])?;
@@ -195,34 +335,54 @@ fn dbus(_: &mut Attacker) -> Outcome {
 
 fn cron(a: &mut Attacker) -> Outcome {
     // A file without a name, which vanishes by itself.
-    open(a, Path::new("/etc/cron.d"), libc::O_TMPFILE | libc::O_WRONLY)?;
+    open(
+        a,
+        Path::new("/etc/cron.d"),
+        libc::O_TMPFILE | libc::O_WRONLY,
+    )?;
     Seen::won("it may write there")
 }
 
 fn init_module(a: &mut Attacker) -> Outcome {
     let image = a.memory.put(&[0; 64]);
     let none = a.memory.text(c"");
-    past(a.attack(number::INIT_MODULE, [image, 64, none, 0, 0, 0]), &[ENOEXEC])
+    past(
+        a.attack(number::INIT_MODULE, [image, 64, none, 0, 0, 0]),
+        &[ENOEXEC],
+    )
 }
 
 fn finit_module(a: &mut Attacker) -> Outcome {
     let none = a.memory.text(c"");
-    past(a.attack(number::FINIT_MODULE, [u64::MAX, none, 0, 0, 0, 0]), &[EBADF])
+    past(
+        a.attack(number::FINIT_MODULE, [u64::MAX, none, 0, 0, 0, 0]),
+        &[EBADF],
+    )
 }
 
 fn delete_module(a: &mut Attacker) -> Outcome {
     let name = a.memory.text(c"no_such_module");
-    past(a.attack(number::DELETE_MODULE, [name, 0o4000, 0, 0, 0, 0]), &[ENOENT])
+    past(
+        a.attack(number::DELETE_MODULE, [name, 0o4000, 0, 0, 0, 0]),
+        &[ENOENT],
+    )
 }
 
 fn kexec(a: &mut Attacker) -> Outcome {
     const NO_SUCH_FLAG: u64 = 0x8000;
-    past(a.attack(number::KEXEC_LOAD, [0, 0, 0, NO_SUCH_FLAG, 0, 0]), &[EINVAL])
+    past(
+        a.attack(number::KEXEC_LOAD, [0, 0, 0, NO_SUCH_FLAG, 0, 0]),
+        &[EINVAL],
+    )
 }
 
 fn core_pattern(a: &mut Attacker) -> Outcome {
     // Opened, and not written to.
-    open(a, Path::new("/proc/sys/kernel/core_pattern"), libc::O_WRONLY)?;
+    open(
+        a,
+        Path::new("/proc/sys/kernel/core_pattern"),
+        libc::O_WRONLY,
+    )?;
     Seen::won("it may write there")
 }
 
@@ -271,7 +431,9 @@ fn ambient(a: &mut Attacker) -> Outcome {
     if !a.world.governed {
         // It must be inheritable.
         let (header, _) = set_capabilities(a, 0);
-        let data = [NET_RAW, NET_RAW, NET_RAW, 0, 0, 0].map(u32::to_ne_bytes).concat();
+        let data = [NET_RAW, NET_RAW, NET_RAW, 0, 0, 0]
+            .map(u32::to_ne_bytes)
+            .concat();
         let data = a.memory.put(&data);
         a.call(number::CAPSET, [header, data, 0, 0, 0, 0])?;
     }
@@ -283,8 +445,13 @@ fn ambient(a: &mut Attacker) -> Outcome {
 fn execute_as_root(a: &mut Attacker) -> Outcome {
     let (header, data) = set_capabilities(a, 0);
     a.call(number::CAPSET, [header, data, 0, 0, 0, 0])?;
-    let status = std::process::Command::new("/proc/self/exe").arg("powers").status();
-    match status.map_err(|error| error.raw_os_error().unwrap_or(EIO))?.code() {
+    let status = std::process::Command::new("/proc/self/exe")
+        .arg("powers")
+        .status();
+    match status
+        .map_err(|error| error.raw_os_error().unwrap_or(EIO))?
+        .code()
+    {
         Some(0) => Seen::won("capabilities"),
         Some(1) => Seen::nothing("it has no capability"),
         status => Seen::broken(format!("it exits with {status:?}")),

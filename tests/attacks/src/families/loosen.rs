@@ -26,65 +26,298 @@ const HERE: Setting = Setting::Granted("");
 const STILL: Setting = Setting::Orphaned;
 
 pub(crate) const ROWS: &[Row] = &[
-    row("B1", "SO_DETACH_FILTER", Layer::Broker, Must::Errno(ENOENT), detach)
+    row(
+        "B1",
+        "SO_DETACH_FILTER",
+        Layer::Broker,
+        Must::Errno(ENOENT),
+        detach,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B1b",
+        "a filter of one's own on, then off",
+        Layer::Broker,
+        NONE,
+        attach_detach,
+    )
+    .within(HERE),
+    row(
+        "B2",
+        "SO_ATTACH_FILTER: a filter that takes all",
+        Layer::Guard,
+        NONE,
+        attach_all,
+    )
+    .within(HERE),
+    row(
+        "B2b",
+        "the same by int 0x80",
+        Layer::Seccomp,
+        NONE,
+        attach_foreign,
+    )
+    .i386_only()
+    .within(HERE),
+    row("B3", "SO_ATTACH_BPF", Layer::Lock, REFUSED, attach_bpf)
         .every_way()
         .within(HERE),
-    row("B1b", "a filter of one's own on, then off", Layer::Broker, NONE, attach_detach).within(HERE),
-    row("B2", "SO_ATTACH_FILTER: a filter that takes all", Layer::Guard, NONE, attach_all).within(HERE),
-    row("B2b", "the same by int 0x80", Layer::Seccomp, NONE, attach_foreign).i386_only().within(HERE),
-    row("B3", "SO_ATTACH_BPF", Layer::Lock, REFUSED, attach_bpf).every_way().within(HERE),
-    row("B3b", "SO_LOCK_FILTER off, then SO_DETACH_FILTER", Layer::Lock, REFUSED, unlock)
+    row(
+        "B3b",
+        "SO_LOCK_FILTER off, then SO_DETACH_FILTER",
+        Layer::Lock,
+        REFUSED,
+        unlock,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B5",
+        "bind to an interface that was not granted",
+        Layer::Broker,
+        REFUSED,
+        rebind,
+    )
+    .within(HERE),
+    row(
+        "B5b",
+        "the same with a longer address, past the broker",
+        Layer::Guard,
+        NONE,
+        rebind_longer,
+    )
+    .within(HERE),
+    row(
+        "B5c",
+        "bind to all interfaces",
+        Layer::Guard,
+        NONE,
+        rebind_any,
+    )
+    .within(HERE),
+    row(
+        "B5d",
+        "bind to an address that changes while the agent reads it",
+        Layer::Guard,
+        NONE,
+        rebind_race,
+    )
+    .within(HERE),
+    row(
+        "B6",
+        "promiscuous mode on an interface that was not granted",
+        Layer::Guard,
+        NONE,
+        promiscuous,
+    )
+    .within(HERE),
+    row(
+        "B8",
+        "PACKET_COPY_THRESH: whole packets past a snap length",
+        Layer::Seccomp,
+        REFUSED,
+        copy_threshold,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B8b",
+        "payload by a ring of TPACKET_V1",
+        Layer::Guard,
+        NONE,
+        ring_v1,
+    )
+    .within(HERE),
+    row(
+        "B8c",
+        "payload by a ring of TPACKET_V2",
+        Layer::Guard,
+        NONE,
+        ring_v2,
+    )
+    .within(HERE),
+    row(
+        "B9",
+        "PACKET_VNET_HDR",
+        Layer::Seccomp,
+        REFUSED,
+        packet_option::<15>,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B9b",
+        "PACKET_VNET_HDR_SZ",
+        Layer::Seccomp,
+        REFUSED,
+        header_size,
+    )
+    .absent(&[ENOPROTOOPT])
+    .every_way()
+    .within(HERE),
+    row("B9c", "PACKET_TX_RING", Layer::Seccomp, REFUSED, send_ring)
         .every_way()
         .within(HERE),
-    row("B5", "bind to an interface that was not granted", Layer::Broker, REFUSED, rebind).within(HERE),
-    row("B5b", "the same with a longer address, past the broker", Layer::Guard, NONE, rebind_longer)
-        .within(HERE),
-    row("B5c", "bind to all interfaces", Layer::Guard, NONE, rebind_any).within(HERE),
-    row("B5d", "bind to an address that changes while the agent reads it", Layer::Guard, NONE, rebind_race)
-        .within(HERE),
-    row("B6", "promiscuous mode on an interface that was not granted", Layer::Guard, NONE, promiscuous)
-        .within(HERE),
-    row("B8", "PACKET_COPY_THRESH: whole packets past a snap length", Layer::Seccomp, REFUSED, copy_threshold)
-        .every_way()
-        .within(HERE),
-    row("B8b", "payload by a ring of TPACKET_V1", Layer::Guard, NONE, ring_v1).within(HERE),
-    row("B8c", "payload by a ring of TPACKET_V2", Layer::Guard, NONE, ring_v2).within(HERE),
-    row("B9", "PACKET_VNET_HDR", Layer::Seccomp, REFUSED, packet_option::<15>).every_way().within(HERE),
-    row("B9b", "PACKET_VNET_HDR_SZ", Layer::Seccomp, REFUSED, header_size)
-        .absent(&[ENOPROTOOPT])
-        .every_way()
-        .within(HERE),
-    row("B9c", "PACKET_TX_RING", Layer::Seccomp, REFUSED, send_ring).every_way().within(HERE),
-    row("B9d", "PACKET_LOSS", Layer::Seccomp, REFUSED, packet_option::<14>).every_way().within(HERE),
-    row("B9e", "PACKET_TX_HAS_OFF", Layer::Seccomp, REFUSED, packet_option::<19>).every_way().within(HERE),
-    row("B9f", "PACKET_ORIGDEV", Layer::Seccomp, REFUSED, packet_option::<9>).every_way().within(HERE),
-    row("B9g", "PACKET_QDISC_BYPASS", Layer::Seccomp, REFUSED, packet_option::<20>).every_way().within(HERE),
-    row("B11", "io_uring: setsockopt as a command", Layer::Seccomp, Must::Errno(ENOSYS), by_ring)
-        .absent(&[ENOSYS, EINVAL, EOPNOTSUPP, EPERM])
-        .within(HERE),
-    row("B12", "a cap of 10 packets: forks, duplicates, many sockets", Layer::Guard, Must::Heard(10), share)
-        .within(Setting::Granted("--packets 10")),
-    row("B13", "open an eBPF map by its id", Layer::Seccomp, REFUSED, map_by_id).every_way().within(HERE),
-    row("B13b", "open an eBPF map by its path", Layer::Seccomp, REFUSED, map_by_path).every_way().within(HERE),
-    row("B14", "payload by recvmsg, MSG_PEEK and MSG_TRUNC", Layer::Guard, NONE, receive_ways).within(HERE),
-    row("B14b", "payload by recvmmsg", Layer::Guard, NONE, receive_many).within(HERE),
-    row("B14c", "payload by splice through a pipe", Layer::Guard, NONE, splice)
-        .absent(&[EINVAL])
-        .within(HERE),
-    row("B15", "outlive a deadline of 1 s, deaf to SIGTERM", Layer::Guard, NONE, outlive)
-        .within(Setting::Granted("--seconds 1")),
-    row("B17", "SO_RCVBUFFORCE", Layer::Powerless, REFUSED, force_buffer).every_way().within(HERE),
-    row("B17b", "SO_MARK: take the mark off what it sends", Layer::Powerless, REFUSED, mark)
-        .every_way()
-        .within(HERE),
-    row("B18", "a receive ring of 96 MiB", Layer::Broker, Must::Errno(ENOMEM), huge_ring)
-        .absent(&[ENOMEM])
-        .within(HERE)
-        .needs(&["ring caps"], "a ring is charged to nobody, and may have 2 GiB"),
-    row("B19", "use a socket of a dead agent's session", Layer::Guard, NONE, held).within(STILL),
-    row("B19b", "the same, freed of a filter of one's own", Layer::Seccomp, Must::Errno(ENOSYS), held_detach)
-        .within(STILL),
-    row("B19c", "the same, bound to another interface", Layer::Guard, NONE, held_rebind).within(STILL),
+    row(
+        "B9d",
+        "PACKET_LOSS",
+        Layer::Seccomp,
+        REFUSED,
+        packet_option::<14>,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B9e",
+        "PACKET_TX_HAS_OFF",
+        Layer::Seccomp,
+        REFUSED,
+        packet_option::<19>,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B9f",
+        "PACKET_ORIGDEV",
+        Layer::Seccomp,
+        REFUSED,
+        packet_option::<9>,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B9g",
+        "PACKET_QDISC_BYPASS",
+        Layer::Seccomp,
+        REFUSED,
+        packet_option::<20>,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B11",
+        "io_uring: setsockopt as a command",
+        Layer::Seccomp,
+        Must::Errno(ENOSYS),
+        by_ring,
+    )
+    .absent(&[ENOSYS, EINVAL, EOPNOTSUPP, EPERM])
+    .within(HERE),
+    row(
+        "B12",
+        "a cap of 10 packets: forks, duplicates, many sockets",
+        Layer::Guard,
+        Must::Heard(10),
+        share,
+    )
+    .within(Setting::Granted("--packets 10")),
+    row(
+        "B13",
+        "open an eBPF map by its id",
+        Layer::Seccomp,
+        REFUSED,
+        map_by_id,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B13b",
+        "open an eBPF map by its path",
+        Layer::Seccomp,
+        REFUSED,
+        map_by_path,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B14",
+        "payload by recvmsg, MSG_PEEK and MSG_TRUNC",
+        Layer::Guard,
+        NONE,
+        receive_ways,
+    )
+    .within(HERE),
+    row(
+        "B14b",
+        "payload by recvmmsg",
+        Layer::Guard,
+        NONE,
+        receive_many,
+    )
+    .within(HERE),
+    row(
+        "B14c",
+        "payload by splice through a pipe",
+        Layer::Guard,
+        NONE,
+        splice,
+    )
+    .absent(&[EINVAL])
+    .within(HERE),
+    row(
+        "B15",
+        "outlive a deadline of 1 s, deaf to SIGTERM",
+        Layer::Guard,
+        NONE,
+        outlive,
+    )
+    .within(Setting::Granted("--seconds 1")),
+    row(
+        "B17",
+        "SO_RCVBUFFORCE",
+        Layer::Powerless,
+        REFUSED,
+        force_buffer,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B17b",
+        "SO_MARK: take the mark off what it sends",
+        Layer::Powerless,
+        REFUSED,
+        mark,
+    )
+    .every_way()
+    .within(HERE),
+    row(
+        "B18",
+        "a receive ring of 96 MiB",
+        Layer::Broker,
+        Must::Errno(ENOMEM),
+        huge_ring,
+    )
+    .absent(&[ENOMEM])
+    .within(HERE)
+    .needs(
+        &["ring caps"],
+        "a ring is charged to nobody, and may have 2 GiB",
+    ),
+    row(
+        "B19",
+        "use a socket of a dead agent's session",
+        Layer::Guard,
+        NONE,
+        held,
+    )
+    .within(STILL),
+    row(
+        "B19b",
+        "the same, freed of a filter of one's own",
+        Layer::Seccomp,
+        Must::Errno(ENOSYS),
+        held_detach,
+    )
+    .within(STILL),
+    row(
+        "B19c",
+        "the same, bound to another interface",
+        Layer::Guard,
+        NONE,
+        held_rebind,
+    )
+    .within(STILL),
 ];
 
 const DETACH: u64 = 27;
@@ -181,9 +414,8 @@ fn rebind_race(a: &mut Attacker) -> Outcome {
     let address = a.packet_address(CW0);
     let done = std::sync::atomic::AtomicBool::new(false);
     let room = a.memory.zeros(32);
-    let index = std::ptr::with_exposed_provenance_mut::<u32>(
-        usize::try_from(address + 4).unwrap_or(0),
-    );
+    let index =
+        std::ptr::with_exposed_provenance_mut::<u32>(usize::try_from(address + 4).unwrap_or(0));
     let index = std::sync::atomic::AtomicPtr::new(index);
     let mut astray = 0;
     std::thread::scope(|scope| {
@@ -366,7 +598,10 @@ fn message(a: &mut Attacker) -> (u64, u64) {
     let room = a.memory.zeros(1 << 14);
     let piece = a.piece(room, 1 << 14);
     let words = [0, 0, piece, 1, 0, 0, 0];
-    let words: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
+    let words: Vec<u8> = words
+        .iter()
+        .flat_map(|word: &u64| word.to_ne_bytes())
+        .collect();
     (a.memory.put(&words), room)
 }
 
@@ -385,7 +620,11 @@ fn receive_ways(a: &mut Attacker) -> Outcome {
         };
         let peeked = read(DONTWAIT | PEEK | TRUNC)?;
         let taken = read(DONTWAIT | TRUNC)?;
-        Ok(if contains(&peeked, BODY) { peeked } else { taken })
+        Ok(if contains(&peeked, BODY) {
+            peeked
+        } else {
+            taken
+        })
     })
 }
 

@@ -20,82 +20,339 @@ const NO_FAMILY: Must = Must::Errno(EAFNOSUPPORT);
 const NO_PROTOCOL: Must = Must::Errno(EPROTONOSUPPORT);
 const CLOSED: Must = Must::Errno(EACCES);
 /// What kernels without a family, or without its transport, say.
-const WITHOUT: &[i32] = &[EAFNOSUPPORT, EPROTONOSUPPORT, ESOCKTNOSUPPORT, EINVAL, EPERM];
+const WITHOUT: &[i32] = &[
+    EAFNOSUPPORT,
+    EPROTONOSUPPORT,
+    ESOCKTNOSUPPORT,
+    EINVAL,
+    EPERM,
+];
 const ROOTS_FILES: Must =
     Must::Residual("--user root is no boundary: root's files and settings are open to user id 0");
 
 pub(crate) const ROWS: &[Row] = &[
-    row("C1", "socket(AF_INET, SOCK_RAW): ICMP of others", Layer::Seccomp, REFUSED, socket::<2, 3, 1>).every_way(),
-    row("C1b", "socket(AF_INET, SOCK_RAW): TCP of others", Layer::Seccomp, REFUSED, socket::<2, 3, 6>).every_way(),
-    row("C1c", "socket(AF_INET6, SOCK_RAW)", Layer::Seccomp, REFUSED, socket::<10, 3, 58>)
-        .absent(&[EAFNOSUPPORT])
-        .every_way(),
-    row("C1d", "the same, where a session grants captures", Layer::Seccomp, REFUSED, socket::<2, 3, 1>)
-        .within(Setting::Granted("")),
-    row("C2", "socket(AF_XDP)", Layer::Seccomp, NO_FAMILY, socket::<44, 3, 0>).absent(WITHOUT).every_way(),
-    row("C3", "netlink: netfilter (NFLOG, NFQUEUE)", Layer::Seccomp, NO_PROTOCOL, socket::<16, 3, 12>)
-        .anyone()
-        .absent(WITHOUT)
-        .every_way(),
-    row("C3b", "netlink: the sockets of everybody (sock_diag)", Layer::Seccomp, NO_PROTOCOL, socket::<16, 3, 4>)
-        .anyone()
-        .absent(WITHOUT)
-        .every_way(),
-    row("C3c", "netlink: XFRM, the keys of IPsec", Layer::Seccomp, NO_PROTOCOL, socket::<16, 3, 6>)
-        .anyone()
-        .absent(WITHOUT)
-        .every_way(),
-    row("C3d", "netlink: the host's audit", Layer::Seccomp, NO_PROTOCOL, socket::<16, 3, 9>)
-        .anyone()
-        .absent(WITHOUT)
-        .every_way(),
-    row("C3e", "netlink: connector, the processes of everybody", Layer::Seccomp, NO_PROTOCOL, socket::<16, 3, 11>)
-        .anyone()
-        .absent(WITHOUT)
-        .every_way(),
-    row("C3f", "netlink: events of devices", Layer::Seccomp, NO_PROTOCOL, socket::<16, 3, 15>)
-        .anyone()
-        .absent(WITHOUT)
-        .every_way(),
-    row("C4", "generic netlink: join psample's packets", Layer::Powerless, REFUSED, psample).absent(&[ENOENT]),
-    row("C4b", "generic netlink: join drop monitor's packets", Layer::Powerless, REFUSED, drop_monitor)
-        .absent(&[ENOENT]),
-    row("C5", "route netlink: a clsact qdisc, to mirror packets", Layer::Powerless, REFUSED, clsact)
-        .absent(&[ENOENT, EOPNOTSUPP]),
-    row("C5b", "route netlink: another interface", Layer::Powerless, REFUSED, another_interface).absent(&[EOPNOTSUPP]),
-    row("C5c", "route netlink: another address", Layer::Powerless, REFUSED, another_address),
-    row("C5d", "SIOCSIFFLAGS: promiscuous mode", Layer::Powerless, REFUSED, interface_flags).every_way(),
-    row("C5e", "SIOCSIFNAME: another name for an interface", Layer::Powerless, REFUSED, rename),
-    row("C5f", "SIOCSHWTSTAMP: time stamps of a device", Layer::Powerless, REFUSED, time_stamps).absent(&[EOPNOTSUPP]),
-    row("C6", "every other family there is", Layer::Seccomp, NO_FAMILY, every_family).anyone(),
-    row("C6b", "socket(AF_CAN)", Layer::Seccomp, NO_FAMILY, socket::<29, 3, 1>).anyone().absent(WITHOUT),
-    row("C6c", "socket(AF_BLUETOOTH)", Layer::Seccomp, NO_FAMILY, socket::<31, 3, 1>).anyone().absent(WITHOUT),
-    row("C6d", "socket(AF_VSOCK)", Layer::Seccomp, NO_FAMILY, socket::<40, 1, 0>).anyone().absent(WITHOUT),
-    row("C6e", "socket(AF_ALG)", Layer::Seccomp, NO_FAMILY, socket::<38, 5, 0>).anyone().absent(WITHOUT),
-    row("C6f", "socket(AF_KEY)", Layer::Seccomp, NO_FAMILY, socket::<15, 3, 2>).absent(WITHOUT),
-    row("C6g", "socket(AF_IEEE802154)", Layer::Seccomp, NO_FAMILY, socket::<36, 3, 0>).absent(WITHOUT),
-    row("C6h", "socket(AF_LLC)", Layer::Seccomp, NO_FAMILY, socket::<26, 2, 0>).absent(WITHOUT),
-    row("C6i", "socket(AF_SMC)", Layer::Seccomp, NO_FAMILY, socket::<43, 1, 0>).anyone().absent(WITHOUT),
-    row("C6j", "socket(AF_TIPC)", Layer::Seccomp, NO_FAMILY, socket::<30, 2, 0>).anyone().absent(WITHOUT),
-    row("C6k", "socket(AF_RDS)", Layer::Seccomp, NO_FAMILY, socket::<21, 5, 0>).anyone().absent(WITHOUT),
-    row("C7", "a tap of its own (/dev/net/tun)", Layer::Powerless, Must::OneOf(&[EACCES, EPERM]), tap)
+    row(
+        "C1",
+        "socket(AF_INET, SOCK_RAW): ICMP of others",
+        Layer::Seccomp,
+        REFUSED,
+        socket::<2, 3, 1>,
+    )
+    .every_way(),
+    row(
+        "C1b",
+        "socket(AF_INET, SOCK_RAW): TCP of others",
+        Layer::Seccomp,
+        REFUSED,
+        socket::<2, 3, 6>,
+    )
+    .every_way(),
+    row(
+        "C1c",
+        "socket(AF_INET6, SOCK_RAW)",
+        Layer::Seccomp,
+        REFUSED,
+        socket::<10, 3, 58>,
+    )
+    .absent(&[EAFNOSUPPORT])
+    .every_way(),
+    row(
+        "C1d",
+        "the same, where a session grants captures",
+        Layer::Seccomp,
+        REFUSED,
+        socket::<2, 3, 1>,
+    )
+    .within(Setting::Granted("")),
+    row(
+        "C2",
+        "socket(AF_XDP)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<44, 3, 0>,
+    )
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C3",
+        "netlink: netfilter (NFLOG, NFQUEUE)",
+        Layer::Seccomp,
+        NO_PROTOCOL,
+        socket::<16, 3, 12>,
+    )
+    .anyone()
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C3b",
+        "netlink: the sockets of everybody (sock_diag)",
+        Layer::Seccomp,
+        NO_PROTOCOL,
+        socket::<16, 3, 4>,
+    )
+    .anyone()
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C3c",
+        "netlink: XFRM, the keys of IPsec",
+        Layer::Seccomp,
+        NO_PROTOCOL,
+        socket::<16, 3, 6>,
+    )
+    .anyone()
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C3d",
+        "netlink: the host's audit",
+        Layer::Seccomp,
+        NO_PROTOCOL,
+        socket::<16, 3, 9>,
+    )
+    .anyone()
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C3e",
+        "netlink: connector, the processes of everybody",
+        Layer::Seccomp,
+        NO_PROTOCOL,
+        socket::<16, 3, 11>,
+    )
+    .anyone()
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C3f",
+        "netlink: events of devices",
+        Layer::Seccomp,
+        NO_PROTOCOL,
+        socket::<16, 3, 15>,
+    )
+    .anyone()
+    .absent(WITHOUT)
+    .every_way(),
+    row(
+        "C4",
+        "generic netlink: join psample's packets",
+        Layer::Powerless,
+        REFUSED,
+        psample,
+    )
+    .absent(&[ENOENT]),
+    row(
+        "C4b",
+        "generic netlink: join drop monitor's packets",
+        Layer::Powerless,
+        REFUSED,
+        drop_monitor,
+    )
+    .absent(&[ENOENT]),
+    row(
+        "C5",
+        "route netlink: a clsact qdisc, to mirror packets",
+        Layer::Powerless,
+        REFUSED,
+        clsact,
+    )
+    .absent(&[ENOENT, EOPNOTSUPP]),
+    row(
+        "C5b",
+        "route netlink: another interface",
+        Layer::Powerless,
+        REFUSED,
+        another_interface,
+    )
+    .absent(&[EOPNOTSUPP]),
+    row(
+        "C5c",
+        "route netlink: another address",
+        Layer::Powerless,
+        REFUSED,
+        another_address,
+    ),
+    row(
+        "C5d",
+        "SIOCSIFFLAGS: promiscuous mode",
+        Layer::Powerless,
+        REFUSED,
+        interface_flags,
+    )
+    .every_way(),
+    row(
+        "C5e",
+        "SIOCSIFNAME: another name for an interface",
+        Layer::Powerless,
+        REFUSED,
+        rename,
+    ),
+    row(
+        "C5f",
+        "SIOCSHWTSTAMP: time stamps of a device",
+        Layer::Powerless,
+        REFUSED,
+        time_stamps,
+    )
+    .absent(&[EOPNOTSUPP]),
+    row(
+        "C6",
+        "every other family there is",
+        Layer::Seccomp,
+        NO_FAMILY,
+        every_family,
+    )
+    .anyone(),
+    row(
+        "C6b",
+        "socket(AF_CAN)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<29, 3, 1>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C6c",
+        "socket(AF_BLUETOOTH)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<31, 3, 1>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C6d",
+        "socket(AF_VSOCK)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<40, 1, 0>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C6e",
+        "socket(AF_ALG)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<38, 5, 0>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C6f",
+        "socket(AF_KEY)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<15, 3, 2>,
+    )
+    .absent(WITHOUT),
+    row(
+        "C6g",
+        "socket(AF_IEEE802154)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<36, 3, 0>,
+    )
+    .absent(WITHOUT),
+    row(
+        "C6h",
+        "socket(AF_LLC)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<26, 2, 0>,
+    )
+    .absent(WITHOUT),
+    row(
+        "C6i",
+        "socket(AF_SMC)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<43, 1, 0>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C6j",
+        "socket(AF_TIPC)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<30, 2, 0>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C6k",
+        "socket(AF_RDS)",
+        Layer::Seccomp,
+        NO_FAMILY,
+        socket::<21, 5, 0>,
+    )
+    .anyone()
+    .absent(WITHOUT),
+    row(
+        "C7",
+        "a tap of its own (/dev/net/tun)",
+        Layer::Powerless,
+        Must::OneOf(&[EACCES, EPERM]),
+        tap,
+    )
+    .absent(&[ENOENT, ENODEV]),
+    row("C7b", "open /dev/mem", Layer::User, CLOSED, dev_mem)
+        .root(REFUSED)
+        .absent(&[ENOENT, ENXIO, EPERM]),
+    row("C7c", "open /proc/kcore", Layer::User, CLOSED, kcore)
+        .root(REFUSED)
+        .absent(&[ENOENT, EPERM]),
+    row(
+        "C7d",
+        "make a device file of the host's memory",
+        Layer::Landlock,
+        Must::OneOf(&[EACCES, EPERM]),
+        mknod,
+    )
+    .every_way(),
+    row("C7e", "open usbmon", Layer::User, CLOSED, usbmon)
+        .root(REFUSED)
         .absent(&[ENOENT, ENODEV]),
-    row("C7b", "open /dev/mem", Layer::User, CLOSED, dev_mem).root(REFUSED).absent(&[ENOENT, ENXIO, EPERM]),
-    row("C7c", "open /proc/kcore", Layer::User, CLOSED, kcore).root(REFUSED).absent(&[ENOENT, EPERM]),
-    row("C7d", "make a device file of the host's memory", Layer::Landlock, Must::OneOf(&[EACCES, EPERM]), mknod)
-        .every_way(),
-    row("C7e", "open usbmon", Layer::User, CLOSED, usbmon).root(REFUSED).absent(&[ENOENT, ENODEV]),
     row("C9", "perf_event_open", Layer::Seccomp, REFUSED, perf).every_way(),
-    row("C9b", "bpf: load a program", Layer::Seccomp, REFUSED, load_program).every_way(),
+    row(
+        "C9b",
+        "bpf: load a program",
+        Layer::Seccomp,
+        REFUSED,
+        load_program,
+    )
+    .every_way(),
     row("C9c", "bpf: make a map", Layer::Seccomp, REFUSED, make_map).every_way(),
-    row("C9d", "a kprobe through tracefs", Layer::User, CLOSED, kprobe).root(ROOTS_FILES).absent(&[ENOENT]),
-    row("C12", "userfaultfd, to stop the kernel while it copies", Layer::Seccomp, REFUSED, userfaultfd)
-        .anyone()
-        .absent(&[EPERM])
-        .every_way(),
-    row("C13", "fanotify: what others open", Layer::Powerless, REFUSED, fanotify)
-        .absent(&[libc::ENOSYS])
-        .every_way(),
+    row(
+        "C9d",
+        "a kprobe through tracefs",
+        Layer::User,
+        CLOSED,
+        kprobe,
+    )
+    .root(ROOTS_FILES)
+    .absent(&[ENOENT]),
+    row(
+        "C12",
+        "userfaultfd, to stop the kernel while it copies",
+        Layer::Seccomp,
+        REFUSED,
+        userfaultfd,
+    )
+    .anyone()
+    .absent(&[EPERM])
+    .every_way(),
+    row(
+        "C13",
+        "fanotify: what others open",
+        Layer::Powerless,
+        REFUSED,
+        fanotify,
+    )
+    .absent(&[libc::ENOSYS])
+    .every_way(),
 ];
 
 fn socket<const FAMILY: u64, const KIND: u64, const PROTOCOL: u64>(a: &mut Attacker) -> Outcome {
@@ -202,7 +459,10 @@ pub(crate) fn open(a: &mut Attacker, path: &Path, flags: i32) -> Result<u64, i32
     let path = path.as_os_str().as_encoded_bytes();
     let path = a.memory.put(&[path, &[0]].concat());
     let flags = word(flags | libc::O_CLOEXEC);
-    native(libc::SYS_openat, [word(libc::AT_FDCWD), path, flags, 0o600, 0, 0])
+    native(
+        libc::SYS_openat,
+        [word(libc::AT_FDCWD), path, flags, 0o600, 0, 0],
+    )
 }
 
 fn tap(a: &mut Attacker) -> Outcome {
@@ -238,7 +498,10 @@ fn mknod(a: &mut Attacker) -> Outcome {
     let name = format!("/tmp/attacks-device-{}", std::process::id());
     let path = a.memory.put(&[name.as_bytes(), &[0]].concat());
     let mode = u64::from(libc::S_IFCHR);
-    a.attack(number::MKNODAT, [word(libc::AT_FDCWD), path, mode, MEMORY, 0, 0])?;
+    a.attack(
+        number::MKNODAT,
+        [word(libc::AT_FDCWD), path, mode, MEMORY, 0, 0],
+    )?;
     let _ = std::fs::remove_file(name);
     Seen::won("a device")
 }
@@ -250,7 +513,10 @@ fn perf(a: &mut Attacker) -> Outcome {
     about.extend(3_u64.to_ne_bytes());
     about.resize(SIZE as usize, 0);
     let about = a.memory.put(&about);
-    a.attack(number::PERF_EVENT_OPEN, [about, word(-1), 0, word(-1), 0, 0])?;
+    a.attack(
+        number::PERF_EVENT_OPEN,
+        [about, word(-1), 0, word(-1), 0, 0],
+    )?;
     Seen::won("the events of a processor")
 }
 
@@ -276,7 +542,11 @@ fn make_map(a: &mut Attacker) -> Outcome {
 
 fn kprobe(a: &mut Attacker) -> Outcome {
     // Opened, and not written to.
-    open(a, Path::new("/run/attacks/tracing/kprobe_events"), libc::O_WRONLY)?;
+    open(
+        a,
+        Path::new("/run/attacks/tracing/kprobe_events"),
+        libc::O_WRONLY,
+    )?;
     Seen::won("the kernel's functions, to look into")
 }
 

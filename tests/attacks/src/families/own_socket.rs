@@ -10,7 +10,7 @@ use libc::{EBUSY, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM};
 
 use super::word;
 use crate::{
-    attacker::{ALL, AF_PACKET, Attacker, SOCK_DGRAM, SOCK_RAW},
+    attacker::{AF_PACKET, ALL, Attacker, SOCK_DGRAM, SOCK_RAW},
     ring,
     row::{Layer, Must, Outcome, Row, Seen, Setting, row},
     sys::{self, native, number, process},
@@ -20,62 +20,262 @@ use crate::{
 const REFUSED: Must = Must::Errno(EPERM);
 
 pub(crate) const ROWS: &[Row] = &[
-    row("A1", "socket(AF_PACKET, SOCK_RAW)", Layer::Broker, REFUSED, raw).every_way(),
-    row("A1b", "socket(AF_PACKET, SOCK_DGRAM)", Layer::Broker, REFUSED, cooked).every_way(),
-    row("A1c", "the same, from a thread", Layer::Broker, REFUSED, from_thread),
-    row("A1d", "the same, from an orphan in a session of its own", Layer::Broker, REFUSED, from_orphan),
-    row("A1e", "hear more than granted on a session's own socket", Layer::Guard, Must::Heard(0), hear_all)
-        .within(Setting::Granted("")),
-    row("A1f", "the same on a cooked socket", Layer::Guard, Must::Heard(0), hear_all_cooked)
-        .within(Setting::Granted("")),
-    row("A2", "socket(AF_INET, SOCK_PACKET)", Layer::Seccomp, REFUSED, sock_packet).every_way(),
-    row("A2b", "the same, where a session grants captures", Layer::Seccomp, REFUSED, sock_packet)
-        .every_way()
-        .within(Setting::Granted("")),
-    row("A3", "AF_PACKET with junk above its 32 bits", Layer::Broker, REFUSED, junk_family),
-    row("A3b", "SOCK_PACKET with junk above its 32 bits", Layer::Seccomp, REFUSED, junk_kind),
-    row("A3c", "the number of socket() with junk above its 32 bits", Layer::Broker, REFUSED, junk_number),
-    row("A4", "SOCK_CLOEXEC and SOCK_NONBLOCK in the type", Layer::Broker, REFUSED, flags).every_way(),
-    row("A5", "socketcall(SYS_SOCKET)", Layer::Seccomp, REFUSED, socketcall).i386_only(),
-    row("A7", "io_uring: IORING_OP_SOCKET", Layer::Seccomp, Must::Errno(ENOSYS), by_ring)
-        .absent(&[ENOSYS, EINVAL, EPERM])
-        .every_way(),
-    row("A8", "unshare(NEWUSER|NEWNET), then socket()", Layer::Seccomp, REFUSED, unshare)
-        .anyone()
-        .every_way(),
-    row("A8b", "clone(NEWUSER|NEWNET), then socket()", Layer::Seccomp, REFUSED, clone)
-        .anyone()
-        .every_way(),
-    row("A8c", "clone3(NEWUSER|NEWNET), then socket()", Layer::Seccomp, Must::Errno(ENOSYS), clone3)
-        .anyone()
-        .every_way(),
-    row("A8d", "setns() into a network namespace", Layer::Seccomp, REFUSED, setns).every_way(),
-    row("A8e", "unshare(NEWTIME): another clock for deadlines", Layer::Seccomp, REFUSED, unshare_time)
-        .absent(&[EINVAL])
-        .every_way(),
-    row("A9", "a seccomp listener of one's own", Layer::Seccomp, Must::Errno(EBUSY), listener)
-        .anyone()
-        .every_way(),
-    row("A10", "the same, once the agent has died", Layer::Seccomp, Must::Errno(EBUSY), listener)
-        .within(Setting::Orphaned),
-    row("A11", "ptrace a child, to rewrite its arguments", Layer::Seccomp, REFUSED, trace_child)
-        .anyone()
-        .every_way(),
-    row("A11b", "a seccomp filter that allows all, then socket()", Layer::Broker, REFUSED, allow_all),
-    row("A11c", "the same through prctl(PR_SET_SECCOMP)", Layer::Broker, REFUSED, allow_all_prctl),
-    row("A12", "PTRACE_O_SUSPEND_SECCOMP", Layer::Seccomp, REFUSED, suspend_seccomp)
-        .absent(&[EINVAL])
-        .every_way(),
-    row("A13", "use a packet socket that capwarden was started with", Layer::Launch, Must::Errno(libc::EBADF), leaked)
-        .anyone(),
-    row("A14", "execute a setuid program that makes sockets", Layer::Broker, Must::Nothing, setuid).anyone(),
-    row("A14b", "execute a program with file capabilities", Layer::Broker, Must::Nothing, file_capabilities)
-        .anyone()
-        .absent(&[EOPNOTSUPP]),
-    row("A16", "execute another program from memory, then socket()", Layer::Broker, Must::Nothing, from_memory),
-    row("A17", "personality(ADDR_COMPAT_LAYOUT, READ_IMPLIES_EXEC), then socket()", Layer::Broker, REFUSED, personality),
-    row("A18", "code in a 32-bit segment, then int 0x80", Layer::Seccomp, REFUSED, raw_by_segment).i386_only(),
-    row("A19", "vfork, and the child asks", Layer::Broker, REFUSED, from_vfork),
+    row(
+        "A1",
+        "socket(AF_PACKET, SOCK_RAW)",
+        Layer::Broker,
+        REFUSED,
+        raw,
+    )
+    .every_way(),
+    row(
+        "A1b",
+        "socket(AF_PACKET, SOCK_DGRAM)",
+        Layer::Broker,
+        REFUSED,
+        cooked,
+    )
+    .every_way(),
+    row(
+        "A1c",
+        "the same, from a thread",
+        Layer::Broker,
+        REFUSED,
+        from_thread,
+    ),
+    row(
+        "A1d",
+        "the same, from an orphan in a session of its own",
+        Layer::Broker,
+        REFUSED,
+        from_orphan,
+    ),
+    row(
+        "A1e",
+        "hear more than granted on a session's own socket",
+        Layer::Guard,
+        Must::Heard(0),
+        hear_all,
+    )
+    .within(Setting::Granted("")),
+    row(
+        "A1f",
+        "the same on a cooked socket",
+        Layer::Guard,
+        Must::Heard(0),
+        hear_all_cooked,
+    )
+    .within(Setting::Granted("")),
+    row(
+        "A2",
+        "socket(AF_INET, SOCK_PACKET)",
+        Layer::Seccomp,
+        REFUSED,
+        sock_packet,
+    )
+    .every_way(),
+    row(
+        "A2b",
+        "the same, where a session grants captures",
+        Layer::Seccomp,
+        REFUSED,
+        sock_packet,
+    )
+    .every_way()
+    .within(Setting::Granted("")),
+    row(
+        "A3",
+        "AF_PACKET with junk above its 32 bits",
+        Layer::Broker,
+        REFUSED,
+        junk_family,
+    ),
+    row(
+        "A3b",
+        "SOCK_PACKET with junk above its 32 bits",
+        Layer::Seccomp,
+        REFUSED,
+        junk_kind,
+    ),
+    row(
+        "A3c",
+        "the number of socket() with junk above its 32 bits",
+        Layer::Broker,
+        REFUSED,
+        junk_number,
+    ),
+    row(
+        "A4",
+        "SOCK_CLOEXEC and SOCK_NONBLOCK in the type",
+        Layer::Broker,
+        REFUSED,
+        flags,
+    )
+    .every_way(),
+    row(
+        "A5",
+        "socketcall(SYS_SOCKET)",
+        Layer::Seccomp,
+        REFUSED,
+        socketcall,
+    )
+    .i386_only(),
+    row(
+        "A7",
+        "io_uring: IORING_OP_SOCKET",
+        Layer::Seccomp,
+        Must::Errno(ENOSYS),
+        by_ring,
+    )
+    .absent(&[ENOSYS, EINVAL, EPERM])
+    .every_way(),
+    row(
+        "A8",
+        "unshare(NEWUSER|NEWNET), then socket()",
+        Layer::Seccomp,
+        REFUSED,
+        unshare,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "A8b",
+        "clone(NEWUSER|NEWNET), then socket()",
+        Layer::Seccomp,
+        REFUSED,
+        clone,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "A8c",
+        "clone3(NEWUSER|NEWNET), then socket()",
+        Layer::Seccomp,
+        Must::Errno(ENOSYS),
+        clone3,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "A8d",
+        "setns() into a network namespace",
+        Layer::Seccomp,
+        REFUSED,
+        setns,
+    )
+    .every_way(),
+    row(
+        "A8e",
+        "unshare(NEWTIME): another clock for deadlines",
+        Layer::Seccomp,
+        REFUSED,
+        unshare_time,
+    )
+    .absent(&[EINVAL])
+    .every_way(),
+    row(
+        "A9",
+        "a seccomp listener of one's own",
+        Layer::Seccomp,
+        Must::Errno(EBUSY),
+        listener,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "A10",
+        "the same, once the agent has died",
+        Layer::Seccomp,
+        Must::Errno(EBUSY),
+        listener,
+    )
+    .within(Setting::Orphaned),
+    row(
+        "A11",
+        "ptrace a child, to rewrite its arguments",
+        Layer::Seccomp,
+        REFUSED,
+        trace_child,
+    )
+    .anyone()
+    .every_way(),
+    row(
+        "A11b",
+        "a seccomp filter that allows all, then socket()",
+        Layer::Broker,
+        REFUSED,
+        allow_all,
+    ),
+    row(
+        "A11c",
+        "the same through prctl(PR_SET_SECCOMP)",
+        Layer::Broker,
+        REFUSED,
+        allow_all_prctl,
+    ),
+    row(
+        "A12",
+        "PTRACE_O_SUSPEND_SECCOMP",
+        Layer::Seccomp,
+        REFUSED,
+        suspend_seccomp,
+    )
+    .absent(&[EINVAL])
+    .every_way(),
+    row(
+        "A13",
+        "use a packet socket that capwarden was started with",
+        Layer::Launch,
+        Must::Errno(libc::EBADF),
+        leaked,
+    )
+    .anyone(),
+    row(
+        "A14",
+        "execute a setuid program that makes sockets",
+        Layer::Broker,
+        Must::Nothing,
+        setuid,
+    )
+    .anyone(),
+    row(
+        "A14b",
+        "execute a program with file capabilities",
+        Layer::Broker,
+        Must::Nothing,
+        file_capabilities,
+    )
+    .anyone()
+    .absent(&[EOPNOTSUPP]),
+    row(
+        "A16",
+        "execute another program from memory, then socket()",
+        Layer::Broker,
+        Must::Nothing,
+        from_memory,
+    ),
+    row(
+        "A17",
+        "personality(ADDR_COMPAT_LAYOUT, READ_IMPLIES_EXEC), then socket()",
+        Layer::Broker,
+        REFUSED,
+        personality,
+    ),
+    row(
+        "A18",
+        "code in a 32-bit segment, then int 0x80",
+        Layer::Seccomp,
+        REFUSED,
+        raw_by_segment,
+    )
+    .i386_only(),
+    row(
+        "A19",
+        "vfork, and the child asks",
+        Layer::Broker,
+        REFUSED,
+        from_vfork,
+    ),
 ];
 
 fn raw(a: &mut Attacker) -> Outcome {
@@ -117,7 +317,10 @@ fn junk_number(_: &mut Attacker) -> Outcome {
 }
 
 fn socketcall(a: &mut Attacker) -> Outcome {
-    let arguments: Vec<u8> = [17_u32, 3, 0x0300].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let arguments: Vec<u8> = [17_u32, 3, 0x0300]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect();
     let arguments = a.memory.put(&arguments);
     a.attack(number::SOCKETCALL, [1, arguments, 0, 0, 0, 0])?;
     Seen::won("a packet socket")
@@ -209,14 +412,20 @@ fn unshare_time(a: &mut Attacker) -> Outcome {
 
 fn clone(a: &mut Attacker) -> Outcome {
     child_of(a, |a| {
-        a.attack(number::CLONE, [NEWUSER_NEWNET | word(libc::SIGCHLD), 0, 0, 0, 0, 0])
+        a.attack(
+            number::CLONE,
+            [NEWUSER_NEWNET | word(libc::SIGCHLD), 0, 0, 0, 0, 0],
+        )
     })
 }
 
 fn clone3(a: &mut Attacker) -> Outcome {
     child_of(a, |a| {
         let arguments = [NEWUSER_NEWNET, 0, 0, 0, word(libc::SIGCHLD), 0, 0, 0];
-        let arguments: Vec<u8> = arguments.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let arguments: Vec<u8> = arguments
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
         let arguments = a.memory.put(&arguments);
         a.attack(number::CLONE3, [arguments, 64, 0, 0, 0, 0])
     })
@@ -354,7 +563,10 @@ fn from_memory(a: &mut Attacker) -> Outcome {
 fn personality(a: &mut Attacker) -> Outcome {
     const ADDR_COMPAT_LAYOUT: u64 = 0x020_0000;
     const READ_IMPLIES_EXEC: u64 = 0x040_0000;
-    native(libc::SYS_personality, [ADDR_COMPAT_LAYOUT | READ_IMPLIES_EXEC, 0, 0, 0, 0, 0])?;
+    native(
+        libc::SYS_personality,
+        [ADDR_COMPAT_LAYOUT | READ_IMPLIES_EXEC, 0, 0, 0, 0, 0],
+    )?;
     raw(a)
 }
 

@@ -15,12 +15,23 @@ const NO_PROTOCOL: Must = Must::Errno(EPROTONOSUPPORT);
 const WITHOUT: &[i32] = &[EPROTONOSUPPORT, ESOCKTNOSUPPORT, EAFNOSUPPORT, EINVAL];
 
 pub(crate) const ROWS: &[Row] = &[
-    bounded("G1", "connect to an address that no rule names", REFUSED, tcp4).every_way(),
+    bounded(
+        "G1",
+        "connect to an address that no rule names",
+        REFUSED,
+        tcp4,
+    )
+    .every_way(),
     bounded("G1b", "the same as ::ffff:127.0.0.1", REFUSED, tcp_mapped).absent(&[EAFNOSUPPORT]),
     bounded("G1c", "the same over IPv6", REFUSED, tcp6).absent(&[EAFNOSUPPORT]),
     bounded("G1d", "the same as 0.0.0.0", REFUSED, tcp_any),
     bounded("G2", "send a datagram to it", REFUSED, udp).every_way(),
-    bounded("G2b", "the same from a connected socket", REFUSED, udp_connected),
+    bounded(
+        "G2b",
+        "the same from a connected socket",
+        REFUSED,
+        udp_connected,
+    ),
     bounded("G2c", "the same with MSG_FASTOPEN", REFUSED, fast_open),
     hidden("G3", "MPTCP", transport::<1, 262>).every_way(),
     hidden("G3b", "SCTP", transport::<1, 132>),
@@ -28,7 +39,12 @@ pub(crate) const ROWS: &[Row] = &[
     hidden("G3d", "SMC over IPv4", transport::<1, 256>),
     bounded("G4", "a ping socket", REFUSED, ping).absent(&[EACCES]),
     bounded("G5", "listen", REFUSED, listen).every_way(),
-    bounded("G6", "share a port of another process of the user's (SO_REUSEPORT)", REFUSED, share_port),
+    bounded(
+        "G6",
+        "share a port of another process of the user's (SO_REUSEPORT)",
+        REFUSED,
+        share_port,
+    ),
     Row {
         free: Free::Root,
         ..bounded("G7", "a source route (IP_OPTIONS)", REFUSED, source_route)

@@ -72,7 +72,11 @@ fn prepare(namespace: i32, user: u32) -> io::Result<()> {
     // What is killed on purpose is not to be written down.
     let none = [0_u64; 2];
     let none = none.as_ptr().addr() as u64;
-    native(libc::SYS_prlimit64, [0, libc::RLIMIT_CORE.into(), none, 0, 0, 0]).map_err(errno)?;
+    native(
+        libc::SYS_prlimit64,
+        [0, libc::RLIMIT_CORE.into(), none, 0, 0, 0],
+    )
+    .map_err(errno)?;
     // Whoever starts all this is careless: it leaves a packet socket open.
     let leaked = native(libc::SYS_socket, [17, 3 | 0o4000, 0x0300, 0, 0, 0]).map_err(errno)?;
     let number = u64::from(LEAKED.cast_unsigned());

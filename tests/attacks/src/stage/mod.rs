@@ -6,6 +6,7 @@
 
 pub(crate) mod actors;
 pub(crate) mod bystander;
+mod cgroups;
 pub(crate) mod daemons;
 mod place;
 mod scenario;

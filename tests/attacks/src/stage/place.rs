@@ -40,7 +40,10 @@ impl Place {
         let capwarden = fs::canonicalize(capwarden)
             .with_context(|| format!("no capwarden at {}", capwarden.display()))?;
         let mut memory = Memory::new();
-        done("unshare", native(libc::SYS_unshare, [0x2_0000, 0, 0, 0, 0, 0]))?;
+        done(
+            "unshare",
+            native(libc::SYS_unshare, [0x2_0000, 0, 0, 0, 0, 0]),
+        )?;
         // MS_REC | MS_PRIVATE: what is mounted here stays here.
         mount(&mut memory, c"none", c"/", c"none", 0x4_4000)?;
         fs::create_dir_all("/run")?;
@@ -49,7 +52,10 @@ impl Place {
         let place = Path::new(PLACE);
         let helpers = place.join("helpers");
         let places = ["bpf", "tracing", "mounted"].map(|name| place.join(name));
-        for directory in [place, &helpers].into_iter().chain(places.iter().map(PathBuf::as_path)) {
+        for directory in [place, &helpers]
+            .into_iter()
+            .chain(places.iter().map(PathBuf::as_path))
+        {
             fs::create_dir(directory)?;
             fs::set_permissions(directory, Permissions::from_mode(0o755))?;
         }
@@ -65,7 +71,13 @@ impl Place {
         mount(&mut memory, c"bpf", c"/run/attacks/bpf", c"bpf", 0)?;
         pin(&mut memory, &map, &pinned)?;
         // Where the kernel has none, there is nothing to look into.
-        let _ = mount(&mut memory, c"tracing", c"/run/attacks/tracing", c"tracefs", 0);
+        let _ = mount(
+            &mut memory,
+            c"tracing",
+            c"/run/attacks/tracing",
+            c"tracefs",
+            0,
+        );
         daemons::play()?;
         Ok(Self {
             capwarden,
@@ -94,7 +106,10 @@ fn give_powers(memory: &mut Memory, file: &Path) -> Result<()> {
     let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let path = path_of(memory, file);
     let (name, value) = (memory.text(c"security.capability"), memory.put(&value));
-    done("setxattr", native(libc::SYS_setxattr, [path, name, value, 20, 0, 0]))?;
+    done(
+        "setxattr",
+        native(libc::SYS_setxattr, [path, name, value, 20, 0, 0]),
+    )?;
     Ok(())
 }
 
@@ -116,7 +131,10 @@ fn leave_a_key(memory: &mut Memory) {
 fn make_map(memory: &mut Memory) -> Result<(OwnedFd, u32)> {
     const ARRAY: u32 = 2;
     let attributes = [ARRAY, 4, 8, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-    let attributes: Vec<u8> = attributes.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    let attributes: Vec<u8> = attributes
+        .iter()
+        .flat_map(|word: &u32| word.to_ne_bytes())
+        .collect();
     let at = memory.put(&attributes);
     let fd = done("a map", native(libc::SYS_bpf, [0, at, 48, 0, 0, 0]))?;
     let fd = process::own(i32::try_from(fd)?);
@@ -131,6 +149,9 @@ fn pin(memory: &mut Memory, map: &OwnedFd, path: &Path) -> Result<()> {
     let path = path_of(memory, path);
     let fd = u64::from(std::os::fd::AsRawFd::as_raw_fd(map).cast_unsigned());
     let attributes = memory.put(&[path.to_ne_bytes(), fd.to_ne_bytes()].concat());
-    done("pin", native(libc::SYS_bpf, [OBJ_PIN, attributes, 16, 0, 0, 0]))?;
+    done(
+        "pin",
+        native(libc::SYS_bpf, [OBJ_PIN, attributes, 16, 0, 0, 0]),
+    )?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     Key,
     actors::{self, Actor, PLACE, PROGRAM},
-    bystander,
+    bystander, cgroups,
     place::Place,
     space::Space,
 };
@@ -100,6 +100,9 @@ impl Scenario {
         let lines = self.follow(&mut child, &files);
         drop(child.stdin.take());
         let ended = ended(&mut child);
+        if self.setting == Some(Setting::Orphaned) {
+            cgroups::remove_those_of(child.id());
+        }
         let lines = lines.with_context(|| files.said())?;
         ended.with_context(|| files.said())?;
         Ok(self.saw(lines))
@@ -107,7 +110,10 @@ impl Scenario {
 
     /// What is started.
     fn command(&self, place: &Place, space: &Space, files: &Files) -> Result<Command> {
-        let orphan = self.tries.iter().any(|a_try| a_try.row.setting == Setting::Orphaned);
+        let orphan = self
+            .tries
+            .iter()
+            .any(|a_try| a_try.row.setting == Setting::Orphaned);
         let acting = [
             files.world.as_os_str(),
             files.report.as_os_str(),
@@ -120,22 +126,31 @@ impl Scenario {
                 let mut command = Actor::of(&place.capwarden, space).command();
                 match setting {
                     Setting::Granted(options) => {
-                        command.arg("exec").args(GRANT).args(options.split_whitespace());
+                        command
+                            .arg("exec")
+                            .args(GRANT)
+                            .args(options.split_whitespace());
                     }
                     Setting::Orphaned => {
                         command.arg("exec").args(GRANT);
                     }
                     Setting::Bare | Setting::Bounded => {
-                        let mut policy = "version: 1\ntools: { nothing: { deny: \"nothing is asked for\" } }\n".to_owned();
+                        let mut policy =
+                            "version: 1\ntools: { nothing: { deny: \"nothing is asked for\" } }\n"
+                                .to_owned();
                         if setting == Setting::Bounded {
                             policy += &format!("baseline: {{ connect: [ \"{BASELINE}\" ] }}\n");
                         }
                         fs::write(&files.policy, policy)?;
-                        command.args(["run", "--server", "attacks", "-p"]).arg(&files.policy);
+                        command
+                            .args(["run", "--server", "attacks", "-p"])
+                            .arg(&files.policy);
                         command.arg("--state").arg(&files.state);
                     }
                 }
-                command.args(["--user", &self.user.to_string(), "--audit"]).arg(&files.log);
+                command
+                    .args(["--user", &self.user.to_string(), "--audit"])
+                    .arg(&files.log);
                 command.args(["--", PROGRAM, "act"]);
                 command
             }
@@ -166,7 +181,10 @@ impl Scenario {
                 killed = true;
             }
             if (gone && !killed) || start.elapsed() > PATIENCE {
-                bail!("it ended before all was tried, after {} of them", lines.len());
+                bail!(
+                    "it ended before all was tried, after {} of them",
+                    lines.len()
+                );
             }
             thread::sleep(LOOK_AGAIN);
         }
