@@ -5,6 +5,7 @@
     reason = "a developer's command talks to its terminal"
 )]
 
+mod attacks;
 mod bench;
 mod demo;
 mod fuzz;
@@ -29,6 +30,8 @@ enum Verb {
     Test(test::Options),
     /// A demo: a real MCP server behind capwarden, real packets, each promise checked
     Run(run::Options),
+    /// Each way out of a capture grant, tried without capwarden and under it
+    Attacks(attacks::Options),
     /// What capwarden costs, against the same work without it
     Bench(bench::Options),
     /// Fuzz the filter room with cargo-fuzz, target after target
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::main(),
         Verb::Test(options) => test::main(&options),
         Verb::Run(options) => run::main(&options),
+        Verb::Attacks(options) => attacks::main(&options),
         Verb::Bench(options) => bench::main(&options),
         Verb::Fuzz(options) => fuzz::main(&options),
     };

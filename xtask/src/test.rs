@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{house, root, setup, term};
+use crate::{attacks, house, root, setup, term};
 
 /// Test programs of the agent that run as it is shipped: they do so much that the time to build
 /// them optimized comes back many times over.
@@ -70,10 +70,25 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     {
         tally.broken.push(format!("{error:#}"));
     }
+    if wants(Part::E2e)
+        && options
+            .filter
+            .as_deref()
+            .is_none_or(|filter| "attacks".contains(filter))
+        && let Err(error) = attacks::part(&mut tally)
+    {
+        tally.broken.push(format!("{error:#}"));
+    }
 
     println!();
-    for (name, reason) in &tally.skips {
-        println!("skipped {name}: {reason}");
+    for same in tally.skips.chunk_by(|one, other| one == other) {
+        if let [(name, reason), others @ ..] = same {
+            let times = match others.len() {
+                0 => String::new(),
+                more => format!(" ({} of them)", more + 1),
+            };
+            println!("skipped {name}{times}: {reason}");
+        }
     }
     for broken in &tally.broken {
         println!("{} {broken}", term::mark(false));
@@ -92,13 +107,13 @@ pub(crate) fn main(options: &Options) -> Result<()> {
 
 /// What the tests came to.
 #[derive(Default)]
-struct Tally {
-    passed: usize,
-    failed: usize,
+pub(crate) struct Tally {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
     /// Name and reason.
-    skips: Vec<(String, String)>,
+    pub(crate) skips: Vec<(String, String)>,
     /// What failed besides single tests: a lint, a build, a test binary that died.
-    broken: Vec<String>,
+    pub(crate) broken: Vec<String>,
 }
 
 impl fmt::Display for Tally {

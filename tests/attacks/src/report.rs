@@ -1,0 +1,129 @@
+//! What is printed.
+
+use std::{collections::BTreeMap, fmt, io::IsTerminal};
+
+use serde_json::{Value, json};
+
+use crate::{
+    judge::{Mark, shown},
+    row::{Row, Seen},
+    sys::Way,
+};
+
+/// A row that was tried.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    pub(crate) row: &'static Row,
+    pub(crate) user: u32,
+    pub(crate) way: Way,
+    pub(crate) free: Seen,
+    pub(crate) governed: Seen,
+    pub(crate) mark: Mark,
+}
+
+/// All of them, in the order of the table.
+#[derive(Debug, Default)]
+pub(crate) struct Report(pub(crate) Vec<Tried>);
+
+impl Report {
+    fn count(&self, word: &str) -> usize {
+        let marks = self.0.iter();
+        marks.filter(|tried| tried.mark.word() == word).count()
+    }
+
+    /// Whether nothing failed.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.count("failed") == 0
+    }
+
+    /// For programs.
+    pub(crate) fn to_json(&self) -> Value {
+        let rows = self.0.iter().map(|tried| {
+            json!({
+                "id": tried.row.id,
+                "attack": tried.row.says,
+                "layer": tried.row.layer.name(),
+                "user": tried.user,
+                "way": tried.way,
+                "ungoverned": shown(&tried.free),
+                "governed": shown(&tried.governed),
+                "mark": tried.mark.word(),
+                "why": tried.mark.why(),
+            })
+        });
+        json!({
+            "rows": rows.collect::<Vec<_>>(),
+            "passed": self.count("passed"),
+            "failed": self.count("failed"),
+            "skipped": self.count("skipped"),
+            "residual": self.count("residual"),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widest = self.0.iter().map(|tried| tried.row.says.chars().count());
+        let widest = widest.max().unwrap_or(0);
+        // A door that this kernel does not have is said once, not in every row.
+        let mut closed = BTreeMap::<&str, usize>::new();
+        for tried in &self.0 {
+            let Tried { row, mark, .. } = tried;
+            if let Mark::Skipped(why) = mark
+                && tried.way != Way::Native
+                && why.starts_with("this kernel")
+            {
+                *closed.entry(why).or_default() += 1;
+                continue;
+            }
+            let user = if tried.user == 0 { "root" } else { "nobody" };
+            write!(
+                f,
+                "{} {:<4} {user:<6} {:<6}  {:<widest$}  {:<15}  {} → {}",
+                sign(mark),
+                row.id,
+                tried.way.name(),
+                row.says,
+                row.layer.name(),
+                shown(&tried.free),
+                shown(&tried.governed),
+            )?;
+            match mark {
+                Mark::Passed => writeln!(f)?,
+                mark => writeln!(f, "  {}", dim(&format!("{}: {}", mark.word(), mark.why())))?,
+            }
+        }
+        writeln!(f)?;
+        for (why, count) in closed {
+            writeln!(f, "{count} skipped: {why}")?;
+        }
+        let [passed, failed, skipped, residual] =
+            ["passed", "failed", "skipped", "residual"].map(|word| self.count(word));
+        if residual > 0 {
+            writeln!(f, "{residual} residual: they work, and SECURITY.md says so")?;
+        }
+        writeln!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+fn sign(mark: &Mark) -> String {
+    match mark {
+        Mark::Passed => paint("32", "✓"),
+        Mark::Residual(_) => paint("33", "!"),
+        Mark::Skipped(_) => dim("·"),
+        Mark::Failed(_) => paint("31", "✗"),
+    }
+}
+
+fn dim(text: &str) -> String {
+    paint("2", text)
+}
+
+/// Colours, for a terminal only.
+fn paint(code: &str, text: &str) -> String {
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}

@@ -1,0 +1,191 @@
+//! Where the attacks happen.
+//!
+//! Everything is in one mount namespace of the program's own, where `/run` is empty but for the
+//! stage's files and the sockets of daemons that the stage plays; and in network namespaces of its own,
+//! one for each user without capwarden and under it.
+
+pub(crate) mod actors;
+pub(crate) mod bystander;
+mod cgroups;
+pub(crate) mod daemons;
+mod place;
+mod scenario;
+mod space;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    act::Try,
+    attacker::{decode, encode},
+    judge::{Host, judge},
+    report::{Report, Tried},
+    row::{Free, Row, Seen, Setting},
+    sys::{self, Way, number, process},
+    table,
+};
+use place::Place;
+use scenario::Scenario;
+
+/// Users that attackers are.
+const NOBODY: u32 = 65_534;
+const USERS: [u32; 2] = [NOBODY, 0];
+
+/// So many scenarios at a time: they wait more than they work.
+const AT_A_TIME: usize = 4;
+
+/// Sockets that one session may have, and some for what is left of others.
+const TRIES_OF_ONE_SESSION: usize = 12;
+
+/// Who saw something: row, way, user, governed.
+type Key = (&'static str, Way, u32, bool);
+
+/// Tries all wanted rows.
+pub(crate) fn run(capwarden: &Path, wanted: impl Fn(&Row) -> bool) -> Result<Report> {
+    let rows: Vec<&'static Row> = table::rows().filter(|row| wanted(row)).collect();
+    ensure!(!rows.is_empty(), "there is no such row");
+    // While this program has one thread: it forks.
+    let closed = closed_doors();
+    let place = Place::prepare(capwarden)?;
+    let host = Host {
+        layers: layers(capwarden)?,
+        closed,
+    };
+    let scenarios: Vec<Scenario> = scenarios(&rows);
+    let seen = Mutex::new(HashMap::<Key, Seen>::new());
+    let (next, failure) = (Mutex::new(scenarios.into_iter()), Mutex::new(None));
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let Some(scenario) = lock(&next).next() {
+                    match scenario.play(&place) {
+                        Ok(saw) => lock(&seen).extend(saw),
+                        Err(error) => {
+                            let error = error.context(scenario.to_string());
+                            lock(&failure).get_or_insert(error);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(error) = lock(&failure).take() {
+        return Err(error);
+    }
+    let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut report = Report::default();
+    for row in rows {
+        for way in row.ways.each() {
+            for user in users(row) {
+                let saw = |governed: bool, user: u32| {
+                    let saw = seen.get(&(row.id, *way, user, governed)).cloned();
+                    saw.unwrap_or_else(|| Seen::Broken("no answer".into()))
+                };
+                let free_user = match row.free {
+                    Free::Anyone => *user,
+                    Free::Root => 0,
+                };
+                let (free, governed) = (saw(false, free_user), saw(true, *user));
+                let mark = judge(row, *user, *way, &free, &governed, &host);
+                report.0.push(Tried {
+                    row,
+                    user: *user,
+                    way: *way,
+                    free,
+                    governed,
+                    mark,
+                });
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Root could leave the cgroup that its network is bounded by, so capwarden starts no such server.
+fn users(row: &Row) -> &'static [u32] {
+    match row.setting {
+        Setting::Bounded => &[NOBODY],
+        _ => &USERS,
+    }
+}
+
+/// Who does what where, all of it: what a session may have bounds how much is tried in one.
+fn scenarios(rows: &[&'static Row]) -> Vec<Scenario> {
+    let tries = |wanted: &dyn Fn(&Row) -> bool| -> Vec<Try> {
+        let rows = rows.iter().copied().filter(|row| wanted(row));
+        rows.flat_map(|row| row.ways.each().iter().map(|way| Try { row, way: *way }))
+            .collect()
+    };
+    let mut all = Vec::new();
+    for user in USERS {
+        let free = tries(&|row| user == 0 || row.free == Free::Anyone);
+        all.push(Scenario::free(user, free));
+    }
+    let mut settings: Vec<Setting> = rows.iter().map(|row| row.setting).collect();
+    settings.sort_unstable();
+    settings.dedup();
+    for setting in settings {
+        for user in USERS {
+            let here = tries(&|row| row.setting == setting && users(row).contains(&user));
+            let most = match setting {
+                Setting::Granted(_) => TRIES_OF_ONE_SESSION,
+                _ => usize::MAX,
+            };
+            for part in here.chunks(most) {
+                all.push(Scenario::governed(setting, user, part.to_vec()));
+            }
+        }
+    }
+    all.retain(|scenario| !scenario.is_empty());
+    all
+}
+
+/// The doors that this kernel does not have, and what whoever tries one sees.
+fn closed_doors() -> Vec<(Way, Seen)> {
+    let doors = Way::ALL.into_iter().filter_map(|way| {
+        let tried = process::in_child(|| {
+            let tried = sys::call(way, number::GETPID, [0; 6]);
+            encode(&tried.map_or_else(Seen::Errno, |_| Seen::Won("a number".into())))
+        });
+        let seen = decode(tried);
+        (!matches!(seen, Seen::Won(_))).then_some((way, seen))
+    });
+    doors.collect()
+}
+
+/// The layers that capwarden finds on this host.
+fn layers(capwarden: &Path) -> Result<Vec<String>> {
+    let doctor = Command::new(capwarden)
+        .args(["doctor", "--json"])
+        .output()
+        .with_context(|| format!("cannot run {}", capwarden.display()))?;
+    let found: Value = serde_json::from_slice(&doctor.stdout).context("capwarden doctor --json")?;
+    let layers = found.get("layers").and_then(Value::as_array);
+    let layers = layers.context("capwarden doctor names no layers")?;
+    let named = |status: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let there = layers.iter().filter(|layer| {
+            let found = layer.get("status").and_then(Value::as_str);
+            found.is_some_and(status)
+        });
+        let names = there.filter_map(|layer| layer.get("name")?.as_str().map(str::to_owned));
+        names.collect()
+    };
+    let mut present = named(&|status| status == "present");
+    // A domain of an old version keeps processes from looking into others all the same.
+    if named(&|status| status != "missing").contains(&"Landlock".to_owned()) {
+        present.push("Landlock domain".to_owned());
+    }
+    Ok(present)
+}

@@ -1,0 +1,134 @@
+//! `cargo xtask attacks`: each way that hostile code has out of a capture grant, tried without
+//! capwarden and under it.
+//!
+//! The trying is done by the program of `tests/attacks`, as root; what is attempted, and what must stop
+//! it, is written there.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{house, root, term, test::Tally};
+
+/// How long all of it may take.
+const MOST_SECONDS: &str = "300";
+
+/// What the part is called in the tally.
+const NAME: &str = "attacks";
+
+/// Options of `cargo xtask attacks`
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Only these rows, or all of a family: A1, B
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+}
+
+/// The verb.
+pub(crate) fn main(options: &Options) -> Result<()> {
+    let mut command = if options.json {
+        // Standard output is the report alone.
+        build(|cargo| {
+            let status = cargo.stdout(Stdio::null()).status()?;
+            status.success().then_some(()).context("cargo failed")
+        })?
+    } else {
+        build(|cargo| term::loud("build (release)", cargo))?
+    };
+    if options.json {
+        command.arg("--json");
+    }
+    for only in &options.only {
+        command.args(["--only", only]);
+    }
+    let status = command.status().context("cannot run timeout")?;
+    if !status.success() {
+        bail!(
+            "not every attack is stopped as it must be; one alone: cargo xtask attacks --only ID"
+        );
+    }
+    Ok(())
+}
+
+/// The same, as a part of the tests.
+pub(crate) fn part(tally: &mut Tally) -> Result<()> {
+    let mut command = build(|cargo| term::loud("build the attacks (release)", cargo))?;
+    println!("{} attacks, as root", term::bold("→"));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run timeout")?;
+    let mut counted = None;
+    if let Some(report) = child.stdout.take() {
+        for line in BufReader::new(report).lines() {
+            let line = line?;
+            println!("{line}");
+            counted = closing(&line).or(counted);
+        }
+    }
+    let status = child.wait()?;
+    let Some((passed, failed, skipped)) = counted else {
+        bail!("{NAME}: no report came: {status}");
+    };
+    tally.passed += passed;
+    tally.failed += failed;
+    let reason = "this kernel cannot do it without capwarden either; its report says which row";
+    let skip = (NAME.to_owned(), reason.to_owned());
+    tally.skips.extend(std::iter::repeat_n(skip, skipped));
+    if failed == 0 && !status.success() {
+        bail!("{NAME}: {status}");
+    }
+    Ok(())
+}
+
+/// Builds both programs, and says how the attacks are started.
+fn build(cargo: impl Fn(&mut Command) -> Result<()>) -> Result<Command> {
+    let packages = "build --release --package capwarden --package capwarden-attacks";
+    cargo(&mut house::cargo(&packages.split(' ').collect::<Vec<_>>()))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // `timeout` runs inside sudo: only root can end what root runs.
+    let mut command = root::command(Path::new("timeout"), &[("PATH", path)])?;
+    command
+        .args(["--kill-after=10", MOST_SECONDS])
+        .arg(house::target().join("release").join(NAME))
+        .arg("--capwarden")
+        .arg(house::capwarden());
+    Ok(command)
+}
+
+/// The last line of a report: `31 passed, 0 failed, 2 skipped`.
+fn closing(line: &str) -> Option<(usize, usize, usize)> {
+    let mut parts = line.split(", ");
+    let mut next = |word: &str| {
+        let (number, found) = parts.next()?.split_once(' ')?;
+        (found == word).then(|| number.parse().ok())?
+    };
+    Some((next("passed")?, next("failed")?, next("skipped")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_line_is_counted_and_no_other() {
+        assert_eq!(closing("31 passed, 0 failed, 2 skipped"), Some((31, 0, 2)));
+        for other in [
+            "",
+            "31 passed",
+            "1 residual: they work",
+            "a passed, 0 failed, 2 skipped",
+            "142 skipped: this kernel has no x32 calls: ENOSYS",
+        ] {
+            assert_eq!(closing(other), None, "{other}");
+        }
+    }
+}
