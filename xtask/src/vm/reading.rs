@@ -11,8 +11,8 @@ const MARK: &str = "@vm ";
 pub(super) struct Run {
     pub(super) name: String,
     pub(super) tally: Tally,
-    /// What it printed.
-    pub(super) said: Vec<String>,
+    /// What it printed, and how long after it began.
+    pub(super) said: Vec<(Duration, String)>,
     pub(super) time: Duration,
     begun: Instant,
 }
@@ -38,7 +38,8 @@ impl Reading {
             if let Some(run) = self.runs.last_mut().filter(|_| self.running) {
                 run.tally.count(line);
                 count_closing(&mut run.tally, &run.name, line);
-                run.said.push(line.to_owned());
+                let after = now.duration_since(run.begun);
+                run.said.push((after, line.to_owned()));
             }
             return;
         };
@@ -81,7 +82,7 @@ impl Reading {
     /// What runs now, for who waits.
     pub(super) fn now(&self) -> &str {
         match (self.runs.last(), &self.up) {
-            (Some(run), _) => run.said.last().map_or(&run.name, |line| line),
+            (Some(run), _) => run.said.last().map_or(&run.name, |(_, line)| line),
             (None, Some(_)) => "up",
             (None, None) => "booting",
         }

@@ -9,8 +9,8 @@ pub(super) fn show(booted: &[Booted], programs: &Programs, tally: &mut Tally) {
         for run in &machine.reading.runs {
             if !run.clean() {
                 println!("\n{} {} on {}", term::mark(false), run.name, name(machine));
-                for line in &run.said {
-                    println!("    {line}");
+                for (after, line) in &run.said {
+                    println!("{:8.1}  {line}", after.as_secs_f64());
                 }
             }
         }
