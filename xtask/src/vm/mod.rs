@@ -172,8 +172,9 @@ fn run(options: &Options, kernels: &[Kernel], tally: &mut Tally) -> Result<()> {
     let booted = boot_all(&machines)?;
     report::show(&booted, &programs, tally);
     if options.keep {
+        report::keep(&booted, &home)?;
         println!(
-            "what was booted, and what the kernels said, is in {}",
+            "what was booted, what kernels and programs said, is in {}",
             home.display()
         );
     } else {

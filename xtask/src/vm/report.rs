@@ -1,6 +1,10 @@
 //! What came of all machines: what failed, in full, and one table.
 
-use super::{Booted, Programs};
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+
+use super::{Booted, Programs, reading::Run};
 use crate::{term, test::Tally};
 
 /// Shows it, and counts it.
@@ -9,9 +13,7 @@ pub(super) fn show(booted: &[Booted], programs: &Programs, tally: &mut Tally) {
         for run in &machine.reading.runs {
             if !run.clean() {
                 println!("\n{} {} on {}", term::mark(false), run.name, name(machine));
-                for (after, line) in &run.said {
-                    println!("{:8.1}  {line}", after.as_secs_f64());
-                }
+                print!("{}", said(run));
             }
         }
     }
@@ -21,6 +23,28 @@ pub(super) fn show(booted: &[Booted], programs: &Programs, tally: &mut Tally) {
         count(machine, programs, tally);
     }
     tally.skips.extend(programs.skips.iter().cloned());
+}
+
+/// What a program printed, each line with its seconds.
+fn said(run: &Run) -> String {
+    let lines = run.said.iter();
+    lines
+        .map(|(after, line)| format!("{:8.1}  {line}\n", after.as_secs_f64()))
+        .collect()
+}
+
+/// Writes down what all programs printed, a file for each machine.
+pub(super) fn keep(booted: &[Booted], home: &Path) -> Result<()> {
+    for machine in booted {
+        let mut all = String::new();
+        for run in &machine.reading.runs {
+            all += &format!("{}\n{}", run.name, said(run));
+        }
+        let how = if machine.lsm { "bpf" } else { "no-bpf" };
+        let path = home.join(format!("{}-{how}.output", machine.kernel));
+        fs::write(&path, all).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A machine, as it is called.
