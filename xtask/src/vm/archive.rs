@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufWriter, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -121,21 +122,24 @@ fn relative(path: &str) -> &str {
 
 impl Entry {
     fn write(&self, out: &mut impl Write, inode: u32, name: &str) -> Result<()> {
-        let (size, mut from): (u64, Box<dyn Read + '_>) = match &self.content {
-            Content::Text(text) => (u64::try_from(text.len())?, Box::new(text.as_bytes())),
+        let (size, time, mut from): (u64, i64, Box<dyn Read + '_>) = match &self.content {
+            Content::Text(text) => (u64::try_from(text.len())?, 0, Box::new(text.as_bytes())),
             Content::Host(path) => {
                 let file =
                     File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-                (file.metadata()?.len(), Box::new(file))
+                let about = file.metadata()?;
+                (about.len(), about.mtime(), Box::new(file))
             }
         };
         let short = u32::try_from(size).context("4 GiB are too much for one file")?;
+        // Python compares it with what it has compiled.
+        let time = u32::try_from(time).unwrap_or_default();
         let name_size = u32::try_from(name.len())?.saturating_add(1);
         let (major, minor) = self.device;
         out.write_all(b"070701")?;
         // Inode, mode, owner, group, links, time, size, device, special device, name's size, checksum.
         let fields = [
-            inode, self.mode, 0, 0, 1, 0, short, 0, 0, major, minor, name_size, 0,
+            inode, self.mode, 0, 0, 1, time, short, 0, 0, major, minor, name_size, 0,
         ];
         for field in fields {
             write!(out, "{field:08X}")?;
@@ -160,7 +164,10 @@ fn pad(out: &mut impl Write, written: u64) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::{env, fs};
+    use std::{
+        env, fs,
+        time::{Duration, SystemTime},
+    };
 
     use super::*;
 
@@ -170,6 +177,8 @@ mod tests {
         fs::create_dir_all(&home).unwrap();
         let odd = home.join("odd");
         fs::write(&odd, "12345").unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(0x1234_5678);
+        File::open(&odd).unwrap().set_modified(time).unwrap();
         let mut archive = Archive::default();
         archive.link("bin/sh", "busybox");
         archive.file("/bin/odd", &odd, 0o755);
@@ -183,8 +192,9 @@ mod tests {
 
         // Inode, mode, owner, group, links, time; size; devices; the device; the name's size; nothing.
         let header = |inode: u32, mode: u32, size: u32, device: (u32, u32), name: u32| {
+            let time = if size == 5 { "12345678" } else { "00000000" };
             format!(
-                "070701{inode:08X}{mode:08X}00000000000000000000000100000000{size:08X}\
+                "070701{inode:08X}{mode:08X}000000000000000000000001{time}{size:08X}\
                  0000000000000000{:08X}{:08X}{name:08X}00000000",
                 device.0, device.1
             )

@@ -20,10 +20,8 @@ mount -t securityfs securityfs /sys/kernel/security
 hostname machine
 ip link set lo up
 exec </dev/null >/dev/ttyS1 2>&1
-stty -onlcr
 
 if grep -q vm.shell /proc/cmdline; then
-    stty sane
     echo "What would be run is in /vm/list; exit ends the machine."
     setsid cttyhack sh
     poweroff -f

@@ -125,6 +125,7 @@ fn fetch(progress: &Progress, apt: &Apt, line: Line, home: &Path) -> Result<()> 
     let modules = only_entry(&fresh.join("lib/modules"))?;
     let version = modules.file_name().context("no version")?;
     prune(&modules)?;
+    unpack_modules(progress, &modules.join("kernel"))?;
     // Which module needs which is not in the package: installing it would find that out.
     let mut depmod = Command::new("busybox");
     progress.run(depmod.arg("depmod").arg("-b").arg(&fresh).arg(version))?;
@@ -145,6 +146,19 @@ fn prune(modules: &Path) -> Result<()> {
     }
     fs::remove_dir_all(&all)?;
     Ok(fs::rename(kept, all)?)
+}
+
+/// Unpacks modules that are packed: the kernel may have to be told that they are, and busybox does not.
+fn unpack_modules(progress: &Progress, directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            unpack_modules(progress, &path)?;
+        } else if path.extension().is_some_and(|end| end == "xz") {
+            progress.run(Command::new("busybox").arg("unxz").arg(path))?;
+        }
+    }
+    Ok(())
 }
 
 /// The only entry of a directory.
