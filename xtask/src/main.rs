@@ -15,6 +15,7 @@ mod run;
 mod setup;
 mod term;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Verb {
     Bench(bench::Options),
     /// Fuzz the filter room with cargo-fuzz, target after target
     Fuzz(fuzz::Options),
+    /// The tests that speak to the kernel, on Debian's kernels 6.1 and 6.12 in emulated machines
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Attacks(options) => attacks::main(&options),
         Verb::Bench(options) => bench::main(&options),
         Verb::Fuzz(options) => fuzz::main(&options),
+        Verb::Vm(options) => vm::main(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -146,6 +146,18 @@ const LINKER_PACKAGES: [Package; 3] = [
     },
 ];
 
+/// Needed to boot other kernels, in emulated machines.
+const MACHINE_PACKAGES: [Package; 2] = [
+    Package {
+        name: "qemu-system-x86",
+        sign: Sign::Program("qemu-system-x86_64"),
+    },
+    Package {
+        name: "busybox-static",
+        sign: Sign::Program("busybox"),
+    },
+];
+
 /// The verb.
 pub(crate) fn main() -> Result<()> {
     let start = Instant::now();
@@ -175,6 +187,11 @@ pub(crate) fn ensure() -> Result<()> {
             .context("no packages")?;
         environment(progress, &house::proxies()?, packages)
     })
+}
+
+/// Makes sure that other kernels can be booted.
+pub(crate) fn machines(progress: &term::Progress) -> Result<()> {
+    debian(progress, &MACHINE_PACKAGES.iter().collect::<Vec<_>>())
 }
 
 /// Makes sure that capwarden can be built and shown.

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: lint, unit tests as the invoking user, end-to-end tests as root.
+//! `cargo xtask test`: lint, unit tests as the invoking user, end-to-end tests as root, and the tests
+//! that speak to the kernel on other kernels.
 //!
 //! What fails does not stop what comes after it: the last line counts everything.
 
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{attacks, house, root, setup, term};
+use crate::{attacks, house, root, setup, term, vm};
 
 /// Test programs of the agent that run as it is shipped: they do so much that the time to build
 /// them optimized comes back many times over.
@@ -51,6 +52,7 @@ enum Part {
     Lint,
     Unit,
     E2e,
+    Vm,
 }
 
 /// The verb.
@@ -79,6 +81,11 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     {
         tally.broken.push(format!("{error:#}"));
     }
+    if wants(Part::Vm)
+        && let Err(error) = vm::part(options.filter.as_deref(), &mut tally)
+    {
+        tally.broken.push(format!("{error:#}"));
+    }
 
     println!();
     for same in tally.skips.chunk_by(|one, other| one == other) {
@@ -100,7 +107,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         term::elapsed(start.elapsed())
     );
     if !clean {
-        bail!("not everything passed; one part alone: cargo xtask test --only lint|unit|e2e");
+        bail!("not everything passed; one part alone: cargo xtask test --only lint|unit|e2e|vm");
     }
     Ok(())
 }
@@ -130,7 +137,7 @@ impl fmt::Display for Tally {
 
 impl Tally {
     /// Counts one line that a test binary printed.
-    fn count(&mut self, line: &str) {
+    pub(crate) fn count(&mut self, line: &str) {
         if let Some(totals) = line.strip_prefix("test result: ") {
             self.passed += number_before(totals, " passed");
             self.failed += number_before(totals, " failed");
@@ -145,7 +152,7 @@ impl Tally {
     }
 
     /// Counts the skips that the tests noted themselves.
-    fn count_noted(&mut self, notes: &str) {
+    pub(crate) fn count_noted(&mut self, notes: &str) {
         for note in notes.lines() {
             let (name, reason) = note.split_once('\t').unwrap_or((note, "no reason given"));
             self.skips.push((name.to_owned(), reason.to_owned()));
@@ -260,19 +267,13 @@ fn unit_part(options: &Options, tally: &mut Tally, selection: &[String]) {
 
 fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
     build_capwarden()?;
-    let binaries = build_tests()?;
+    let binaries = build_tests(&["--package=capwarden-tests".to_owned()])?;
     let venv = fs::canonicalize(house::venv()?)?;
     let suite = fs::canonicalize(house::suite()?)?;
     let proxies = fs::canonicalize(house::proxies()?)?;
     let tests = house::root().join("tests");
     for binary in binaries {
-        let name = binary
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let name = name
-            .rsplit_once('-')
-            .map_or(name.as_str(), |(name, _)| name);
+        let name = program_name(&binary);
         println!("{} end to end, as root: {name}", term::bold("→"));
 
         let notes = house::target().join("skips.txt");
@@ -318,18 +319,25 @@ pub(crate) fn build_capwarden() -> Result<()> {
     )
 }
 
-/// Builds the end-to-end tests, and returns their binaries.
-fn build_tests() -> Result<Vec<PathBuf>> {
-    let arguments =
-        "test --no-run --package capwarden-tests --message-format=json-render-diagnostics";
-    let mut cargo = house::cargo(&arguments.split(' ').collect::<Vec<_>>());
-    println!("{} build the end-to-end tests", term::bold("→"));
+/// Builds the tests that these arguments of cargo select, and returns their binaries.
+pub(crate) fn build_tests(selection: &[String]) -> Result<Vec<PathBuf>> {
+    let mut cargo = house::cargo(&[
+        "test",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    cargo.args(selection);
+    println!(
+        "{} build the tests: {}",
+        term::bold("→"),
+        selection.join(" ")
+    );
     let done = cargo
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
     if !done.status.success() {
-        bail!("the end-to-end tests do not build; the compiler's words are above");
+        bail!("the tests do not build; the compiler's words are above");
     }
     let messages = String::from_utf8(done.stdout)?;
     let binaries = messages.lines().filter_map(|line| {
@@ -339,6 +347,14 @@ fn build_tests() -> Result<Vec<PathBuf>> {
         test.then(|| executable.into())
     });
     Ok(binaries.collect())
+}
+
+/// What a test binary is called in its sources.
+pub(crate) fn program_name(binary: &Path) -> String {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit_once('-')
+        .map_or(&name[..], |(name, _)| name)
+        .to_owned()
 }
 
 /// Runs a command, shows what it prints, counts the test lines in it, and returns its exit code.

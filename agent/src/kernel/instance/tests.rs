@@ -326,9 +326,11 @@ fn counting(guard: &Guard) -> Vec<EbpfInsn> {
         insn(0x00, 0, 0, EARLY_TICK),
         insn(0xb7, 2, 0, 1), // r2 = 1
         insn(0xdb, 1, 2, 0), // lock *r1 += r2
+        insn(0xb7, 2, 0, i32::MAX), // the length that it wants
+        // From a register: before Linux 6.4 nothing else may be stored there.
         EbpfInsn {
             off: CB,
-            ..insn(0x62, 6, 0, i32::MAX) // the length that it wants
+            ..insn(0x63, 6, 2, 0)
         },
         insn(0xbf, 1, 6, 0), // r1 = r6
     ]
