@@ -28,7 +28,7 @@ pub struct Listener(OwnedFd);
 /// A system call that is waiting for its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Notification {
-    /// Names the call to the kernel; reused never.
+    /// Names the call to the kernel; reused never. One more than that of the call before it.
     pub(super) id: u64,
     /// The **thread** that waits.
     pub(super) thread: u32,
@@ -76,6 +76,21 @@ impl Listener {
     /// The call returns 0: the agent has done what it asks for.
     pub(super) fn succeed(&self, call: &Notification) -> Result<(), Errno> {
         self.answer(call, 0)
+    }
+
+    /// Fails the calls that another holder of this listener received before `call`, and died without an
+    /// answer to. Nobody can receive them again, but the kernel numbers calls one by one, and says of each number
+    /// whether it was received and waits. Returns how many there were.
+    pub(super) fn fail_abandoned(&self, call: &Notification, errno: Errno) -> usize {
+        /// Calls that the other may have answered since the oldest that it has not: one whose filter is
+        /// with the verifier can be old.
+        const FAR: u64 = 1 << 16;
+        let before = (1..=FAR).map(|back| Notification {
+            id: call.id.wrapping_sub(back),
+            ..*call
+        });
+        let failed = |call: &Notification| self.is_waiting(call) && self.fail(call, errno).is_ok();
+        before.filter(failed).count()
     }
 
     fn answer(&self, call: &Notification, error: i32) -> Result<(), Errno> {
