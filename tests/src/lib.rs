@@ -1,6 +1,7 @@
 //! Shared helpers of the end-to-end tests.
 
 pub mod agent;
+pub mod bpf_objects;
 pub mod dice;
 pub mod mcp;
 pub mod netns;
@@ -10,4 +11,5 @@ pub mod space;
 pub mod spellings;
 pub mod stage;
 pub mod tools;
+pub mod tracer;
 pub mod traffic;

@@ -1,0 +1,27 @@
+//! A governed program that means no good: what it holds it tries to loosen, what it may ask it asks too often,
+//! and with arguments that nobody means.
+//!
+//! | verb | does |
+//! |---|---|
+//! | `hold SOCKET` | opens capture sockets, then does as it is told over the Unix socket |
+//! | `serve SOCKET` | is an MCP server whose tool `capture` starts `hold SOCKET` |
+//!
+//! It is native, small and started by a copy of itself, so that thousands of rounds take minutes.
+
+mod hold;
+mod serve;
+mod sys;
+
+use std::{env, path::Path};
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["hold", control] => hold::hold(Path::new(control)),
+        ["serve", control] => serve::serve(control),
+        _ => bail!("this is started by tests"),
+    }
+}
