@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bpf_objects;
+pub mod captive;
 pub mod dice;
 pub mod mcp;
 pub mod netns;

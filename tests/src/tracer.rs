@@ -130,7 +130,8 @@ fn wait() -> Result<Option<(pid_t, c_int)>> {
     let mut status = 0;
     loop {
         // SAFETY: `status` outlives the call.
-        let thread = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
+        let thread =
+            unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
         if thread > 0 {
             return Ok(Some((thread, status)));
         }

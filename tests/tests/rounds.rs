@@ -7,15 +7,9 @@ use std::{
     collections::BTreeSet,
     env,
     fs::{self, File, OpenOptions},
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     net::Ipv4Addr,
-    os::{
-        fd::OwnedFd,
-        unix::{
-            fs::PermissionsExt as _,
-            net::{UnixListener, UnixStream},
-        },
-    },
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     thread::{self, JoinHandle},
@@ -26,6 +20,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use capwarden_tests::{
     agent::{MARK, NOBODY, capwarden, cgroups_of, offspring, wait_for, workplace},
     bpf_objects,
+    captive::{self, Captive},
     dice::Dice,
     netns::{CW0, Net},
     tools::contains,
@@ -142,20 +137,11 @@ struct Tail {
 impl<'a> Place<'a> {
     fn new(net: &'a Net) -> Result<Self> {
         let dir = workplace()?;
-        let captive = dir.path().join("captive");
-        fs::copy(env!("CARGO_BIN_EXE_captive"), &captive)?;
-        fs::set_permissions(&captive, fs::Permissions::from_mode(0o755))?;
         fs::write(dir.path().join("policy.yaml"), POLICY)?;
-        let control = UnixListener::bind(dir.path().join("control"))?;
-        fs::set_permissions(
-            dir.path().join("control"),
-            fs::Permissions::from_mode(0o777),
-        )?;
-        control.set_nonblocking(true)?;
         Ok(Self {
             net,
+            control: captive::place(dir.path(), env!("CARGO_BIN_EXE_captive"))?,
             dir,
-            control,
             dead: Vec::new(),
             log: 0,
         })
@@ -196,7 +182,11 @@ impl<'a> Place<'a> {
         let mut agent = command.stderr(said).spawn()?;
         if way == Way::Run {
             // The agent may be dead before it has read it.
-            let _ = agent.stdin.as_mut().context("no stdin")?.write_all(&asked());
+            let _ = agent
+                .stdin
+                .as_mut()
+                .context("no stdin")?
+                .write_all(&asked());
         }
         Ok(agent)
     }
@@ -210,7 +200,7 @@ impl<'a> Place<'a> {
         let mut left = Left::default();
         let holder = self.holder(&agent)?;
         if let Some(mut holder) = holder {
-            let ready = holder.ready()?;
+            let ready = holder.answer()?;
             let sockets = ready.get("sockets").and_then(Value::as_u64);
             left.sockets = usize::try_from(sockets.context("no number")?)?;
             // Half of what it may hear, of which its sockets each hear a copy, while the agent may be alive.
@@ -222,14 +212,22 @@ impl<'a> Place<'a> {
         }
         // A client that has what it wanted; `exec` does not read it.
         drop(agent.stdin.take());
-        wait_for("the agent's end", PATIENCE, || Ok(agent.has_ended()?.then_some(())))?;
-        let (calls, status) = agent.end.join().map_err(|_| anyhow!("the killer panicked"))??;
+        wait_for("the agent's end", PATIENCE, || {
+            Ok(agent.has_ended()?.then_some(()))
+        })?;
+        let (calls, status) = agent
+            .end
+            .join()
+            .map_err(|_| anyhow!("the killer panicked"))??;
         left.killed = status.code().is_none();
         left.calls = calls;
         if left.killed {
             self.dead.push(pid);
         } else {
-            ensure!(cgroups_of(pid)?.is_empty(), "a cgroup of agent {pid} is left");
+            ensure!(
+                cgroups_of(pid)?.is_empty(),
+                "a cgroup of agent {pid} is left"
+            );
         }
         let place = self.dir.path();
         wait_for("the end of all processes", PATIENCE, || {
@@ -241,29 +239,37 @@ impl<'a> Place<'a> {
         })?;
         // Others of this host may load some meanwhile, but do not keep them.
         let mut now = BTreeSet::new();
-        wait_for("the end of all eBPF programs, maps and links", PATIENCE, || {
-            now = bpf_objects::all()?;
-            Ok(now.is_subset(&before).then_some(()))
-        })
+        wait_for(
+            "the end of all eBPF programs, maps and links",
+            PATIENCE,
+            || {
+                now = bpf_objects::all()?;
+                Ok(now.is_subset(&before).then_some(()))
+            },
+        )
         .with_context(|| format!("left: {:?}", now.difference(&before)))?;
         Ok(left)
     }
 
     /// The governed process that holds sockets, once there is one. None if there never will be.
-    fn holder(&self, agent: &Agent) -> Result<Option<Holder>> {
+    fn holder(&self, agent: &Agent) -> Result<Option<Captive>> {
         wait_for("a holder of sockets", PATIENCE, || {
             // In this order: what is governed may come until the agent has gone.
             let dead = agent.has_ended()?;
             let alone = dead && offspring(self.dir.path())?.is_empty();
-            match self.control.accept() {
-                Ok((stream, _)) => Ok(Some(Some(Holder::new(stream)?))),
-                Err(_) => Ok(alone.then_some(None)),
+            match Captive::accept(&self.control)? {
+                Some(holder) => Ok(Some(Some(holder))),
+                None => Ok(alone.then_some(None)),
             }
         })
     }
 
     fn send(&self, to: Ipv4Addr, port: u16, payload: &str, count: u32) -> Result<()> {
-        let from = if to == LOOPBACK { &self.net.here } else { &self.net.there };
+        let from = if to == LOOPBACK {
+            &self.net.here
+        } else {
+            &self.net.there
+        };
         let mut flood = Flood::new(to, payload.as_bytes(), count);
         (flood.port, flood.rate) = (port, 20_000);
         flood.send(from).map(drop)
@@ -277,7 +283,7 @@ impl<'a> Place<'a> {
     }
 
     /// The agent is dead: its sockets are bounded by what is locked on them.
-    fn inspect(&self, holder: &mut Holder, left: &mut Left) -> Result<()> {
+    fn inspect(&self, holder: &mut Captive, left: &mut Left) -> Result<()> {
         wait_for("no other packet socket", PATIENCE, || {
             Ok((self.packet_sockets()? == left.sockets).then_some(()))
         })?;
@@ -297,7 +303,10 @@ impl<'a> Place<'a> {
         self.send(CW0, PORT, "elsewhere", SENT)?;
         let heard = holder.ask(&format!("count {GRANTED}"))?;
         ensure!(heard.get("others") == Some(&json!(0)), "{heard}");
-        left.heard = heard.get("marked").and_then(Value::as_u64).context("marked")?;
+        left.heard = heard
+            .get("marked")
+            .and_then(Value::as_u64)
+            .context("marked")?;
         let expected = if left.sockets == 0 { 0 } else { CAP };
         ensure!(left.heard == expected, "{} sockets: {heard}", left.sockets);
         Ok(())
@@ -319,11 +328,17 @@ impl<'a> Place<'a> {
         if dice.roll(4) == 0 && bytes.last() == Some(&b'\n') {
             let line = bytes.len() - 1;
             let begin = bytes.get(..line).unwrap_or_default();
-            let begin = begin.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let begin = begin
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
             bytes.truncate(begin + dice.roll(bytes.len() - begin));
             fs::write(self.log(), &bytes)?;
         }
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         let fragment = bytes.split_off(whole);
         Ok(Tail {
             whole: bytes,
@@ -336,7 +351,10 @@ impl<'a> Place<'a> {
             return Ok(Vec::new());
         }
         let mut verify = Command::new(capwarden()?);
-        let done = verify.args(["audit", "verify", "--json"]).arg(self.log()).output()?;
+        let done = verify
+            .args(["audit", "verify", "--json"])
+            .arg(self.log())
+            .output()?;
         let report: Value = serde_json::from_slice(&done.stdout)?;
         let problems = report.get("problems").and_then(Value::as_array).cloned();
         problems.with_context(|| report.to_string())
@@ -345,7 +363,9 @@ impl<'a> Place<'a> {
     /// The next agent has come as far as it did: all whole lines are there, and what was no whole line is too.
     fn nothing_lost(&self, tail: &Tail) -> Result<bool> {
         let now = fs::read(self.log()).unwrap_or_default();
-        let rest = now.strip_prefix(tail.whole.as_slice()).context("lines are lost")?;
+        let rest = now
+            .strip_prefix(tail.whole.as_slice())
+            .context("lines are lost")?;
         if tail.fragment.is_empty() || rest == tail.fragment {
             return Ok(false);
         }
@@ -440,42 +460,14 @@ fn asked() -> Vec<u8> {
     lines.map(|line| format!("{line}\n")).concat().into_bytes()
 }
 
-/// A governed process that holds sockets.
-struct Holder {
-    stream: UnixStream,
-    lines: BufReader<UnixStream>,
-}
-
-impl Holder {
-    fn new(stream: UnixStream) -> Result<Self> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let lines = BufReader::new(stream.try_clone()?);
-        Ok(Self { stream, lines })
-    }
-
-    /// What it got, when it has asked for everything.
-    fn ready(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        self.lines.read_line(&mut line)?;
-        serde_json::from_str(&line).with_context(|| format!("the holder said {line:?}"))
-    }
-
-    fn ask(&mut self, what: &str) -> Result<Value> {
-        writeln!(self.stream, "{what}")?;
-        self.ready()
-    }
-
-    fn leave(mut self) {
-        // It may have been ended by the agent.
-        let _ = writeln!(self.stream, "exit");
-    }
-}
-
 /// A moment to die at: while a socket is armed, at something else, or at any time.
 fn death(dice: &mut Dice, calls: &Calls) -> Death {
     let from: &[libc::c_long] = match dice.roll(4) {
-        0 => return Death::After(Duration::from_micros(u64::try_from(dice.roll(160_000)).unwrap_or(0))),
+        0 => {
+            return Death::After(Duration::from_micros(
+                u64::try_from(dice.roll(160_000)).unwrap_or(0),
+            ));
+        }
         1 | 2 => &ARMING,
         _ => &OTHERS,
     };
@@ -540,7 +532,11 @@ fn agent_killed_anywhere_leaves_nothing_unbounded_and_nothing_behind() -> Result
     }
     close(&mut place)?;
     let said = fs::read(place.path("stderr"))?;
-    ensure!(!contains(&said, b"panicked"), "{}", String::from_utf8_lossy(&said));
+    ensure!(
+        !contains(&said, b"panicked"),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
     eprintln!(
         "{rounds} rounds: killed in {killed}; {sockets} sockets outlived the agent in {holding} rounds, all locked and within their cap; {torn} torn ends repaired"
     );

@@ -1,9 +1,11 @@
 //! Holds capture sockets, and says what came of trying to loosen them.
 
 use std::{
+    env,
     io::{self, BufRead as _, BufReader, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
+    process::{self, Command},
     thread,
 };
 
@@ -31,10 +33,36 @@ pub(crate) fn hold(control: &Path) -> Result<()> {
     }
     let ready = json!({ "sockets": sockets.len(), "refused": refused });
     writeln!(control, "{ready}")?;
+    obey(control, sockets)
+}
+
+/// Starts the others, and does as it is told.
+pub(crate) fn wait(control: &Path, count: u32) -> Result<()> {
+    if let Some(others) = count.checked_sub(1).filter(|others| *others > 0) {
+        let mut command = Command::new(env::current_exe()?);
+        command
+            .arg("wait")
+            .arg(control)
+            .arg(others.to_string())
+            .spawn()?;
+    }
+    let mut stream = UnixStream::connect(control)?;
+    writeln!(stream, "{}", json!({ "process": process::id() }))?;
+    obey(stream, Vec::new())
+}
+
+fn obey(mut control: UnixStream, mut sockets: Vec<OwnedFd>) -> Result<()> {
     for line in BufReader::new(control.try_clone()?).lines() {
         let answer = match line?.split_once(' ') {
             Some(("count", mark)) => count(&sockets, mark.as_bytes()),
             Some(("loosen", _)) => loosen(&sockets),
+            Some(("open", _)) => match sys::packet_socket(sys::SOCK_RAW, sys::ALL) {
+                Ok(socket) => {
+                    sockets.push(socket);
+                    json!("ok")
+                }
+                Err(error) => json!(sys::name(&error)),
+            },
             _ => break,
         };
         writeln!(control, "{answer}")?;

@@ -4,6 +4,7 @@
 //! | verb | does |
 //! |---|---|
 //! | `hold SOCKET` | opens capture sockets, then does as it is told over the Unix socket |
+//! | `wait SOCKET COUNT` | so many processes that open sockets only when they are told |
 //! | `serve SOCKET` | is an MCP server whose tool `capture` starts `hold SOCKET` |
 //!
 //! It is native, small and started by a copy of itself, so that thousands of rounds take minutes.
@@ -21,6 +22,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["hold", control] => hold::hold(Path::new(control)),
+        ["wait", control, count] => hold::wait(Path::new(control), count.parse()?),
         ["serve", control] => serve::serve(control),
         _ => bail!("this is started by tests"),
     }

@@ -34,7 +34,10 @@ pub(crate) fn call(number: libc::c_long, arguments: [u64; 5]) -> io::Result<i64>
 /// `socket(AF_PACKET, …)`, non-blocking.
 pub(crate) fn packet_socket(kind: u64, protocol: u64) -> io::Result<OwnedFd> {
     const NONBLOCK: u64 = 0o4_000;
-    let fd = call(libc::SYS_socket, [AF_PACKET, kind | NONBLOCK, protocol, 0, 0])?;
+    let fd = call(
+        libc::SYS_socket,
+        [AF_PACKET, kind | NONBLOCK, protocol, 0, 0],
+    )?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
