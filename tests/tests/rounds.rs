@@ -45,6 +45,7 @@ const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ROUNDS_OF_A_LOG: usize = 50;
 /// Nothing that is awaited takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+const OTHERS_PATIENCE: Duration = Duration::from_secs(200);
 
 const POLICY: &str = "version: 1
 default: deny
@@ -237,17 +238,19 @@ impl<'a> Place<'a> {
         wait_for("the end of all packet sockets", PATIENCE, || {
             Ok((self.packet_sockets()? == 0).then_some(()))
         })?;
-        // Others of this host may load some meanwhile, but do not keep them.
-        let mut now = BTreeSet::new();
+        // Of what others of this host have loaded meanwhile it is awaited that they have ended.
+        let new: BTreeSet<_> = bpf_objects::all()?.difference(&before).copied().collect();
+        let mut kept = Vec::new();
         wait_for(
-            "the end of all eBPF programs, maps and links",
-            PATIENCE,
+            "the end of eBPF programs, maps and links",
+            OTHERS_PATIENCE,
             || {
-                now = bpf_objects::all()?;
-                Ok(now.is_subset(&before).then_some(()))
+                let now = bpf_objects::all()?;
+                kept = new.intersection(&now).copied().collect();
+                Ok(kept.is_empty().then_some(()))
             },
         )
-        .with_context(|| format!("left: {:?}", now.difference(&before)))?;
+        .with_context(|| format!("left: {kept:?}"))?;
         Ok(left)
     }
 
@@ -286,7 +289,8 @@ impl<'a> Place<'a> {
     fn inspect(&self, holder: &mut Captive, left: &mut Left) -> Result<()> {
         wait_for("no other packet socket", PATIENCE, || {
             Ok((self.packet_sockets()? == left.sockets).then_some(()))
-        })?;
+        })
+        .with_context(|| format!("{} are held: {:?}", left.sockets, self.packet_sockets()))?;
         let attempts = holder.ask("loosen ")?;
         for attempt in attempts.as_array().context("a list")? {
             for (how, said) in [

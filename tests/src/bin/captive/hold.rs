@@ -46,9 +46,14 @@ pub(crate) fn wait(control: &Path, count: u32) -> Result<()> {
             .arg(others.to_string())
             .spawn()?;
     }
-    let mut stream = UnixStream::connect(control)?;
-    writeln!(stream, "{}", json!({ "process": process::id() }))?;
-    obey(stream, Vec::new())
+    let stream = UnixStream::connect(control)?;
+    say_and_obey(stream, &json!({ "process": process::id() }))
+}
+
+/// Says something, and does as it is told, with no socket yet.
+pub(crate) fn say_and_obey(mut control: UnixStream, what: &serde_json::Value) -> Result<()> {
+    writeln!(control, "{what}")?;
+    obey(control, Vec::new())
 }
 
 fn obey(mut control: UnixStream, mut sockets: Vec<OwnedFd>) -> Result<()> {
@@ -56,6 +61,11 @@ fn obey(mut control: UnixStream, mut sockets: Vec<OwnedFd>) -> Result<()> {
         let answer = match line?.split_once(' ') {
             Some(("count", mark)) => count(&sockets, mark.as_bytes()),
             Some(("loosen", _)) => loosen(&sockets),
+            Some(("flood", _)) => loop {
+                if let Ok(socket) = sys::packet_socket(sys::SOCK_RAW, sys::ALL) {
+                    sockets.push(socket);
+                }
+            },
             Some(("open", _)) => match sys::packet_socket(sys::SOCK_RAW, sys::ALL) {
                 Ok(socket) => {
                     sockets.push(socket);

@@ -25,8 +25,12 @@ pub(crate) fn serve(control: &str) -> Result<()> {
             }),
             Some("tools/list") => json!({ "tools": [{ "name": "capture", "inputSchema": {} }] }),
             Some("tools/call") => {
+                let verb = match message.pointer("/params/name").and_then(Value::as_str) {
+                    Some("flood") => "flood",
+                    _ => "hold",
+                };
                 let mut holder = Command::new(env::current_exe()?);
-                holder.args(["hold", control]).stdin(Stdio::null());
+                holder.args([verb, control]).stdin(Stdio::null());
                 started.push(holder.stdout(Stdio::null()).spawn()?);
                 json!({ "content": [{ "type": "text", "text": "started" }] })
             }

@@ -5,8 +5,9 @@
 )]
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
 };
 
 pub(crate) const AF_PACKET: u64 = 17;
@@ -75,6 +76,55 @@ fn check(result: libc::c_int) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// A signal that interrupts this process every quarter of a millisecond, wherever it is.
+pub(crate) fn interrupt_often() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: all zeros is a valid value of this plain C structure: no flags, so that calls are not begun again.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the handler does nothing.
+    check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) })?;
+    every(250)
+}
+
+/// No more of it.
+pub(crate) fn interrupt_no_more() -> io::Result<()> {
+    every(0)
+}
+
+fn every(microseconds: libc::suseconds_t) -> io::Result<()> {
+    let time = libc::timeval {
+        tv_sec: 0,
+        tv_usec: microseconds,
+    };
+    let timer = libc::itimerval {
+        it_interval: time,
+        it_value: time,
+    };
+    // SAFETY: the pointer is to `timer`, which outlives the call; the old one is not asked for.
+    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) })
+}
+
+/// How many capture sockets this process has, and how many of them were not locked.
+pub(crate) fn packet_sockets() -> (usize, usize) {
+    let (mut all, mut loose) = (0, 0);
+    for fd in 0..1_024 {
+        let (mut domain, mut size) = (0_i32, 4);
+        // SAFETY: both pointers are to what outlives the call, and the size is that of the number.
+        let got = unsafe {
+            let domain = (&raw mut domain).cast();
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, domain, &raw mut size)
+        };
+        if got == 0 && domain == libc::AF_PACKET {
+            all += 1;
+            let locked = set(&fd, SO_LOCK_FILTER, 0);
+            let locked = locked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+            loose += usize::from(!locked);
+        }
+    }
+    (all, loose)
 }
 
 /// The name of an error that is looked for here, or its number.
