@@ -4,6 +4,7 @@ pub mod agent;
 pub mod bpf_objects;
 pub mod captive;
 pub mod dice;
+pub mod mangle;
 pub mod mcp;
 pub mod netns;
 pub mod readers;
