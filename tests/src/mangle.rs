@@ -85,8 +85,45 @@ pub fn line(dice: &mut Dice, number: usize) -> Vec<u8> {
     line
 }
 
-/// A request over HTTP to this host: a good one with some damage to its head, its length, its chunks or its body.
-pub fn request(dice: &mut Dice, host: &str, number: usize) -> Vec<u8> {
+/// A request over HTTP.
+#[derive(Debug)]
+pub struct Request {
+    /// As it is sent.
+    pub bytes: Vec<u8>,
+    /// Whether its end can be told, so that it has an answer.
+    pub whole: bool,
+}
+
+/// A request to this host, in this session: one whose body alone is damaged, or one with some damage to its head, its
+/// length or its chunks as well.
+pub fn request(dice: &mut Dice, host: &str, session: &str, number: usize) -> Request {
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {host}\r\nAccept: application/json, text/event-stream\r\nContent-Type: application/json\r\n{session}"
+    );
+    if dice.roll(3) == 0 {
+        let bytes = damaged_request(dice, host, number);
+        let whole = false;
+        return Request { bytes, whole };
+    }
+    let body = line(dice, number);
+    let (length, body) = match dice.roll(2) {
+        0 => (format!("Content-Length: {}\r\n\r\n", body.len()), body),
+        _ => {
+            let pieces = body.chunks(1 + dice.roll(100));
+            let chunks = pieces.flat_map(|piece| {
+                let size = format!("{:X}\r\n", piece.len());
+                [size.as_bytes(), piece, b"\r\n"].concat()
+            });
+            let chunks = chunks.chain(*b"0\r\n\r\n").collect();
+            ("Transfer-Encoding: chunked\r\n\r\n".to_owned(), chunks)
+        }
+    };
+    let bytes = [head.as_bytes(), length.as_bytes(), &body].concat();
+    let whole = true;
+    Request { bytes, whole }
+}
+
+fn damaged_request(dice: &mut Dice, host: &str, number: usize) -> Vec<u8> {
     const LONG: usize = 100 * 1024;
     let method = dice.word(&[
         "POST", "POST", "POST", "POST", "GET", "DELETE", "PUT", "post", "P\0ST", "",

@@ -2,7 +2,7 @@
 //! `fuzz.rs`). What is in them reaches nobody, and the next one is served.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
@@ -31,7 +31,7 @@ tools:
 
 const HERE: &str = "127.0.0.1:8808";
 /// Requests over HTTP, and connections to the Unix socket; after so many of them it is asked whether all is well.
-const REQUESTS: usize = 600;
+const REQUESTS: usize = 400;
 const CONNECTIONS: usize = 20;
 const BATCH: usize = 100;
 /// Lines on one connection.
@@ -149,33 +149,47 @@ fn fuzz_http_to_an_http_server() -> Result<()> {
 fn over_http(stage: &Stage, agent: Client, seed: u64) -> Result<()> {
     stage.listening_on(8808)?;
     let mut dice = Dice::new(seed);
+    let (mut session, mut answered) = (begin(stage)?, 0);
     for number in 0..REQUESTS {
-        let request = mangle::request(&mut dice, HERE, number);
-        let mut stream = connect(stage, SHORT)?;
-        send(&mut dice, &mut stream, &request);
-        let _ = stream.shutdown(Shutdown::Write);
-        let mut answer = Vec::new();
-        let told = stream.take(1 << 16).read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer);
+        let request = mangle::request(&mut dice, HERE, &session, number);
+        let mut stream = connect(stage, if request.whole { PATIENCE } else { SHORT })?;
+        send(&mut dice, &mut stream, &request.bytes);
+        let mut answer = vec![0; 1 << 16];
+        let told = match request.whole {
+            true => stream.read(&mut answer)?,
+            false => {
+                let _ = stream.shutdown(Shutdown::Write);
+                stream.read(&mut answer).unwrap_or(0) // hung up on, or a stream without an event
+            }
+        };
+        let answer = String::from_utf8_lossy(answer.get(..told).unwrap_or_default());
         let what = || {
-            String::from_utf8_lossy(&request)
+            String::from_utf8_lossy(&request.bytes)
                 .chars()
                 .take(2_000)
                 .collect::<String>()
         };
-        ensure!(!answer.contains("\"hidden\""), "{}\n{answer}", what());
-        match told {
-            Err(error)
-                if ![ErrorKind::WouldBlock, ErrorKind::ConnectionReset].contains(&error.kind()) =>
-            {
-                return Err(error.into());
-            }
-            _ => {}
+        // A page of an error is the server's own, and no answer to anything.
+        let is_answer = answer.starts_with("HTTP/1.1 2");
+        ensure!(
+            !is_answer || !answer.contains("\"hidden\""),
+            "{}\n{answer}",
+            what()
+        );
+        ensure!(!request.whole || told > 0, "no answer to {}", what());
+        answered +=
+            usize::from(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 202 "));
+        // For all that a client can know, its session is over.
+        if answer.starts_with("HTTP/1.1 404 ") {
+            session = begin(stage)?;
         }
         if number % BATCH == BATCH - 1 {
-            served(stage).with_context(|| format!("after request {number}"))?;
+            served(stage, &session).with_context(|| format!("after request {number}"))?;
+            session = begin(stage)?;
         }
     }
+    eprintln!("{answered} of {REQUESTS} requests were let in");
+    ensure!(answered > REQUESTS / 12);
     // The transport of 2024-11-05.
     let script = stage.write("carry.py", CARRY)?;
     let mut command = stage.space.command(python("python3")?);
@@ -200,28 +214,36 @@ fn connect(stage: &Stage, patience: Duration) -> Result<TcpStream> {
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":"calm-1","method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"calm","version":"1"}}}"#;
 
-/// A new client gets what it asks for.
-fn served(stage: &Stage) -> Result<()> {
-    let ask = |body: &str, more: &str, wanted: &str| {
-        let length = body.len();
-        let mut stream = connect(stage, PATIENCE)?;
-        let request = format!(
-            "POST /mcp HTTP/1.1\r\nHost: {HERE}\r\nAccept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n{body}"
-        );
-        stream.write_all(request.as_bytes())?;
-        until(&mut stream, wanted)
-    };
-    let begun = ask(INITIALIZE, "", "serverInfo")?;
-    let lower = begun.to_lowercase();
-    let at = lower.find("mcp-session-id: ").context("no session")?;
+/// Posts a message in a session, and reads until something comes.
+fn ask(stage: &Stage, body: &str, session: &str, wanted: &str) -> Result<String> {
+    let length = body.len();
+    let mut stream = connect(stage, PATIENCE)?;
+    write!(
+        stream,
+        "POST /mcp HTTP/1.1\r\nHost: {HERE}\r\nAccept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{session}\r\n{body}"
+    )?;
+    until(&mut stream, wanted)
+}
+
+/// Begins a session, and returns the header that names it.
+fn begin(stage: &Stage) -> Result<String> {
+    let begun = ask(stage, INITIALIZE, "", "serverInfo")?;
+    let at = begun
+        .to_lowercase()
+        .find("mcp-session-id: ")
+        .context("no session")?;
     let session = begun.get(at..).and_then(|line| line.lines().next());
-    let more = format!("{}\r\n", session.context("no session")?);
-    let answer = ask(&call(), &more, "{\\\"n\\\": 7}")?;
+    Ok(format!("{}\r\n", session.context("no session")?))
+}
+
+/// A client gets what it asks for, and ends its session.
+fn served(stage: &Stage, session: &str) -> Result<()> {
+    let answer = ask(stage, &call(), session, "{\\\"n\\\": 7}")?;
     ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let mut stream = connect(stage, PATIENCE)?;
     write!(
         stream,
-        "DELETE /mcp HTTP/1.1\r\nHost: {HERE}\r\nContent-Length: 0\r\n{more}\r\n"
+        "DELETE /mcp HTTP/1.1\r\nHost: {HERE}\r\nContent-Length: 0\r\n{session}\r\n"
     )?;
     until(&mut stream, "\r\n\r\n").map(drop)
 }
@@ -260,9 +282,10 @@ fn hostile(mut stream: TcpStream) -> Result<()> {
             };
             let answer = format!(r#"{{"jsonrpc":"2.0","id":"{id}","result":{result}}}"#);
             let length = answer.len();
+            let number = ANSWERS.fetch_add(1, Ordering::Relaxed);
             write!(
                 stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nMcp-Session-Id: s1\r\nContent-Length: {length}\r\n\r\n{answer}"
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nMcp-Session-Id: s{number}\r\nContent-Length: {length}\r\n\r\n{answer}"
             )?;
             continue;
         }

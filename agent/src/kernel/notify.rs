@@ -113,6 +113,10 @@ impl Listener {
     }
 
     /// The call returns the socket, in one step with its installation (Linux 5.14).
+    ///
+    /// An agent that is killed in here leaves a call that the kernel takes for answered, and may have given nothing:
+    /// it returns 0, which is no socket of anybody's
+    /// (<https://github.com/torvalds/linux/blob/v5.14/kernel/seccomp.c>, `seccomp_notify_addfd`).
     pub(super) fn hand_over(
         &self,
         call: &Notification,

@@ -32,16 +32,27 @@ pub(crate) fn call(number: libc::c_long, arguments: [u64; 5]) -> io::Result<i64>
     }
 }
 
-/// `socket(AF_PACKET, …)`, non-blocking.
+/// `socket(AF_PACKET, …)`, non-blocking. The kernel may say 0 where the agent was killed while it handed a socket
+/// over (`kernel/notify.rs`): that is whatever has this number, and no capture socket.
 pub(crate) fn packet_socket(kind: u64, protocol: u64) -> io::Result<OwnedFd> {
     const NONBLOCK: u64 = 0o4_000;
-    let fd = call(
-        libc::SYS_socket,
-        [AF_PACKET, kind | NONBLOCK, protocol, 0, 0],
-    )?;
+    let arguments = [AF_PACKET, kind | NONBLOCK, protocol, 0, 0];
+    let fd = call(libc::SYS_socket, arguments)?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    if !is_packet_socket(fd) {
+        return Err(io::Error::other("no socket"));
+    }
     // SAFETY: the call returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn is_packet_socket(fd: RawFd) -> bool {
+    let (mut domain, mut size) = (0_i32, 4);
+    let (domain_at, size_at) = ((&raw mut domain).cast(), &raw mut size);
+    // SAFETY: both pointers are to what outlives the call, and the size is that of the number.
+    let got =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, domain_at, size_at) };
+    got == 0 && domain == libc::AF_PACKET
 }
 
 /// `setsockopt(SOL_SOCKET, option, number)`.
@@ -111,13 +122,7 @@ fn every(microseconds: libc::suseconds_t) -> io::Result<()> {
 pub(crate) fn packet_sockets() -> (usize, usize) {
     let (mut all, mut loose) = (0, 0);
     for fd in 0..1_024 {
-        let (mut domain, mut size) = (0_i32, 4);
-        // SAFETY: both pointers are to what outlives the call, and the size is that of the number.
-        let got = unsafe {
-            let domain = (&raw mut domain).cast();
-            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, domain, &raw mut size)
-        };
-        if got == 0 && domain == libc::AF_PACKET {
+        if is_packet_socket(fd) {
             all += 1;
             let locked = set(&fd, SO_LOCK_FILTER, 0);
             let locked = locked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
