@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::{netns::Namespace, tools::contains};
 
 /// Everything that an `exec` starts has this in its environment, with the `exec`'s directory.
-const MARK: &str = "CWTEST_EXEC";
+pub const MARK: &str = "CWTEST_EXEC";
 
 /// The user of everything governed here.
 pub const NOBODY: u32 = 65_534;
@@ -479,7 +479,7 @@ fn holds(pid: u32, files: &[String]) -> bool {
 }
 
 /// The processes that descend from the command started in `place`.
-fn offspring(place: &Path) -> Result<Vec<u32>> {
+pub fn offspring(place: &Path) -> Result<Vec<u32>> {
     let mark = format!("{MARK}={}\0", place.display());
     let all =
         fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -527,7 +527,7 @@ pub fn assert_powerless(pid: u32) -> Result<()> {
 }
 
 /// The cgroups that an agent made.
-fn cgroups_of(agent: u32) -> Result<Vec<PathBuf>> {
+pub fn cgroups_of(agent: u32) -> Result<Vec<PathBuf>> {
     let mount = fs::read_to_string("/proc/self/mountinfo")?;
     let mount = mount.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;

@@ -1,7 +1,10 @@
 //! Shared helpers of the end-to-end tests.
 
 pub mod agent;
+pub mod bpf_objects;
+pub mod captive;
 pub mod dice;
+pub mod mangle;
 pub mod mcp;
 pub mod netns;
 pub mod readers;
@@ -10,4 +13,5 @@ pub mod space;
 pub mod spellings;
 pub mod stage;
 pub mod tools;
+pub mod tracer;
 pub mod traffic;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
     dice::Dice,
+    mangle,
     mcp::{Client, PATIENCE},
     stage::{Stage, memory, python, text},
 };
@@ -36,86 +37,6 @@ const QUIET: u64 = 64 * 1024;
 const CLIENT_LINE: u64 = 4 * 1024;
 const SERVER_LINE: u64 = 64 * 1024;
 
-/// What a client might send.
-fn seeds(id: usize) -> Vec<String> {
-    let call = |name: &str, arguments: Value| {
-        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": name, "arguments": arguments } })
-            .to_string()
-    };
-    vec![
-        json!({ "jsonrpc": "2.0", "id": id, "method": "ping" }).to_string(),
-        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/list", "params": {} }).to_string(),
-        json!({ "jsonrpc": "2.0", "id": id.to_string(), "method": "initialize", "params": {} }).to_string(),
-        json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id } }).to_string(),
-        json!({ "jsonrpc": "2.0", "id": id, "result": { "tools": [] } }).to_string(),
-        json!([{ "jsonrpc": "2.0", "id": id, "method": "tools/call" }]).to_string(),
-        call("echo", json!({ "n": id, "text": "\u{e9}\u{1f600}\0\u{2028}", "deep": [[[{ "a": null }]]] })),
-        call("capture", json!({ "interface": "nosuch0", "filter": "tcp port 80" })),
-        call("capture", json!({ "interface": "lo" })),
-        call("stop", json!({ "id": "capture-1" })),
-        call("hidden", json!({})),
-        call("echo", json!({ "n": 1e300 })),
-        r#"{"jsonrpc":"2.0","id":1,"ID":2,"method":"tools/call","METHOD":"ping","params":{"name":"hidden"}}"#.to_owned(),
-        format!(r#"{{"id":{id},"method":"Tools/Call","params":{{"name":"hidden","arguments":{{"a":1,"a":2}}}}}}"#),
-        format!("{{\"id\":{id},\"method\":\"x\",\"params\":{}{}}}", "[".repeat(200), "]".repeat(200)),
-    ]
-}
-
-/// A line of a client: a good one with some damage, or none at all.
-fn line(dice: &mut Dice, number: usize) -> Vec<u8> {
-    let mut line: Vec<u8> = match dice.roll(10) {
-        0 => (0..dice.roll(300)).map(|_| dice.byte()).collect(),
-        _ => {
-            let seeds = seeds(number);
-            dice.pick(&seeds).cloned().unwrap_or_default().into_bytes()
-        }
-    };
-    for _ in 0..dice.roll(5) {
-        let at = dice.roll(line.len() + 1);
-        match dice.roll(7) {
-            0 => {
-                let byte = dice.byte();
-                if let Some(place) = line.get_mut(at) {
-                    *place = byte;
-                }
-            }
-            1 => line.insert(at, dice.byte()),
-            2 => {
-                let end = (at + dice.roll(20)).min(line.len());
-                line.drain(at..end);
-            }
-            3 => {
-                let tokens: [&[u8]; 12] = [
-                    b"{",
-                    b"}",
-                    b"[",
-                    b"]",
-                    b"\"",
-                    b"\\u0000",
-                    b"\\ud800",
-                    b"1e999",
-                    b"\r",
-                    b"\"id\":1,",
-                    b"\"method\":\"tools/call\",",
-                    b"null",
-                ];
-                let token = dice.pick(&tokens).copied().unwrap_or_default();
-                line.splice(at..at, token.iter().copied());
-            }
-            4 => line.truncate(at),
-            5 => {
-                let part = line.get(at..).unwrap_or_default().to_vec();
-                line.extend(part);
-            }
-            _ => line
-                .splice(at..at, [b'['].repeat(dice.roll(400)))
-                .for_each(drop),
-        }
-    }
-    line.push(b'\n');
-    line
-}
-
 /// A call that is all right gets its answer.
 fn all_is_well(client: &mut Client, number: usize) -> Result<()> {
     let id = json!(format!("calm{number}"));
@@ -140,7 +61,7 @@ fn fuzz_lines_from_both_sides_leave_a_working_gate() -> Result<()> {
     let mut dice = Dice::new(0x5eed_0000_0000_0001);
     for batch in 0..LINES / BATCH {
         for number in 0..BATCH {
-            let line = line(&mut dice, batch * BATCH + number);
+            let line = mangle::line(&mut dice, batch * BATCH + number);
             client.send(&line)?;
         }
         all_is_well(&mut client, batch).with_context(|| {

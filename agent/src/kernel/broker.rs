@@ -87,6 +87,8 @@ pub trait Admit: Send + Sync + 'static {
     ) -> Result<(), Rejection>;
     /// The caller has the socket.
     fn armed(&self, caller: Caller, call: SocketCall, inode: u64);
+    /// The socket that was made for a caller could not be given to it, and is gone.
+    fn withdrawn(&self, inode: u64);
     /// The caller was refused.
     fn refused(&self, caller: Option<Caller>, refusal: Refusal);
 }
@@ -101,6 +103,16 @@ pub struct Broker {
 impl Broker {
     /// Starts answering.
     pub fn start(listener: Listener, admit: impl Admit) -> std::io::Result<Self> {
+        Self::run(listener, admit, false)
+    }
+
+    /// Goes on answering for an agent that has died: its listener was kept (see [`super::keeper`]). What that one
+    /// left without an answer is refused when the next call comes, for only then can it be named.
+    pub fn adopt(listener: Listener, admit: impl Admit) -> std::io::Result<Self> {
+        Self::run(listener, admit, true)
+    }
+
+    fn run(listener: Listener, admit: impl Admit, mut abandoned: bool) -> std::io::Result<Self> {
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let namespace = fs::metadata("/proc/self/ns/net")?.ino();
         let aside = Aside::start()?;
@@ -109,7 +121,13 @@ impl Broker {
             .name("broker".into())
             .spawn(move || {
                 while wait(&listener, &stopped) {
-                    answer_one(&listener, &admit, namespace, &aside);
+                    let Some(call) = receive(&listener) else {
+                        continue;
+                    };
+                    if std::mem::take(&mut abandoned) {
+                        refuse_abandoned(&listener, &*admit, &call);
+                    }
+                    answer(&listener, &admit, namespace, &aside, call);
                 }
             })?;
         Ok(Self {
@@ -157,16 +175,36 @@ fn wait(listener: &Listener, stopped: &OwnedFd) -> bool {
     }
 }
 
-fn answer_one(listener: &Arc<Listener>, admit: &Arc<impl Admit>, namespace: u64, aside: &Aside) {
-    let call = match listener.receive() {
-        Ok(call) => call,
+fn receive(listener: &Listener) -> Option<Notification> {
+    match listener.receive() {
+        Ok(call) => Some(call),
         // The caller died, or the kernel woke us for nothing.
-        Err(Errno::NOENT | Errno::AGAIN) => return,
+        Err(Errno::NOENT | Errno::AGAIN) => None,
         Err(error) => {
             tracing::warn!(%error, "a call could not be received");
-            return;
+            None
         }
+    }
+}
+
+/// Refuses what an agent has received that died before it answered.
+fn refuse_abandoned(listener: &Listener, admit: &impl Admit, call: &Notification) {
+    let refusal = Refusal {
+        errno: Errno::PERM,
+        reason: "the agent that it asked has died".to_owned(),
     };
+    for _ in 0..listener.fail_abandoned(call, refusal.errno) {
+        admit.refused(None, refusal.clone());
+    }
+}
+
+fn answer(
+    listener: &Arc<Listener>,
+    admit: &Arc<impl Admit>,
+    namespace: u64,
+    aside: &Aside,
+    call: Notification,
+) {
     let caller = identify(&call);
     match libc::c_long::from(call.number) {
         libc::SYS_socket => answer_socket(listener, &**admit, namespace, &call, caller),
@@ -190,6 +228,9 @@ fn answer_socket(
         Ok((wanted, socket)) => listener.hand_over(call, socket, wanted.close_on_exec),
         Err(refusal) => listener.fail(call, refusal.errno),
     };
+    if let (Ok((_, socket)), Err(_)) = (&answer, &sent) {
+        admit.withdrawn(socket.inode());
+    }
     match (answer, caller, sent) {
         (Ok((wanted, socket)), Some(caller), Ok(())) => {
             admit.armed(caller, wanted, socket.inode());

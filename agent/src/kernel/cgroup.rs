@@ -2,10 +2,14 @@
 //! Where sessions for programs may come, it is divided: the server itself lives in a group beneath it,
 //! beside those of its sessions (`program_group`), since cgroup v2 caps no memory of a group that has both
 //! processes and groups.
+//!
+//! An agent that is killed cannot remove its groups; the next one does. Whether a group's agent lives is told by a
+//! lock, which the kernel gives back when its holder dies. It is on `cgroup.kill` (Linux 5.14), a file that only root
+//! can open, so that nobody else can hold it.
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         OnceLock,
@@ -13,6 +17,8 @@ use std::{
     },
     time::Duration,
 };
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::{
     program_group::{self, Memory, ProgramGroup},
@@ -23,8 +29,9 @@ use super::{
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    _claim: Claim,
     /// Where it is since it was divided, if memory can be capped only there.
-    moved: OnceLock<PathBuf>,
+    moved: OnceLock<(PathBuf, Claim)>,
     /// Set once it is divided: how memory can be capped in it, or why it cannot.
     divided: OnceLock<Result<Memory, String>>,
 }
@@ -78,51 +85,113 @@ pub(super) fn own_separate(controller: &str) -> Option<PathBuf> {
     Some(if path.is_dir() { path } else { mount.into() })
 }
 
+/// Says that the agent of a group lives: until this is dropped, or the process ends in any other way. None
+/// where the kernel has no `cgroup.kill`.
+#[derive(Debug)]
+pub(super) struct Claim(Option<OwnedFd>);
+
+impl Claim {
+    /// Locks a group. None if somebody else has the lock, or if there is no such group (any more).
+    fn take(group: &Path) -> Option<Self> {
+        let path = group.join("cgroup.kill");
+        let file = match fs::File::options().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return group.is_dir().then_some(Self(None));
+            }
+            opened => opened.ok()?,
+        };
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        // Whoever had the lock until now may have removed the group.
+        let (ours, there) = (file.metadata().ok()?, fs::metadata(&path).ok()?);
+        (ours.ino() == there.ino()).then(|| Self(Some(file.into())))
+    }
+
+    /// Makes a group and locks it. None if another agent took it for abandoned in between.
+    pub(super) fn make(group: &Path) -> io::Result<Option<Self>> {
+        fs::create_dir(group)?;
+        Ok(Self::take(group))
+    }
+}
+
 /// Removes what agents that were killed have left behind; a group with processes in it stays.
 fn sweep(parent: &Path) {
-    const SETTLED: Duration = Duration::from_secs(60);
     let groups = fs::read_dir(parent).into_iter().flatten().flatten();
     for group in groups {
         let name = group.file_name();
-        let agent = name.to_str().and_then(|name| {
-            name.strip_prefix("capwarden-")?
-                .split('-')
-                .next()?
-                .parse::<u32>()
-                .ok()
-        });
-        // One that was just made may be about to get its first process, from another namespace.
-        let age = group
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .map(|made| made.elapsed());
-        let settled = matches!(age, Ok(Ok(age)) if age > SETTLED);
-        if let Some(agent) = agent
-            && settled
-            && !Path::new("/proc").join(agent.to_string()).exists()
-        {
-            for within in beneath(&group.path()) {
+        let Some(agent) = name.to_str().and_then(agent_of) else {
+            continue;
+        };
+        let path = group.path();
+        let abandoned = match Claim::take(&path) {
+            Some(Claim(None)) => is_forsaken(&path, agent),
+            lock => lock.is_some(),
+        };
+        if abandoned {
+            for within in beneath(&path) {
                 let _ = fs::remove_dir(within);
             }
-            let _ = fs::remove_dir(group.path());
+            if fs::remove_dir(&path).is_ok() {
+                program_group::sweep_separate(&name.to_string_lossy());
+            }
         }
     }
+}
+
+/// The agent that made a group of this name.
+fn agent_of(name: &str) -> Option<u32> {
+    name.strip_prefix("capwarden-")?
+        .split('-')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Whether the agent of a group that cannot be locked seems to have gone long ago.
+fn is_forsaken(group: &Path, agent: u32) -> bool {
+    const SETTLED: Duration = Duration::from_secs(60);
+    // One that was just made may be about to get its first process, from another namespace.
+    let age = fs::metadata(group)
+        .and_then(|meta| meta.modified())
+        .map(|made| made.elapsed());
+    matches!(age, Ok(Ok(age)) if age > SETTLED)
+        && !Path::new("/proc").join(agent.to_string()).exists()
 }
 
 impl Cgroup {
     /// Makes a new group beneath the agent's own.
     pub fn create() -> io::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let parent = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
         sweep(&parent);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("capwarden-{}-{number}", std::process::id()));
-        fs::create_dir(&path)?;
+        let (path, claim) = Self::make(&parent)?;
         Ok(Self {
             path,
+            _claim: claim,
             moved: OnceLock::new(),
             divided: OnceLock::new(),
         })
+    }
+
+    /// Makes a group that is the agent's own. Each one that another agent takes away before it is locked
+    /// is followed by one of another name.
+    fn make(parent: &Path) -> io::Result<(PathBuf, Claim)> {
+        const ATTEMPTS: usize = 8;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..ATTEMPTS {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("capwarden-{}-{number}", std::process::id()));
+            match Claim::make(&path) {
+                Ok(Some(claim)) => return Ok((path, claim)),
+                // Left by an agent of the same number, and not abandoned: its processes live on.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(None) => {
+                    let _ = fs::remove_dir(&path);
+                }
+            }
+        }
+        Err(io::Error::other(
+            "another process removes new cgroups, or holds their locks",
+        ))
     }
 
     /// Divides it, before anything is attached to it and the server is started in it that has these
@@ -132,24 +201,23 @@ impl Cgroup {
         if memory.is_err()
             && let Some(place) = self.place_with_memory()
         {
-            sweep(place.parent().unwrap_or(&place));
-            fs::create_dir(&place)?;
+            sweep(&place);
+            let (place, claim) = Self::make(&place)?;
             let _ = fs::remove_dir(&self.path);
             memory = Memory::find(&place, credentials);
-            let _ = self.moved.set(place);
+            let _ = self.moved.set((place, claim));
         }
         fs::create_dir(self.path().join(SERVER))?;
         let _ = self.divided.set(memory);
         Ok(())
     }
 
-    /// Where it could be in a group above the agent's own that gives the memory controller to those
-    /// beneath it, as a slice of systemd does: a session of a user has none to give.
+    /// The group above the agent's own that gives the memory controller to those beneath it, as a
+    /// slice of systemd does: a session of a user has none to give.
     fn place_with_memory(&self) -> Option<PathBuf> {
-        let (own, name) = (self.path.parent()?, self.path.file_name()?);
-        let mut above = own.ancestors().skip(1);
+        let mut above = self.path.parent()?.ancestors().skip(1);
         let giving = above.find(|group| program_group::gives_memory(group))?;
-        Some(giving.join(name))
+        Some(giving.to_owned())
     }
 
     /// A group beneath it for the processes of a session, which together have at most so much memory.
@@ -205,7 +273,7 @@ impl Cgroup {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.moved.get().unwrap_or(&self.path)
+        self.moved.get().map_or(&self.path, |(place, _)| place)
     }
 
     /// Its directory, for attaching programs to it.

@@ -18,12 +18,13 @@ use std::{
 
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     },
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+    process::{Pid, Resource, Rlimit, getpid, getppid, getrlimit, setrlimit},
 };
 use tokio::process::{Child, Command};
 
@@ -255,6 +256,8 @@ fn receive<T>(
 /// Everything that the child needs, made before the fork.
 struct ChildPlan {
     channel: OwnedFd,
+    /// Its parent, for as long as that lives.
+    agent: Option<Pid>,
     new_session: bool,
     cgroup: Option<OwnedFd>,
     user: u32,
@@ -296,6 +299,7 @@ impl ChildPlan {
     fn new(launch: &Launch<'_>, channel: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             channel,
+            agent: Some(getpid()),
             new_session: launch.piped,
             cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
             user: launch.credentials.user,
@@ -363,11 +367,29 @@ impl ChildPlan {
             &mut ancillary,
             SendFlags::NOSIGNAL,
         )?;
+        self.wait_while_the_agent_lives()?;
         let mut go = [0_u8; 1];
-        // No byte: the agent refused, or is gone.
+        // No byte: the agent refused.
         match rustix::io::read(&self.channel, &mut go)? {
             1 => Ok(()),
             _ => Err(Errno::CANCELED),
+        }
+    }
+
+    /// Waits for the agent's byte. That an agent has died does not show on the socket pair: until it executes
+    /// something, this process has the agent's end too, and so may another that is being started.
+    fn wait_while_the_agent_lives(&self) -> Result<(), Errno> {
+        const LOOK_AGAIN: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        };
+        let mut channel = [PollFd::new(&self.channel, PollFlags::IN)];
+        loop {
+            match poll(&mut channel, Some(&LOOK_AGAIN)) {
+                Ok(0) if getppid() != self.agent => return Err(Errno::CANCELED),
+                Ok(0) | Err(Errno::INTR) => {}
+                ready => return ready.map(drop),
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `launch` | starts a governed process: confined before its first instruction |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
+//! | `keeper` | listeners that outlive an agent |
 //! | `own_filter`, `aside` | reading the filter that it attaches itself; threads that wait for the verifier |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `guard`, `link` | the session's program and maps |
@@ -33,6 +34,7 @@ mod clock;
 mod guard;
 mod instance;
 mod interfaces;
+mod keeper;
 mod launch;
 mod link;
 mod local_socket;
@@ -60,6 +62,7 @@ pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list, name_of};
+pub use keeper::{Keeper, Kept, kept};
 pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;

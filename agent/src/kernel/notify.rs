@@ -28,7 +28,7 @@ pub struct Listener(OwnedFd);
 /// A system call that is waiting for its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Notification {
-    /// Names the call to the kernel; reused never.
+    /// Names the call to the kernel; reused never. One more than that of the call before it.
     pub(super) id: u64,
     /// The **thread** that waits.
     pub(super) thread: u32,
@@ -78,6 +78,21 @@ impl Listener {
         self.answer(call, 0)
     }
 
+    /// Fails the calls that another holder of this listener received before `call`, and died without an
+    /// answer to. Nobody can receive them again, but the kernel numbers calls one by one, and says of each number
+    /// whether it was received and waits. Returns how many there were.
+    pub(super) fn fail_abandoned(&self, call: &Notification, errno: Errno) -> usize {
+        /// Calls that the other may have answered since the oldest that it has not: one whose filter is
+        /// with the verifier can be old.
+        const FAR: u64 = 1 << 16;
+        let before = (1..=FAR).map(|back| Notification {
+            id: call.id.wrapping_sub(back),
+            ..*call
+        });
+        let failed = |call: &Notification| self.is_waiting(call) && self.fail(call, errno).is_ok();
+        before.filter(failed).count()
+    }
+
     fn answer(&self, call: &Notification, error: i32) -> Result<(), Errno> {
         // SAFETY: as in `receive`.
         let mut response: libc::seccomp_notif_resp = unsafe { mem::zeroed() };
@@ -98,6 +113,10 @@ impl Listener {
     }
 
     /// The call returns the socket, in one step with its installation (Linux 5.14).
+    ///
+    /// An agent that is killed in here leaves a call that the kernel takes for answered, and may have given nothing:
+    /// it returns 0, which is no socket of anybody's
+    /// (<https://github.com/torvalds/linux/blob/v5.14/kernel/seccomp.c>, `seccomp_notify_addfd`).
     pub(super) fn hand_over(
         &self,
         call: &Notification,

@@ -19,6 +19,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use super::{
@@ -94,6 +95,22 @@ fn enable(group: &Path) -> Result<(), String> {
     })
 }
 
+/// The lock on the group that the agent has moved itself to.
+static ASIDE: OnceLock<cgroup::Claim> = OnceLock::new();
+
+/// Removes the groups in cgroup v1 of a server whose group was removed, as far as they are empty.
+pub(super) fn sweep_separate(server: &str) {
+    let parent = cgroup::own_separate("memory");
+    let groups = parent.and_then(|parent| fs::read_dir(parent).ok());
+    for group in groups.into_iter().flatten().flatten() {
+        let name = group.file_name();
+        let session = name.to_str().and_then(|name| name.strip_prefix(server));
+        if session.is_some_and(|session| session.starts_with("-s")) {
+            let _ = fs::remove_dir(group.path());
+        }
+    }
+}
+
 /// Moves the agent out of its group into one beneath it, if nobody else is there.
 fn step_aside(group: &Path) -> io::Result<()> {
     let own = std::process::id();
@@ -101,8 +118,10 @@ fn step_aside(group: &Path) -> io::Result<()> {
         return Err(io::Error::other("other processes are in the same cgroup"));
     }
     let aside = group.join(cgroup::aside());
-    match fs::create_dir(&aside) {
+    match cgroup::Claim::make(&aside) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        // Until the agent is in it, nothing else keeps it from being removed.
+        Ok(Some(claim)) => drop(ASIDE.set(claim)),
         _ => {}
     }
     fs::write(aside.join("cgroup.procs"), own.to_string())

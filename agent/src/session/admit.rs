@@ -214,6 +214,12 @@ impl Admit for Sessions {
         });
     }
 
+    fn withdrawn(&self, inode: u64) {
+        for live in self.0.table().live.values_mut() {
+            live.sockets.retain(|socket| socket.inode != inode);
+        }
+    }
+
     fn refused(&self, caller: Option<Caller>, refusal: Refusal) {
         let mut its = None;
         if let Some(caller) = &caller {

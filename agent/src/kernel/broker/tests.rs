@@ -114,6 +114,8 @@ impl Admit for Slow {
 
     fn armed(&self, _: Caller, _: SocketCall, _: u64) {}
 
+    fn withdrawn(&self, _: u64) {}
+
     fn refused(&self, _: Option<Caller>, refusal: Refusal) {
         panic!("{refusal:?}");
     }

@@ -1,0 +1,77 @@
+//! The test's side of `captive`, the governed program that means no good: it connects to a Unix socket, and does as it
+//! is told there.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, ErrorKind, Write as _},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Puts the program into a directory as `captive`, where everybody may start it, and listens beside it at `control`,
+/// without waiting.
+pub fn place(directory: &Path, program: &str) -> Result<UnixListener> {
+    let everybody = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777));
+    let captive = directory.join("captive");
+    fs::copy(program, &captive).with_context(|| program.to_owned())?;
+    everybody(&captive)?;
+    let control = directory.join("control");
+    let listener = UnixListener::bind(&control)?;
+    everybody(&control)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// One that has connected.
+#[derive(Debug)]
+pub struct Captive {
+    stream: UnixStream,
+    lines: BufReader<UnixStream>,
+}
+
+impl Captive {
+    /// The next one, if it is there.
+    pub fn accept(control: &UnixListener) -> Result<Option<Self>> {
+        let stream = match control.accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            accepted => accepted?.0,
+        };
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let lines = BufReader::new(stream.try_clone()?);
+        Ok(Some(Self { stream, lines }))
+    }
+
+    /// Has it begin something.
+    pub fn tell(&mut self, what: &str) -> Result<()> {
+        Ok(writeln!(self.stream, "{what}")?)
+    }
+
+    /// What it says next.
+    pub fn answer(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        serde_json::from_str(&line).with_context(|| format!("the captive said {line:?}"))
+    }
+
+    /// Has it do something.
+    pub fn ask(&mut self, what: &str) -> Result<Value> {
+        self.tell(what)?;
+        self.answer()
+    }
+
+    /// Has it end, if the agent has not seen to that.
+    pub fn leave(mut self) {
+        let _ = self.tell("exit");
+    }
+}
