@@ -11,6 +11,8 @@
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
 //! | `network` | where a server's sockets may listen and connect, and how much passes them |
 //! | `tree`, `btf` | which session a process belongs to |
+//! | `lsm` | the backstop on Linux security hooks, where the kernel has them |
+//! | `object` | what an object file of kernel programs has, as the kernel wants it |
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
 //! | `cgroup`, `program_group`, `process`, `users` | finding, capping and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
@@ -36,9 +38,11 @@ mod interfaces;
 mod launch;
 mod link;
 mod local_socket;
+mod lsm;
 mod memory;
 mod network;
 mod notify;
+mod object;
 mod own_filter;
 mod peer;
 mod probe;
@@ -63,6 +67,7 @@ pub use interfaces::{Interface, changed, changes, list, name_of};
 pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;
+pub use lsm::{Backstop, BackstopError, Membership};
 pub use memory::give_back;
 pub use network::{
     AddressRange, MAX_SLOT_RULES, NetworkCall, NetworkCaps, NetworkCounts, NetworkEnd,
