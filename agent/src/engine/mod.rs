@@ -109,6 +109,8 @@ pub enum Degraded {
     NoForkTags,
     /// No cgroup: what a server leaves behind is found only by the sockets it was seen to open.
     NoCgroup,
+    /// No programs on security hooks: see `doctor` for what rests on them alone.
+    NoBackstop,
 }
 
 impl Degraded {
@@ -117,6 +119,9 @@ impl Degraded {
         match self {
             Self::NoForkTags => "no fork tagging: only one capture at a time can be attributed",
             Self::NoCgroup => "no cgroup: stray processes of a capture may not be found",
+            Self::NoBackstop => {
+                "no BPF LSM: capture sockets can send, and come from processes outside"
+            }
         }
     }
 }

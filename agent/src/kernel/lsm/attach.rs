@@ -16,7 +16,7 @@ use crate::kernel::{
     object,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lsm.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lsm.o"));
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const ACTIVE: &str = "/sys/kernel/security/lsm";
 

@@ -122,6 +122,10 @@ impl Backstop {
 
     fn load() -> Result<Self, BackstopError> {
         attach::is_active()?;
+        Self::attach()
+    }
+
+    fn attach() -> Result<Self, BackstopError> {
         let Attached {
             mut maps,
             links,
@@ -286,7 +290,10 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         drop(self.stop.take()); // the loop sees the pipe hang up
-        if let Some(thread) = self.thread.take() {
+        // Whoever is told may have been the last to hold it: then this is that thread.
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+        {
             let _ = thread.join();
         }
     }

@@ -198,6 +198,28 @@ fn pass(to: &UnixStream, fd: BorrowedFd<'_>) {
     sendmsg(to, &[IoSlice::new(b"!")], &mut ancillary, SendFlags::empty()).unwrap();
 }
 
+/// Where `bpf` is not among the security modules, nothing but the attempt tells that nothing is refused.
+#[test]
+fn programs_that_are_attached_and_never_run_are_noticed() {
+    match backstop("programs_that_are_attached_and_never_run_are_noticed") {
+        Some(_) => {
+            assert_eq!(attach::is_active(), Ok(()));
+            proof::refuses(&unread_tasks(), &[]).unwrap_err();
+        }
+        None if attach::is_active().is_ok() => {} // refused, as the kernel said
+        None => {
+            let error = Backstop::attach().map(drop).unwrap_err();
+            assert!(matches!(error, BackstopError::Silent(_)), "{error}");
+        }
+    }
+}
+
+/// Storage that no program looks into: whoever is governed by it is refused nothing.
+fn unread_tasks() -> OwnedFd {
+    let object = aya_obj::Object::parse(attach::OBJECT).unwrap();
+    crate::kernel::object::create(&object.maps["TASKS"]).unwrap()
+}
+
 #[test]
 fn sockets_that_see_other_traffic_are_not_made() {
     let Some(backstop) = backstop("sockets_that_see_other_traffic_are_not_made") else {
