@@ -8,6 +8,7 @@ use std::collections::HashMap;
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const TYPEDEF: u32 = 8;
 const FUNCTION: u32 = 12;
 
 /// Struct and union types of a BTF blob.
@@ -17,8 +18,8 @@ pub(super) struct Types<'a> {
     /// By type id.
     composites: HashMap<u32, Composite<'a>>,
     names: HashMap<&'a [u8], u32>,
-    /// Name and type id.
-    functions: Vec<(u32, u32)>,
+    /// Name and type id of functions and of other names for types.
+    declared: Vec<(u32, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,7 @@ impl<'a> Types<'a> {
             strings,
             composites: HashMap::new(),
             names: HashMap::new(),
-            functions: Vec::new(),
+            declared: Vec::new(),
         };
         let (mut at, mut id) = (0, 1);
         while at < types.len() {
@@ -80,8 +81,8 @@ impl<'a> Types<'a> {
                     read.names.entry(string(strings, name)?).or_insert(id);
                 }
             }
-            if kind == FUNCTION {
-                read.functions.push((name, id));
+            if matches!(kind, FUNCTION | TYPEDEF) {
+                read.declared.push((name, id));
             }
             at = at.checked_add(extra)?;
             id += 1;
@@ -102,10 +103,10 @@ impl<'a> Types<'a> {
         Ok(total)
     }
 
-    /// The number of a function of the kernel; none if it has none of this name.
+    /// The number of a function of the kernel, or of a tracepoint by its type; none if it has none of this name.
     pub(super) fn function(&self, name: &str) -> Option<u32> {
-        let mut functions = self.functions.iter();
-        let found = functions.find(|(at, _)| string(self.strings, *at) == Some(name.as_bytes()));
+        let mut declared = self.declared.iter();
+        let found = declared.find(|(at, _)| string(self.strings, *at) == Some(name.as_bytes()));
         found.map(|(_, id)| *id)
     }
 

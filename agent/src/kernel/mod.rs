@@ -11,6 +11,7 @@
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
 //! | `network` | where a server's sockets may listen and connect, and how much passes them |
 //! | `tree`, `btf` | which session a process belongs to |
+//! | `host` | whoever captures on this host: told of, or refused |
 //! | `lsm` | the backstop on Linux security hooks, where the kernel has them |
 //! | `object` | what an object file of kernel programs has, as the kernel wants it |
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
@@ -33,6 +34,7 @@ mod btf;
 mod cgroup;
 mod clock;
 mod guard;
+mod host;
 mod instance;
 mod interfaces;
 mod launch;
@@ -61,6 +63,7 @@ pub use bpf::LoadError;
 pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
+pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, program_file};
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list, name_of};

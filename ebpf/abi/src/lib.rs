@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod host;
 pub mod lsm;
 pub mod network;
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use capwarden_abi::lsm::PATH;
 
-use crate::{maps::DEPUTIES, structures::offset};
+use crate::{maps::DEPUTIES, offsets::offset};
 
 /// The number of the service that listens at this `struct sock`, if it is one of those. It goes by the
 /// address that the service has bound to, as it wrote that: it may be restarted, and whoever connects has

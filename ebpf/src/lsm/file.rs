@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
-use crate::structures::{Structure, offset};
+use crate::{offsets::offset, structures::Structure};
 
 /// `ANON_INODE_FS_MAGIC`: files without a place in any file system. Nobody but the kernel names them.
 const ANONYMOUS: u64 = 0x0904_1934;

@@ -22,22 +22,26 @@ mod deputies;
 mod file;
 mod maps;
 mod member;
+mod offsets;
 mod socket;
+#[path = "../storage.rs"]
+#[allow(dead_code, reason = "this object needs less of it")]
+mod storage;
+#[path = "../structures.rs"]
 mod structures;
+#[path = "../whose.rs"]
+mod whose;
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-        bpf_get_ns_current_pid_tgid,
-    },
     macros::lsm,
     programs::LsmContext,
 };
-use capwarden_abi::lsm::{Denial, NAME, Ward, hook};
+use capwarden_abi::lsm::{Denial, Ward, hook};
 
-use structures::{Structure, offset};
+use offsets::offset;
+use structures::Structure;
 
 /// What hooks answer with.
 const PASS: i32 = 0;
@@ -170,10 +174,7 @@ fn refuse_governed(hook: u32, details: [u32; 3]) -> i32 {
 /// What does not fit into the queue is refused all the same.
 #[inline(always)]
 fn tell(hook: u32, ward: Ward, details: [u32; 3]) {
-    let (process, thread) = current();
-    let mut name = [0_u8; NAME];
-    // SAFETY: the buffer has as many bytes as are named.
-    unsafe { bpf_get_current_comm(name.as_mut_ptr().cast(), NAME as u32) };
+    let (process, thread) = whose::numbers(offset!(namespace_device), offset!(namespace_inode));
     let denial = Denial {
         hook,
         ward: ward.number,
@@ -181,38 +182,9 @@ fn tell(hook: u32, ward: Ward, details: [u32; 3]) {
         thread,
         details,
         unused: 0,
-        name,
+        name: whose::name(),
     };
     let _ = maps::EVENTS.output::<Denial>(denial, 0);
-}
-
-/// Process and thread, by their numbers in the agent's PID namespace, or the host's if they are not in that.
-#[inline(always)]
-fn current() -> (u32, u32) {
-    let mut numbers = aya_ebpf::bindings::bpf_pidns_info { pid: 0, tgid: 0 };
-    let (device, inode) = (offset!(namespace_device), offset!(namespace_inode));
-    // SAFETY: the structure has as many bytes as are named.
-    let found = unsafe {
-        bpf_get_ns_current_pid_tgid(
-            u64::from(device),
-            u64::from(inode),
-            &raw mut numbers,
-            size_of_val(&numbers) as u32,
-        )
-    };
-    if found == 0 {
-        return (numbers.tgid, numbers.pid);
-    }
-    // SAFETY: no requirements.
-    let both = unsafe { bpf_get_current_pid_tgid() };
-    ((both >> 32) as u32, both as u32)
-}
-
-/// The running task, as the verifier knows it.
-#[inline(always)]
-fn current_task() -> *mut c_void {
-    // SAFETY: no requirements.
-    unsafe { bpf_get_current_task_btf() }.cast()
 }
 
 #[panic_handler]

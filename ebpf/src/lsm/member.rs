@@ -12,8 +12,8 @@ use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use capwarden_abi::lsm::Ward;
 
 use crate::{
-    current_task,
     maps::{CGROUPS, TASKS},
+    whose,
 };
 
 /// Cgroups nest deeper nowhere that servers are started.
@@ -27,7 +27,7 @@ pub fn ward_of_current() -> Option<Ward> {
 
 #[inline(always)]
 pub fn tag_of_current() -> Option<Ward> {
-    TASKS.get(current_task())
+    TASKS.get(whose::task())
 }
 
 /// The tag of another.

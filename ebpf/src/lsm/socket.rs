@@ -6,7 +6,8 @@ use aya_ebpf::helpers::generated::bpf_sock_from_file;
 
 use crate::{
     maps::ARMED,
-    structures::{Structure, offset},
+    offsets::offset,
+    structures::Structure,
 };
 
 const UNIX: u32 = 1;

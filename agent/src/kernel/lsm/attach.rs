@@ -1,27 +1,29 @@
 //! The programs and maps of the backstop, loaded and attached.
 
 use std::{
-    collections::{HashMap, HashSet},
     fs,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
-use aya_obj::Object;
 use rustix::io::Errno;
 
 use super::offsets;
 use crate::kernel::{
     bpf::{self, LoadError, ProgramKind},
     btf::Types,
-    object,
+    object::{Linked, ObjectError},
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lsm.o"));
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(in crate::kernel) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const ACTIVE: &str = "/sys/kernel/security/lsm";
 
-/// `BPF_PROG_TYPE_LSM`, `BPF_LSM_MAC`
-const LSM: (u32, u32) = (29, 27);
+/// For programs on security hooks: `BPF_PROG_TYPE_LSM`, `BPF_LSM_MAC`.
+pub(in crate::kernel) const HOOK: ProgramKind = ProgramKind {
+    program: 29,
+    attach: 27,
+    target: 0,
+};
 
 /// Program and hook. What makes processes governed comes first.
 const PROGRAMS: [(&str, &str); 10] = [
@@ -47,7 +49,7 @@ pub enum BackstopError {
     #[error("{0}")]
     Types(String),
     /// The embedded object is not what this build of the agent expects.
-    #[error("the kernel programs' object file is damaged: {0}")]
+    #[error("{0}")]
     Object(String),
     /// The kernel does not make a map, or does not let it be used.
     #[error("the kernel refused a map: {0}")]
@@ -66,22 +68,25 @@ pub enum BackstopError {
     Untried(String),
 }
 
-impl BackstopError {
-    pub(super) fn damaged(error: &dyn std::fmt::Display) -> Self {
-        Self::Object(error.to_string())
+impl From<ObjectError> for BackstopError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Damaged(_) => Self::Object(error.to_string()),
+            ObjectError::Map(..) => Self::Map(error.to_string()),
+        }
     }
 }
 
 /// What is attached, for as long as the links are kept.
 pub(super) struct Attached {
-    pub(super) maps: HashMap<String, OwnedFd>,
+    pub(super) linked: Linked,
     pub(super) links: Vec<OwnedFd>,
     /// Hooks that the kernel does not have.
     pub(super) absent: Vec<&'static str>,
 }
 
 /// Reads whether the kernel would run programs on its hooks. If that cannot be read, trying it says more.
-pub(super) fn is_active() -> Result<(), BackstopError> {
+pub(in crate::kernel) fn is_active() -> Result<(), BackstopError> {
     let Ok(active) = fs::read_to_string(ACTIVE) else {
         return Ok(());
     };
@@ -98,56 +103,22 @@ impl Attached {
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
         let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
         let offsets = offsets::find(&kernel).map_err(types)?;
-        let damaged = |error: &dyn std::fmt::Display| BackstopError::damaged(error);
-
-        let mut parsed = Object::parse(OBJECT).map_err(|error| damaged(&error))?;
-        let globals = HashMap::from([("OFFSETS", (offsets::bytes(&offsets), true))]);
-        parsed
-            .patch_map_data(globals)
-            .map_err(|error| damaged(&error))?;
-        let mut maps = HashMap::new();
-        let mut places = Vec::new();
-        for (name, map) in std::mem::take(&mut parsed.maps) {
-            let made = object::create(&map)
-                .map_err(|errno| BackstopError::Map(format!("{name}: {errno}")))?;
-            places.push((name.clone(), made.as_raw_fd(), map));
-            maps.insert(name, made);
-        }
-        let text: HashSet<usize> = parsed
-            .functions
-            .keys()
-            .map(|(section, _)| *section)
-            .collect();
-        let places = places
-            .iter()
-            .map(|(name, fd, map)| (name.as_str(), *fd, map));
-        let relocated = parsed.relocate_maps(places, &text);
-        relocated.map_err(|error| damaged(&error))?;
-        let relocated = parsed.relocate_calls(&text);
-        relocated.map_err(|error| damaged(&error))?;
-
+        let linked = Linked::new(OBJECT, ("OFFSETS", offsets::bytes(&offsets)))?;
         let (mut links, mut absent) = (Vec::new(), Vec::new());
         for (name, hook) in PROGRAMS {
             let Some(target) = kernel.function(&format!("bpf_lsm_{hook}")) else {
                 absent.push(hook);
                 continue;
             };
-            let found = parsed.programs.get(name);
-            let code = found.and_then(|found| parsed.functions.get(&found.function_key()));
-            let code = code.ok_or_else(|| damaged(&format!("it has no program {name}")))?;
-            let code: Vec<[u8; 8]> = code.instructions.iter().map(object::encode).collect();
-            let kind = ProgramKind {
-                program: LSM.0,
-                attach: LSM.1,
-                target,
-            };
-            let program = bpf::load_kind_or_explain(kind, &code, &parsed.license)
+            let code = linked.program(name)?;
+            let kind = ProgramKind { target, ..HOOK };
+            let program = bpf::load_kind_or_explain(kind, &code, linked.licence())
                 .map_err(|error: LoadError| BackstopError::Program(hook, error.to_string()))?;
             let link = bpf::attach_to_function(program.as_fd());
             links.push(link.map_err(|errno| BackstopError::Attach(hook, errno))?);
         }
         Ok(Self {
-            maps,
+            linked,
             links,
             absent,
         })

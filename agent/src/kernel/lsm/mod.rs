@@ -18,11 +18,11 @@
 //! One agent loads them once, for all of its servers. They go when it does, and then what was governed has the
 //! other layers. A hook of the kernel has room for 38 programs, so for as many agents.
 
-mod attach;
+pub(super) mod attach;
 mod denial;
 mod deputies;
 mod offsets;
-mod proof;
+pub(super) mod proof;
 
 use std::{
     collections::HashMap as Wards,
@@ -127,18 +127,19 @@ impl Backstop {
 
     fn attach() -> Result<Self, BackstopError> {
         let Attached {
-            mut maps,
+            mut linked,
             links,
             absent,
         } = Attached::new()?;
-        let mut take = |name| maps.remove(name).ok_or(BackstopError::damaged(&name));
+        let mut take = |name| linked.take(name).map_err(BackstopError::from);
         let failed = |error: aya::maps::MapError| BackstopError::Map(error.to_string());
         let (tasks, armed) = (take("TASKS")?, take("ARMED")?);
         let map = |fd| MapData::from_fd(fd).map_err(failed);
         let cgroups = HashMap::try_from(Map::HashMap(map(take("CGROUPS")?)?)).map_err(failed)?;
         let deputies = LpmTrie::try_from(Map::LpmTrie(map(take("DEPUTIES")?)?)).map_err(failed)?;
         let events = RingBuf::try_from(Map::RingBuf(map(take("EVENTS")?)?)).map_err(failed)?;
-        proof::refuses(&tasks, &absent)?;
+        let namespaces = !absent.contains(&"userns_create");
+        proof::refuses(tasks.as_fd(), proof::What::Governed { namespaces })?;
         let mut maps = Maps { cgroups, deputies };
         maps.add_deputies(deputies::of_host()).map_err(failed)?;
         let wards = Arc::default();

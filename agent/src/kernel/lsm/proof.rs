@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -35,16 +35,24 @@ const TRIED: [(i32, &str); 3] = [
     (4, "unshare(CLONE_NEWUSER)"),
 ];
 
+/// What the programs refuse to whom they govern.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::kernel) enum What {
+    /// Packet sockets.
+    Sockets,
+    /// Also programs, and namespaces where the kernel has a hook for them.
+    Governed { namespaces: bool },
+}
+
 /// Whether the programs are run. `tasks` is the storage that makes a process governed.
-pub(super) fn refuses(tasks: &OwnedFd, absent: &[&str]) -> Result<(), BackstopError> {
+pub(in crate::kernel) fn refuses(tasks: BorrowedFd<'_>, what: What) -> Result<(), BackstopError> {
     let tasks = tasks.as_raw_fd();
-    let namespaces = !absent.contains(&"userns_create");
     let mut never_executed = Command::new("/proc/self/exe");
     // SAFETY: the closure makes system calls only; the descriptor is open for as long as this function runs.
     unsafe {
         never_executed.pre_exec(move || {
             let tasks = BorrowedFd::borrow_raw(tasks);
-            Err(io::Error::from_raw_os_error(attempt(tasks, namespaces)))
+            Err(io::Error::from_raw_os_error(attempt(tasks, what)))
         })
     };
     let untried = |why: &dyn std::fmt::Display| BackstopError::Untried(why.to_string());
@@ -61,23 +69,21 @@ pub(super) fn refuses(tasks: &OwnedFd, absent: &[&str]) -> Result<(), BackstopEr
     }
 }
 
-/// The process's side. Everything that is tried later must be possible before.
-fn attempt(tasks: BorrowedFd<'_>, namespaces: bool) -> i32 {
+/// The process's side. What is tried must be possible before.
+fn attempt(tasks: BorrowedFd<'_>, what: What) -> i32 {
     let call = SocketCall::of(SocketKind::Raw);
-    let governed = sys::packet_socket(call)
-        .and_then(|_| pidfd_open(getpid(), PidfdFlags::empty()))
+    let governed = pidfd_open(getpid(), PidfdFlags::empty())
+        .and_then(|itself| sys::packet_socket(call).map(|_| itself))
         .and_then(|itself| bpf::store(tasks, itself.as_fd(), &value(NOBODY)));
     if let Err(errno) = governed {
         return errno.raw_os_error();
     }
+    let more = matches!(what, What::Governed { .. });
+    let namespaces = matches!(what, What::Governed { namespaces: true });
     let tried = [
         sys::packet_socket(call).err(),
-        bpf::program_array().err(),
-        if namespaces {
-            sys::new_user_namespace().err()
-        } else {
-            Some(Errno::PERM)
-        },
+        untried_unless(more, || bpf::program_array().map(drop)),
+        untried_unless(namespaces, sys::new_user_namespace),
     ];
     let passed: i32 = tried
         .into_iter()
@@ -88,5 +94,13 @@ fn attempt(tasks: BorrowedFd<'_>, namespaces: bool) -> i32 {
     match passed {
         0 => REFUSED,
         some => NOT_REFUSED + some,
+    }
+}
+
+fn untried_unless(wanted: bool, attempt: impl FnOnce() -> Result<(), Errno>) -> Option<Errno> {
+    if wanted {
+        attempt().err()
+    } else {
+        Some(Errno::PERM)
     }
 }

@@ -204,7 +204,7 @@ fn programs_that_are_attached_and_never_run_are_noticed() {
     match backstop("programs_that_are_attached_and_never_run_are_noticed") {
         Some(_) => {
             assert_eq!(attach::is_active(), Ok(()));
-            proof::refuses(&unread_tasks(), &[]).unwrap_err();
+            proof::refuses(unread_tasks().as_fd(), proof::What::Sockets).unwrap_err();
         }
         None if attach::is_active().is_ok() => {} // refused, as the kernel said
         None => {
