@@ -15,6 +15,7 @@ mod doctor;
 mod exec;
 mod filter;
 mod grant;
+mod host;
 mod man;
 mod policy;
 mod run;
@@ -82,6 +83,7 @@ enum Verb {
     Grant(grant::Grant),
     Tools(tools::Tools),
     Audit(audit::Audit),
+    Host(host::Host),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
     Man(man::Man),
@@ -114,6 +116,7 @@ impl Cli {
             Verb::Grant(grant) => grant.run(),
             Verb::Tools(tools) => tools.run(),
             Verb::Audit(audit) => audit.run(),
+            Verb::Host(host) => host.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),
             Verb::Man(man) => man.run(),

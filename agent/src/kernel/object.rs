@@ -71,8 +71,7 @@ impl Linked {
     pub(super) fn program(&self, name: &str) -> Result<Vec<[u8; 8]>, ObjectError> {
         let found = self.object.programs.get(name);
         let code = found.and_then(|found| self.object.functions.get(&found.function_key()));
-        let code =
-            code.ok_or_else(|| ObjectError::Damaged(format!("it has no program {name}")))?;
+        let code = code.ok_or_else(|| ObjectError::Damaged(format!("it has no program {name}")))?;
         Ok(code.instructions.iter().map(encode).collect())
     }
 

@@ -5,7 +5,8 @@ use std::{io, os::fd::AsRawFd, sync::Arc};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    guard::EndEvents, host::HostWatch, network::NetworkEvents, process::Process, tree::ForkEvents, watch::Inotify,
+    guard::EndEvents, host::HostWatch, network::NetworkEvents, process::Process, tree::ForkEvents,
+    watch::Inotify,
 };
 
 /// What owns its descriptor for as long as it lives, and never changes it.

@@ -34,10 +34,7 @@ mod whose;
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    macros::lsm,
-    programs::LsmContext,
-};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use capwarden_abi::lsm::{Denial, Ward, hook};
 
 use offsets::offset;

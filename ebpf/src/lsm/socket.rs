@@ -4,11 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 
-use crate::{
-    maps::ARMED,
-    offsets::offset,
-    structures::Structure,
-};
+use crate::{maps::ARMED, offsets::offset, structures::Structure};
 
 const UNIX: u32 = 1;
 const INET: u32 = 2;

@@ -130,7 +130,14 @@ impl HostWatch {
         let target = kernel.function("bpf_lsm_socket_create");
         let target = target.ok_or_else(|| types("it has no socket_create".into()))?;
         let kind = ProgramKind { target, ..HOOK };
-        let watch = Self::attach(linked, "ask", "socket_create", kind, WatchedBy::Hook, allowed)?;
+        let watch = Self::attach(
+            linked,
+            "ask",
+            "socket_create",
+            kind,
+            WatchedBy::Hook,
+            allowed,
+        )?;
         proof::refuses(tasks.as_fd(), proof::What::Sockets)?;
         Ok(watch)
     }
@@ -149,7 +156,14 @@ impl HostWatch {
             target,
             ..TRACEPOINT
         };
-        Self::attach(linked, "returned", "sys_exit", kind, WatchedBy::Call, Vec::new())
+        Self::attach(
+            linked,
+            "returned",
+            "sys_exit",
+            kind,
+            WatchedBy::Call,
+            Vec::new(),
+        )
     }
 
     fn attach(
@@ -229,10 +243,7 @@ unsafe fn bytes<T>(value: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
-fn hook_terms(
-    types: &Types<'_>,
-    lockdown: bool,
-) -> Result<HookTerms, Box<dyn std::error::Error>> {
+fn hook_terms(types: &Types<'_>, lockdown: bool) -> Result<HookTerms, Box<dyn std::error::Error>> {
     let namespace = fs::metadata("/proc/self/ns/pid")?;
     let at = |structure, member| types.offset(structure, &[member]);
     Ok(HookTerms {

@@ -108,7 +108,11 @@ mod tests {
     fn lines_of_the_kernels_table_are_read_and_others_left_out() {
         let line = "0000000000000000 3      3    0003   2     1 0        0      37416";
         assert_eq!(socket(line), Some((37416, 2)));
-        for line in ["", "sk RefCnt Type Proto  Iface R Rmem   User   Inode", "1 2 3"] {
+        for line in [
+            "",
+            "sk RefCnt Type Proto  Iface R Rmem   User   Inode",
+            "1 2 3",
+        ] {
             assert_eq!(socket(line), None, "{line}");
         }
     }

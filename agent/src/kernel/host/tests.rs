@@ -67,7 +67,10 @@ fn lockdown_goes_by_the_file_whatever_it_is_called() {
     let (got, process) = gets(&program);
     assert!(!got, "another file is refused, whoever executes it");
     let refused = asked(&mut watch, process);
-    assert!(refused.refused && refused.descriptor.is_none(), "{refused:?}");
+    assert!(
+        refused.refused && refused.descriptor.is_none(),
+        "{refused:?}"
+    );
     assert_eq!(refused.program.as_deref(), Some("copy"));
     assert!(gets(Path::new("/proc/self/exe")).0);
     drop(watch);
@@ -101,7 +104,10 @@ fn who_captures_is_told_of_by_the_hook_or_by_the_system_call() {
     assert!(got);
     let asked = asked(&mut watches[0], process);
     assert!(!asked.refused);
-    assert!(asked.descriptor.is_some_and(|number| number > 2), "{asked:?}");
+    assert!(
+        asked.descriptor.is_some_and(|number| number > 2),
+        "{asked:?}"
+    );
 }
 
 #[test]

@@ -42,7 +42,11 @@ const SERVICES: [(&str, &[&str]); 6] = [
     ),
     (
         "a manager of virtual machines",
-        &["/run/libvirt/", "/var/run/libvirt/", "/run/user/{uid}/libvirt/"],
+        &[
+            "/run/libvirt/",
+            "/var/run/libvirt/",
+            "/run/user/{uid}/libvirt/",
+        ],
     ),
     ("snapd", &["/run/snapd"]),
     (

@@ -38,10 +38,7 @@ use std::{
     thread,
 };
 
-use aya::maps::{
-    HashMap, LpmTrie, Map, MapData, RingBuf,
-    lpm_trie::Key,
-};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, RingBuf, lpm_trie::Key};
 use capwarden_abi::lsm::{PATH, Ward};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -49,7 +46,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{Cgroup, Caller, Refusal, bpf, socket::ArmedSocket};
+use super::{Caller, Cgroup, Refusal, bpf, socket::ArmedSocket};
 use attach::Attached;
 
 pub use attach::BackstopError;
@@ -143,8 +140,8 @@ impl Backstop {
         let mut maps = Maps { cgroups, deputies };
         maps.add_deputies(deputies::of_host()).map_err(failed)?;
         let wards = Arc::default();
-        let reader = Reader::start(events, &wards)
-            .map_err(|error| BackstopError::Map(error.to_string()))?;
+        let reader =
+            Reader::start(events, &wards).map_err(|error| BackstopError::Map(error.to_string()))?;
         Ok(Self {
             tasks,
             armed,

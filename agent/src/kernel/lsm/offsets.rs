@@ -33,7 +33,5 @@ pub(super) fn find(types: &Types<'_>) -> Result<Offsets, Box<dyn Error>> {
 /// As the programs read them.
 pub(super) fn bytes(offsets: &Offsets) -> &[u8] {
     // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
-    unsafe {
-        std::slice::from_raw_parts(std::ptr::from_ref(offsets).cast(), size_of::<Offsets>())
-    }
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(offsets).cast(), size_of::<Offsets>()) }
 }

@@ -61,7 +61,9 @@ pub(in crate::kernel) fn refuses(tasks: BorrowedFd<'_>, what: What) -> Result<()
         Err(error) => match error.raw_os_error() {
             Some(REFUSED) => Ok(()),
             Some(code) if code > NOT_REFUSED => {
-                let passed = TRIED.iter().find(|(bit, _)| (code - NOT_REFUSED) & bit != 0);
+                let passed = TRIED
+                    .iter()
+                    .find(|(bit, _)| (code - NOT_REFUSED) & bit != 0);
                 Err(BackstopError::Silent(passed.map_or("", |(_, name)| name)))
             }
             _ => Err(untried(&error)),

@@ -49,7 +49,10 @@ fn backstop(test: &str) -> Option<Arc<Backstop>> {
 }
 
 /// Has a child do something, once it is told to, and gives what it came to. The child only makes system calls.
-fn child(prepare: impl FnOnce(u32), attempt: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+fn child(
+    prepare: impl FnOnce(u32),
+    attempt: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let (wait, go) = rustix::pipe::pipe().unwrap();
     // SAFETY: the child makes system calls only.
     let pid = unsafe { libc::fork() };
@@ -155,7 +158,11 @@ fn send_frame(socket: &impl AsFd) -> Result<(), Errno> {
             size,
         )
     };
-    if sent < 0 { Err(sys::last_error()) } else { Ok(()) }
+    if sent < 0 {
+        Err(sys::last_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn set_option(socket: &impl AsFd, level: i32, option: i32, value: u32) -> Result<(), Errno> {
@@ -169,7 +176,11 @@ fn set_option(socket: &impl AsFd, level: i32, option: i32, value: u32) -> Result
             4,
         )
     };
-    if done < 0 { Err(sys::last_error()) } else { Ok(()) }
+    if done < 0 {
+        Err(sys::last_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Takes one descriptor out of a message; EPERM if the kernel has left it out.
@@ -195,7 +206,13 @@ fn pass(to: &UnixStream, fd: BorrowedFd<'_>) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(to, &[IoSlice::new(b"!")], &mut ancillary, SendFlags::empty()).unwrap();
+    sendmsg(
+        to,
+        &[IoSlice::new(b"!")],
+        &mut ancillary,
+        SendFlags::empty(),
+    )
+    .unwrap();
 }
 
 /// Where `bpf` is not among the security modules, nothing but the attempt tells that nothing is refused.
@@ -231,7 +248,11 @@ fn sockets_that_see_other_traffic_are_not_made() {
         (libc::AF_INET, 10, 0), // SOCK_PACKET
         (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
         (libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6),
-        (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_KOBJECT_UEVENT),
+        (
+            libc::AF_NETLINK,
+            libc::SOCK_RAW,
+            libc::NETLINK_KOBJECT_UEVENT,
+        ),
     ];
     for (family, kind, protocol) in kinds {
         let told = refused(&backstop, || raw_socket(family, kind, protocol).map(drop));
@@ -254,7 +275,8 @@ fn sockets_that_see_other_traffic_are_not_made() {
 
 #[test]
 fn capture_sockets_neither_send_nor_loosen_nor_hear_unarmed() {
-    let Some(backstop) = backstop("capture_sockets_neither_send_nor_loosen_nor_hear_unarmed") else {
+    let Some(backstop) = backstop("capture_sockets_neither_send_nor_loosen_nor_hear_unarmed")
+    else {
         return;
     };
     let unarmed = packet_socket();
@@ -327,7 +349,8 @@ fn sockets_and_objects_from_outside_are_not_received_but_armed_ones_are() {
 
 #[test]
 fn namespaces_programs_and_other_processes_are_out_of_reach() {
-    let Some(backstop) = backstop("namespaces_programs_and_other_processes_are_out_of_reach") else {
+    let Some(backstop) = backstop("namespaces_programs_and_other_processes_are_out_of_reach")
+    else {
         return;
     };
     if !backstop.absent().contains(&"userns_create") {
@@ -341,7 +364,11 @@ fn namespaces_programs_and_other_processes_are_out_of_reach() {
     let attach = move || {
         // SAFETY: no pointers are looked at by these requests.
         let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, parent, 0, 0) };
-        if seized < 0 { Err(sys::last_error()) } else { Ok(()) }
+        if seized < 0 {
+            Err(sys::last_error())
+        } else {
+            Ok(())
+        }
     };
     is_told(refused(&backstop, attach), "traced");
     // Its own children it may look into.
@@ -359,7 +386,11 @@ fn namespaces_programs_and_other_processes_are_out_of_reach() {
             }
             // SAFETY: as above.
             let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
-            let seized = if seized < 0 { Err(sys::last_error()) } else { Ok(()) };
+            let seized = if seized < 0 {
+                Err(sys::last_error())
+            } else {
+                Ok(())
+            };
             // SAFETY: it is this process's child.
             unsafe { libc::kill(pid, libc::SIGKILL) };
             seized

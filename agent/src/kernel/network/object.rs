@@ -94,7 +94,11 @@ impl Attached {
             let found = object.programs.get(name);
             let code = found.and_then(|found| object.functions.get(&found.function_key()));
             let code = code.ok_or_else(|| damaged(&format!("it has no program {name}")))?;
-            codes.push((name, kind, code.instructions.iter().map(object::encode).collect()));
+            codes.push((
+                name,
+                kind,
+                code.instructions.iter().map(object::encode).collect(),
+            ));
         }
         let programs = load(&codes, &object.license)?;
         for (name, kind, program) in programs {
