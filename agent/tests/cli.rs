@@ -59,7 +59,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 28] = [
+    let verbs: [&[&str]; 31] = [
         &[],
         &["run"],
         &["exec"],
@@ -86,6 +86,9 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["audit"],
         &["audit", "show"],
         &["audit", "verify"],
+        &["host"],
+        &["host", "lockdown"],
+        &["host", "observe"],
         &["doctor"],
         &["completions"],
         &["man"],
@@ -159,6 +162,9 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-grant-list.8",
             "capwarden-grant-revoke.8",
             "capwarden-grant.8",
+            "capwarden-host-lockdown.8",
+            "capwarden-host-observe.8",
+            "capwarden-host.8",
             "capwarden-man.8",
             "capwarden-policy-check.8",
             "capwarden-policy-diff.8",

@@ -41,6 +41,8 @@ pub enum Record {
     FilterAttached(FilterAttached),
     /// A capture socket was refused.
     SocketRefused(SocketRefused),
+    /// Somebody who is not governed captures on this host, or was refused that.
+    UnmanagedCapture(UnmanagedCapture),
     /// The server's network is bounded, before the server is started.
     NetworkBounded(NetworkBounded),
     /// A session for a proxy was opened.
@@ -66,7 +68,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 21] = [
     "agent-started",
     "call",
     "approval",
@@ -76,6 +78,7 @@ pub const KINDS: [&str; 20] = [
     "socket-armed",
     "filter-attached",
     "socket-refused",
+    "unmanaged-capture",
     "network-bounded",
     "proxy-opened",
     "program-opened",
@@ -103,6 +106,7 @@ impl Record {
                 | Self::SessionEnded(_)
                 | Self::ServerRestarted(_)
                 | Self::SocketRefused(_)
+                | Self::UnmanagedCapture(_)
                 | Self::NetworkRefused(_)
                 | Self::Unanswered(_)
                 | Self::PolicyReloaded(_)
@@ -663,6 +667,28 @@ pub struct SocketRefused {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_one(number: &u64) -> bool {
     *number == 1
+}
+
+/// Somebody who is not governed captures on this host, or was refused that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnmanagedCapture {
+    /// The process.
+    pub pid: u32,
+    /// What the process calls itself. It chose that name.
+    pub comm: Text,
+    /// Its user.
+    pub user: u32,
+    /// The file that it executes; only its name, where the process has gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<Text>,
+    /// The interfaces that its sockets are bound to, where they are known.
+    #[serde(skip_serializing_if = "TextList::is_empty")]
+    pub interfaces: TextList,
+    /// `refused`, `seen`, or `found` where it was there already.
+    pub became: Text,
+    /// How many of its kind this stands for, of which it is the last.
+    #[serde(skip_serializing_if = "is_one")]
+    pub times: u64,
 }
 
 /// capwarden stopped.

@@ -166,6 +166,8 @@ fn render(entry: &Entry, colour: bool) -> String {
         "definition" if matches!(entry.text("became"), Some("accepted")) => "32",
         "definition" if matches!(entry.text("became"), Some("first-seen")) => "",
         "definition" => "31",
+        "unmanaged-capture" if entry.text("became") != Some("refused") => "33",
+        "unmanaged-capture" => "31",
         "socket-refused" | "network-refused" | "unanswered" | "policy-refused" => "31",
         "grant" if entry.text("became") == Some("revoked") => "31",
         "grant" => "33",
@@ -359,6 +361,25 @@ pub(super) fn describe(entry: &Entry) -> String {
                 number("pid"),
                 text("why")
             )
+        }
+        "unmanaged-capture" => {
+            let what = match entry.text("became") {
+                Some("refused") => "was refused a packet socket",
+                Some("found") => "captured already",
+                _ => "captures",
+            };
+            let mut text = format!(
+                "{}{} (pid {}, uid {}) {what}",
+                times(entry),
+                text("comm"),
+                number("pid"),
+                number("user")
+            );
+            let interfaces = list("interfaces", ", ");
+            if !interfaces.is_empty() {
+                text += &format!(" on {interfaces}");
+            }
+            text + &optional(", with ", "program")
         }
         "server-restarted" => {
             let session = text("session");

@@ -672,6 +672,15 @@ fn kinds_are_all_of_them() {
             comm: "a".into(),
             why: "b".into(),
         }),
+        Record::UnmanagedCapture(UnmanagedCapture {
+            pid: 1,
+            comm: "a".into(),
+            user: 0,
+            program: None,
+            interfaces: TextList::default(),
+            became: "seen".into(),
+            times: 1,
+        }),
         Record::NetworkBounded(NetworkBounded::new(&Baseline::default())),
         Record::ProxyOpened(Box::new(ProxyOpened::new(
             SessionId(2),

@@ -15,6 +15,7 @@ mod doctor;
 mod exec;
 mod filter;
 mod grant;
+mod host;
 mod man;
 mod policy;
 mod report;
@@ -84,6 +85,7 @@ enum Verb {
     Tools(tools::Tools),
     Audit(audit::Audit),
     Report(report::Report),
+    Host(host::Host),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Completions),
     Man(man::Man),
@@ -117,6 +119,7 @@ impl Cli {
             Verb::Tools(tools) => tools.run(),
             Verb::Audit(audit) => audit.run(),
             Verb::Report(report) => report.run(),
+            Verb::Host(host) => host.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Completions(completions) => completions.run(),
             Verb::Man(man) => man.run(),

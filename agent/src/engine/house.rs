@@ -22,7 +22,7 @@ use crate::{
         self, Bounds,
         http::{self, Listener, Tls},
     },
-    kernel::{self, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    kernel::{self, Backstop, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
     policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
@@ -52,8 +52,14 @@ pub(super) fn sessions(
             degraded.push(Degraded::NoCgroup);
         })
         .ok();
+    let backstop = Backstop::shared()
+        .inspect_err(|error| {
+            tracing::debug!(%error, "{}", Degraded::NoBackstop.describe());
+            degraded.push(Degraded::NoBackstop);
+        })
+        .ok();
     let compiler = Compiler::new(std::env::current_exe()?);
-    let sessions = Sessions::new(attribution, compiler, cgroup, tree, events);
+    let sessions = Sessions::new(attribution, compiler, cgroup, tree, backstop, events);
     Ok((sessions, degraded))
 }
 

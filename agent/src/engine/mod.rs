@@ -8,6 +8,7 @@ mod approve;
 mod current;
 mod exec;
 mod grant_policies;
+mod host;
 mod house;
 mod join;
 mod judge;
@@ -30,6 +31,7 @@ use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 pub use exec::{ExecPlan, exec};
 pub use grant_policies::GrantPolicies;
+pub use host::{Capturing, HostPlan, Standing, watch_host};
 pub use judge::{Judge, Ticket};
 pub use name::server_name;
 pub use record::PolicySource;
@@ -40,7 +42,12 @@ pub use run_stdio::run;
 pub use run_unix::{LocalPlan, local};
 pub use server_per_client::StdioPlan;
 
-use crate::{audit::AuditError, kernel::LaunchError, session::SessionError, telemetry::ServeError};
+use crate::{
+    audit::AuditError,
+    kernel::{BackstopError, LaunchError},
+    session::SessionError,
+    telemetry::ServeError,
+};
 
 /// Why the engine gave up.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,14 @@ pub enum EngineError {
     /// What happens can no longer be recorded; so nothing more may happen.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The kernel does not let the host's captures be watched, or refused.
+    #[error("{what}: {why}")]
+    Host {
+        /// What is not possible.
+        what: &'static str,
+        /// Why.
+        why: BackstopError,
+    },
     /// The metrics cannot be served where they were wanted.
     #[error(transparent)]
     Metrics(#[from] ServeError),
@@ -109,6 +124,8 @@ pub enum Degraded {
     NoForkTags,
     /// No cgroup: what a server leaves behind is found only by the sockets it was seen to open.
     NoCgroup,
+    /// No programs on security hooks: see `doctor` for what rests on them alone.
+    NoBackstop,
 }
 
 impl Degraded {
@@ -117,6 +134,9 @@ impl Degraded {
         match self {
             Self::NoForkTags => "no fork tagging: only one capture at a time can be attributed",
             Self::NoCgroup => "no cgroup: stray processes of a capture may not be found",
+            Self::NoBackstop => {
+                "no BPF LSM: capture sockets can send, and come from processes outside"
+            }
         }
     }
 }

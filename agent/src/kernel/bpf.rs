@@ -19,6 +19,7 @@ const MAP_UPDATE_ELEM: c_long = 2;
 const MAP_DELETE_ELEM: c_long = 3;
 const PROG_LOAD: c_long = 5;
 const PROG_ATTACH: c_long = 8;
+const RAW_TRACEPOINT_OPEN: c_long = 17;
 const BTF_LOAD: c_long = 18;
 const MAP_FREEZE: c_long = 22;
 
@@ -26,13 +27,16 @@ const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const SOCKET_FILTER: ProgramKind = ProgramKind {
     program: 1,
     attach: 0,
+    target: 0,
 };
 
-/// What a program is for: `BPF_PROG_TYPE_*`, and `BPF_CGROUP_*` where that makes a difference.
+/// What a program is for: `BPF_PROG_TYPE_*`, and `BPF_CGROUP_*` or the like where that makes a difference.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProgramKind {
     pub(super) program: u32,
     pub(super) attach: u32,
+    /// The function of the kernel that it is for, by its number in the kernel's type information; or 0.
+    pub(super) target: u32,
 }
 
 /// Bytes of the verifier's log that are kept, and what it says of itself: enough for its last
@@ -59,6 +63,14 @@ struct LoadAttributes {
     prog_name: [u8; NAME],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
 }
 
 const NAME: usize = 16;
@@ -90,6 +102,14 @@ struct AttachAttributes {
     attach_bpf_fd: u32,
     attach_type: u32,
     attach_flags: u32,
+}
+
+/// For `BPF_RAW_TRACEPOINT_OPEN`.
+#[repr(C)]
+struct LinkAttributes {
+    name: u64,
+    prog_fd: u32,
+    unused: u32,
 }
 
 /// For `BPF_BTF_LOAD`.
@@ -193,6 +213,14 @@ fn load(
         prog_name: [0; NAME],
         prog_ifindex: 0,
         expected_attach_type: kind.attach,
+        prog_btf_fd: 0,
+        func_info_rec_size: 0,
+        func_info: 0,
+        func_info_cnt: 0,
+        line_info_rec_size: 0,
+        line_info: 0,
+        line_info_cnt: 0,
+        attach_btf_id: kind.target,
     };
     // SAFETY: the attributes describe `insns`, `licence` and `log`, which outlive the call; the
     // kernel writes to `log` only, and no more than its length.
@@ -247,6 +275,32 @@ pub(super) fn attach_to_cgroup(
     };
     // SAFETY: no pointers.
     unsafe { call(PROG_ATTACH, &attributes) }.map(drop)
+}
+
+/// Attaches a program to the function of the kernel that it was loaded for, for as long as what this
+/// returns is kept.
+pub(super) fn attach_to_function(program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let attributes = LinkAttributes {
+        name: 0,
+        prog_fd: u32::try_from(program.as_raw_fd()).map_err(|_| Errno::BADF)?,
+        unused: 0,
+    };
+    // SAFETY: no pointers: a program that has a function is not attached by name.
+    descriptor(unsafe { call(RAW_TRACEPOINT_OPEN, &attributes) }?)
+}
+
+/// Gives a process, by its pidfd, or a socket a value in a map that is storage of such. `value` is as long as the
+/// map's values.
+pub(super) fn store(
+    map: BorrowedFd<'_>,
+    owner: BorrowedFd<'_>,
+    value: &[u64; 1],
+) -> Result<(), Errno> {
+    let owner = owner.as_raw_fd();
+    let attributes = element(map, address(&raw const owner), address(value.as_ptr()))?;
+    // SAFETY: the key is a descriptor's number, as the map wants it; every map that this is used for has values of
+    // eight bytes; both outlive the call.
+    unsafe { call(MAP_UPDATE_ELEM, &attributes) }.map(drop)
 }
 
 /// Puts a map into the only entry of a map of maps, in the place of the one that is there. When this

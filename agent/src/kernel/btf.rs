@@ -1,13 +1,15 @@
 //! Where the members of kernel structures are, by the running kernel's own type information.
 //!
-//! The format: <https://www.kernel.org/doc/html/v5.14/bpf/btf.html>. Reads only what the fork
-//! tagging needs: the byte offsets of struct members, and sizes.
+//! The format: <https://www.kernel.org/doc/html/v5.14/bpf/btf.html>. Reads only what fork tagging and the
+//! programs on security hooks need: the byte offsets of struct members, sizes, and the numbers of functions.
 
 use std::collections::HashMap;
 
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const TYPEDEF: u32 = 8;
+const FUNCTION: u32 = 12;
 
 /// Struct and union types of a BTF blob.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Types<'a> {
     /// By type id.
     composites: HashMap<u32, Composite<'a>>,
     names: HashMap<&'a [u8], u32>,
+    /// Name and type id of functions and of other names for types.
+    declared: Vec<(u32, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,7 @@ impl<'a> Types<'a> {
             strings,
             composites: HashMap::new(),
             names: HashMap::new(),
+            declared: Vec::new(),
         };
         let (mut at, mut id) = (0, 1);
         while at < types.len() {
@@ -76,6 +81,9 @@ impl<'a> Types<'a> {
                     read.names.entry(string(strings, name)?).or_insert(id);
                 }
             }
+            if matches!(kind, FUNCTION | TYPEDEF) {
+                read.declared.push((name, id));
+            }
             at = at.checked_add(extra)?;
             id += 1;
         }
@@ -93,6 +101,13 @@ impl<'a> Types<'a> {
             id = member;
         }
         Ok(total)
+    }
+
+    /// The number of a function of the kernel, or of a tracepoint by its type; none if it has none of this name.
+    pub(super) fn function(&self, name: &str) -> Option<u32> {
+        let mut declared = self.declared.iter();
+        let found = declared.find(|(at, _)| string(self.strings, *at) == Some(name.as_bytes()));
+        found.map(|(_, id)| *id)
     }
 
     /// The size of a structure in bytes.

@@ -12,6 +12,9 @@
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
 //! | `network` | where a server's sockets may listen and connect, and how much passes them |
 //! | `tree`, `btf` | which session a process belongs to |
+//! | `host` | whoever captures on this host: told of, or refused |
+//! | `lsm` | the backstop on Linux security hooks, where the kernel has them |
+//! | `object` | what an object file of kernel programs has, as the kernel wants it |
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
 //! | `cgroup`, `program_group`, `process`, `users` | finding, capping and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
@@ -32,15 +35,18 @@ mod btf;
 mod cgroup;
 mod clock;
 mod guard;
+mod host;
 mod instance;
 mod interfaces;
 mod keeper;
 mod launch;
 mod link;
 mod local_socket;
+mod lsm;
 mod memory;
 mod network;
 mod notify;
+mod object;
 mod own_filter;
 mod peer;
 mod probe;
@@ -60,12 +66,14 @@ pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
+pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, program_file};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list, name_of};
 pub use keeper::{Keeper, Kept, kept};
 pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;
+pub use lsm::{Backstop, BackstopError, Membership};
 pub use memory::give_back;
 pub use network::{
     AddressRange, MAX_SLOT_RULES, NetworkCall, NetworkCaps, NetworkCounts, NetworkEnd,

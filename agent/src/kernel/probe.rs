@@ -24,6 +24,7 @@ use serde::Serialize;
 use super::{
     cgroup::{self, Cgroup},
     guard::{Guard, GuardPlan},
+    lsm::{Backstop, BackstopError},
     network::{NetworkCaps, NetworkGuard, NetworkInterfaces, NetworkTerms},
     socket::{SocketCall, arm},
     sys,
@@ -106,6 +107,7 @@ pub fn probe() -> Host {
             network_guard(),
             memory_caps(),
             landlock(),
+            backstop(),
             jit(),
         ],
         tools: ["tcpdump", "dumpcap", "tshark"].map(tool).into(),
@@ -402,6 +404,46 @@ fn landlock() -> Layer {
             "boot with landlock in lsm=, or give each server a user of its own: --user",
         ),
     }
+}
+
+fn backstop() -> Layer {
+    /// What nothing else refuses.
+    const COST: &str = "a capture socket can send frames, which only a rule on egress drops by their mark; a process outside the governed tree can pass it a capture socket; services such as D-Bus or docker.sock are kept from it by permissions alone; the rest is refused by one layer less";
+    let layer = Layer::present("BPF LSM", "");
+    let error = match Backstop::shared() {
+        Ok(backstop) if backstop.absent().is_empty() => {
+            return Layer {
+                detail: "its programs run, and refuse".to_owned(),
+                ..layer
+            };
+        }
+        Ok(backstop) => {
+            let detail = format!("its programs run; without {}", backstop.absent().join(", "));
+            return Layer { detail, ..layer }.lacks(
+                Status::Degraded,
+                "what these hooks refuse is refused by one layer less",
+                "boot a newer kernel (userns_create came with Linux 6.1)",
+            );
+        }
+        Err(error) => error,
+    };
+    let hint = match &error {
+        BackstopError::Inactive(modules) => format!(
+            "boot with lsm={modules},bpf on the kernel's command line (CONFIG_BPF_LSM)"
+        ),
+        BackstopError::Silent(_) => {
+            "boot with bpf at the end of lsm= on the kernel's command line".to_owned()
+        }
+        BackstopError::Program(..) | BackstopError::Attach(..) => {
+            "root, and a kernel that takes programs on security hooks (CONFIG_BPF_LSM); some refuse them to everybody".to_owned()
+        }
+        _ => "root, Linux 5.11, CONFIG_BPF_LSM and CONFIG_DEBUG_INFO_BTF".to_owned(),
+    };
+    Layer {
+        detail: error.to_string(),
+        ..layer
+    }
+    .lacks(Status::Missing, COST, &hint)
 }
 
 fn jit() -> Layer {

@@ -5,13 +5,15 @@ use std::{io, os::fd::AsRawFd, sync::Arc};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    guard::EndEvents, network::NetworkEvents, process::Process, tree::ForkEvents, watch::Inotify,
+    guard::EndEvents, host::HostWatch, network::NetworkEvents, process::Process, tree::ForkEvents,
+    watch::Inotify,
 };
 
 /// What owns its descriptor for as long as it lives, and never changes it.
 pub trait Owner: AsRawFd + sealed::Sealed {}
 impl Owner for EndEvents {}
 impl Owner for ForkEvents {}
+impl Owner for HostWatch {}
 impl Owner for Inotify {}
 impl Owner for Arc<NetworkEvents> {}
 impl Owner for Process {}
@@ -20,6 +22,7 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for super::EndEvents {}
     impl Sealed for super::ForkEvents {}
+    impl Sealed for super::HostWatch {}
     impl Sealed for super::Inotify {}
     impl Sealed for super::Arc<super::NetworkEvents> {}
     impl Sealed for super::Process {}

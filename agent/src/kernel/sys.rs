@@ -239,3 +239,12 @@ pub(super) fn landlock_version() -> Result<u32, Errno> {
         raw(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) })?;
     u32::try_from(version).map_err(|_| Errno::INVAL)
 }
+
+/// `unshare(CLONE_NEWUSER)`, of the calling process, which must have one thread.
+pub(super) fn new_user_namespace() -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    if unsafe { libc::unshare(libc::CLONE_NEWUSER) } < 0 {
+        return Err(last_error());
+    }
+    Ok(())
+}

@@ -143,6 +143,11 @@ impl Admit for Sessions {
         }
         let (socket, slot) = arm(&live.guard, call)
             .map_err(|error| Shared::refuse(error.errno, error.to_string()))?;
+        if let Some(backstop) = &self.0.backstop {
+            backstop
+                .admit(&socket)
+                .map_err(|errno| Shared::refuse(errno, format!("the backstop: {errno}")))?;
+        }
         live.sockets.push(Socket {
             inode: socket.inode(),
             place: Arc::new(Place::new(slot)),

@@ -27,7 +27,7 @@ use capwarden_abi::State;
 
 use crate::{
     filter::Compiler,
-    kernel::{self, Cgroup, Guard, GuardError, Interface, Tree},
+    kernel::{self, Admit as _, Backstop, Cgroup, Guard, GuardError, Interface, Membership, Tree},
     policy::Terms,
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Shared {
     pub(super) compiler: Compiler,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) events: Events,
+    /// What refuses its processes once more, where the kernel has that.
+    pub(super) backstop: Option<Arc<Backstop>>,
     /// What bounds the server's network, if anything does.
     pub(super) network: OnceLock<Network>,
     /// What takes up forks of programs, where the server may have sessions for these.
@@ -80,6 +82,8 @@ pub(super) struct Table {
     pub(super) programs: BTreeMap<SessionId, LiveProgram>,
     pub(super) tree: Option<Tree>,
     pub(super) root: Option<u32>,
+    /// The processes that the backstop refuses.
+    membership: Option<Membership>,
     pub(super) closed: bool,
 }
 
@@ -144,6 +148,7 @@ impl Sessions {
         compiler: Compiler,
         cgroup: Option<Cgroup>,
         tree: Option<Tree>,
+        backstop: Option<Arc<Backstop>>,
         events: Events,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -152,6 +157,7 @@ impl Sessions {
             compiler,
             cgroup,
             events,
+            backstop,
             network: OnceLock::new(),
             forks: OnceLock::new(),
             opening: tokio::sync::Mutex::new(()),
@@ -161,6 +167,7 @@ impl Sessions {
                 programs: BTreeMap::new(),
                 tree,
                 root: None,
+                membership: None,
                 closed: false,
             }),
             starting: Arc::new(Semaphore::new(1)),
@@ -175,6 +182,16 @@ impl Sessions {
     pub fn govern(&self, process: u32) -> io::Result<()> {
         let mut table = self.0.table();
         table.root = Some(process);
+        table.membership = None; // of the process before, which had the same cgroup
+        if let Some(backstop) = &self.0.backstop {
+            let sessions = Arc::downgrade(&self.0);
+            let tell = move |caller, refusal| {
+                if let Some(sessions) = sessions.upgrade() {
+                    Self(sessions).refused(Some(caller), refusal);
+                }
+            };
+            table.membership = Some(backstop.govern(process, self.0.cgroup.as_ref(), tell)?);
+        }
         match table.tree.as_mut() {
             Some(tree) => tree.govern(process, self.0.server),
             None => Ok(()),

@@ -51,6 +51,11 @@ const COMMANDS: &[(&str, Try)] = &[
             0,
         ),
     ),
+    (
+        "host lockdown --allow PROGRAM",
+        Parse("host lockdown --allow /usr/bin/dumpcap"),
+    ),
+    ("host observe", Parse("host observe")),
     ("man --out /usr/local/share/man", Run("man --out man", 0)),
     ("policy check FILE…", Run("policy check policy.yaml", 0)),
     (

@@ -54,6 +54,7 @@ fn a_file_that_is_not_there_ends_every_verb_with_2() {
             "--counters-password-file",
             none,
         ],
+        &["host", "lockdown", "--allow", none],
         &["policy", "check", none],
         &["policy", "explain", call, "-p", none],
         &["policy", "explain", none, "-p", policy],

@@ -5,6 +5,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod host;
+pub mod lsm;
 pub mod network;
 
 /// How many interfaces one grant can name. The guard compares them one by one for every packet,

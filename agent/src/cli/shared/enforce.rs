@@ -345,6 +345,9 @@ fn failure(error: EngineError) -> Failure {
             };
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }
+        EngineError::Host { what, why } => {
+            Failure::Kernel(Account::new(what).because(why).hint("capwarden doctor"))
+        }
         EngineError::Audit(error) => error.into(),
         EngineError::Metrics(ref error) => {
             let (at, kind) = (error.endpoint().to_string(), error.kind());

@@ -17,18 +17,20 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use aya_obj::{EbpfSectionKind, Object, ParseError};
-use capwarden_abi::network::{MAX_RULES, Rule, SocketTag};
+use aya_obj::{Object, ParseError};
+use capwarden_abi::network::{MAX_RULES, Rule};
 use rustix::io::Errno;
 
 use super::NetworkError;
-use crate::kernel::bpf::{self, CreateAttributes, ProgramKind};
+use crate::kernel::{
+    bpf::{self, CreateAttributes, ProgramKind},
+    object,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/network.o"));
 
 const ARRAY: u32 = 2;
 const ARRAY_OF_MAPS: u32 = 12;
-const SK_STORAGE: u32 = 24;
 const WORD: u32 = 4;
 
 /// Program, `BPF_PROG_TYPE_*` and `BPF_CGROUP_*`.
@@ -84,11 +86,19 @@ impl Attached {
 
         let mut codes = Vec::new();
         for (name, program, attach) in PROGRAMS {
-            let kind = ProgramKind { program, attach };
+            let kind = ProgramKind {
+                program,
+                attach,
+                target: 0,
+            };
             let found = object.programs.get(name);
             let code = found.and_then(|found| object.functions.get(&found.function_key()));
             let code = code.ok_or_else(|| damaged(&format!("it has no program {name}")))?;
-            codes.push((name, kind, code.instructions.iter().map(encode).collect()));
+            codes.push((
+                name,
+                kind,
+                code.instructions.iter().map(object::encode).collect(),
+            ));
         }
         let programs = load(&codes, &object.license)?;
         for (name, kind, program) in programs {
@@ -151,52 +161,18 @@ fn load(
     }
 }
 
-/// As the kernel reads it.
-fn encode(insn: &aya_obj::generated::bpf_insn) -> [u8; 8] {
-    let [off_low, off_high] = insn.off.to_ne_bytes();
-    let [a, b, c, d] = insn.imm.to_ne_bytes();
-    let registers = if cfg!(target_endian = "little") {
-        insn.dst_reg() | (insn.src_reg() << 4)
-    } else {
-        insn.src_reg() | (insn.dst_reg() << 4)
-    };
-    [insn.code, registers, off_low, off_high, a, b, c, d]
-}
-
 fn create(map: &aya_obj::Map) -> Result<OwnedFd, Errno> {
-    let mut attributes = CreateAttributes {
-        map_type: map.map_type(),
-        key_size: map.key_size(),
-        value_size: map.value_size(),
-        max_entries: map.max_entries(),
-        map_flags: map.map_flags(),
-        ..CreateAttributes::default()
-    };
-    let number = |fd: &OwnedFd| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF);
-    match map.map_type() {
-        SK_STORAGE => {
-            let types = bpf::load_types(&types(map.value_size()))?;
-            attributes.btf_fd = number(&types)?;
-            attributes.btf_key_type_id = KEY_TYPE;
-            attributes.btf_value_type_id = VALUE_TYPE;
-            bpf::create_map(&attributes)
-        }
-        ARRAY_OF_MAPS => {
-            let inner = rules()?;
-            attributes.value_size = WORD;
-            attributes.inner_map_fd = number(&inner)?;
-            let outer = bpf::create_map(&attributes)?;
-            bpf::set_inner_map(outer.as_fd(), inner.as_fd())?;
-            Ok(outer)
-        }
-        _ => {
-            let made = bpf::create_map(&attributes)?;
-            if map.section_kind() == EbpfSectionKind::Rodata {
-                bpf::write_constants(made.as_fd(), map.data(), map.value_size())?;
-            }
-            Ok(made)
-        }
+    if map.map_type() != ARRAY_OF_MAPS {
+        return object::create(map);
     }
+    let inner = rules()?;
+    let outer = bpf::create_map(&CreateAttributes {
+        value_size: WORD,
+        inner_map_fd: u32::try_from(inner.as_raw_fd()).map_err(|_| Errno::BADF)?,
+        ..object::attributes(map)
+    })?;
+    bpf::set_inner_map(outer.as_fd(), inner.as_fd())?;
+    Ok(outer)
 }
 
 /// An array of rules, without any.
@@ -208,27 +184,4 @@ pub(super) fn rules() -> Result<OwnedFd, Errno> {
         max_entries: u32::try_from(MAX_RULES).map_err(|_| Errno::INVAL)?,
         ..CreateAttributes::default()
     })
-}
-
-const KEY_TYPE: u32 = 1;
-const VALUE_TYPE: u32 = 3;
-
-/// Type information: a word, a double word, and as many of those as a socket's storage has.
-fn types(value_size: u32) -> Vec<u8> {
-    const _: () = assert!(size_of::<SocketTag>().is_multiple_of(8));
-    const MAGIC_AND_VERSION: u32 = 0x0001_eb9f;
-    const HEADER: u32 = 24;
-    const INT: u32 = 1 << 24;
-    const ARRAY: u32 = 3 << 24;
-    const NAMES: &[u8; 16] = b"\0word\0double\0\0\0\0";
-    let word = [1, INT, 4, 32];
-    let double = [6, INT, 8, 64];
-    let array = [0, ARRAY, 0, 2, KEY_TYPE, value_size / 8];
-    let types = [word.as_slice(), &double, &array].concat();
-    let length = u32::try_from(types.len() * 4).unwrap_or(0);
-    let header = [MAGIC_AND_VERSION, HEADER, 0, length, length, 16];
-    let words = header.iter().chain(&types);
-    let mut blob: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
-    blob.extend(NAMES);
-    blob
 }

@@ -1,0 +1,119 @@
+//! The packet sockets that there are, and who has them: by `/proc`, so for people, never for decisions.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    os::unix::fs::MetadataExt,
+};
+
+/// A process that has packet sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capturer {
+    /// The process.
+    pub process: u32,
+    /// Its user.
+    pub user: u32,
+    /// The name that it gives itself.
+    pub name: String,
+    /// The indexes of the interfaces that its sockets are bound to; 0 for all.
+    pub interfaces: Vec<u32>,
+    /// A capwarden governs it, as its cgroup is called.
+    pub governed: bool,
+}
+
+/// Everybody on this host who has packet sockets, in whatever network namespace; of one process only, if it is named.
+pub fn capturers(only: Option<u32>) -> Vec<Capturer> {
+    let mut namespaces = HashMap::new();
+    let processes = match only {
+        Some(process) => vec![process],
+        None => processes(),
+    };
+    let mut all = Vec::new();
+    for process in processes {
+        let Ok(namespace) = fs::metadata(format!("/proc/{process}/ns/net")) else {
+            continue; // it has gone
+        };
+        let sockets = namespaces
+            .entry(namespace.ino())
+            .or_insert_with(|| packet_sockets(process));
+        if sockets.is_empty() {
+            continue;
+        }
+        let interfaces = held(process, sockets);
+        if let Some(interfaces) = interfaces {
+            all.extend(describe(process, interfaces));
+        }
+    }
+    all
+}
+
+/// The file that a process executes, as people know it.
+pub fn program_file(process: u32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{process}/exe")).ok()?;
+    Some(path.to_string_lossy().into_owned())
+}
+
+fn processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    names.collect()
+}
+
+/// The sockets of the process's network namespace: inode and interface.
+fn packet_sockets(process: u32) -> HashMap<u64, u32> {
+    let table = fs::read_to_string(format!("/proc/{process}/net/packet")).unwrap_or_default();
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+/// A line of `/proc/net/packet`: sk, references, type, protocol, interface, running, memory, user, inode.
+fn socket(line: &str) -> Option<(u64, u32)> {
+    let mut columns = line.split_whitespace();
+    let interface = columns.nth(4)?.parse().ok()?;
+    let inode = columns.nth(3)?.parse().ok()?;
+    Some((inode, interface))
+}
+
+/// The interfaces of those sockets that a process has; none if it has none.
+fn held(process: u32, sockets: &HashMap<u64, u32>) -> Option<BTreeSet<u32>> {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
+    let mut interfaces = BTreeSet::new();
+    for descriptor in descriptors.flatten() {
+        let inode = fs::read_link(descriptor.path()).ok().and_then(|link| {
+            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            inode.parse::<u64>().ok()
+        });
+        interfaces.extend(inode.and_then(|inode| sockets.get(&inode)));
+    }
+    (!interfaces.is_empty()).then_some(interfaces)
+}
+
+fn describe(process: u32, interfaces: BTreeSet<u32>) -> Option<Capturer> {
+    let of = |file: &str| format!("/proc/{process}/{file}");
+    let name = fs::read(of("comm")).ok()?;
+    let groups = fs::read_to_string(of("cgroup")).unwrap_or_default();
+    Some(Capturer {
+        process,
+        user: fs::metadata(of("status")).ok()?.uid(),
+        name: String::from_utf8_lossy(&name).trim_end().to_owned(),
+        interfaces: interfaces.into_iter().collect(),
+        governed: groups.contains("/capwarden-"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_kernels_table_are_read_and_others_left_out() {
+        let line = "0000000000000000 3      3    0003   2     1 0        0      37416";
+        assert_eq!(socket(line), Some((37416, 2)));
+        for line in [
+            "",
+            "sk RefCnt Type Proto  Iface R Rmem   User   Inode",
+            "1 2 3",
+        ] {
+            assert_eq!(socket(line), None, "{line}");
+        }
+    }
+}
