@@ -1,5 +1,5 @@
-//! Builds the kernel programs of `ebpf/` and leaves them in `OUT_DIR` as `guard.o`, `network.o` and
-//! `tree.o`.
+//! Builds the kernel programs of `ebpf/` and leaves them in `OUT_DIR` as `egress.o`, `guard.o`,
+//! `network.o` and `tree.o`.
 //!
 //! They need another compiler than the rest: nightly with `-Z build-std=core` for
 //! `bpfel-unknown-none`, and `bpf-linker`. No `--btf`: the agent rewrites the guard's ELF for each
@@ -15,7 +15,7 @@ use std::{
 mod toolchain;
 
 const TARGET: &str = "bpfel-unknown-none";
-const PROGRAMS: [&str; 3] = ["guard", "network", "tree"];
+const PROGRAMS: [&str; 4] = ["egress", "guard", "network", "tree"];
 
 fn main() -> ExitCode {
     match build() {
