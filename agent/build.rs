@@ -15,7 +15,15 @@ use std::{
 mod toolchain;
 
 const TARGET: &str = "bpfel-unknown-none";
-const PROGRAMS: [&str; 6] = ["guard", "host_call", "host_hook", "lsm", "network", "tree"];
+const PROGRAMS: [&str; 7] = [
+    "egress",
+    "guard",
+    "host_call",
+    "host_hook",
+    "lsm",
+    "network",
+    "tree",
+];
 
 fn main() -> ExitCode {
     match build() {

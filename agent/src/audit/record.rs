@@ -130,6 +130,9 @@ pub struct AgentStarted {
     pub policy: Option<PolicyFile>,
     /// Whom the governed processes run as.
     pub user: Text,
+    /// The daemons that start programs for others, and that the governed processes may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<TextList>,
     /// The layers that this host lacks or has in part.
     pub degraded: TextList,
 }

@@ -217,6 +217,10 @@ pub(super) fn describe(entry: &Entry) -> String {
             );
             text += &format!(" as {}", visible(entry.text("user").unwrap_or("?")));
             text += &policy.map_or_else(String::new, |policy| format!(" under {policy}"));
+            let reach = list("reach", ", ");
+            if !reach.is_empty() {
+                text += &format!(", may reach {reach}");
+            }
             if !degraded.is_empty() {
                 text += &format!(", degraded: {degraded}");
             }

@@ -29,6 +29,7 @@ fn started() -> Record {
             sha256: Hash::of(b"version: 1"),
         }),
         user: "nobody".into(),
+        reach: Some(["docker"].into_iter().collect()),
         degraded: ["no BPF LSM"].into_iter().collect(),
     })
 }
@@ -525,7 +526,7 @@ fn show_filters_and_renders() {
     assert_eq!(all.lines().count(), 5);
     for phrase in [
         "capwarden 0.1.0 runs npx -y server as nobody under policy.yaml (sha256 ",
-        "degraded: no BPF LSM",
+        ", may reach docker, degraded: no BPF LSM",
         "s1: lo, \"tcp port 80\", 100 packets, 2.5 s",
         "s1: raw socket for dumpcap (pid 12, thread 13)",
         "s1: packet-cap, 100 packets, 4200 bytes, 1 socket, 1.234 s",

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     audit::{Log, visible},
     engine::{self, ExecPlan, PolicySource},
+    kernel::Deputy,
     policy::{Payload, Request, Terms, unpoliced},
     telemetry::Endpoint,
     words,
@@ -91,6 +92,12 @@ pub(super) struct Exec {
     /// to write where the command writes.
     #[arg(long, value_name = "NAME|UID", value_parser = values::user)]
     pub(super) user: Option<User>,
+    /// Daemons that the command may have start programs
+    ///
+    /// docker, podman, dbus, systemd, user, cron, incus, libvirt, snapd or terminals, with commas
+    /// between them. Without it, none of them is to be found by it: what they start is not governed.
+    #[arg(long, value_name = "DAEMON", value_delimiter = ',', value_parser = values::deputy)]
+    pub(super) reach: Vec<Deputy>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -118,9 +125,10 @@ impl Exec {
         };
         let terms = verdict.map_err(|denial| enforce::denied(&denial))?.terms;
         let clamped = clamped(&request, &terms);
+        let credentials = enforce::credentials(self.user.as_ref(), &self.reach, &self.command)?;
         let plan = ExecPlan {
             command: self.command,
-            credentials: enforce::credentials(self.user.as_ref())?,
+            credentials,
             terms,
             policy: policy.as_ref().map(PolicySource::of),
             metrics: self.metrics,

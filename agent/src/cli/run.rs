@@ -15,7 +15,7 @@ use crate::{
     audit::Log,
     engine::{self, GrantPolicies, LocalPlan, PipedPlan, ServePlan, StdioPlan},
     gate::http::{FrontPlan, Prepare, UpstreamAddress},
-    kernel::Credentials,
+    kernel::{Credentials, Deputy},
     policy::{Pinning, Replies, RuleRef},
     principal::{self, Grants},
     telemetry::Endpoint,
@@ -95,6 +95,12 @@ pub(super) struct Run {
     /// A name or a number. Without it: the user who called sudo, otherwise nobody.
     #[arg(long, value_name = "NAME|UID", value_parser = values::user)]
     pub(super) user: Option<User>,
+    /// Daemons that the server may have start programs
+    ///
+    /// docker, podman, dbus, systemd, user, cron, incus, libvirt, snapd or terminals, with commas
+    /// between them. Without it, none of them is to be found by it: what they start is not governed.
+    #[arg(long, value_name = "DAEMON", value_delimiter = ',', value_parser = values::deputy)]
+    pub(super) reach: Vec<Deputy>,
     /// Serve clients at this address
     ///
     /// For HTTP under /mcp (and under /sse, for clients of 2024-11-05): in front of a server that
@@ -254,7 +260,7 @@ impl Run {
         let (policy, reload) =
             enforce::policy_to_follow(&self.policy, self.replies, ServerKind::Piped)?;
         enforce::require_root()?;
-        let credentials = enforce::credentials(self.user.as_ref())?;
+        let credentials = enforce::credentials(self.user.as_ref(), &self.reach, &self.server)?;
         let more = more(&credentials)?;
         let judge = enforce::judge(
             policy,
@@ -298,9 +304,18 @@ impl Run {
                 .hint("leave --user out, or give the server's command after --"),
             ));
         }
+        if !self.reach.is_empty() && !starting {
+            return Err(Failure::Usage(
+                Account::new(
+                    "--reach says what the server may reach, which capwarden does not start here",
+                )
+                .hint("leave --reach out, or give the server's command after --"),
+            ));
+        }
         let governed = if starting {
             enforce::require_root()?;
-            Some((self.server, enforce::credentials(self.user.as_ref())?))
+            let user = enforce::credentials(self.user.as_ref(), &self.reach, &self.server)?;
+            Some((self.server, user))
         } else {
             None
         };

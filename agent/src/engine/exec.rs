@@ -100,6 +100,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
         command: &plan.command,
         policy: plan.policy.as_ref(),
         user: plan.credentials.user,
+        reach: &plan.credentials.reach,
         degraded: &degraded,
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics)?;

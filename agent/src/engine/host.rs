@@ -111,6 +111,7 @@ pub async fn watch_host(
         policy: None,
         user: Text::new(rustix::process::geteuid().as_raw().to_string()),
         degraded: TextList::default(),
+        reach: None,
     }))?;
     let mut teller = Teller {
         log,

@@ -22,7 +22,7 @@ use crate::{
         self, Bounds,
         http::{self, Listener, Tls},
     },
-    kernel::{self, Backstop, Broker, Cgroup, Credentials, Governed, Launch, Tree, launch},
+    kernel::{self, Backstop, Broker, Cgroup, Credentials, Egress, Governed, Launch, Tree, launch},
     policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
@@ -58,8 +58,26 @@ pub(super) fn sessions(
             degraded.push(Degraded::NoBackstop);
         })
         .ok();
+    let egress = Egress::shared()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "{}", Degraded::NoEgress.describe());
+            degraded.push(Degraded::NoEgress);
+        })
+        .ok();
+    if let Err(error) = kernel::mounts_available() {
+        tracing::warn!(%error, "{}", Degraded::NoMounts.describe());
+        degraded.push(Degraded::NoMounts);
+    }
     let compiler = Compiler::new(std::env::current_exe()?);
-    let sessions = Sessions::new(attribution, compiler, cgroup, tree, backstop, events);
+    let sessions = Sessions::new(
+        attribution,
+        compiler,
+        cgroup,
+        tree,
+        backstop,
+        egress,
+        events,
+    );
     Ok((sessions, degraded))
 }
 

@@ -122,6 +122,10 @@ impl Outcome {
 pub enum Degraded {
     /// Processes cannot be tagged when they fork: with two captures at once, neither gets sockets.
     NoForkTags,
+    /// Frames that capture sockets send are not dropped.
+    NoEgress,
+    /// Servers see the mounts of the host, and so the daemons that would start programs for them.
+    NoMounts,
     /// No cgroup: what a server leaves behind is found only by the sockets it was seen to open.
     NoCgroup,
     /// No programs on security hooks: see `doctor` for what rests on them alone.
@@ -133,6 +137,12 @@ impl Degraded {
     pub fn describe(self) -> &'static str {
         match self {
             Self::NoForkTags => "no fork tagging: only one capture at a time can be attributed",
+            Self::NoEgress => {
+                "nothing on the way out: whoever holds a capture socket can send by it"
+            }
+            Self::NoMounts => {
+                "no mounts of a server's own: daemons that start programs for others are within reach"
+            }
             Self::NoCgroup => "no cgroup: stray processes of a capture may not be found",
             Self::NoBackstop => {
                 "no BPF LSM: capture sockets can send, and come from processes outside"

@@ -31,6 +31,7 @@ use crate::{
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
+    kernel::Deputy,
     policy::Policy,
     session::{Happened, SessionEnd, SessionEvent, SessionId},
     telemetry::{CallSpans, Metrics, SessionSpans},
@@ -434,6 +435,8 @@ pub(super) struct Started<'a> {
     pub(super) command: &'a [OsString],
     pub(super) policy: Option<&'a PolicySource>,
     pub(super) user: u32,
+    /// The daemons that start programs for others, and that the governed processes may reach.
+    pub(super) reach: &'a [Deputy],
     pub(super) degraded: &'a [Degraded],
 }
 
@@ -448,6 +451,8 @@ impl Started<'_> {
                 .collect(),
             policy: self.policy.map(PolicySource::file_record),
             user: Text::new(self.user.to_string()),
+            reach: (!self.reach.is_empty())
+                .then(|| self.reach.iter().map(|deputy| deputy.name()).collect()),
             degraded: self.degraded.iter().map(|lost| lost.describe()).collect(),
         })
     }

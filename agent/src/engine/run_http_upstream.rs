@@ -67,14 +67,15 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     };
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.judge.policy());
-    let (command, user) = match &plan.server {
-        Some((command, credentials)) => (command.as_slice(), credentials.user),
-        None => (&[][..], kernel::invoking_user()),
+    let (command, user, reach) = match &plan.server {
+        Some((command, governed)) => (command.as_slice(), governed.user, &*governed.reach),
+        None => (&[][..], kernel::invoking_user(), &[][..]),
     };
     let started = Started {
         command,
         policy: Some(&source),
         user,
+        reach,
         degraded: &degraded,
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;

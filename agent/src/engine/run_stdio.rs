@@ -41,6 +41,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         command: &plan.server,
         policy: Some(&source),
         user: plan.credentials.user,
+        reach: &plan.credentials.reach,
         degraded: &degraded,
     };
     let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;

@@ -94,6 +94,7 @@ impl StdioPlan {
             command: &self.server,
             policy: Some(&source),
             user: self.credentials.user,
+            reach: &self.credentials.reach,
             degraded: &degraded,
         };
         let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;

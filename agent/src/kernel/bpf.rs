@@ -20,6 +20,10 @@ const MAP_DELETE_ELEM: c_long = 3;
 const PROG_LOAD: c_long = 5;
 const PROG_ATTACH: c_long = 8;
 const RAW_TRACEPOINT_OPEN: c_long = 17;
+const PROG_DETACH: c_long = 9;
+const PROG_GET_NEXT_ID: c_long = 11;
+const PROG_GET_FD_BY_ID: c_long = 13;
+const OBJ_GET_INFO: c_long = 15;
 const BTF_LOAD: c_long = 18;
 const MAP_FREEZE: c_long = 22;
 
@@ -112,6 +116,32 @@ struct LinkAttributes {
     unused: u32,
 }
 
+/// For `BPF_PROG_ATTACH` and `BPF_PROG_DETACH` where several programs have an order (Linux 6.6).
+#[repr(C)]
+struct OrderedAttributes {
+    plain: AttachAttributes,
+    replace_bpf_fd: u32,
+    relative_fd: u32,
+    expected_revision: u64,
+}
+
+/// For `BPF_PROG_GET_NEXT_ID` and `BPF_PROG_GET_FD_BY_ID`.
+#[repr(C)]
+#[derive(Default)]
+struct IdAttributes {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// For `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct InfoAttributes {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
 /// For `BPF_BTF_LOAD`.
 #[repr(C)]
 struct BtfAttributes {
@@ -154,7 +184,7 @@ impl From<Errno> for LoadError {
 
 /// Loads a socket filter.
 pub(super) fn load_socket_filter(insns: &[EbpfInsn], licence: &CStr) -> Result<OwnedFd, LoadError> {
-    Ok(load(SOCKET_FILTER, &encode(insns), licence, &mut [])?)
+    Ok(load(SOCKET_FILTER, "", &encode(insns), licence, &mut [])?)
 }
 
 /// The same for a program of the agent's own: if the verifier refuses it, it is asked for its words,
@@ -169,12 +199,22 @@ pub(super) fn load_kind_or_explain(
     insns: &[[u8; 8]],
     licence: &CStr,
 ) -> Result<OwnedFd, LoadError> {
-    let errno = match load(kind, insns, licence, &mut []) {
+    load_named(kind, "", insns, licence)
+}
+
+/// The same, with a name of at most 15 letters, digits, `_` or `.` that the kernel shows.
+pub(super) fn load_named(
+    kind: ProgramKind,
+    name: &str,
+    insns: &[[u8; 8]],
+    licence: &CStr,
+) -> Result<OwnedFd, LoadError> {
+    let errno = match load(kind, name, insns, licence, &mut []) {
         Ok(program) => return Ok(program),
         Err(errno) => errno,
     };
     let mut log = vec![0; LOG_BYTES];
-    if let Ok(program) = load(kind, insns, licence, &mut log) {
+    if let Ok(program) = load(kind, name, insns, licence, &mut log) {
         return Ok(program); // memory was short for a moment
     }
     let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
@@ -192,10 +232,15 @@ fn encode(insns: &[EbpfInsn]) -> Vec<[u8; 8]> {
 
 fn load(
     kind: ProgramKind,
+    name: &str,
     insns: &[[u8; 8]],
     licence: &CStr,
     log: &mut [u8],
 ) -> Result<OwnedFd, Errno> {
+    let mut prog_name = [0; NAME];
+    for (place, byte) in prog_name.iter_mut().take(NAME - 1).zip(name.bytes()) {
+        *place = byte;
+    }
     let attributes = LoadAttributes {
         prog_type: kind.program,
         insn_cnt: u32::try_from(insns.len()).map_err(|_| Errno::TOOBIG)?,
@@ -210,7 +255,7 @@ fn load(
         },
         kern_version: 0,
         prog_flags: 0,
-        prog_name: [0; NAME],
+        prog_name,
         prog_ifindex: 0,
         expected_attach_type: kind.attach,
         prog_btf_fd: 0,
@@ -303,6 +348,82 @@ pub(super) fn store(
     unsafe { call(MAP_UPDATE_ELEM, &attributes) }.map(drop)
 }
 
+const TCX_EGRESS: u32 = 47;
+/// In front of what is attached there.
+const BEFORE: u32 = 1 << 3;
+
+/// Attaches a program to the way out of an interface, in front of others (Linux 6.6). It stays until
+/// it is detached or the interface goes, whoever dies. `EEXIST` if it is there.
+pub(super) fn attach_to_egress(index: u32, program: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attributes = egress(index, program, BEFORE)?;
+    // SAFETY: no pointers.
+    unsafe { call(PROG_ATTACH, &attributes) }.map(drop)
+}
+
+/// Takes it away.
+pub(super) fn detach_from_egress(index: u32, program: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attributes = egress(index, program, 0)?;
+    // SAFETY: no pointers.
+    unsafe { call(PROG_DETACH, &attributes) }.map(drop)
+}
+
+fn egress(index: u32, program: BorrowedFd<'_>, flags: u32) -> Result<OrderedAttributes, Errno> {
+    Ok(OrderedAttributes {
+        plain: AttachAttributes {
+            target_fd: index,
+            attach_bpf_fd: u32::try_from(program.as_raw_fd()).map_err(|_| Errno::BADF)?,
+            attach_type: TCX_EGRESS,
+            attach_flags: flags,
+        },
+        replace_bpf_fd: 0,
+        relative_fd: 0,
+        expected_revision: 0,
+    })
+}
+
+/// All programs that are loaded, as far as the agent may know of them.
+pub(super) fn programs() -> impl Iterator<Item = OwnedFd> {
+    let mut last = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let mut next = IdAttributes {
+                id: last,
+                ..IdAttributes::default()
+            };
+            // SAFETY: no pointers; the kernel writes the next id into the attributes.
+            unsafe { call_mut(PROG_GET_NEXT_ID, &mut next) }.ok()?;
+            last = next.next_id;
+            let found = IdAttributes {
+                id: last,
+                ..IdAttributes::default()
+            };
+            // SAFETY: no pointers.
+            match unsafe { call(PROG_GET_FD_BY_ID, &found) } {
+                Ok(program) => return descriptor(program).ok(),
+                Err(Errno::NOENT) => {} // it has just gone
+                Err(_) => return None,
+            }
+        }
+    })
+}
+
+/// The name that a program was loaded with.
+pub(super) fn program_name(program: BorrowedFd<'_>) -> Result<String, Errno> {
+    const AT: usize = 64;
+    let mut info = [0_u8; AT + NAME];
+    let attributes = InfoAttributes {
+        bpf_fd: u32::try_from(program.as_raw_fd()).map_err(|_| Errno::BADF)?,
+        info_len: u32::try_from(info.len()).map_err(|_| Errno::INVAL)?,
+        info: address(info.as_mut_ptr()),
+    };
+    // SAFETY: the kernel writes to `info` no more than its length; the numbers in it that say how much
+    // else is wanted are 0.
+    unsafe { call(OBJ_GET_INFO, &attributes) }?;
+    let name = info.get(AT..).unwrap_or_default();
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
 /// Puts a map into the only entry of a map of maps, in the place of the one that is there. When this
 /// returns, no program runs any more that has found that one.
 pub(super) fn set_inner_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -364,6 +485,19 @@ fn element(map: BorrowedFd<'_>, key: u64, value: u64) -> Result<ElementAttribute
 
 fn address<T>(pointer: *const T) -> u64 {
     u64::try_from(pointer.expose_provenance()).unwrap_or(0)
+}
+
+/// # Safety
+/// As for [`call`]; the kernel may write to the attributes.
+unsafe fn call_mut<T>(command: c_long, attributes: &mut T) -> Result<c_long, Errno> {
+    let pointer = std::ptr::from_mut(attributes);
+    // SAFETY: the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) };
+    if result >= 0 {
+        Ok(result)
+    } else {
+        Err(last_error())
+    }
 }
 
 /// # Safety

@@ -44,6 +44,26 @@ pub fn name_of(index: u32) -> String {
     name.unwrap_or_else(|_| format!("number {index}, which is not there any more"))
 }
 
+/// The indexes of all that are there now; none if that cannot be told.
+pub(super) fn indexes() -> Vec<u32> {
+    // SAFETY: no arguments.
+    let list = unsafe { libc::if_nameindex() };
+    let mut indexes = Vec::new();
+    let mut entry = list;
+    // SAFETY: the list ends with an entry whose index is 0.
+    while !entry.is_null() && unsafe { (*entry).if_index } != 0 {
+        // SAFETY: as above.
+        indexes.push(unsafe { (*entry).if_index });
+        // SAFETY: the entry is not the last one.
+        entry = unsafe { entry.add(1) };
+    }
+    if !list.is_null() {
+        // SAFETY: it came from `if_nameindex`, and is used no more.
+        unsafe { libc::if_freenameindex(list) };
+    }
+    indexes
+}
+
 /// Yields whenever an interface came, went or was renamed. Subscribed when this returns.
 pub fn changes() -> io::Result<impl Stream<Item = ()> + Unpin> {
     let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])?;

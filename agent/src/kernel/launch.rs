@@ -28,14 +28,20 @@ use rustix::{
 };
 use tokio::process::{Child, Command};
 
-use super::{cgroup::Cgroup, notify::Listener, seccomp, sys, users::Credentials};
+use super::{
+    cgroup::Cgroup,
+    mounts::{self, Mounts},
+    notify::Listener,
+    seccomp, sys,
+    users::Credentials,
+};
 
 /// What to start, and as whom.
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// Program and arguments.
     pub command: &'a [OsString],
-    /// Whose ids it gets.
+    /// Whose ids it gets, and whom it may reach.
     pub credentials: &'a Credentials,
     /// Where it lives; none where the host offers no cgroup.
     pub cgroup: Option<&'a Cgroup>,
@@ -89,6 +95,7 @@ pub enum LaunchError {
 enum Step {
     Session = 1,
     Cgroup,
+    Mounts,
     BoundingSet,
     Groups,
     GroupId,
@@ -102,9 +109,10 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Session,
         Self::Cgroup,
+        Self::Mounts,
         Self::BoundingSet,
         Self::Groups,
         Self::GroupId,
@@ -121,6 +129,7 @@ impl Step {
         match self {
             Self::Session => "setsid",
             Self::Cgroup => "entering its cgroup",
+            Self::Mounts => "entering its mounts",
             Self::BoundingSet => "dropping the capability bounding set",
             Self::Groups => "setgroups",
             Self::GroupId => "setresgid",
@@ -260,6 +269,7 @@ struct ChildPlan {
     agent: Option<Pid>,
     new_session: bool,
     cgroup: Option<OwnedFd>,
+    mounts: Option<Mounts>,
     user: u32,
     group: u32,
     groups: Vec<u32>,
@@ -302,6 +312,11 @@ impl ChildPlan {
             agent: Some(getpid()),
             new_session: launch.piped,
             cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
+            // Where it may mount nothing, the record says so.
+            mounts: match mounts::available() {
+                Ok(()) => Some(Mounts::without_deputies(&launch.credentials.reach)?),
+                Err(_) => None,
+            },
             user: launch.credentials.user,
             group: launch.credentials.group,
             groups: launch.credentials.groups.clone(),
@@ -337,6 +352,9 @@ impl ChildPlan {
         }
         if let Some(procs) = &self.cgroup {
             rustix::io::write(procs, b"0").map_err(at(Step::Cgroup))?;
+        }
+        if let Some(mounts) = &self.mounts {
+            mounts.enter().map_err(at(Step::Mounts))?;
         }
         sys::drop_bounding_set().map_err(at(Step::BoundingSet))?;
         sys::set_groups(&self.groups).map_err(at(Step::Groups))?;

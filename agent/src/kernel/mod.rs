@@ -4,10 +4,13 @@
 //! | file | what |
 //! |---|---|
 //! | `launch` | starts a governed process: confined before its first instruction |
+//! | `mounts` | what it sees of the host's directories |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
 //! | `keeper` | listeners that outlive an agent |
 //! | `own_filter`, `aside` | reading the filter that it attaches itself; threads that wait for the verifier |
+//! | `rings` | reading what receive ring it wants, and setting it |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
+//! | `egress` | what keeps capture sockets from sending |
 //! | `guard`, `link` | the session's program and maps |
 //! | `instance` | one copy of the program for each socket, and the slot for the socket's own filter |
 //! | `network` | where a server's sockets may listen and connect, and how much passes them |
@@ -34,6 +37,7 @@ mod broker;
 mod btf;
 mod cgroup;
 mod clock;
+mod egress;
 mod guard;
 mod host;
 mod instance;
@@ -44,6 +48,7 @@ mod link;
 mod local_socket;
 mod lsm;
 mod memory;
+mod mounts;
 mod network;
 mod notify;
 mod object;
@@ -53,6 +58,7 @@ mod probe;
 mod process;
 mod program_group;
 mod readable;
+mod rings;
 mod seccomp;
 mod socket;
 mod stdio;
@@ -65,6 +71,7 @@ pub use bpf::LoadError;
 pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
+pub use egress::{Egress, EgressError};
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, program_file};
 pub use instance::{Instances, LoadedFilter, Slot};
@@ -75,6 +82,7 @@ pub use link::LinkError;
 pub use local_socket::LocalSocket;
 pub use lsm::{Backstop, BackstopError, Membership};
 pub use memory::give_back;
+pub use mounts::{Deputy, available as mounts_available};
 pub use network::{
     AddressRange, MAX_SLOT_RULES, NetworkCall, NetworkCaps, NetworkCounts, NetworkEnd,
     NetworkError, NetworkEvent, NetworkEvents, NetworkGuard, NetworkInterfaces, NetworkNews,
@@ -86,6 +94,7 @@ pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
 pub use program_group::ProgramGroup;
 pub use readable::{Owner, Readable};
+pub use rings::packet_sockets;
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use stdio::{Input, Output};

@@ -23,8 +23,10 @@ use serde::Serialize;
 
 use super::{
     cgroup::{self, Cgroup},
+    egress::Egress,
     guard::{Guard, GuardPlan},
     lsm::{Backstop, BackstopError},
+    mounts::Mounts,
     network::{NetworkCaps, NetworkGuard, NetworkInterfaces, NetworkTerms},
     socket::{SocketCall, arm},
     sys,
@@ -108,6 +110,9 @@ pub fn probe() -> Host {
             memory_caps(),
             landlock(),
             backstop(),
+            memory_of_processes(),
+            injection(),
+            mounts(),
             jit(),
         ],
         tools: ["tcpdump", "dumpcap", "tshark"].map(tool).into(),
@@ -408,7 +413,7 @@ fn landlock() -> Layer {
 
 fn backstop() -> Layer {
     /// What nothing else refuses.
-    const COST: &str = "a capture socket can send frames, which only a rule on egress drops by their mark; a process outside the governed tree can pass it a capture socket; services such as D-Bus or docker.sock are kept from it by permissions alone; the rest is refused by one layer less";
+    const COST: &str = "a process outside the governed tree can pass it a capture socket; the rest is refused by one layer less";
     let layer = Layer::present("BPF LSM", "");
     let error = match Backstop::shared() {
         Ok(backstop) if backstop.absent().is_empty() => {
@@ -444,6 +449,80 @@ fn backstop() -> Layer {
         ..layer
     }
     .lacks(Status::Missing, COST, &hint)
+}
+
+/// Whether a process may write the memory of another of its user that is not its child.
+fn memory_of_processes() -> Layer {
+    const COST: &str = "a program of a session, such as a browser, that is taken over can write the memory of the server that started it";
+    const SETTING: &str = "/proc/sys/kernel/yama/ptrace_scope";
+    let layer = Layer::present("Yama", "");
+    match fs::read_to_string(SETTING).as_deref().map(str::trim) {
+        Ok("0") => Layer {
+            detail: "kernel.yama.ptrace_scope is 0".to_owned(),
+            ..layer
+        }
+        .lacks(Status::Missing, COST, "sysctl kernel.yama.ptrace_scope=1"),
+        Ok(scope) => Layer {
+            detail: format!("kernel.yama.ptrace_scope is {scope}"),
+            ..layer
+        },
+        Err(error) => Layer {
+            detail: error.to_string(),
+            ..layer
+        }
+        .lacks(
+            Status::Missing,
+            COST,
+            "boot a kernel with CONFIG_SECURITY_YAMA and yama in lsm=",
+        ),
+    }
+}
+
+fn injection() -> Layer {
+    const COST: &str =
+        "whoever holds a capture socket can send frames by it, also after its session";
+    const HINT: &str = "root, and a kernel with CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF, or Linux 6.6; or drop frames with the mark 0x63617077 on egress";
+    let layer = Layer::present("injection drop", "");
+    let dropped = Egress::shared().and_then(|egress| Ok((egress.drops()?, egress.way())));
+    match dropped {
+        Ok((Some(true), way)) => Layer {
+            detail: format!("{way}, a frame that a capture socket sends goes nowhere"),
+            ..layer
+        },
+        Ok((None, way)) => Layer {
+            detail: format!("{way}; not tried, as loopback is down"),
+            ..layer
+        },
+        Ok((Some(false), way)) => Layer {
+            detail: format!("{way} attaches, but drops nothing"),
+            ..layer
+        }
+        .lacks(Status::Missing, COST, HINT),
+        Err(error) => Layer {
+            detail: error.to_string(),
+            ..layer
+        }
+        .lacks(Status::Missing, COST, HINT),
+    }
+}
+
+fn mounts() -> Layer {
+    let layer = Layer::present(
+        "private mounts",
+        "servers see no daemons that start programs",
+    );
+    match Mounts::without_deputies(&[]) {
+        Ok(_) => layer,
+        Err(error) => Layer {
+            detail: error.to_string(),
+            ..layer
+        }
+        .lacks(
+            Status::Missing,
+            "a server can ask a container engine, a message bus or a service manager that lets its user in to start programs for it",
+            "run capwarden where it may mount (CAP_SYS_ADMIN), or put the server's user in no such group",
+        ),
+    }
 }
 
 fn jit() -> Layer {

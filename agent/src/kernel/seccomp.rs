@@ -11,7 +11,8 @@
 //!    ioctl that types into, or stops, a terminal  → EPERM
 //! 6  seccomp with NEW_LISTENER                    → EBUSY
 //! 7  setsockopt: SO_ATTACH_FILTER, SO_DETACH_…    → the agent (see `broker`)
-//!                SOL_PACKET, option not listed    → EPERM
+//!                SOL_PACKET: PACKET_RX_RING       → the agent (see `rings`)
+//!                … an option that is not listed   → EPERM
 //! 8  bind with the length of a packet address     → the agent (see `broker`)
 //! 9  socket:     SOCK_PACKET of any family        → EPERM
 //!                AF_PACKET                        → the agent (see `broker`)
@@ -100,11 +101,13 @@ const TERMINAL_REQUESTS: &[u32] = &[0x5412, 0x541c, 0x540a];
 const SOL_SOCKET: u32 = 1;
 const SO_ATTACH_FILTER: u32 = 26;
 const SO_DETACH_FILTER: u32 = 27;
-const SOL_PACKET: u32 = 263;
-/// Membership (1, 2), receive ring (5), AUXDATA (8), VERSION (10), RESERVE (12), TIMESTAMP (17),
-/// IGNORE_OUTGOING (23). What is missing lets packets past the guard's snap length
-/// (COPY_THRESH), takes other sockets' packets (FANOUT), or injects (TX_RING, QDISC_BYPASS).
-const PACKET_OPTIONS: &[u32] = &[1, 2, 5, 8, 10, 12, 17, 23];
+pub(super) const SOL_PACKET: u32 = 263;
+/// Memory that is charged to nobody, in a size that stands behind a pointer.
+pub(super) const PACKET_RX_RING: u32 = 5;
+/// Membership (1, 2), AUXDATA (8), VERSION (10), RESERVE (12), TIMESTAMP (17), IGNORE_OUTGOING
+/// (23). What is missing lets packets past the guard's snap length (COPY_THRESH), takes other
+/// sockets' packets (FANOUT), or injects (TX_RING, QDISC_BYPASS).
+const PACKET_OPTIONS: &[u32] = &[1, 2, 8, 10, 12, 17, 23];
 
 const SOCK_TYPE_MASK: u32 = 0xf;
 const SOCK_RAW: u32 = 3;
@@ -232,7 +235,9 @@ pub(super) fn governed() -> Filter {
         .if_equal(SO_ATTACH_FILTER, Notify)
         .if_equal(SO_DETACH_FILTER, Notify)
         .then(Allow);
-    let mut packet_options = Block::default().load(argument(2));
+    let mut packet_options = Block::default()
+        .load(argument(2))
+        .if_equal(PACKET_RX_RING, Notify);
     for option in PACKET_OPTIONS {
         packet_options = packet_options.if_equal(*option, Allow);
     }
@@ -406,7 +411,13 @@ mod tests {
             ("attach bpf", option, [3, 1, 50], allow),
             ("attach reuseport filter", option, [3, 1, 51], allow),
             ("reuse address", option, [3, 1, 2], allow),
-            ("rx ring", option, [3, 263, 5], allow),
+            (
+                "rx ring, junk above",
+                option,
+                [3, JUNK | 263, JUNK | 5],
+                notify,
+            ),
+            ("packet version", option, [3, 263, 10], allow),
             ("copy threshold", option, [3, 263, 7], errno(libc::EPERM)),
             ("tx ring", option, [3, 263, 13], errno(libc::EPERM)),
             ("fanout", option, [3, 263, 18], errno(libc::EPERM)),

@@ -99,9 +99,7 @@ impl AsFd for ArmedSocket {
     }
 }
 
-/// The mark on every frame that a capture socket injects, so that a firewall can drop them
-/// (`"capw"`). The governed process cannot change it: that takes `CAP_NET_ADMIN`.
-pub const INJECTION_MARK: u32 = 0x6361_7077;
+pub use capwarden_abi::INJECTION_MARK;
 
 /// Makes the socket that was asked for, with an instance of the session's guard on it, and gives
 /// the slot for the filter that its holder may attach.

@@ -61,6 +61,72 @@ pub(super) fn set_socket_option<T: Copy>(
     }
 }
 
+/// `getsockopt(SOL_SOCKET, SO_MARK)`.
+pub(super) fn socket_mark(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut mark = 0_u32;
+    let mut size = libc::socklen_t::try_from(size_of::<u32>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the pointers are to `mark` and to its size, which outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            (&raw mut mark).cast(),
+            &raw mut size,
+        )
+    };
+    if result < 0 {
+        Err(last_error())
+    } else {
+        Ok(mark)
+    }
+}
+
+/// Sends a frame by a packet socket on an interface.
+pub(super) fn send_frame(socket: BorrowedFd<'_>, index: u32, frame: &[u8]) -> Result<(), Errno> {
+    // SAFETY: all zeros is a valid address of this plain C structure.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = AF_PACKET;
+    address.sll_ifindex = index.cast_signed();
+    let size =
+        libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: pointers and lengths describe `frame` and `address`, which outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size,
+        )
+    };
+    if sent < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// As long as `struct tpacket_req3`, the longest that `PACKET_RX_RING` takes.
+pub(super) type RingRequest = [u8; 28];
+
+/// `setsockopt(SOL_PACKET, PACKET_RX_RING, request)`.
+pub(super) fn set_receive_ring(socket: BorrowedFd<'_>, request: &[u8]) -> Result<(), Errno> {
+    let size = libc::socklen_t::try_from(request.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the pointer and the length describe `request`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_RX_RING,
+            request.as_ptr().cast(),
+            size,
+        )
+    };
+    if result < 0 {
+        Err(last_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// `libc::AF_PACKET`, in the width of an address family.
 const AF_PACKET: libc::sa_family_t = 17;
 

@@ -1,6 +1,8 @@
-//! Whose ids a governed process gets.
+//! Whose ids a governed process gets, and whom it may reach with them.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use super::mounts::Deputy;
 
 /// User and groups of a governed process.
 ///
@@ -14,6 +16,8 @@ pub struct Credentials {
     pub group: u32,
     /// Supplementary groups: dumpcap's, where only its group may execute it.
     pub groups: Vec<u32>,
+    /// The daemons that it may have start programs: none, unless [`reaching`](Self::reaching) says so.
+    pub reach: Vec<Deputy>,
     account: Option<Account>,
 }
 
@@ -55,11 +59,29 @@ impl Credentials {
         Ok(credentials)
     }
 
+    /// The same, and these daemons within reach: the process is also in the groups that their
+    /// sockets are for.
+    #[must_use]
+    pub fn reaching(mut self, deputies: &[Deputy]) -> Self {
+        for deputy in deputies {
+            let sockets = deputy.sockets().iter();
+            let groups = sockets.filter_map(|path| fs::metadata(path).ok().map(|file| file.gid()));
+            self.groups.extend(groups.filter(|group| *group != 0));
+            self.reach.push(*deputy);
+        }
+        self.groups.sort_unstable();
+        self.groups.dedup();
+        self.reach.sort_unstable();
+        self.reach.dedup();
+        self
+    }
+
     fn of(account: Account) -> Self {
         Self {
             user: account.user,
             group: account.group,
             groups: Vec::new(),
+            reach: Vec::new(),
             account: Some(account),
         }
     }
@@ -71,6 +93,7 @@ impl Credentials {
                 user,
                 group,
                 groups: Vec::new(),
+                reach: Vec::new(),
                 account: None,
             },
         }

@@ -8,6 +8,7 @@ use super::{
     lifecycle::Signal,
     own_filter::{self, Attached, Place},
     registry::{Attribution, Shared, Socket, Table},
+    rings::Ring,
 };
 use crate::{
     filter::{Insn, Program},
@@ -151,6 +152,7 @@ impl Admit for Sessions {
         live.sockets.push(Socket {
             inode: socket.inode(),
             place: Arc::new(Place::new(slot)),
+            ring: Ring::default(),
         });
         Ok(socket)
     }
@@ -180,6 +182,15 @@ impl Admit for Sessions {
         let program = own_filter::check(filter).map_err(Rejection::Kernel)?;
         let attached = self.0.attach(caller, session, &place, program, waits);
         attached.map_err(Rejection::Kernel)
+    }
+
+    fn ring(
+        &self,
+        inode: u64,
+        bytes: u64,
+        set: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(), Rejection> {
+        self.0.set_ring(inode, bytes, set)
     }
 
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal> {

@@ -13,6 +13,7 @@ mod own_filter;
 mod program;
 mod proxy;
 mod registry;
+mod rings;
 mod sampling;
 
 pub use compare::Relation;

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 use super::{
@@ -22,12 +22,16 @@ use super::{
     own_filter::{Attached, Place, Spent},
     program::{LiveProgram, ProgramError},
     proxy::{LiveProxy, Network, ProxyError},
+    rings::{LeftRing, Ring},
 };
 use capwarden_abi::State;
 
 use crate::{
     filter::Compiler,
-    kernel::{self, Admit as _, Backstop, Cgroup, Guard, GuardError, Interface, Membership, Tree},
+    kernel::{
+        self, Admit as _, Backstop, Cgroup, Egress, EgressError, Guard, GuardError, Interface,
+        Membership, Tree,
+    },
     policy::Terms,
 };
 
@@ -57,6 +61,8 @@ pub(super) struct Shared {
     pub(super) events: Events,
     /// What refuses its processes once more, where the kernel has that.
     pub(super) backstop: Option<Arc<Backstop>>,
+    /// What keeps capture sockets from sending, where the host has it.
+    egress: Option<Arc<Egress>>,
     /// What bounds the server's network, if anything does.
     pub(super) network: OnceLock<Network>,
     /// What takes up forks of programs, where the server may have sessions for these.
@@ -80,6 +86,8 @@ pub(super) struct Table {
     pub(super) proxies: BTreeMap<SessionId, LiveProxy>,
     /// Those that have ended are there until their processes and calls are over.
     pub(super) programs: BTreeMap<SessionId, LiveProgram>,
+    /// Of sockets whose sessions have ended.
+    pub(super) left_rings: Vec<LeftRing>,
     pub(super) tree: Option<Tree>,
     pub(super) root: Option<u32>,
     /// The processes that the backstop refuses.
@@ -104,6 +112,7 @@ pub(super) struct Live {
 pub(super) struct Socket {
     pub(super) inode: u64,
     pub(super) place: Arc<Place>,
+    pub(super) ring: Ring,
 }
 
 /// Why a session could not be opened.
@@ -115,6 +124,9 @@ pub enum SessionError {
     /// See [`GuardError`].
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// See [`EgressError`].
+    #[error(transparent)]
+    Egress(#[from] EgressError),
     /// The system would not.
     #[error("the session could not be set up: {0}")]
     System(#[from] io::Error),
@@ -149,6 +161,7 @@ impl Sessions {
         cgroup: Option<Cgroup>,
         tree: Option<Tree>,
         backstop: Option<Arc<Backstop>>,
+        egress: Option<Arc<Egress>>,
         events: Events,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -158,6 +171,7 @@ impl Sessions {
             cgroup,
             events,
             backstop,
+            egress,
             network: OnceLock::new(),
             forks: OnceLock::new(),
             opening: tokio::sync::Mutex::new(()),
@@ -165,6 +179,7 @@ impl Sessions {
                 live: BTreeMap::new(),
                 proxies: BTreeMap::new(),
                 programs: BTreeMap::new(),
+                left_rings: Vec::new(),
                 tree,
                 root: None,
                 membership: None,
@@ -222,6 +237,7 @@ impl Sessions {
             .map_err(|_| SessionError::Closed)?;
 
         let present = kernel::list().await?;
+        let covered = self.0.keep_in(present.clone(), Egress::cover);
         let compiler = self.0.compiler.clone();
         // libpcap and the verifier take milliseconds: not on a thread that others wait for.
         let made = tokio::task::spawn_blocking(move || -> Result<_, SessionError> {
@@ -230,6 +246,7 @@ impl Sessions {
             Ok((Arc::new(grant), guard))
         });
         let (grant, mut guard) = made.await.map_err(io::Error::other)??;
+        covered.await.map_err(io::Error::other)??;
         let ends = guard
             .take_ends()
             .ok_or_else(|| io::Error::other("the guard has no events"))?;
@@ -319,6 +336,11 @@ impl Sessions {
         let mut changes = kernel::changes()?;
         while kernel::changed(&mut changes).await {
             let present = kernel::list().await?;
+            let covered = self.0.keep_in(present.clone(), Egress::follow);
+            let covered = covered.await.map_err(io::Error::other)?;
+            if let Err(error) = covered {
+                self.0.end_captures(&error);
+            }
             self.0.update_interfaces(&present);
         }
         Err(io::Error::other(
@@ -375,6 +397,26 @@ impl Shared {
         };
         table.live.insert(session, live);
         Ok(session)
+    }
+
+    /// Sees to it that no interface lets out what a capture socket sends. Takes a while for those that are
+    /// new.
+    fn keep_in(
+        &self,
+        present: Vec<Interface>,
+        how: fn(&Egress, &[Interface]) -> Result<(), EgressError>,
+    ) -> JoinHandle<Result<(), EgressError>> {
+        let egress = self.egress.clone();
+        let covered = move || egress.map_or(Ok(()), |egress| how(&egress, &present));
+        tokio::task::spawn_blocking(covered)
+    }
+
+    /// Their sockets could send.
+    fn end_captures(&self, why: &EgressError) {
+        for (session, live) in &self.table().live {
+            tracing::error!(%session, error = %why, "the session is ended");
+            let _ = live.signals.send(Signal::End(EndReason::Revoked));
+        }
     }
 
     /// Tells a session; one that has ended needs no telling.
@@ -444,7 +486,11 @@ impl Shared {
     }
 
     pub(super) fn remove(&self, session: SessionId) {
-        self.table().live.remove(&session);
+        let mut table = self.table();
+        if let Some(ended) = table.live.remove(&session) {
+            table.leave_rings(&ended.sockets);
+        }
+        drop(table);
         self.quiet.notify_waiters();
     }
 

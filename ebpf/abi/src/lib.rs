@@ -13,6 +13,10 @@ pub mod network;
 /// so the bound is a bound on its cost too.
 pub const MAX_INTERFACES: usize = 64;
 
+/// The mark on every frame that a capture socket injects (`"capw"`), by which they are dropped. The
+/// governed process cannot change it: that takes `CAP_NET_ADMIN`.
+pub const INJECTION_MARK: u32 = 0x6361_7077;
+
 /// [`Terms::payload`]: deliver each packet whole.
 pub const PAYLOAD_FULL: u32 = u32::MAX;
 

@@ -23,6 +23,7 @@ fn started() -> Record {
         }),
         user: "nobody".into(),
         degraded: TextList::default(),
+        reach: None,
     })
 }
 

@@ -2,6 +2,7 @@
 //! what went wrong.
 
 use std::{
+    ffi::OsString,
     io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 use crate::{
     engine::{EngineError, GrantPolicies, Judge, Outcome, Reload},
     filter::{CompileError, Compiler, LinkType, Origin, SocketForm},
-    kernel::{Credentials, LaunchError},
+    kernel::{Credentials, Deputy, LaunchError},
     limits::{Limits, LimitsError},
     policy::{Denial, Policy, PolicyError, PolicyFilter, Replies},
     principal::{self, Grants},
@@ -177,7 +178,13 @@ pub(in crate::cli) fn compiler() -> Result<Compiler, Failure> {
     })
 }
 
-pub(in crate::cli) fn credentials(user: Option<&User>) -> Result<Credentials, Failure> {
+/// Whom processes run as, and which daemons they may have start programs for them. What this gives up
+/// is said. `command` is what is started.
+pub(in crate::cli) fn credentials(
+    user: Option<&User>,
+    reach: &[Deputy],
+    command: &[OsString],
+) -> Result<Credentials, Failure> {
     let user = user.map(|user| match user {
         User::Name(name) => name.clone(),
         User::Id(number) => number.to_string(),
@@ -190,7 +197,33 @@ pub(in crate::cli) fn credentials(user: Option<&User>) -> Result<Credentials, Fa
             "governed as root: root's files and settings, the audit log among them, are open to it, so this is no boundary against a hostile server"
         );
     }
-    Ok(credentials)
+    for deputy in reach {
+        tracing::warn!(
+            "--reach {}: what this daemon starts for the governed processes is not governed, and may capture",
+            deputy.name()
+        );
+    }
+    if let Some((engine, deputy)) = container_engine(command)
+        && !reach.contains(&deputy)
+    {
+        tracing::warn!(
+            "{engine} would have a daemon start what it runs, and that is hidden from it: a container is out of capwarden's reach; give the command that runs in it, or say --reach {}",
+            deputy.name()
+        );
+    }
+    Ok(credentials.reaching(reach))
+}
+
+/// The program that asks a container engine to run another, if a command is one.
+fn container_engine(command: &[OsString]) -> Option<(&str, Deputy)> {
+    let program = Path::new(command.first()?).file_name()?.to_str()?;
+    let deputy = match program {
+        "docker" | "docker-compose" | "nerdctl" | "ctr" => Deputy::Docker,
+        "incus" | "lxc" => Deputy::Incus,
+        "systemd-run" => Deputy::Systemd,
+        _ => return None,
+    };
+    Some((program, deputy))
 }
 
 /// Who decides, with what is kept in this state directory, or in the usual one; and with counters

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::policy::{Payload, Replies};
+use crate::{
+    kernel::Deputy,
+    policy::{Payload, Replies},
+};
 
 /// Whom a server or a command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +59,13 @@ pub(in crate::cli) fn user(text: &str) -> Result<User, String> {
         };
     }
     Ok(User::Name(text.to_owned()))
+}
+
+pub(in crate::cli) fn deputy(text: &str) -> Result<Deputy, String> {
+    Deputy::of(text).ok_or_else(|| {
+        let names = Deputy::ALL.map(Deputy::name).join(", ");
+        format!("it is one of {names}")
+    })
 }
 
 pub(in crate::cli) fn size(text: &str) -> Result<Size, String> {

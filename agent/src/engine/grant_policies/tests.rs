@@ -56,6 +56,7 @@ impl Court {
             command: &[],
             policy: None,
             user: 0,
+            reach: &[],
             degraded: &[],
         };
         let overflow = events.overflow();

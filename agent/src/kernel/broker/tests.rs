@@ -112,6 +112,10 @@ impl Admit for Slow {
         Ok(())
     }
 
+    fn ring(&self, _: u64, _: u64, set: &dyn Fn() -> Result<(), Errno>) -> Result<(), Rejection> {
+        set().map_err(Rejection::Kernel)
+    }
+
     fn armed(&self, _: Caller, _: SocketCall, _: u64) {}
 
     fn withdrawn(&self, _: u64) {}

@@ -324,8 +324,8 @@ fn counting(guard: &Guard) -> Vec<EbpfInsn> {
         insn(0xbf, 6, 1, 0),                 // r6 = r1
         insn(0x18, 1, 2, state.as_raw_fd()), // r1 = the word
         insn(0x00, 0, 0, EARLY_TICK),
-        insn(0xb7, 2, 0, 1), // r2 = 1
-        insn(0xdb, 1, 2, 0), // lock *r1 += r2
+        insn(0xb7, 2, 0, 1),        // r2 = 1
+        insn(0xdb, 1, 2, 0),        // lock *r1 += r2
         insn(0xb7, 2, 0, i32::MAX), // the length that it wants
         // From a register: before Linux 6.4 nothing else may be stored there.
         EbpfInsn {

@@ -1,0 +1,81 @@
+//! What agents that were killed have left on interfaces, and whether it is needed still.
+
+use std::{fs, os::fd::AsFd};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
+
+use super::{claim, owner, take_away};
+use crate::kernel::{bpf, interfaces, rings, socket::INJECTION_MARK, sys};
+
+/// Takes away the programs of all agents that are dead, unless a marked socket lives: it may be
+/// one that they armed. `own` is not looked at.
+pub(super) fn sweep(own: u32) {
+    let left: Vec<_> = bpf::programs()
+        .filter_map(|program| Some((owner(&bpf::program_name(program.as_fd()).ok()?)?, program)))
+        .filter(|(id, _)| *id != own && claim(*id).is_ok())
+        .collect();
+    if left.is_empty() || armed_sockets_live() {
+        return;
+    }
+    for (id, program) in left {
+        // Also those of other network namespaces come up here, where nothing is found of them.
+        for index in interfaces::indexes() {
+            take_away(index, program.as_fd(), id);
+        }
+    }
+}
+
+/// Whether anybody in this network namespace has a socket with the mark. True if that cannot be told.
+pub(super) fn armed_sockets_live() -> bool {
+    let Ok(mut unknown) = rings::packet_sockets() else {
+        return true;
+    };
+    if unknown.is_empty() {
+        return false;
+    }
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return true;
+    };
+    let pids = processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        for descriptor in descriptors.into_iter().flatten().flatten() {
+            let inode = fs::read_link(descriptor.path()).ok().and_then(|link| {
+                let inode = link.to_str()?.strip_prefix("socket:[")?;
+                inode.strip_suffix(']')?.parse::<u64>().ok()
+            });
+            let Some(inode) = inode.filter(|inode| unknown.contains(inode)) else {
+                continue;
+            };
+            let name = descriptor.file_name();
+            let number = name.to_str().and_then(|number| number.parse().ok());
+            match number
+                .ok_or(Errno::BADF)
+                .and_then(|number| mark(pid, number))
+            {
+                Ok(INJECTION_MARK) => return true,
+                Ok(_) => {
+                    unknown.remove(&inode);
+                }
+                Err(_) => {} // it has just been closed, say: somebody else may have it
+            }
+        }
+        if unknown.is_empty() {
+            return false;
+        }
+    }
+    // Nobody has one of them who can be seen, and yet it may be there: on its way over a Unix socket, say.
+    rings::packet_sockets().map_or(true, |alive| !alive.is_disjoint(&unknown))
+}
+
+fn mark(pid: i32, descriptor: i32) -> Result<u32, Errno> {
+    let process = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let process = pidfd_open(process, PidfdFlags::empty())?;
+    let socket = pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())?;
+    sys::socket_mark(socket.as_fd())
+}

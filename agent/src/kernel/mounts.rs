@@ -1,0 +1,367 @@
+//! Daemons that would start programs for whoever asks them: a container engine, a message bus, a
+//! service manager, a spool of jobs. A governed process would be out of its confinement through any
+//! of them, so it lives among mounts of its own where they are not to be found.
+//!
+//! ```text
+//! /run            a directory of its own, with what was in it but for these: what a daemon that
+//!                 starts later, or once more, puts there does not appear
+//! /run/systemd    the same, with only what is known to start nothing
+//! elsewhere       an empty directory, which nobody may open, over each
+//! ```
+//! What is mounted later elsewhere on the host appears as it would; what is mounted here is not seen by
+//! the host. The namespace is made on a thread of the agent, which may allocate; between
+//! fork and exec the child only enters it. Connecting through `/proc/<pid>/root` of others is
+//! what Landlock prevents.
+//!
+//! Clones of mounts (`open_tree`) are from Linux 5.2.
+
+use std::{
+    env,
+    ffi::{CString, OsStr, OsString},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt, fs::symlink},
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    io::Errno,
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
+        move_mount, open_tree,
+    },
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
+use serde::Serialize;
+
+/// Daemons that start programs for others, as a policy names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deputy {
+    /// Docker, BuildKit, and containerd beneath it.
+    Docker,
+    /// Podman, CRI-O.
+    Podman,
+    /// The system's message bus.
+    Dbus,
+    /// The service manager itself.
+    Systemd,
+    /// What runs for users who are logged in: their buses, service managers, engines and agents.
+    User,
+    /// Spools of `cron` and `at`.
+    Cron,
+    /// LXD, Incus.
+    Incus,
+    /// libvirt.
+    Libvirt,
+    /// snapd.
+    Snapd,
+    /// Terminals that outlive their windows: screen, tmux.
+    Terminals,
+}
+
+impl Deputy {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Docker,
+        Self::Podman,
+        Self::Dbus,
+        Self::Systemd,
+        Self::User,
+        Self::Cron,
+        Self::Incus,
+        Self::Libvirt,
+        Self::Snapd,
+        Self::Terminals,
+    ];
+
+    /// `docker`, …
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Dbus => "dbus",
+            Self::Systemd => "systemd",
+            Self::User => "user",
+            Self::Cron => "cron",
+            Self::Incus => "incus",
+            Self::Libvirt => "libvirt",
+            Self::Snapd => "snapd",
+            Self::Terminals => "terminals",
+        }
+    }
+
+    /// The one of this name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|deputy| deputy.name() == name)
+    }
+
+    /// Sockets that are for a group.
+    pub(super) fn sockets(self) -> &'static [&'static str] {
+        match self {
+            Self::Docker => &["/run/docker.sock"],
+            Self::Libvirt => &["/run/libvirt/libvirt-sock"],
+            Self::Podman
+            | Self::Dbus
+            | Self::Systemd
+            | Self::User
+            | Self::Cron
+            | Self::Incus
+            | Self::Snapd
+            | Self::Terminals => &[],
+        }
+    }
+
+    /// How the names in `/run` begin that are its own.
+    fn in_run(self) -> &'static [&'static str] {
+        match self {
+            Self::Docker => &["docker", "containerd", "buildkit", "cri-dockerd", "k3s"],
+            Self::Podman => &["podman", "crio"],
+            Self::Dbus => &["dbus"],
+            Self::User => &["user"],
+            Self::Cron => &["atd", "crond"],
+            Self::Incus => &["incus", "lxd", "lxc"],
+            Self::Libvirt => &["libvirt", "virtlockd", "virtlogd"],
+            Self::Snapd => &["snapd"],
+            Self::Terminals => &["screen", "tmux", "tmate"],
+            Self::Systemd => &[],
+        }
+    }
+
+    /// Its directories elsewhere. The last part may end in `*`.
+    fn elsewhere(self) -> &'static [&'static str] {
+        match self {
+            Self::Cron => &["/var/spool/cron", "/var/spool/at", "/var/spool/anacron"],
+            Self::Incus => &["/var/lib/incus", "/var/lib/lxd", "/var/snap/lxd"],
+            Self::Terminals => &["/tmp/tmux-*", "/tmp/screens"],
+            Self::Docker
+            | Self::Podman
+            | Self::Dbus
+            | Self::Systemd
+            | Self::User
+            | Self::Libvirt
+            | Self::Snapd => &[],
+        }
+    }
+}
+
+/// Where most daemons listen. One is nearly everywhere a link to the other.
+const RUN: [&str; 2] = ["/run", "/var/run"];
+
+/// What is left of `/run/systemd`: looking up names of hosts and users, logging, and the
+/// directory by which programs see that systemd runs.
+const OF_SYSTEMD: &[&str] = &["journal", "netif", "resolve", "system", "userdb"];
+
+/// A mount namespace to start one server in.
+#[derive(Debug)]
+pub(super) struct Mounts {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    /// Where the agent is, to be looked up again: from a directory that is covered, what it had
+    /// in it could be reached still.
+    here: CString,
+}
+
+impl Mounts {
+    /// Makes one without deputies, but for these.
+    ///
+    /// # Errors
+    /// `EPERM` where the agent may not mount; otherwise what could not be covered.
+    pub(super) fn without_deputies(reached: &[Deputy]) -> io::Result<Self> {
+        let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let here = CString::new(here.into_os_string().as_bytes())?;
+        let reached = reached.to_vec();
+        apart(move || {
+            cover(&reached)?;
+            Ok(Self {
+                namespace: File::open("/proc/thread-self/ns/mnt")?.into(),
+                root: rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
+                here,
+            })
+        })
+    }
+
+    /// Enters it. System calls only: for the child between fork and exec.
+    pub(super) fn enter(&self) -> Result<(), Errno> {
+        move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        rustix::process::fchdir(&self.root)?;
+        rustix::process::chroot(c".")?;
+        rustix::process::chdir(&*self.here).or_else(|_| rustix::process::chdir(c"/"))
+    }
+}
+
+/// Whether the agent may have mounts of its own.
+pub fn available() -> io::Result<()> {
+    apart(|| Ok(()))
+}
+
+/// Does something on a thread in a mount namespace that the host sees nothing of.
+fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            // SAFETY: this thread does nothing else, and shares no more than it must.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+            let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            mount_change("/", downstream)?;
+            work()
+        });
+        worker
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that mounts panicked")))
+    })
+}
+
+fn cover(reached: &[Deputy]) -> io::Result<()> {
+    let hidden: Vec<Deputy> = Deputy::ALL
+        .into_iter()
+        .filter(|deputy| !reached.contains(deputy))
+        .collect();
+    let mut done = Vec::new();
+    for run in RUN {
+        // A link is followed once; without the directory there is nothing to hide.
+        let Ok(run) = fs::canonicalize(run) else {
+            continue;
+        };
+        if done.contains(&run) {
+            continue;
+        }
+        let kept = |name: &OsStr| {
+            let name = name.as_bytes();
+            let mut starts = hidden.iter().flat_map(|deputy| deputy.in_run());
+            !starts.any(|start| name.starts_with(start.as_bytes()))
+        };
+        replace(&run, kept)?;
+        let systemd = run.join("systemd");
+        if hidden.contains(&Deputy::Systemd) && systemd.is_dir() {
+            replace(&systemd, |name| OF_SYSTEMD.iter().any(|kept| name == *kept))?;
+        }
+        done.push(run);
+    }
+    for pattern in hidden.iter().flat_map(|deputy| deputy.elsewhere()) {
+        for directory in matching(pattern) {
+            close(&directory).map_err(|error| about(&directory, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a directory in the place of one, with what was in it and is kept. What comes there later comes
+/// to one of them only.
+fn replace(directory: &Path, kept: impl Fn(&OsStr) -> bool) -> io::Result<()> {
+    let failed = |error| about(directory, error);
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // One that goes meanwhile is not missed.
+        if kept(&entry.file_name())
+            && let Ok(found) = Entry::take(&entry.path())
+        {
+            entries.push((entry.file_name(), found));
+        }
+    }
+    let own = fs::metadata(directory).map_err(failed)?;
+    let options = format!(
+        "mode={:o},uid={},gid={},size=16m,nr_inodes=4096",
+        own.mode() & 0o7777,
+        own.uid(),
+        own.gid()
+    );
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let options = CString::new(options)?;
+    mount(c"tmpfs", directory, c"tmpfs", flags, &*options).map_err(|error| failed(error.into()))?;
+    for (name, entry) in entries {
+        let place = directory.join(name);
+        entry.put(&place).map_err(|error| about(&place, error))?;
+    }
+    Ok(())
+}
+
+/// What stands in a directory, to be put into another.
+enum Entry {
+    Directory(OwnedFd),
+    /// A file, a socket, a pipe.
+    Other(OwnedFd),
+    Link(PathBuf),
+}
+
+impl Entry {
+    fn take(path: &Path) -> io::Result<Self> {
+        let kind = fs::symlink_metadata(path)?.file_type();
+        if kind.is_symlink() {
+            return Ok(Self::Link(fs::read_link(path)?));
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, path, flags)?;
+        Ok(if kind.is_dir() {
+            Self::Directory(tree)
+        } else {
+            Self::Other(tree)
+        })
+    }
+
+    fn put(self, place: &Path) -> io::Result<()> {
+        let tree = match self {
+            Self::Link(target) => return symlink(target, place),
+            Self::Directory(tree) => {
+                fs::create_dir(place)?;
+                tree
+            }
+            Self::Other(tree) => {
+                File::create_new(place)?;
+                tree
+            }
+        };
+        let from_tree = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        Ok(move_mount(tree.as_fd(), c"", CWD, place, from_tree)?)
+    }
+}
+
+/// Puts an empty directory over one, which nobody may open.
+fn close(directory: &Path) -> io::Result<()> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount(
+        c"tmpfs",
+        directory,
+        c"tmpfs",
+        flags,
+        c"mode=000,size=4k,nr_inodes=2",
+    )?)
+}
+
+/// The directories that are there of a pattern, by their true names.
+fn matching(pattern: &str) -> Vec<PathBuf> {
+    let found: Vec<PathBuf> = match pattern.strip_suffix('*').map(Path::new) {
+        None => vec![pattern.into()],
+        Some(start) => {
+            let begins = start.file_name().map(OsString::from).unwrap_or_default();
+            let above = start.parent().unwrap_or(Path::new("/"));
+            let entries = fs::read_dir(above).into_iter().flatten().flatten();
+            let named = |name: &OsStr| name.as_bytes().starts_with(begins.as_bytes());
+            entries
+                .filter(|entry| named(&entry.file_name()))
+                .map(|entry| entry.path())
+                .collect()
+        }
+    };
+    found
+        .into_iter()
+        // Who may write to /tmp could have us cover another directory by a link.
+        .filter(|path| path.symlink_metadata().is_ok_and(|file| file.is_dir()))
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .collect()
+}
+
+fn about(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;
