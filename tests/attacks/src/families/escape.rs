@@ -69,7 +69,7 @@ pub(crate) const ROWS: &[Row] = &[
         "E3",
         "ask the container engine (docker.sock)",
         Layer::Mounts,
-        Must::OneOf(&[ENOENT, EACCES]),
+        Must::OneOf(&[ENOENT, EACCES, EPERM]),
         docker,
     )
     .needs(&["private mounts"], BY_PERMISSION),
@@ -77,7 +77,7 @@ pub(crate) const ROWS: &[Row] = &[
         "E3b",
         "ask systemd over D-Bus",
         Layer::Mounts,
-        Must::OneOf(&[ENOENT, EACCES]),
+        Must::OneOf(&[ENOENT, EACCES, EPERM]),
         dbus,
     )
     .anyone()

@@ -6,6 +6,7 @@
 
 use std::{
     os::fd::AsRawFd,
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
     time::{Duration, Instant},
 };
 
@@ -257,12 +258,12 @@ pub(crate) const ROWS: &[Row] = &[
     .within(HERE),
     row(
         "B15",
-        "outlive a deadline of 1 s, deaf to SIGTERM",
+        "outlive a deadline of 3 s, deaf to SIGTERM",
         Layer::Guard,
         NONE,
         outlive,
     )
-    .within(Setting::Granted("--seconds 1")),
+    .within(Setting::Granted("--seconds 3")),
     row(
         "B17",
         "SO_RCVBUFFORCE",
@@ -318,6 +319,46 @@ pub(crate) const ROWS: &[Row] = &[
         held_rebind,
     )
     .within(STILL),
+    row(
+        "B20",
+        "PACKET_STATISTICS: how many packets there are of others",
+        Layer::Guard,
+        NONE,
+        statistics,
+    )
+    .within(HERE),
+    row(
+        "B21",
+        "a filter that takes all, from memory that is not to be read (PR_SET_DUMPABLE)",
+        Layer::Guard,
+        NONE,
+        attach_hidden,
+    )
+    .within(HERE),
+    row(
+        "B21b",
+        "bind to another interface, from such memory",
+        Layer::Broker,
+        REFUSED,
+        rebind_hidden,
+    )
+    .within(HERE),
+    row(
+        "B22",
+        "a filter that changes while the agent reads it",
+        Layer::Guard,
+        NONE,
+        attach_race,
+    )
+    .within(HERE),
+    row(
+        "B23",
+        "a filter on a number that comes to mean another socket",
+        Layer::Guard,
+        NONE,
+        attach_swapped,
+    )
+    .within(HERE),
 ];
 
 const DETACH: u64 = 27;
@@ -412,16 +453,16 @@ fn rebind_race(a: &mut Attacker) -> Outcome {
     const ROUNDS: usize = 200;
     let socket = a.capture()?;
     let address = a.packet_address(CW0);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     let room = a.memory.zeros(32);
     let index =
         std::ptr::with_exposed_provenance_mut::<u32>(usize::try_from(address + 4).unwrap_or(0));
-    let index = std::sync::atomic::AtomicPtr::new(index);
+    let index = AtomicPtr::new(index);
     let mut astray = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let index = index.load(std::sync::atomic::Ordering::Relaxed);
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let index = index.load(Ordering::Relaxed);
+            while !done.load(Ordering::Relaxed) {
                 for interface in [CW0, CW1] {
                     // SAFETY: within the address, which only the kernel reads.
                     unsafe { std::ptr::write_volatile(index, interface) };
@@ -439,7 +480,7 @@ fn rebind_race(a: &mut Attacker) -> Outcome {
                 }
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
     });
     a.listen(socket, SECRET)
 }
@@ -654,7 +695,7 @@ fn splice(a: &mut Attacker) -> Outcome {
 }
 
 fn outlive(a: &mut Attacker) -> Outcome {
-    const DEADLINE: Duration = Duration::from_millis(1_050);
+    const DEADLINE: Duration = Duration::from_millis(3_050);
     deaf_to_signals(a)?;
     let socket = a.capture()?;
     let start = Instant::now();
@@ -707,6 +748,95 @@ fn held_rebind(a: &mut Attacker) -> Outcome {
     let socket = a.held.ok_or(libc::EBADF)?;
     a.bind(socket, CW1, 32)?;
     a.listen(socket, SECRET)
+}
+
+/// What the kernel has counted for a socket that listens where nothing was granted.
+fn statistics(a: &mut Attacker) -> Outcome {
+    const STATISTICS: u64 = 6;
+    let socket = a.capture()?;
+    a.bind(socket, CW1, 32)?;
+    let value = a.memory.zeros(8);
+    let length = a.memory.put(&8_u32.to_ne_bytes());
+    let read = [socket, SOL_PACKET, STATISTICS, value, length, 0];
+    // Reading sets it back to none: what was queued before the bind is not of there.
+    while a.receive(socket).is_ok() {}
+    native(libc::SYS_getsockopt, read)?;
+    if let Seen::Broken(why) = a.listen(socket, SECRET)? {
+        return Seen::broken(why);
+    }
+    native(libc::SYS_getsockopt, read)?;
+    Ok(Seen::Heard(a.memory.read_u32(value).into()))
+}
+
+fn hide() -> Answer {
+    let option = word(libc::PR_SET_DUMPABLE);
+    native(libc::SYS_prctl, [option, 0, 0, 0, 0, 0])
+}
+
+fn attach_hidden(a: &mut Attacker) -> Outcome {
+    hide()?;
+    attach_all(a)
+}
+
+fn rebind_hidden(a: &mut Attacker) -> Outcome {
+    hide()?;
+    rebind(a)
+}
+
+/// Another thread changes the program's only instruction, from one that takes nothing to one that takes
+/// all; whichever was read, the grant is behind it.
+fn attach_race(a: &mut Attacker) -> Outcome {
+    const ROUNDS: usize = 50;
+    let socket = a.filtered()?;
+    let program = a.program(ALLOW);
+    let code = a.memory.read(program + 8, 8);
+    let code = code.try_into().map_or(0, usize::from_ne_bytes);
+    let verdict = AtomicPtr::new(std::ptr::with_exposed_provenance_mut::<u32>(code + 4));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let verdict = verdict.load(Ordering::Relaxed);
+            while !done.load(Ordering::Relaxed) {
+                for value in [0, 0xffff] {
+                    // SAFETY: within the program, which only the kernel and the agent read.
+                    unsafe { std::ptr::write_volatile(verdict, value) };
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            let _ = a.set_at(socket, SOL_SOCKET, 26, program, 16);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    attach(a, socket)?;
+    a.listen(socket, BODY)
+}
+
+/// Another thread puts a second capture socket in the place of the first, over and over.
+fn attach_swapped(a: &mut Attacker) -> Outcome {
+    const ROUNDS: usize = 50;
+    let sockets = [a.filtered()?, a.filtered()?];
+    let place = native(libc::SYS_dup, [sockets[0], 0, 0, 0, 0, 0])?;
+    let program = a.program(ALLOW);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for socket in sockets {
+                    let _ = native(libc::SYS_dup2, [socket, place, 0, 0, 0, 0]);
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            let _ = a.set_at(place, SOL_SOCKET, 26, program, 16);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let any = |a: &Attacker| {
+        let received = sockets.iter().find_map(|socket| a.receive(*socket).ok());
+        received.ok_or(libc::EAGAIN)
+    };
+    a.hear(BODY, any)
 }
 
 /// For the group of somebody's that a socket is to join: see `agent`.
