@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
 };
 
-use libc::{EACCES, EBADF, EINVAL, ENOKEY, ENOSYS, EPERM, ESRCH};
+use libc::{EACCES, EBADF, EINVAL, ENOKEY, ENOSYS, ENOTTY, EPERM, ESRCH};
 
 use super::{other_sources::open, word};
 use crate::{
@@ -209,6 +209,17 @@ pub(crate) const ROWS: &[Row] = &[
         proc_maps,
     )
     .anyone()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D5h",
+        "PIDFD_GET_NET_NAMESPACE",
+        Layer::Landlock,
+        Must::OneOf(&[EACCES, EPERM]),
+        namespace_by_pidfd,
+    )
+    .anyone()
+    .absent(&[ENOTTY, EINVAL])
+    .every_way()
     .needs(&[DOMAIN], OF_ONE_USER),
     row(
         "D6c",
@@ -527,4 +538,11 @@ fn slow(a: &mut Attacker) -> Outcome {
     let pid = victim(a, 8).into();
     native(libc::SYS_setpriority, [0, pid, 19, 0, 0, 0])?;
     Seen::won("it waits for everybody")
+}
+
+fn namespace_by_pidfd(a: &mut Attacker) -> Outcome {
+    const NET: u64 = 0xff04;
+    let pidfd = pidfd(a.world.bystander.pid)?;
+    a.attack(number::IOCTL, [pidfd, NET, 0, 0, 0, 0])?;
+    Seen::won("its network namespace")
 }

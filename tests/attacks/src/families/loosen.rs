@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libc::{EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
+use libc::{EACCES, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
 
 use super::word;
 use crate::{
     attacker::{Attacker, SOL_PACKET, SOL_SOCKET, contains},
-    ring,
+    netlink, ring,
     row::{Layer, Must, Outcome, Row, Seen, Setting, row},
     sys::{Answer, native, number, process},
     world::{BODY, CW0, CW1, FANOUT_GROUP, GRANTED_PORT, SECRET},
@@ -121,6 +121,14 @@ pub(crate) const ROWS: &[Row] = &[
         copy_threshold,
     )
     .every_way()
+    .within(HERE),
+    row(
+        "B8d",
+        "payload by a ring of TPACKET_V3",
+        Layer::Guard,
+        NONE,
+        ring_v3,
+    )
     .within(HERE),
     row(
         "B8b",
@@ -359,6 +367,22 @@ pub(crate) const ROWS: &[Row] = &[
         attach_swapped,
     )
     .within(HERE),
+    row(
+        "B6b",
+        "promiscuous mode there, for its own sake",
+        Layer::Guard,
+        Must::Residual("memberships may be asked for on any interface; nothing is heard by them"),
+        make_promiscuous,
+    )
+    .within(HERE),
+    row(
+        "B24",
+        "SO_GET_FILTER: read the grant",
+        Layer::Lock,
+        Must::Errno(EACCES),
+        read_filter,
+    )
+    .within(HERE),
 ];
 
 const DETACH: u64 = 27;
@@ -485,13 +509,17 @@ fn rebind_race(a: &mut Attacker) -> Outcome {
     a.listen(socket, SECRET)
 }
 
+/// `struct packet_mreq`: the interface, `PACKET_MR_PROMISC`.
+fn promiscuity_of(interface: u32) -> [u8; 16] {
+    let mut request = [0_u8; 16];
+    request[..4].copy_from_slice(&interface.to_ne_bytes());
+    request[4] = 1;
+    request
+}
+
 fn promiscuous(a: &mut Attacker) -> Outcome {
     let socket = a.capture()?;
-    // struct packet_mreq: index, PACKET_MR_PROMISC
-    let mut request = [0_u8; 16];
-    request[..4].copy_from_slice(&CW1.to_ne_bytes());
-    request[4] = 1;
-    a.set(socket, SOL_PACKET, 1, &request)?;
+    a.set(socket, SOL_PACKET, 1, &promiscuity_of(CW1))?;
     a.listen(socket, SECRET)
 }
 
@@ -512,24 +540,32 @@ fn copy_threshold(a: &mut Attacker) -> Outcome {
     a.after(tried, socket, BODY)
 }
 
-/// Frames of a ring that have `BODY` in them, whatever their headers say.
+/// Parts of a ring that have `BODY` in them, whatever their headers say.
 fn by_ring_of(a: &mut Attacker, version: u32) -> Outcome {
     const FRAME: usize = 2048;
     const FRAMES: usize = 128;
+    const BLOCKS: u32 = 16;
+    const MILLISECONDS: u32 = 10;
     let socket = a.capture()?;
     a.set(socket, SOL_PACKET, VERSION, &version.to_ne_bytes())?;
-    let room = u32::try_from(FRAME * FRAMES).unwrap_or(0);
-    a.set(socket, SOL_PACKET, RX_RING, &ring_of(room, 1, 2048))?;
+    let size = FRAME * FRAMES;
+    let block = u32::try_from(size).unwrap_or(0) / BLOCKS;
+    let mut request = ring_of(block, BLOCKS, 2048);
+    if version == 2 {
+        // A block is handed over after so long; nothing private, no features.
+        let words = [MILLISECONDS, 0, 0];
+        request.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+    }
+    a.set(socket, SOL_PACKET, RX_RING, &request)?;
     a.bind(socket, CW0, 20)?;
-    let size = (FRAME * FRAMES) as u64;
-    let at = native(libc::SYS_mmap, [0, size, 3, 1, socket, 0])?;
+    let at = native(libc::SYS_mmap, [0, size as u64, 3, 1, socket, 0])?;
     let frames = std::ptr::with_exposed_provenance::<u8>(usize::try_from(at).unwrap_or(0));
     let mut counted = [false; FRAMES];
     a.hear(BODY, |_| {
         for (number, counted) in counted.iter_mut().enumerate() {
             let mut frame = vec![0; FRAME];
             let from = frames.wrapping_add(number * FRAME);
-            // SAFETY: a frame of the mapping, which the kernel alone writes to.
+            // SAFETY: a part of the mapping, which the kernel alone writes to.
             unsafe { std::ptr::copy_nonoverlapping(from, frame.as_mut_ptr(), FRAME) };
             if !*counted && contains(&frame, BODY) {
                 *counted = true;
@@ -546,6 +582,10 @@ fn ring_v1(a: &mut Attacker) -> Outcome {
 
 fn ring_v2(a: &mut Attacker) -> Outcome {
     by_ring_of(a, 1)
+}
+
+fn ring_v3(a: &mut Attacker) -> Outcome {
+    by_ring_of(a, 2)
 }
 
 fn packet_option<const OPTION: u64>(a: &mut Attacker) -> Outcome {
@@ -837,6 +877,29 @@ fn attach_swapped(a: &mut Attacker) -> Outcome {
         received.ok_or(libc::EAGAIN)
     };
     a.hear(BODY, any)
+}
+
+fn make_promiscuous(a: &mut Attacker) -> Outcome {
+    const GET_LINK: u16 = 18;
+    const PROMISCUITY: u16 = 30;
+    let socket = a.capture()?;
+    a.set(socket, SOL_PACKET, 1, &promiscuity_of(CW1))?;
+    let route = a.open_socket(16, 3, 0)?;
+    let link = netlink::question(&mut a.memory, route, GET_LINK, &netlink::link(CW1, 0))?;
+    // Behind struct nlmsghdr and struct ifinfomsg.
+    let count = netlink::find(link.get(32..).unwrap_or(&[]), PROMISCUITY);
+    match count {
+        Some([0, ..]) | None => Seen::nothing("it is not promiscuous"),
+        Some(_) => Seen::won("an interface in promiscuous mode"),
+    }
+}
+
+fn read_filter(a: &mut Attacker) -> Outcome {
+    let socket = a.filtered()?;
+    let (value, length) = (a.memory.zeros(8 * 64), a.memory.put(&64_u32.to_ne_bytes()));
+    let read = [socket, SOL_SOCKET, 26, value, length, 0];
+    native(libc::SYS_getsockopt, read)?;
+    Seen::won(format!("{} instructions", a.memory.read_u32(length)))
 }
 
 /// For the group of somebody's that a socket is to join: see `agent`.
