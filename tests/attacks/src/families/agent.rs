@@ -72,6 +72,14 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .every_way(),
     row(
+        "F1h",
+        "have the kernel kill the agent first (oom_score_adj)",
+        Layer::User,
+        CLOSED,
+        doom,
+    )
+    .root(ROOTS_FILES),
+    row(
         "F2",
         "once the agent has died: socket(AF_PACKET)",
         Layer::Seccomp,
@@ -288,4 +296,11 @@ fn audit(a: &mut Attacker) -> Outcome {
     let log: PathBuf = a.world.log.clone();
     open(a, &log, libc::O_WRONLY | libc::O_APPEND)?;
     Seen::won("a log of its choice")
+}
+
+fn doom(a: &mut Attacker) -> Outcome {
+    let path = format!("/proc/{}/oom_score_adj", standing(a));
+    // Opened, and not written to.
+    open(a, &PathBuf::from(path), libc::O_WRONLY)?;
+    Seen::won("it may be first in line")
 }

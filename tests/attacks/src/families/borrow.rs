@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
 };
 
-use libc::{EACCES, EBADF, EINVAL, ENOKEY, ENOSYS, EPERM, ESRCH};
+use libc::{EACCES, EBADF, EINVAL, ENOKEY, ENOSYS, ENOTTY, EPERM, ESRCH};
 
 use super::{other_sources::open, word};
 use crate::{
@@ -30,6 +30,10 @@ const CLOSED: Must = Must::Errno(EACCES);
 const DOMAIN: &str = "Landlock domain";
 const OF_ONE_USER: &str = "without Landlock processes of one user can look into each other";
 const SIGNALS: &str = "before Linux 6.12 a server can signal processes of its user";
+
+const ITS_USERS: Must = Must::Residual(
+    "what its user may write or set is open to a server: run it as a user of its own",
+);
 
 pub(crate) const ROWS: &[Row] = &[
     row(
@@ -197,6 +201,63 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .anyone()
     .absent(&[ENOSYS]),
+    row(
+        "D5g",
+        "/proc/PID/maps: where things are in its memory",
+        Layer::Landlock,
+        CLOSED,
+        proc_maps,
+    )
+    .anyone()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D5h",
+        "PIDFD_GET_NET_NAMESPACE",
+        Layer::Landlock,
+        Must::OneOf(&[EACCES, EPERM]),
+        namespace_by_pidfd,
+    )
+    .anyone()
+    .absent(&[ENOTTY, EINVAL])
+    .every_way()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D6c",
+        "get_robust_list: where another's locks are",
+        Layer::Landlock,
+        REFUSED,
+        robust_list,
+    )
+    .anyone()
+    .every_way()
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D6d",
+        "move_pages: where another's memory lies",
+        Layer::Landlock,
+        REFUSED,
+        move_pages,
+    )
+    .anyone()
+    .absent(&[ENOSYS])
+    .needs(&[DOMAIN], OF_ONE_USER),
+    row(
+        "D9",
+        "have the kernel kill another first (oom_score_adj)",
+        Layer::User,
+        ITS_USERS,
+        doom,
+    )
+    .anyone(),
+    row(
+        "D9b",
+        "slow another (setpriority)",
+        Layer::Powerless,
+        ITS_USERS,
+        slow,
+    )
+    .anyone()
+    .root(REFUSED),
 ];
 
 /// Receives a descriptor over a Unix socket, and listens on it.
@@ -440,4 +501,48 @@ fn session_key(a: &mut Attacker) -> Outcome {
     } else {
         Seen::broken("another key")
     }
+}
+
+fn proc_maps(a: &mut Attacker) -> Outcome {
+    let maps = std::fs::read(of_bystander(a, "maps")).map_err(|error| errno(&error))?;
+    if maps.is_empty() {
+        return Seen::nothing("an empty file");
+    }
+    Seen::won("where everything is")
+}
+
+fn robust_list(a: &mut Attacker) -> Outcome {
+    let room = a.memory.zeros(16);
+    let pid = a.world.bystander.pid.into();
+    a.attack(number::GET_ROBUST_LIST, [pid, room, room + 8, 0, 0, 0])?;
+    Seen::won("an address in its memory")
+}
+
+fn move_pages(a: &mut Attacker) -> Outcome {
+    let page = a.world.bystander.secret & !4095;
+    let (page, node) = (a.memory.put(&page.to_ne_bytes()), a.memory.zeros(4));
+    let pid = a.world.bystander.pid.into();
+    native(libc::SYS_move_pages, [pid, 1, page, 0, node, 0])?;
+    Seen::won("on which node its memory lies")
+}
+
+fn doom(a: &mut Attacker) -> Outcome {
+    let path = format!("/proc/{}/oom_score_adj", victim(a, 7));
+    let file = open(a, &PathBuf::from(path), libc::O_WRONLY)?;
+    let most = a.memory.put(b"1000");
+    native(libc::SYS_write, [file, most, 4, 0, 0, 0])?;
+    Seen::won("first in line")
+}
+
+fn slow(a: &mut Attacker) -> Outcome {
+    let pid = victim(a, 8).into();
+    native(libc::SYS_setpriority, [0, pid, 19, 0, 0, 0])?;
+    Seen::won("it waits for everybody")
+}
+
+fn namespace_by_pidfd(a: &mut Attacker) -> Outcome {
+    const NET: u64 = 0xff04;
+    let pidfd = pidfd(a.world.bystander.pid)?;
+    a.attack(number::IOCTL, [pidfd, NET, 0, 0, 0, 0])?;
+    Seen::won("its network namespace")
 }

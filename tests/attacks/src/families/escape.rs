@@ -43,6 +43,14 @@ pub(crate) const ROWS: &[Row] = &[
         open_tree,
     )
     .every_way(),
+    row(
+        "E2l",
+        "open_tree_attr: the same, of Linux 6.15",
+        Layer::Powerless,
+        REFUSED,
+        open_tree_attributes,
+    )
+    .absent(&[ENOSYS]),
     row("E2e", "move_mount", Layer::Seccomp, REFUSED, move_mount).every_way(),
     row("E2f", "fsopen", Layer::Seccomp, REFUSED, fsopen).every_way(),
     row("E2g", "fsmount", Layer::Seccomp, REFUSED, fsmount).every_way(),
@@ -69,7 +77,7 @@ pub(crate) const ROWS: &[Row] = &[
         "E3",
         "ask the container engine (docker.sock)",
         Layer::Mounts,
-        Must::OneOf(&[ENOENT, EACCES]),
+        Must::OneOf(&[ENOENT, EACCES, EPERM]),
         docker,
     )
     .needs(&["private mounts"], BY_PERMISSION),
@@ -77,7 +85,7 @@ pub(crate) const ROWS: &[Row] = &[
         "E3b",
         "ask systemd over D-Bus",
         Layer::Mounts,
-        Must::OneOf(&[ENOENT, EACCES]),
+        Must::OneOf(&[ENOENT, EACCES, EPERM]),
         dbus,
     )
     .anyone()
@@ -248,6 +256,15 @@ fn open_tree(a: &mut Attacker) -> Outcome {
     const CLONE: u64 = 1;
     let at = a.memory.text(PLACE);
     a.attack(number::OPEN_TREE, [word(HERE), at, CLONE, 0, 0, 0])?;
+    Seen::won("a copy of a mount")
+}
+
+fn open_tree_attributes(a: &mut Attacker) -> Outcome {
+    const CLONE: u64 = 1;
+    const OPEN_TREE_ATTR: u64 = 467;
+    let (at, attributes) = (a.memory.text(PLACE), a.memory.zeros(32));
+    let arguments = [word(HERE), at, CLONE, attributes, 32, 0];
+    crate::sys::numbered(OPEN_TREE_ATTR, arguments)?;
     Seen::won("a copy of a mount")
 }
 

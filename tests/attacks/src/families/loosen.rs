@@ -6,15 +6,16 @@
 
 use std::{
     os::fd::AsRawFd,
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
     time::{Duration, Instant},
 };
 
-use libc::{EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
+use libc::{EACCES, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
 
 use super::word;
 use crate::{
     attacker::{Attacker, SOL_PACKET, SOL_SOCKET, contains},
-    ring,
+    netlink, ring,
     row::{Layer, Must, Outcome, Row, Seen, Setting, row},
     sys::{Answer, native, number, process},
     world::{BODY, CW0, CW1, FANOUT_GROUP, GRANTED_PORT, SECRET},
@@ -120,6 +121,14 @@ pub(crate) const ROWS: &[Row] = &[
         copy_threshold,
     )
     .every_way()
+    .within(HERE),
+    row(
+        "B8d",
+        "payload by a ring of TPACKET_V3",
+        Layer::Guard,
+        NONE,
+        ring_v3,
+    )
     .within(HERE),
     row(
         "B8b",
@@ -257,12 +266,12 @@ pub(crate) const ROWS: &[Row] = &[
     .within(HERE),
     row(
         "B15",
-        "outlive a deadline of 1 s, deaf to SIGTERM",
+        "outlive a deadline of 3 s, deaf to SIGTERM",
         Layer::Guard,
         NONE,
         outlive,
     )
-    .within(Setting::Granted("--seconds 1")),
+    .within(Setting::Granted("--seconds 3")),
     row(
         "B17",
         "SO_RCVBUFFORCE",
@@ -318,6 +327,62 @@ pub(crate) const ROWS: &[Row] = &[
         held_rebind,
     )
     .within(STILL),
+    row(
+        "B20",
+        "PACKET_STATISTICS: how many packets there are of others",
+        Layer::Guard,
+        NONE,
+        statistics,
+    )
+    .within(HERE),
+    row(
+        "B21",
+        "a filter that takes all, from memory that is not to be read (PR_SET_DUMPABLE)",
+        Layer::Guard,
+        NONE,
+        attach_hidden,
+    )
+    .within(HERE),
+    row(
+        "B21b",
+        "bind to another interface, from such memory",
+        Layer::Broker,
+        REFUSED,
+        rebind_hidden,
+    )
+    .within(HERE),
+    row(
+        "B22",
+        "a filter that changes while the agent reads it",
+        Layer::Guard,
+        NONE,
+        attach_race,
+    )
+    .within(HERE),
+    row(
+        "B23",
+        "a filter on a number that comes to mean another socket",
+        Layer::Guard,
+        NONE,
+        attach_swapped,
+    )
+    .within(HERE),
+    row(
+        "B6b",
+        "promiscuous mode there, for its own sake",
+        Layer::Guard,
+        Must::Residual("memberships may be asked for on any interface; nothing is heard by them"),
+        make_promiscuous,
+    )
+    .within(HERE),
+    row(
+        "B24",
+        "SO_GET_FILTER: read the grant",
+        Layer::Lock,
+        Must::Errno(EACCES),
+        read_filter,
+    )
+    .within(HERE),
 ];
 
 const DETACH: u64 = 27;
@@ -412,16 +477,16 @@ fn rebind_race(a: &mut Attacker) -> Outcome {
     const ROUNDS: usize = 200;
     let socket = a.capture()?;
     let address = a.packet_address(CW0);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     let room = a.memory.zeros(32);
     let index =
         std::ptr::with_exposed_provenance_mut::<u32>(usize::try_from(address + 4).unwrap_or(0));
-    let index = std::sync::atomic::AtomicPtr::new(index);
+    let index = AtomicPtr::new(index);
     let mut astray = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let index = index.load(std::sync::atomic::Ordering::Relaxed);
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let index = index.load(Ordering::Relaxed);
+            while !done.load(Ordering::Relaxed) {
                 for interface in [CW0, CW1] {
                     // SAFETY: within the address, which only the kernel reads.
                     unsafe { std::ptr::write_volatile(index, interface) };
@@ -439,18 +504,22 @@ fn rebind_race(a: &mut Attacker) -> Outcome {
                 }
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
     });
     a.listen(socket, SECRET)
 }
 
+/// `struct packet_mreq`: the interface, `PACKET_MR_PROMISC`.
+fn promiscuity_of(interface: u32) -> [u8; 16] {
+    let mut request = [0_u8; 16];
+    request[..4].copy_from_slice(&interface.to_ne_bytes());
+    request[4] = 1;
+    request
+}
+
 fn promiscuous(a: &mut Attacker) -> Outcome {
     let socket = a.capture()?;
-    // struct packet_mreq: index, PACKET_MR_PROMISC
-    let mut request = [0_u8; 16];
-    request[..4].copy_from_slice(&CW1.to_ne_bytes());
-    request[4] = 1;
-    a.set(socket, SOL_PACKET, 1, &request)?;
+    a.set(socket, SOL_PACKET, 1, &promiscuity_of(CW1))?;
     a.listen(socket, SECRET)
 }
 
@@ -471,24 +540,32 @@ fn copy_threshold(a: &mut Attacker) -> Outcome {
     a.after(tried, socket, BODY)
 }
 
-/// Frames of a ring that have `BODY` in them, whatever their headers say.
+/// Parts of a ring that have `BODY` in them, whatever their headers say.
 fn by_ring_of(a: &mut Attacker, version: u32) -> Outcome {
     const FRAME: usize = 2048;
     const FRAMES: usize = 128;
+    const BLOCKS: u32 = 16;
+    const MILLISECONDS: u32 = 10;
     let socket = a.capture()?;
     a.set(socket, SOL_PACKET, VERSION, &version.to_ne_bytes())?;
-    let room = u32::try_from(FRAME * FRAMES).unwrap_or(0);
-    a.set(socket, SOL_PACKET, RX_RING, &ring_of(room, 1, 2048))?;
+    let size = FRAME * FRAMES;
+    let block = u32::try_from(size).unwrap_or(0) / BLOCKS;
+    let mut request = ring_of(block, BLOCKS, 2048);
+    if version == 2 {
+        // A block is handed over after so long; nothing private, no features.
+        let words = [MILLISECONDS, 0, 0];
+        request.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+    }
+    a.set(socket, SOL_PACKET, RX_RING, &request)?;
     a.bind(socket, CW0, 20)?;
-    let size = (FRAME * FRAMES) as u64;
-    let at = native(libc::SYS_mmap, [0, size, 3, 1, socket, 0])?;
+    let at = native(libc::SYS_mmap, [0, size as u64, 3, 1, socket, 0])?;
     let frames = std::ptr::with_exposed_provenance::<u8>(usize::try_from(at).unwrap_or(0));
     let mut counted = [false; FRAMES];
     a.hear(BODY, |_| {
         for (number, counted) in counted.iter_mut().enumerate() {
             let mut frame = vec![0; FRAME];
             let from = frames.wrapping_add(number * FRAME);
-            // SAFETY: a frame of the mapping, which the kernel alone writes to.
+            // SAFETY: a part of the mapping, which the kernel alone writes to.
             unsafe { std::ptr::copy_nonoverlapping(from, frame.as_mut_ptr(), FRAME) };
             if !*counted && contains(&frame, BODY) {
                 *counted = true;
@@ -505,6 +582,10 @@ fn ring_v1(a: &mut Attacker) -> Outcome {
 
 fn ring_v2(a: &mut Attacker) -> Outcome {
     by_ring_of(a, 1)
+}
+
+fn ring_v3(a: &mut Attacker) -> Outcome {
+    by_ring_of(a, 2)
 }
 
 fn packet_option<const OPTION: u64>(a: &mut Attacker) -> Outcome {
@@ -654,7 +735,7 @@ fn splice(a: &mut Attacker) -> Outcome {
 }
 
 fn outlive(a: &mut Attacker) -> Outcome {
-    const DEADLINE: Duration = Duration::from_millis(1_050);
+    const DEADLINE: Duration = Duration::from_millis(3_050);
     deaf_to_signals(a)?;
     let socket = a.capture()?;
     let start = Instant::now();
@@ -707,6 +788,118 @@ fn held_rebind(a: &mut Attacker) -> Outcome {
     let socket = a.held.ok_or(libc::EBADF)?;
     a.bind(socket, CW1, 32)?;
     a.listen(socket, SECRET)
+}
+
+/// What the kernel has counted for a socket that listens where nothing was granted.
+fn statistics(a: &mut Attacker) -> Outcome {
+    const STATISTICS: u64 = 6;
+    let socket = a.capture()?;
+    a.bind(socket, CW1, 32)?;
+    let value = a.memory.zeros(8);
+    let length = a.memory.put(&8_u32.to_ne_bytes());
+    let read = [socket, SOL_PACKET, STATISTICS, value, length, 0];
+    // Reading sets it back to none: what was queued before the bind is not of there.
+    while a.receive(socket).is_ok() {}
+    native(libc::SYS_getsockopt, read)?;
+    if let Seen::Broken(why) = a.listen(socket, SECRET)? {
+        return Seen::broken(why);
+    }
+    native(libc::SYS_getsockopt, read)?;
+    Ok(Seen::Heard(a.memory.read_u32(value).into()))
+}
+
+fn hide() -> Answer {
+    let option = word(libc::PR_SET_DUMPABLE);
+    native(libc::SYS_prctl, [option, 0, 0, 0, 0, 0])
+}
+
+fn attach_hidden(a: &mut Attacker) -> Outcome {
+    hide()?;
+    attach_all(a)
+}
+
+fn rebind_hidden(a: &mut Attacker) -> Outcome {
+    hide()?;
+    rebind(a)
+}
+
+/// Another thread changes the program's only instruction, from one that takes nothing to one that takes
+/// all; whichever was read, the grant is behind it.
+fn attach_race(a: &mut Attacker) -> Outcome {
+    const ROUNDS: usize = 50;
+    let socket = a.filtered()?;
+    let program = a.program(ALLOW);
+    let code = a.memory.read(program + 8, 8);
+    let code = code.try_into().map_or(0, usize::from_ne_bytes);
+    let verdict = AtomicPtr::new(std::ptr::with_exposed_provenance_mut::<u32>(code + 4));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let verdict = verdict.load(Ordering::Relaxed);
+            while !done.load(Ordering::Relaxed) {
+                for value in [0, 0xffff] {
+                    // SAFETY: within the program, which only the kernel and the agent read.
+                    unsafe { std::ptr::write_volatile(verdict, value) };
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            let _ = a.set_at(socket, SOL_SOCKET, 26, program, 16);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    attach(a, socket)?;
+    a.listen(socket, BODY)
+}
+
+/// Another thread puts a second capture socket in the place of the first, over and over.
+fn attach_swapped(a: &mut Attacker) -> Outcome {
+    const ROUNDS: usize = 50;
+    let sockets = [a.filtered()?, a.filtered()?];
+    let place = native(libc::SYS_dup, [sockets[0], 0, 0, 0, 0, 0])?;
+    let program = a.program(ALLOW);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for socket in sockets {
+                    let _ = native(libc::SYS_dup2, [socket, place, 0, 0, 0, 0]);
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            let _ = a.set_at(place, SOL_SOCKET, 26, program, 16);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let any = |a: &Attacker| {
+        let received = sockets.iter().find_map(|socket| a.receive(*socket).ok());
+        received.ok_or(libc::EAGAIN)
+    };
+    a.hear(BODY, any)
+}
+
+fn make_promiscuous(a: &mut Attacker) -> Outcome {
+    const GET_LINK: u16 = 18;
+    const PROMISCUITY: u16 = 30;
+    let socket = a.capture()?;
+    a.set(socket, SOL_PACKET, 1, &promiscuity_of(CW1))?;
+    let route = a.open_socket(16, 3, 0)?;
+    let link = netlink::question(&mut a.memory, route, GET_LINK, &netlink::link(CW1, 0))?;
+    // Behind struct nlmsghdr and struct ifinfomsg.
+    let count = netlink::find(link.get(32..).unwrap_or(&[]), PROMISCUITY);
+    match count {
+        Some([0, ..]) | None => Seen::nothing("it is not promiscuous"),
+        Some(_) => Seen::won("an interface in promiscuous mode"),
+    }
+}
+
+fn read_filter(a: &mut Attacker) -> Outcome {
+    let socket = a.filtered()?;
+    let (value, length) = (a.memory.zeros(8 * 64), a.memory.put(&64_u32.to_ne_bytes()));
+    let read = [socket, SOL_SOCKET, 26, value, length, 0];
+    native(libc::SYS_getsockopt, read)?;
+    Seen::won(format!("{} instructions", a.memory.read_u32(length)))
 }
 
 /// For the group of somebody's that a socket is to join: see `agent`.

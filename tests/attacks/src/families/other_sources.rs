@@ -353,6 +353,14 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .absent(&[libc::ENOSYS])
     .every_way(),
+    row(
+        "C14",
+        "the network's settings: forward packets",
+        Layer::User,
+        CLOSED,
+        forward,
+    )
+    .root(ROOTS_FILES),
 ];
 
 fn socket<const FAMILY: u64, const KIND: u64, const PROTOCOL: u64>(a: &mut Attacker) -> Outcome {
@@ -560,4 +568,14 @@ fn fanotify(a: &mut Attacker) -> Outcome {
     const CONTENT: u64 = 4;
     a.attack(number::FANOTIFY_INIT, [CONTENT, 0, 0, 0, 0, 0])?;
     Seen::won("a say in what others open")
+}
+
+fn forward(a: &mut Attacker) -> Outcome {
+    // Opened, and not written to.
+    open(
+        a,
+        Path::new("/proc/sys/net/ipv4/ip_forward"),
+        libc::O_WRONLY,
+    )?;
+    Seen::won("it may write there")
 }

@@ -276,6 +276,29 @@ pub(crate) const ROWS: &[Row] = &[
         REFUSED,
         from_vfork,
     ),
+    row(
+        "A20",
+        "execute a 32-bit program that asks",
+        Layer::Seccomp,
+        REFUSED,
+        small_program,
+    )
+    .i386_only(),
+    row(
+        "A21",
+        "int 0x80 with SIGSYS blocked",
+        Layer::Seccomp,
+        REFUSED,
+        deaf,
+    )
+    .i386_only(),
+    row(
+        "A22",
+        "fill the descriptor table, ask, and make room",
+        Layer::Broker,
+        REFUSED,
+        no_room,
+    ),
 ];
 
 fn raw(a: &mut Attacker) -> Outcome {
@@ -532,6 +555,9 @@ fn execute(path: &std::path::Path) -> Outcome {
         process::exit(126);
     }
     let status = process::wait(child);
+    if libc::WIFSIGNALED(status) {
+        return Ok(Seen::Killed(libc::WTERMSIG(status)));
+    }
     if !libc::WIFEXITED(status) {
         return Seen::broken(format!("the helper ended with {status}"));
     }
@@ -573,4 +599,65 @@ fn personality(a: &mut Attacker) -> Outcome {
 fn raw_by_segment(a: &mut Attacker) -> Outcome {
     sys::segment::socket(&mut a.memory, [17, 3, 0x0300])?;
     Seen::won("a packet socket")
+}
+
+/// A 32-bit program: `socket(AF_PACKET, SOCK_RAW, ETH_P_ALL)`, then `exit` with 0 if that is a
+/// descriptor and 1 if not.
+fn small_program(a: &mut Attacker) -> Outcome {
+    const START: u32 = 0x0800_0000;
+    const HEADERS: u32 = 52 + 32;
+    const CODE: &[u8] = &[
+        0xb8, 0x67, 0x01, 0, 0, // mov eax, 359
+        0xbb, 17, 0, 0, 0, // mov ebx, AF_PACKET
+        0xb9, 3, 0, 0, 0, // mov ecx, SOCK_RAW
+        0xba, 0, 3, 0, 0, // mov edx, ETH_P_ALL
+        0xcd, 0x80, // int 0x80
+        0xc1, 0xe8, 31, // shr eax, 31
+        0x89, 0xc3, // mov ebx, eax
+        0xb8, 1, 0, 0, 0, // mov eax, 1
+        0xcd, 0x80, // int 0x80
+    ];
+    let length = HEADERS + u32::try_from(CODE.len()).unwrap_or(0);
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    program.extend([2, 0, 3, 0]); // executable, of an i386
+    for word in [1, START + HEADERS, 52, 0, 0] {
+        program.extend(u32::to_le_bytes(word));
+    }
+    for half in [52, 32, 1, 0, 0, 0] {
+        program.extend(u16::to_le_bytes(half));
+    }
+    // To be loaded as it is, to be read and executed.
+    for word in [1, 0, START, START, length, length, 5, 0x1000] {
+        program.extend(u32::to_le_bytes(word));
+    }
+    program.extend(CODE);
+    let name = a.memory.text(c"small");
+    let file = native(libc::SYS_memfd_create, [name, 0, 0, 0, 0, 0])?;
+    let path = std::path::PathBuf::from(format!("/proc/self/fd/{file}"));
+    std::fs::write(&path, program).map_err(|_| libc::EIO)?;
+    execute(&path)
+}
+
+fn deaf(a: &mut Attacker) -> Outcome {
+    let all = a.memory.put(&u64::MAX.to_ne_bytes());
+    native(libc::SYS_rt_sigprocmask, [0, all, 0, 8, 0, 0])?;
+    raw(a)
+}
+
+/// An answer that finds no room must be no answer that is left over.
+fn no_room(a: &mut Attacker) -> Outcome {
+    const NOFILE: u64 = 7;
+    let limit = |a: &mut Attacker, most: u64| {
+        let limit = a
+            .memory
+            .put(&[most.to_ne_bytes(), 4096_u64.to_ne_bytes()].concat());
+        native(libc::SYS_prlimit64, [0, NOFILE, limit, 0, 0, 0])
+    };
+    limit(a, 0)?;
+    let full = a.capture();
+    limit(a, 4096)?;
+    if full.is_ok() {
+        return Seen::won("a packet socket in a full table");
+    }
+    raw(a)
 }

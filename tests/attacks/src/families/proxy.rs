@@ -26,6 +26,7 @@ pub(crate) const ROWS: &[Row] = &[
     bounded("G1c", "the same over IPv6", REFUSED, tcp6).absent(&[EAFNOSUPPORT]),
     bounded("G1d", "the same as 0.0.0.0", REFUSED, tcp_any),
     bounded("G2", "send a datagram to it", REFUSED, udp).every_way(),
+    bounded("G2d", "the same to ::ffff:127.0.0.1", REFUSED, udp_mapped).absent(&[EAFNOSUPPORT]),
     bounded(
         "G2b",
         "the same from a connected socket",
@@ -90,29 +91,39 @@ fn tcp_any(a: &mut Attacker) -> Outcome {
 }
 
 /// `struct sockaddr_in6`.
-fn internet6(address: [u8; 16]) -> [u8; 28] {
+fn internet6(address: [u8; 16], port: u16) -> [u8; 28] {
     let mut bytes = [0; 28];
     bytes[0] = 10;
-    bytes[2..4].copy_from_slice(&TCP_PORT.to_be_bytes());
+    bytes[2..4].copy_from_slice(&port.to_be_bytes());
     bytes[8..24].copy_from_slice(&address);
     bytes
 }
 
+/// `::ffff:127.0.0.1`
+const MAPPED: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+
 fn tcp_mapped(a: &mut Attacker) -> Outcome {
-    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
-    connect(a, 10, &internet6(mapped))
+    connect(a, 10, &internet6(MAPPED, TCP_PORT))
 }
 
 fn tcp6(a: &mut Attacker) -> Outcome {
     let mut loopback = [0; 16];
     loopback[15] = 1;
-    connect(a, 10, &internet6(loopback))
+    connect(a, 10, &internet6(loopback, TCP_PORT))
 }
 
 fn udp(a: &mut Attacker) -> Outcome {
     let socket = a.open_socket(2, SOCK_DGRAM, 0)?;
     let (bytes, address) = (a.memory.put(b"hello"), a.memory.put(&internet(UDP_PORT)));
     a.attack(number::SENDTO, [socket, bytes, 5, 0, address, 16])?;
+    Seen::won("a datagram sent")
+}
+
+fn udp_mapped(a: &mut Attacker) -> Outcome {
+    let socket = a.open_socket(10, SOCK_DGRAM, 0)?;
+    let address = a.memory.put(&internet6(MAPPED, UDP_PORT));
+    let bytes = a.memory.put(b"hello");
+    a.call(number::SENDTO, [socket, bytes, 5, 0, address, 28])?;
     Seen::won("a datagram sent")
 }
 

@@ -14,6 +14,7 @@ mod space;
 
 use std::{
     collections::HashMap,
+    io::IsTerminal,
     path::Path,
     process::Command,
     sync::{Mutex, PoisonError},
@@ -66,6 +67,7 @@ pub(crate) fn run(capwarden: &Path, wanted: impl Fn(&Row) -> bool) -> Result<Rep
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 while let Some(scenario) = lock(&next).next() {
+                    progress(&scenario.to_string());
                     match scenario.play(&place) {
                         Ok(saw) => lock(&seen).extend(saw),
                         Err(error) => {
@@ -77,6 +79,7 @@ pub(crate) fn run(capwarden: &Path, wanted: impl Fn(&Row) -> bool) -> Result<Rep
             });
         }
     });
+    progress("");
     if let Some(error) = lock(&failure).take() {
         return Err(error);
     }
@@ -107,6 +110,14 @@ pub(crate) fn run(capwarden: &Path, wanted: impl Fn(&Row) -> bool) -> Result<Rep
         }
     }
     Ok(report)
+}
+
+/// Shows what is being tried, where a person looks.
+fn progress(what: &str) {
+    if std::io::stderr().is_terminal() {
+        let dots = if what.is_empty() { "" } else { "… " };
+        eprint!("\r\x1b[2K{dots}{what}\r");
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -38,6 +38,7 @@ numbers! {
     FSOPEN SYS_fsopen 430;
     FSPICK SYS_fspick 433;
     GETPID SYS_getpid 20;
+    GET_ROBUST_LIST SYS_get_robust_list 312 x32 531;
     INIT_MODULE SYS_init_module 128;
     IOCTL SYS_ioctl 54 x32 514;
     IO_URING_SETUP SYS_io_uring_setup 425;
