@@ -91,8 +91,8 @@ fn who_captures_is_told_of_by_the_hook_or_by_the_system_call() {
     if let Some(why) = why {
         skip("who_captures_is_told_of_by_the_hook", &why);
     }
-    let mut watches = vec![HostWatch::on_call().unwrap()];
-    assert_eq!(watches[0].by(), WatchedBy::Call);
+    let mut by_call = HostWatch::on_call().unwrap();
+    assert_eq!(by_call.by(), WatchedBy::Call);
     if watch.by() == WatchedBy::Hook {
         let (got, process) = gets(&program);
         assert!(got);
@@ -102,7 +102,7 @@ fn who_captures_is_told_of_by_the_hook_or_by_the_system_call() {
     }
     let (got, process) = gets(&program);
     assert!(got);
-    let asked = asked(&mut watches[0], process);
+    let asked = asked(&mut by_call, process);
     assert!(!asked.refused);
     assert!(
         asked.descriptor.is_some_and(|number| number > 2),

@@ -59,17 +59,19 @@ const USER: &str = "{uid}";
 
 /// The beginnings of addresses that are the same for everybody, each with its service's number.
 pub(super) fn of_host() -> impl Iterator<Item = (Vec<u8>, u32)> {
-    all().filter_map(|(beginning, number)| {
-        (!beginning.contains(USER)).then(|| (beginning.as_bytes().to_vec(), number))
-    })
+    all()
+        .filter(|(beginning, _)| !beginning.contains(USER))
+        .map(|(beginning, number)| (beginning.as_bytes().to_vec(), number))
 }
 
 /// Those that are a user's own.
 pub(super) fn of_user(user: u32) -> impl Iterator<Item = (Vec<u8>, u32)> {
-    all().filter_map(move |(beginning, number)| {
-        let its = beginning.replace(USER, &user.to_string());
-        (its != beginning).then(|| (its.into_bytes(), number))
-    })
+    all()
+        .filter(|(beginning, _)| beginning.contains(USER))
+        .map(move |(beginning, number)| {
+            let its = beginning.replace(USER, &user.to_string());
+            (its.into_bytes(), number)
+        })
 }
 
 /// What the service with this number is called.

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -46,16 +46,18 @@ pub(in crate::kernel) enum What {
 
 /// Whether the programs are run. `tasks` is the storage that makes a process governed.
 pub(in crate::kernel) fn refuses(tasks: BorrowedFd<'_>, what: What) -> Result<(), BackstopError> {
-    let tasks = tasks.as_raw_fd();
+    let untried = |why: &dyn std::fmt::Display| BackstopError::Untried(why.to_string());
+    let tasks = tasks
+        .try_clone_to_owned()
+        .map_err(|error| untried(&error))?;
     let mut never_executed = Command::new("/proc/self/exe");
-    // SAFETY: the closure makes system calls only; the descriptor is open for as long as this function runs.
+    // SAFETY: the closure makes system calls only.
     unsafe {
         never_executed.pre_exec(move || {
-            let tasks = BorrowedFd::borrow_raw(tasks);
-            Err(io::Error::from_raw_os_error(attempt(tasks, what)))
+            let code = attempt(tasks.as_fd(), what);
+            Err(io::Error::from_raw_os_error(code))
         })
     };
-    let untried = |why: &dyn std::fmt::Display| BackstopError::Untried(why.to_string());
     match never_executed.spawn() {
         Ok(_) => Err(untried(&"the process was executed")),
         Err(error) => match error.raw_os_error() {
