@@ -265,9 +265,8 @@ fn hostile(mut stream: TcpStream) -> Result<()> {
     static ANSWERS: AtomicU64 = AtomicU64::new(1);
     stream.set_read_timeout(Some(PATIENCE))?;
     loop {
-        let head = match until(&mut stream, "\r\n\r\n") {
-            Ok(head) => head,
-            Err(_) => return Ok(()),
+        let Ok(head) = until(&mut stream, "\r\n\r\n") else {
+            return Ok(()); // it has been closed
         };
         let (fields, body) = head.split_once("\r\n\r\n").unwrap_or_default();
         let mut body = body.as_bytes().to_vec();
