@@ -90,8 +90,8 @@ pub fn line(dice: &mut Dice, number: usize) -> Vec<u8> {
 pub struct Request {
     /// As it is sent.
     pub bytes: Vec<u8>,
-    /// Whether its end can be told, so that it has an answer.
-    pub whole: bool,
+    /// The message in it, if its end can be told, so that it has an answer.
+    pub message: Option<Vec<u8>>,
 }
 
 /// A request to this host, in this session: one whose body alone is damaged, or one with some damage to its head, its
@@ -102,10 +102,18 @@ pub fn request(dice: &mut Dice, host: &str, session: &str, number: usize) -> Req
     );
     if dice.roll(3) == 0 {
         let bytes = damaged_request(dice, host, number);
-        let whole = false;
-        return Request { bytes, whole };
+        let message = None;
+        return Request { bytes, message };
     }
-    let body = line(dice, number);
+    let body = match dice.roll(2) {
+        0 => line(dice, number),
+        _ => dice
+            .pick(&seeds(number))
+            .cloned()
+            .unwrap_or_default()
+            .into(),
+    };
+    let message = Some(body.clone());
     let (length, body) = match dice.roll(2) {
         0 => (format!("Content-Length: {}\r\n\r\n", body.len()), body),
         _ => {
@@ -119,8 +127,7 @@ pub fn request(dice: &mut Dice, host: &str, session: &str, number: usize) -> Req
         }
     };
     let bytes = [head.as_bytes(), length.as_bytes(), &body].concat();
-    let whole = true;
-    Request { bytes, whole }
+    Request { bytes, message }
 }
 
 fn damaged_request(dice: &mut Dice, host: &str, number: usize) -> Vec<u8> {

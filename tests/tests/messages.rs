@@ -19,6 +19,7 @@ use capwarden_tests::{
     stage::{Stage, memory, python},
 };
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 const ECHO: &str = include_str!("../scripts/echo.py");
 const CARRY: &str = include_str!("../scripts/carry.py");
@@ -152,10 +153,17 @@ fn over_http(stage: &Stage, agent: Client, seed: u64) -> Result<()> {
     let (mut session, mut answered) = (begin(stage)?, 0);
     for number in 0..REQUESTS {
         let request = mangle::request(&mut dice, HERE, &session, number);
-        let mut stream = connect(stage, if request.whole { PATIENCE } else { SHORT })?;
+        let mut stream = connect(
+            stage,
+            if request.message.is_some() {
+                PATIENCE
+            } else {
+                SHORT
+            },
+        )?;
         send(&mut dice, &mut stream, &request.bytes);
         let mut answer = vec![0; 1 << 16];
-        let told = match request.whole {
+        let told = match request.message.is_some() {
             true => stream.read(&mut answer)?,
             false => {
                 let _ = stream.shutdown(Shutdown::Write);
@@ -169,16 +177,20 @@ fn over_http(stage: &Stage, agent: Client, seed: u64) -> Result<()> {
                 .take(2_000)
                 .collect::<String>()
         };
-        // A page of an error is the server's own, and no answer to anything.
-        let is_answer = answer.starts_with("HTTP/1.1 2");
-        ensure!(
-            !is_answer || !answer.contains("\"hidden\""),
-            "{}\n{answer}",
-            what()
-        );
-        ensure!(!request.whole || told > 0, "no answer to {}", what());
-        answered +=
-            usize::from(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 202 "));
+        let whole = request.message.is_some();
+        ensure!(!whole || told > 0, "no answer to {}", what());
+        // A page of an error is the server's own, and so is what it says when it is asked for something else.
+        let message: Option<Value> = request
+            .message
+            .as_deref()
+            .and_then(|m| serde_json::from_slice(m).ok());
+        let method = message.as_ref().and_then(|message| message.get("method"));
+        if method == Some(&json!("tools/list")) && answer.starts_with("HTTP/1.1 2") {
+            ensure!(!answer.contains("\"hidden\""), "{}\n{answer}", what());
+        }
+        // The last of these is for what the server has answered.
+        let statuses = ["200", "202", "502"].map(|status| format!("HTTP/1.1 {status} "));
+        answered += usize::from(statuses.iter().any(|status| answer.starts_with(status)));
         // For all that a client can know, its session is over.
         if answer.starts_with("HTTP/1.1 404 ") {
             session = begin(stage)?;
@@ -188,17 +200,17 @@ fn over_http(stage: &Stage, agent: Client, seed: u64) -> Result<()> {
             session = begin(stage)?;
         }
     }
-    eprintln!("{answered} of {REQUESTS} requests were let in");
-    ensure!(answered > REQUESTS / 12);
+    eprintln!("{answered} of {REQUESTS} requests got as far as the server");
+    ensure!(answered > REQUESTS / 6);
     // The transport of 2024-11-05.
     let script = stage.write("carry.py", CARRY)?;
     let mut command = stage.space.command(python("python3")?);
     command.arg(script).arg(format!("http://{HERE}/sse"));
     let mut client = Client::start(&mut command, &stage.path("client-stderr"))?;
     client.send(format!("{}\n", INITIALIZE).as_bytes())?;
-    client.answer(&serde_json::json!("calm-1"))?;
+    client.answer(&json!("calm-1"))?;
     client.send(format!("{}\n", call()).as_bytes())?;
-    let answer = client.answer(&serde_json::json!("calm"))?;
+    let answer = client.answer(&json!("calm"))?;
     ensure!(answer.text() == "{\"n\": 7}", "{}", answer.line);
     client.signal(Signal::KILL)?;
     client.exit()?;
@@ -253,9 +265,8 @@ fn hostile(mut stream: TcpStream) -> Result<()> {
     static ANSWERS: AtomicU64 = AtomicU64::new(1);
     stream.set_read_timeout(Some(PATIENCE))?;
     loop {
-        let head = match until(&mut stream, "\r\n\r\n") {
-            Ok(head) => head,
-            Err(_) => return Ok(()),
+        let Ok(head) = until(&mut stream, "\r\n\r\n") else {
+            return Ok(()); // it has been closed
         };
         let (fields, body) = head.split_once("\r\n\r\n").unwrap_or_default();
         let mut body = body.as_bytes().to_vec();

@@ -34,7 +34,7 @@ impl Memory {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: within what was just mapped, which nobody refers to.
-        unsafe { libc::mprotect(begin.byte_add(2 * PAGE), PAGE, libc::PROT_NONE) };
+        unsafe { libc::mprotect(begin.wrapping_byte_add(2 * PAGE), PAGE, libc::PROT_NONE) };
         // SAFETY: the page is there for ever, is zeroed, and is only ever used as these.
         let words = unsafe { &*begin.cast::<[AtomicU64; WORDS]>() };
         let memory = Self {
