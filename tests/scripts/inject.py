@@ -30,7 +30,7 @@ def check(result):
 
 
 def by_write(packet):
-    packet.bind(("cw1", 0))
+    packet.bind(("cw0", 0))
     check(libc.write(packet.fileno(), FRAME, len(FRAME)))
 
 

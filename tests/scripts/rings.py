@@ -15,7 +15,13 @@ PACKET_RX_RING = 5
 MIB = 1 << 20
 FRAME = 4096
 
+PROT_READ_WRITE = 3
+PRIVATE_ANONYMOUS = 0x22
+
 libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 answers = {}
 
 
@@ -64,10 +70,8 @@ for version in range(3):
     say("overflow", ring(packet, 0x80000000, 0x80000000))
     say("from nowhere", set_option(packet.fileno(), None, 28))
     # The end of a page behind which there is none.
-    page = mmap.mmap(-1, 2 * mmap.PAGESIZE)
-    base = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    libc.mprotect(base + mmap.PAGESIZE, mmap.PAGESIZE, 0)
+    base = libc.mmap(None, 2 * mmap.PAGESIZE, PROT_READ_WRITE, PRIVATE_ANONYMOUS, -1, 0)
+    libc.munmap(base + mmap.PAGESIZE, mmap.PAGESIZE)
     ctypes.memmove(base + mmap.PAGESIZE - 16, request(MIB, 1), 16)
     edge = ctypes.c_void_p(base + mmap.PAGESIZE - 16)
     say("from the end of a page", set_option(packet.fileno(), edge, 28))
@@ -87,9 +91,20 @@ for version in range(3):
     packet.close()
 
 value = ctypes.create_string_buffer(request(MIB, 1), 28)
-answers["a TCP socket"] = set_option(socket.socket().fileno(), value, 28)
+tcp = socket.socket()
+answers["a TCP socket"] = set_option(tcp.fileno(), value, 28)
 answers["no socket"] = set_option(os.open("/dev/null", os.O_RDONLY), value, 28)
 answers["nothing"] = set_option(999, value, 28)
+
+# Closed while their rings are being set: nothing of them may go on counting.
+for _ in range(20):
+    packet = open_packet(2)
+    number = packet.detach()
+    value = ctypes.create_string_buffer(request(MIB, 32), 28)
+    worker = threading.Thread(target=set_option, args=(number, value, 28))
+    worker.start()
+    os.close(number)
+    worker.join()
 
 packets = [open_packet(2) for _ in range(5)]
 answers["four at once"] = " ".join(ring(packet, MIB, 64) for packet in packets[:4])

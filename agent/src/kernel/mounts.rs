@@ -244,7 +244,7 @@ fn cover(reached: &[Deputy]) -> io::Result<()> {
     }
     for pattern in hidden.iter().flat_map(|deputy| deputy.elsewhere()) {
         for directory in matching(pattern) {
-            close(&directory).map_err(|error| about(&directory, error))?;
+            close(&directory).map_err(|error| about(&directory, &error))?;
         }
     }
     Ok(())
@@ -253,7 +253,7 @@ fn cover(reached: &[Deputy]) -> io::Result<()> {
 /// Puts a directory in the place of one, with what was in it and is kept. What comes there later comes
 /// to one of them only.
 fn replace(directory: &Path, kept: impl Fn(&OsStr) -> bool) -> io::Result<()> {
-    let failed = |error| about(directory, error);
+    let failed = |error: io::Error| about(directory, &error);
     let mut entries = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -276,7 +276,7 @@ fn replace(directory: &Path, kept: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     mount(c"tmpfs", directory, c"tmpfs", flags, &*options).map_err(|error| failed(error.into()))?;
     for (name, entry) in entries {
         let place = directory.join(name);
-        entry.put(&place).map_err(|error| about(&place, error))?;
+        entry.put(&place).map_err(|error| about(&place, &error))?;
     }
     Ok(())
 }
@@ -359,7 +359,7 @@ fn matching(pattern: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn about(path: &Path, error: io::Error) -> io::Error {
+fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 

@@ -58,16 +58,29 @@ impl RingCall {
         if length < SHORTEST {
             return Err(Errno::INVAL);
         }
-        Ok(Self { request, length })
+        let call = Self { request, length };
+        let (size, blocks) = call.blocks();
+        // The kernel reads the size as a number with a sign.
+        if blocks > 0 && i32::try_from(size).map_or(true, |size| size == 0) {
+            return Err(Errno::INVAL);
+        }
+        Ok(call)
+    }
+
+    /// How many bytes each block has, and how many blocks there are.
+    fn blocks(&self) -> (u32, u32) {
+        let [s0, s1, s2, s3, n0, n1, n2, n3, ..] = self.request;
+        let size = u32::from_ne_bytes([s0, s1, s2, s3]);
+        (size, u32::from_ne_bytes([n0, n1, n2, n3]))
     }
 
     /// The memory that it takes, in bytes; 0 for none, which frees what there is. The kernel
     /// takes whole powers of two of pages for each block.
     pub(super) fn memory(&self) -> u64 {
-        let [s0, s1, s2, s3, n0, n1, n2, n3, ..] = self.request;
-        let size = u64::from(u32::from_ne_bytes([s0, s1, s2, s3]));
-        let blocks = u64::from(u32::from_ne_bytes([n0, n1, n2, n3]));
-        size.next_power_of_two().saturating_mul(blocks)
+        let (size, blocks) = self.blocks();
+        u64::from(size)
+            .next_power_of_two()
+            .saturating_mul(blocks.into())
     }
 
     /// Has the kernel do it.

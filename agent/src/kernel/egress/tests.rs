@@ -110,11 +110,10 @@ fn what_a_killed_agent_leaves_holds_while_its_sockets_live_and_goes_after() {
             let marked = sender(true);
             // The kernel closes what it had, and runs nothing of it.
             let killed = std::mem::ManuallyDrop::new(egress);
-            // SAFETY: neither is used again.
-            unsafe {
-                drop(std::ptr::read(&raw const killed.program));
-                drop(std::ptr::read(&raw const killed.owner));
-            }
+            // SAFETY: it is not used again.
+            drop(unsafe { std::ptr::read(&raw const killed.program) });
+            // SAFETY: nor is this.
+            drop(unsafe { std::ptr::read(&raw const killed.owner) });
             let next = Egress::load(Some(way)).unwrap();
             assert_eq!(send_frame(&marked), Err(Errno::NOBUFS), "{way:?}");
             drop(marked);
