@@ -242,7 +242,15 @@ fn next(place: &Path) -> Result<()> {
         let (events, mut happened) = Events::channel();
         tokio::spawn(async move { while happened.recv().await.is_some() {} });
         let compiler = Compiler::new(capwarden()?);
-        let sessions = Sessions::new(Attribution::WholeTree, compiler, None, None, events);
+        let sessions = Sessions::new(
+            Attribution::WholeTree,
+            compiler,
+            None,
+            None,
+            None,
+            None,
+            events,
+        );
         let mut listeners = kept();
         let passed = listeners.pop().context("nothing was passed")?;
         ensure!(listeners.is_empty() && kept().is_empty() && passed.process > 0);
@@ -303,6 +311,10 @@ impl Admit for Dying {
         _: Vec<capwarden::filter::Insn>,
         _: &dyn Fn() -> bool,
     ) -> Result<(), Rejection> {
+        Err(Rejection::Kernel(Errno::PERM))
+    }
+
+    fn ring(&self, _: u64, _: u64, _: &dyn Fn() -> Result<(), Errno>) -> Result<(), Rejection> {
         Err(Rejection::Kernel(Errno::PERM))
     }
 

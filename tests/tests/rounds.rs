@@ -118,13 +118,20 @@ struct Left {
     calls: Calls,
 }
 
+/// An agent that was killed.
+struct Dead {
+    pid: u32,
+    /// Its program that keeps frames from leaving, which holds until the next agent removes it.
+    program: Option<u32>,
+}
+
 /// The place of all rounds.
 struct Place<'a> {
     net: &'a Net,
     dir: TempDir,
     control: UnixListener,
     /// Agents that were killed.
-    dead: Vec<u32>,
+    dead: Vec<Dead>,
     /// The log's number.
     log: usize,
 }
@@ -222,9 +229,7 @@ impl<'a> Place<'a> {
             .map_err(|_| anyhow!("the killer panicked"))??;
         left.killed = status.code().is_none();
         left.calls = calls;
-        if left.killed {
-            self.dead.push(pid);
-        } else {
+        if !left.killed {
             ensure!(
                 cgroups_of(pid)?.is_empty(),
                 "a cgroup of agent {pid} is left"
@@ -238,6 +243,7 @@ impl<'a> Place<'a> {
         wait_for("the end of all packet sockets", PATIENCE, || {
             Ok((self.packet_sockets()? == 0).then_some(()))
         })?;
+        let mut program = None;
         // Of what others of this host have loaded meanwhile it is awaited that they have ended.
         let new: BTreeSet<_> = bpf_objects::all()?.difference(&before).copied().collect();
         let mut kept = Vec::new();
@@ -247,10 +253,17 @@ impl<'a> Place<'a> {
             || {
                 let now = bpf_objects::all()?;
                 kept = new.intersection(&now).copied().collect();
+                if let ([("program", id)], true) = (kept.as_slice(), left.killed) {
+                    program = Some(*id);
+                    return Ok(Some(()));
+                }
                 Ok(kept.is_empty().then_some(()))
             },
         )
         .with_context(|| format!("left: {kept:?}"))?;
+        if left.killed {
+            self.dead.push(Dead { pid, program });
+        }
         Ok(left)
     }
 
@@ -388,11 +401,15 @@ impl<'a> Place<'a> {
         anyhow::bail!("lost: {}", String::from_utf8_lossy(&tail.fragment))
     }
 
-    /// Groups of the dead are there until the next agent has started.
+    /// Groups and programs of the dead are there until the next agent has started.
     fn swept(&self) -> Result<()> {
-        for pid in &self.dead {
-            let left = cgroups_of(*pid)?;
+        let loaded = bpf_objects::all()?;
+        for dead in &self.dead {
+            let left = cgroups_of(dead.pid)?;
             ensure!(left.is_empty(), "{left:?} outlived the next agent's start");
+            let program = dead.program.map(|id| ("program", id));
+            let left = program.filter(|program| loaded.contains(program));
+            ensure!(left.is_none(), "{left:?} outlived the next agent's start");
         }
         Ok(())
     }
