@@ -32,6 +32,7 @@ use super::{
     own_filter::{self, FilterCall},
     process::Process,
     socket::{ArmedSocket, SocketCall},
+    sys,
 };
 use crate::filter::Insn;
 
@@ -120,6 +121,7 @@ impl Broker {
         let thread = thread::Builder::new()
             .name("broker".into())
             .spawn(move || {
+                sys::block_signals(); // see `Listener::hand_over`
                 while wait(&listener, &stopped) {
                     let Some(call) = receive(&listener) else {
                         continue;
