@@ -34,6 +34,7 @@ use super::{
     rings::{self, RingCall},
     seccomp::{PACKET_RX_RING, SOL_PACKET},
     socket::{ArmedSocket, SocketCall},
+    sys,
 };
 use crate::filter::Insn;
 
@@ -130,6 +131,7 @@ impl Broker {
         let thread = thread::Builder::new()
             .name("broker".into())
             .spawn(move || {
+                sys::block_signals(); // see `Listener::hand_over`
                 while wait(&listener, &stopped) {
                     let Some(call) = receive(&listener) else {
                         continue;

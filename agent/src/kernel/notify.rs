@@ -114,8 +114,9 @@ impl Listener {
 
     /// The call returns the socket, in one step with its installation (Linux 5.14).
     ///
-    /// An agent that is killed in here leaves a call that the kernel takes for answered, and may have given nothing:
-    /// it returns 0, which is no socket of anybody's
+    /// Not to be interrupted: the kernel takes the call for answered before it has given anything, and if a signal
+    /// comes in between, the call returns 0, which is no socket of anybody's. So the broker's thread blocks signals;
+    /// an agent that is killed can still leave such a call
     /// (<https://github.com/torvalds/linux/blob/v5.14/kernel/seccomp.c>, `seccomp_notify_addfd`).
     pub(super) fn hand_over(
         &self,

@@ -269,6 +269,16 @@ pub(super) fn ignore_signals() {
     }
 }
 
+/// Keeps signals from interrupting this thread. Others of the agent hear them.
+pub(super) fn block_signals() {
+    // SAFETY: all zeros is a valid value of this plain C structure.
+    let mut all: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: it fills `all`.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: it reads `all`, and the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
+}
+
 /// In the child: what is ignored would stay so after exec.
 pub(super) fn restore_signals() {
     for signal in SHIELDED {

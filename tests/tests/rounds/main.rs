@@ -3,6 +3,8 @@
 //!
 //! 40 rounds; `CAPWARDEN_ROUNDS=1000` makes as many.
 
+mod audit_log;
+
 use std::{
     collections::BTreeSet,
     env,
@@ -10,8 +12,8 @@ use std::{
     io::Write as _,
     net::Ipv4Addr,
     os::{fd::OwnedFd, unix::net::UnixListener},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    path::PathBuf,
+    process::{Child, ChildStdin, ExitStatus, Stdio},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -33,6 +35,8 @@ use rustix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use audit_log::{AuditLog, Tail};
 
 /// Packets that each session may capture, and how many are sent that are within its terms.
 const CAP: u64 = 20;
@@ -132,14 +136,7 @@ struct Place<'a> {
     control: UnixListener,
     /// Agents that were killed.
     dead: Vec<Dead>,
-    /// The log's number.
-    log: usize,
-}
-
-/// The end of a log as a dead agent, and the disk, have left it.
-struct Tail {
-    whole: Vec<u8>,
-    fragment: Vec<u8>,
+    log: AuditLog,
 }
 
 impl<'a> Place<'a> {
@@ -149,18 +146,14 @@ impl<'a> Place<'a> {
         Ok(Self {
             net,
             control: captive::place(dir.path(), env!("CARGO_BIN_EXE_captive"))?,
-            dir,
             dead: Vec::new(),
-            log: 0,
+            log: AuditLog::new(dir.path(), 0),
+            dir,
         })
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
-    }
-
-    fn log(&self) -> PathBuf {
-        self.path(&format!("audit-{}.jsonl", self.log))
     }
 
     fn start(&self, way: Way) -> Result<Child> {
@@ -170,7 +163,9 @@ impl<'a> Place<'a> {
         let mut command = self.net.here.command(capwarden()?);
         command.env(MARK, self.dir.path());
         command.arg(if way == Way::Exec { "exec" } else { "run" });
-        command.args(["--user", &user, "--audit"]).arg(self.log());
+        command
+            .args(["--user", &user, "--audit"])
+            .arg(self.log.path());
         let verb = match way {
             Way::Exec => {
                 command.args(["-i", "lo", "-f", "udp port 9999", "-s", "60"]);
@@ -329,78 +324,6 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
-    /// Reads the log after a death, which may have cut it short at its end and nowhere else, and now and then
-    /// has the disk lose a part of the last line too.
-    fn tail(&self, dice: &mut Dice) -> Result<Tail> {
-        let mut bytes = fs::read(self.log()).unwrap_or_default();
-        let problems = self.verify()?;
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-        for problem in &problems {
-            let message = problem.get("message").and_then(Value::as_str);
-            let cut = message.is_some_and(|message| message.contains("cut short"));
-            let last = problem.get("line").and_then(Value::as_u64) == u64::try_from(lines + 1).ok();
-            // An end that was torn and repaired before is a warning.
-            ensure!(cut && last || is_warning(problem), "{problem}");
-        }
-        if dice.roll(4) == 0 && bytes.last() == Some(&b'\n') {
-            let line = bytes.len() - 1;
-            let begin = bytes.get(..line).unwrap_or_default();
-            let begin = begin
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1);
-            bytes.truncate(begin + dice.roll(bytes.len() - begin));
-            fs::write(self.log(), &bytes)?;
-        }
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
-        let fragment = bytes.split_off(whole);
-        Ok(Tail {
-            whole: bytes,
-            fragment,
-        })
-    }
-
-    fn verify(&self) -> Result<Vec<Value>> {
-        if !self.log().exists() {
-            return Ok(Vec::new());
-        }
-        let mut verify = Command::new(capwarden()?);
-        let done = verify
-            .args(["audit", "verify", "--json"])
-            .arg(self.log())
-            .output()?;
-        let report: Value = serde_json::from_slice(&done.stdout)?;
-        let problems = report.get("problems").and_then(Value::as_array).cloned();
-        problems.with_context(|| report.to_string())
-    }
-
-    /// The next agent has come as far as it did: all whole lines are there, and what was no whole line is too.
-    fn nothing_lost(&self, tail: &Tail) -> Result<bool> {
-        let now = fs::read(self.log()).unwrap_or_default();
-        let rest = now
-            .strip_prefix(tail.whole.as_slice())
-            .context("lines are lost")?;
-        if tail.fragment.is_empty() || rest == tail.fragment {
-            return Ok(false);
-        }
-        let completed = rest.strip_prefix(tail.fragment.as_slice());
-        if completed.is_some_and(|after| after.starts_with(b"\n")) {
-            return Ok(true);
-        }
-        let name = format!("audit-{}.jsonl.torn-", self.log);
-        for entry in fs::read_dir(self.dir.path())? {
-            let path = entry?.path();
-            let is_kept = path.file_name().and_then(|n| n.to_str());
-            if is_kept.is_some_and(|n| n.starts_with(&name)) && fs::read(&path)? == tail.fragment {
-                return Ok(true);
-            }
-        }
-        anyhow::bail!("lost: {}", String::from_utf8_lossy(&tail.fragment))
-    }
-
     /// Groups and programs of the dead are there until the next agent has started.
     fn swept(&self) -> Result<()> {
         let loaded = bpf_objects::all()?;
@@ -519,26 +442,26 @@ fn agent_killed_anywhere_leaves_nothing_unbounded_and_nothing_behind() -> Result
     let (exec, run) = (exec.context("exec")?, run.context("run")?);
     ensure!(!exec.killed && exec.sockets == 4, "{exec:?}");
     ensure!(!run.killed && run.sockets == 4, "{run:?}");
-    ensure!(place.verify()?.is_empty());
+    ensure!(place.log.verify()?.is_empty());
 
     let (mut killed, mut holding, mut sockets, mut torn) = (0, 0, 0, 0);
     let mut tail: Option<Tail> = None;
     for round in 1..=rounds {
-        let (way, calls) = match round % 2 {
-            0 => (Way::Exec, &exec.calls),
-            _ => (Way::Run, &run.calls),
+        let (way, calls) = match round % 3 {
+            0 => (Way::Run, &run.calls),
+            _ => (Way::Exec, &exec.calls),
         };
         let death = death(&mut dice, calls);
         let what = || format!("round {round}, {way:?}, {death:?}");
-        let started = starts(&place.log());
+        let started = place.log.starts();
         let left = place.live(way, death).with_context(what)?;
         killed += usize::from(left.killed);
         holding += usize::from(left.heard > 0);
         sockets += if left.heard > 0 { left.sockets } else { 0 };
         if let Some(tail) = &tail {
-            torn += usize::from(place.nothing_lost(tail).with_context(what)?);
+            torn += usize::from(place.log.nothing_lost(tail).with_context(what)?);
         }
-        if starts(&place.log()) > started {
+        if place.log.starts() > started {
             let last = place.dead.pop_if(|_| left.killed);
             place.swept().with_context(what)?;
             place.dead.clear();
@@ -548,7 +471,7 @@ fn agent_killed_anywhere_leaves_nothing_unbounded_and_nothing_behind() -> Result
             close(&mut place).with_context(what)?;
             tail = None;
         } else {
-            tail = Some(place.tail(&mut dice).with_context(what)?);
+            tail = Some(place.log.tail(&mut dice).with_context(what)?);
         }
     }
     close(&mut place)?;
@@ -565,16 +488,6 @@ fn agent_killed_anywhere_leaves_nothing_unbounded_and_nothing_behind() -> Result
     Ok(())
 }
 
-fn is_warning(problem: &Value) -> bool {
-    problem.get("severity") == Some(&json!("warning"))
-}
-
-/// How often an agent has begun its record in a log.
-fn starts(log: &Path) -> usize {
-    let log = fs::read_to_string(log).unwrap_or_default();
-    log.matches("\"kind\":\"agent-started\"").count()
-}
-
 /// An agent that lives does what it should: the log is sound, and nothing of the dead is left. What comes after it is
 /// recorded in another log.
 fn close(place: &mut Place<'_>) -> Result<()> {
@@ -582,8 +495,8 @@ fn close(place: &mut Place<'_>) -> Result<()> {
     ensure!(!left.killed && left.sockets == 4, "{left:?}");
     place.swept()?;
     place.dead.clear();
-    let problems = place.verify()?;
-    ensure!(problems.iter().all(is_warning), "{problems:?}");
-    place.log += 1;
+    let problems = place.log.verify()?;
+    ensure!(problems.iter().all(audit_log::is_warning), "{problems:?}");
+    place.log = place.log.next();
     Ok(())
 }
