@@ -313,11 +313,7 @@ pub(crate) const ROWS: &[Row] = &[
         rings::huge_ring,
     )
     .absent(&[ENOMEM])
-    .within(HERE)
-    .needs(
-        &["ring caps"],
-        "a ring is charged to nobody, and may have 2 GiB",
-    ),
+    .within(HERE),
     row(
         "B19",
         "use a socket of a dead agent's session",
