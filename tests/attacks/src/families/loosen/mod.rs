@@ -1,7 +1,7 @@
 //! B: a capture socket that was granted, made to give more.
 //!
 //! Without capwarden these attackers make such a socket themselves and put the grant on it as a
-//! filter that is not locked ([`Attacker::filtered`]); where a filter could be no match (a cap, a
+//! filter that is not locked (`Attacker::filtered`); where a filter could be no match (a cap, a
 //! deadline), they have one without.
 
 mod delivery;
