@@ -284,10 +284,10 @@ fn passed() -> [u64; 2] {
     ["cw0:", "cw1:"].map(|name| field(&table, name, 1))
 }
 
-/// Frames sent on `cw0` so far.
-pub(crate) fn sent() -> u64 {
+/// Frames sent on an interface so far.
+pub(crate) fn sent(interface: &str) -> u64 {
     let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    field(&table, "cw0:", 9)
+    field(&table, &format!("{interface}:"), 9)
 }
 
 fn field(table: &str, name: &str, number: usize) -> u64 {

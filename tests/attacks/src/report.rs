@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     judge::{Mark, shown},
-    row::{Row, Seen},
+    row::{Layer, Row, Seen},
     sys::Way,
 };
 
@@ -19,6 +19,16 @@ pub(crate) struct Tried {
     pub(crate) free: Seen,
     pub(crate) governed: Seen,
     pub(crate) mark: Mark,
+}
+
+impl Tried {
+    /// What must stop it: by a foreign door, nothing gets as far as the layers behind.
+    fn layer(&self) -> Layer {
+        match self.way {
+            Way::Native => self.row.layer,
+            Way::I386 | Way::X32 => Layer::Seccomp,
+        }
+    }
 }
 
 /// All of them, in the order of the table.
@@ -42,7 +52,7 @@ impl Report {
             json!({
                 "id": tried.row.id,
                 "attack": tried.row.says,
-                "layer": tried.row.layer.name(),
+                "layer": tried.layer().name(),
                 "user": tried.user,
                 "way": tried.way,
                 "ungoverned": shown(&tried.free),
@@ -84,7 +94,7 @@ impl fmt::Display for Report {
                 row.id,
                 tried.way.name(),
                 row.says,
-                row.layer.name(),
+                tried.layer().name(),
                 shown(&tried.free),
                 shown(&tried.governed),
             )?;

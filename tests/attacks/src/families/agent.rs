@@ -1,6 +1,10 @@
 //! F: the agent, its files, and what a grant can be misused for.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    fs::File,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    path::PathBuf,
+};
 
 use libc::{EACCES, EMFILE, ENOBUFS, ENOSYS, EPERM};
 
@@ -8,8 +12,8 @@ use super::{borrow::victim, loosen, other_sources::open, word};
 use crate::{
     attacker::{AF_PACKET, ALL, Attacker, SOCK_RAW, sent},
     row::{Layer, Must, Outcome, Row, Seen, Setting, row},
-    sys::{Answer, native, number},
-    world::CW0,
+    sys::{Answer, native, number, process},
+    world::{CW0, CW1},
 };
 
 const REFUSED: Must = Must::Errno(EPERM);
@@ -119,6 +123,52 @@ pub(crate) const ROWS: &[Row] = &[
         Layer::Egress,
         NOT_SENT,
         send_many,
+    )
+    .within(HERE)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4d",
+        "inject frames: splice from a pipe",
+        Layer::Egress,
+        NOT_SENT,
+        splice,
+    )
+    .within(HERE)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4e",
+        "inject frames: asynchronously (io_submit)",
+        Layer::Egress,
+        NOT_SENT,
+        submit,
+    )
+    .within(HERE)
+    .absent(&[ENOSYS])
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4f",
+        "inject frames once the agent has died",
+        Layer::Egress,
+        NOT_SENT,
+        send_orphaned,
+    )
+    .within(Setting::Orphaned)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4g",
+        "inject frames on an interface that was not granted",
+        Layer::Egress,
+        NOT_SENT,
+        send_elsewhere,
+    )
+    .within(HERE)
+    .needs(&["injection drop", "BPF LSM"], TWO_WAY),
+    row(
+        "F4h",
+        "inject frames on loopback, as if they came from there",
+        Layer::Egress,
+        NOT_SENT,
+        send_to_loopback,
     )
     .within(HERE)
     .needs(&["injection drop", "BPF LSM"], TWO_WAY),
@@ -249,16 +299,30 @@ fn frame(a: &mut Attacker) -> u64 {
 /// Sends some by a way, and looks whether so many more have left the interface.
 fn inject(a: &mut Attacker, send: impl Fn(&mut Attacker, u64) -> Answer) -> Outcome {
     let socket = a.filtered()?;
-    let before = sent();
-    let mut last = Ok(0);
+    inject_by(a, socket, "cw0", send)
+}
+
+fn inject_by(
+    a: &mut Attacker,
+    socket: u64,
+    interface: &str,
+    send: impl Fn(&mut Attacker, u64) -> Answer,
+) -> Outcome {
+    let before = sent(interface);
+    // Others may send there, too: what was refused each time did not leave.
+    let (mut taken, mut refused) = (0, libc::EIO);
     for _ in 0..FRAMES {
-        last = send(a, socket);
+        match send(a, socket) {
+            Ok(_) => taken += 1,
+            Err(errno) => refused = errno,
+        }
     }
-    let left = sent() - before;
-    match last {
-        Err(errno) if left < FRAMES => Err(errno),
-        _ if left < FRAMES => Seen::nothing(format!("{left} of {FRAMES} frames left")),
-        _ => Seen::won(format!("{FRAMES} frames on the network")),
+    if taken == 0 {
+        return Err(refused);
+    }
+    match sent(interface) - before {
+        left if left < taken => Seen::nothing(format!("{left} of {taken} frames left")),
+        _ => Seen::won(format!("{taken} frames on the network")),
     }
 }
 
@@ -303,4 +367,63 @@ fn doom(a: &mut Attacker) -> Outcome {
     // Opened, and not written to.
     open(a, &PathBuf::from(path), libc::O_WRONLY)?;
     Seen::won("it may be first in line")
+}
+
+fn send_orphaned(a: &mut Attacker) -> Outcome {
+    let socket = a.held.ok_or(libc::EBADF)?;
+    let (frame, address) = (frame(a), a.packet_address(CW0));
+    inject_by(a, socket, "cw0", |a, socket| {
+        a.call(number::SENDTO, [socket, frame, 60, 0, address, 20])
+    })
+}
+
+fn splice(a: &mut Attacker) -> Outcome {
+    let (read, write) = process::pipe().map_err(|_| EMFILE)?;
+    let [read, write] = [&read, &write].map(|end| word(end.as_raw_fd()));
+    let frame = frame(a);
+    inject(a, |_, socket| {
+        native(libc::SYS_write, [write, frame, 60, 0, 0, 0])?;
+        native(libc::SYS_splice, [read, 0, socket, 0, 60, 0])
+    })
+}
+
+/// One `struct iocb` at a time; its answer is in the event.
+fn submit(a: &mut Attacker) -> Outcome {
+    const PWRITE: u64 = 1;
+    let context = a.memory.zeros(8);
+    native(libc::SYS_io_setup, [4, context, 0, 0, 0, 0])?;
+    let context = a.memory.read(context, 8);
+    let context = context.try_into().map_or(0, u64::from_ne_bytes);
+    let (frame, event) = (frame(a), a.memory.zeros(32));
+    inject(a, |a, socket| {
+        // data, key and flags, opcode and priority and descriptor, buffer, length, offset …
+        let words = [0, 0, PWRITE | socket << 32, frame, 60, 0, 0, 0];
+        let words: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let request = a.memory.put(&words);
+        let list = a.memory.put(&request.to_ne_bytes());
+        native(libc::SYS_io_submit, [context, 1, list, 0, 0, 0])?;
+        native(libc::SYS_io_getevents, [context, 1, 1, event, 0, 0])?;
+        match i64::from(a.memory.read_u32(event + 16).cast_signed()) {
+            error @ ..0 => Err(i32::try_from(-error).unwrap_or(libc::EIO)),
+            count => Ok(count.cast_unsigned()),
+        }
+    })
+}
+
+/// An address names the interface, whatever the socket is bound to.
+fn send_by_address(a: &mut Attacker, index: u32, interface: &str) -> Outcome {
+    let socket = a.filtered()?;
+    let (frame, address) = (frame(a), a.packet_address(index));
+    inject_by(a, socket, interface, |a, socket| {
+        a.call(number::SENDTO, [socket, frame, 60, 0, address, 20])
+    })
+}
+
+fn send_elsewhere(a: &mut Attacker) -> Outcome {
+    send_by_address(a, CW1, "cw1")
+}
+
+fn send_to_loopback(a: &mut Attacker) -> Outcome {
+    const LOOPBACK: u32 = 1;
+    send_by_address(a, LOOPBACK, "lo")
 }

@@ -23,6 +23,8 @@ const ROOTS_FILES: Must =
     Must::Residual("--user root is no boundary: root's files and settings are open to user id 0");
 const BY_PERMISSION: &str = "daemons of the host are reached by permissions, not by capwarden";
 
+const HIDDEN: Must = Must::OneOf(&[ENOENT, EACCES, EPERM]);
+
 pub(crate) const ROWS: &[Row] = &[
     row(
         "E1",
@@ -77,19 +79,31 @@ pub(crate) const ROWS: &[Row] = &[
         "E3",
         "ask the container engine (docker.sock)",
         Layer::Mounts,
-        Must::OneOf(&[ENOENT, EACCES, EPERM]),
+        HIDDEN,
         docker,
     )
     .needs(&["private mounts"], BY_PERMISSION),
+    row("E3b", "ask systemd over D-Bus", Layer::Mounts, HIDDEN, dbus)
+        .anyone()
+        .needs(&["private mounts"], BY_PERMISSION),
     row(
-        "E3b",
-        "ask systemd over D-Bus",
+        "E3d",
+        "the same by the directory that it was started in",
         Layer::Mounts,
-        Must::OneOf(&[ENOENT, EACCES, EPERM]),
-        dbus,
+        HIDDEN,
+        dbus_from_here,
     )
     .anyone()
     .needs(&["private mounts"], BY_PERMISSION),
+    row(
+        "E3e",
+        "the same by another process's mounts (/proc/PID/root)",
+        Layer::Landlock,
+        HIDDEN,
+        dbus_of_others,
+    )
+    .anyone()
+    .needs(&["Landlock domain"], BY_PERMISSION),
     row("E3c", "leave something for cron", Layer::User, CLOSED, cron)
         .root(ROOTS_FILES)
         .absent(&[ENOENT, EOPNOTSUPP]),
@@ -348,6 +362,16 @@ fn docker(_: &mut Attacker) -> Outcome {
 
 fn dbus(_: &mut Attacker) -> Outcome {
     ask(DBUS)
+}
+
+/// Every process is started somewhere beneath `/run`.
+fn dbus_from_here(_: &mut Attacker) -> Outcome {
+    let up = "../".repeat(2);
+    ask(&DBUS.replacen("/run/", &up, 1))
+}
+
+fn dbus_of_others(a: &mut Attacker) -> Outcome {
+    ask(&format!("/proc/{}/root{DBUS}", a.world.bystander.pid))
 }
 
 fn cron(a: &mut Attacker) -> Outcome {

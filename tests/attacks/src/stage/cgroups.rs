@@ -1,4 +1,5 @@
-//! What an agent that was killed has left behind.
+//! A cgroup of the program's own, in which agents make theirs: what other agents of the host tidy up is
+//! not the attacks', and what an agent that was killed has left behind is found again.
 
 use std::{
     fs, io,
@@ -10,14 +11,35 @@ use std::{
 const LOOKS: u32 = 200;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Removes an agent's cgroups, whose processes have ended.
-pub(crate) fn remove_those_of(agent: u32) {
-    let prefix = format!("capwarden-{agent}-");
-    let Some(own) = own() else { return };
-    for group in fs::read_dir(own).into_iter().flatten().flatten() {
-        if group.file_name().to_string_lossy().starts_with(&prefix) {
-            remove(&group.path());
+/// The group, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OwnGroup {
+    before: PathBuf,
+    path: PathBuf,
+}
+
+impl OwnGroup {
+    /// Makes one beneath the group that this program is in, and enters it. None where there is no
+    /// cgroup v2.
+    pub(crate) fn enter() -> Option<Self> {
+        let before = current()?;
+        let path = before.join(format!("attacks-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        let group = Self { before, path };
+        fs::write(group.path.join("cgroup.procs"), "0").ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for OwnGroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.before.join("cgroup.procs"), "0");
+        for group in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if group.path().is_dir() {
+                remove(&group.path());
+            }
         }
+        remove(&self.path);
     }
 }
 
@@ -31,8 +53,8 @@ fn remove(group: &Path) {
     }
 }
 
-/// This program's own group, where agents that it starts make theirs.
-fn own() -> Option<PathBuf> {
+/// The group that this program is in.
+fn current() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
     actors::{PLACE, PROGRAM},
+    cgroups::OwnGroup,
     daemons,
 };
 use crate::{
@@ -28,6 +29,7 @@ pub(crate) struct Place {
     pub(crate) map: u32,
     pub(crate) pinned: PathBuf,
     _map: OwnedFd,
+    _group: Option<OwnGroup>,
 }
 
 impl Place {
@@ -85,6 +87,7 @@ impl Place {
             map: id,
             pinned,
             _map: map,
+            _group: OwnGroup::enter(),
         })
     }
 }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     Key,
     actors::{self, Actor, PLACE, PROGRAM},
-    bystander, cgroups,
+    bystander,
     place::Place,
     space::Space,
 };
@@ -100,9 +100,6 @@ impl Scenario {
         let lines = self.follow(&mut child, &files);
         drop(child.stdin.take());
         let ended = ended(&mut child);
-        if self.setting == Some(Setting::Orphaned) {
-            cgroups::remove_those_of(child.id());
-        }
         let lines = lines.with_context(|| files.said())?;
         ended.with_context(|| files.said())?;
         Ok(self.saw(lines))
