@@ -142,9 +142,15 @@ pub async fn watch_host(
             ready = watch.ready() => {
                 let watch = ready?;
                 while let Some(asked) = watch.next_asked() {
+                    // The system call tells of armed sockets, too, as they are handed over.
+                    let managed = by == WatchedBy::Call
+                        && (is_governed(asked.process) || is_allowed(asked.process, &allowed));
+                    if managed {
+                        continue;
+                    }
                     if asked.refused || waiting.len() >= MAX_WAITING {
                         teller.tell(seen(&asked));
-                    } else if by == WatchedBy::Hook || !is_allowed(asked.process, &allowed) {
+                    } else {
                         waiting.push_back((Instant::now() + BIND, asked));
                     }
                 }
@@ -199,7 +205,7 @@ fn found(capturer: Capturer) -> Capturing {
         pid: capturer.process,
         uid: capturer.user,
         program: program_file(capturer.process),
-        interfaces: names(&capturer.interfaces),
+        interfaces: names(&capturer),
         name: capturer.name,
         times: 1,
     }
@@ -210,7 +216,7 @@ fn seen(asked: &Asked) -> Capturing {
         true => Vec::new(),
         false => capturers(Some(asked.process))
             .into_iter()
-            .flat_map(|capturer| names(&capturer.interfaces))
+            .flat_map(|capturer| names(&capturer))
             .collect(),
     };
     Capturing {
@@ -227,12 +233,13 @@ fn seen(asked: &Asked) -> Capturing {
     }
 }
 
-fn names(interfaces: &[u32]) -> Vec<String> {
+fn names(capturer: &Capturer) -> Vec<String> {
     let name = |index: &u32| match index {
         0 => "any".to_owned(),
+        index if capturer.elsewhere => format!("number {index} of another network namespace"),
         index => name_of(*index),
     };
-    interfaces.iter().map(name).collect()
+    capturer.interfaces.iter().map(name).collect()
 }
 
 /// Tells, records, and keeps floods short.
