@@ -20,7 +20,10 @@ use crate::{
     audit::{
         AgentStarted, AgentStopped, AuditError, Log, Record, Text, TextList, UnmanagedCapture,
     },
-    kernel::{Asked, Capturer, HostWatch, Readable, WatchedBy, capturers, name_of, program_file},
+    kernel::{
+        Asked, Capturer, HostWatch, Readable, WatchedBy, capturers, is_governed, name_of,
+        program_file,
+    },
 };
 
 /// How long a program may take to bind the socket that it got.
