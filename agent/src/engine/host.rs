@@ -20,7 +20,10 @@ use crate::{
     audit::{
         AgentStarted, AgentStopped, AuditError, Log, Record, Text, TextList, UnmanagedCapture,
     },
-    kernel::{Asked, Capturer, HostWatch, Readable, WatchedBy, capturers, name_of, program_file},
+    kernel::{
+        Asked, Capturer, HostWatch, Readable, WatchedBy, capturers, is_governed, name_of,
+        program_file,
+    },
 };
 
 /// How long a program may take to bind the socket that it got.
@@ -143,9 +146,15 @@ pub async fn watch_host(
             ready = watch.ready() => {
                 let watch = ready?;
                 while let Some(asked) = watch.next_asked() {
+                    // The system call tells of armed sockets, too, as they are handed over.
+                    let managed = by == WatchedBy::Call
+                        && (is_governed(asked.process) || is_allowed(asked.process, &allowed));
+                    if managed {
+                        continue;
+                    }
                     if asked.refused || waiting.len() >= MAX_WAITING {
                         teller.tell(seen(&asked));
-                    } else if by == WatchedBy::Hook || !is_allowed(asked.process, &allowed) {
+                    } else {
                         waiting.push_back((Instant::now() + BIND, asked));
                     }
                 }
@@ -200,7 +209,7 @@ fn found(capturer: Capturer) -> Capturing {
         pid: capturer.process,
         uid: capturer.user,
         program: program_file(capturer.process),
-        interfaces: names(&capturer.interfaces),
+        interfaces: names(&capturer),
         name: capturer.name,
         times: 1,
     }
@@ -211,7 +220,7 @@ fn seen(asked: &Asked) -> Capturing {
         true => Vec::new(),
         false => capturers(Some(asked.process))
             .into_iter()
-            .flat_map(|capturer| names(&capturer.interfaces))
+            .flat_map(|capturer| names(&capturer))
             .collect(),
     };
     Capturing {
@@ -228,12 +237,13 @@ fn seen(asked: &Asked) -> Capturing {
     }
 }
 
-fn names(interfaces: &[u32]) -> Vec<String> {
+fn names(capturer: &Capturer) -> Vec<String> {
     let name = |index: &u32| match index {
         0 => "any".to_owned(),
+        index if capturer.elsewhere => format!("number {index} of another network namespace"),
         index => name_of(*index),
     };
-    interfaces.iter().map(name).collect()
+    capturer.interfaces.iter().map(name).collect()
 }
 
 /// Tells, records, and keeps floods short.

@@ -73,7 +73,7 @@ pub use cgroup::Cgroup;
 pub use clock::BootTime;
 pub use egress::{Egress, EgressError};
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
-pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, program_file};
+pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, is_governed, program_file};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list, name_of};
 pub use keeper::{Keeper, Kept, kept};

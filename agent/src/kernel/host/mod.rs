@@ -29,7 +29,7 @@ use super::{
     object::Linked,
 };
 
-pub use sockets::{Capturer, capturers, program_file};
+pub use sockets::{Capturer, capturers, is_governed, program_file};
 
 static ON_HOOK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/host_hook.o"));
 static ON_CALL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/host_call.o"));

@@ -17,12 +17,17 @@ pub struct Capturer {
     pub name: String,
     /// The indexes of the interfaces that its sockets are bound to; 0 for all.
     pub interfaces: Vec<u32>,
+    /// These are of another network namespace than the agent's.
+    pub elsewhere: bool,
     /// A capwarden governs it, as its cgroup is called.
     pub governed: bool,
 }
 
 /// Everybody on this host who has packet sockets, in whatever network namespace; of one process only, if it is named.
 pub fn capturers(only: Option<u32>) -> Vec<Capturer> {
+    let own = fs::metadata("/proc/self/ns/net")
+        .map(|meta| meta.ino())
+        .ok();
     let mut namespaces = HashMap::new();
     let processes = match only {
         Some(process) => vec![process],
@@ -41,7 +46,8 @@ pub fn capturers(only: Option<u32>) -> Vec<Capturer> {
         }
         let interfaces = held(process, sockets);
         if let Some(interfaces) = interfaces {
-            all.extend(describe(process, interfaces));
+            let elsewhere = Some(namespace.ino()) != own;
+            all.extend(describe(process, interfaces, elsewhere));
         }
     }
     all
@@ -51,6 +57,12 @@ pub fn capturers(only: Option<u32>) -> Vec<Capturer> {
 pub fn program_file(process: u32) -> Option<String> {
     let path = fs::read_link(format!("/proc/{process}/exe")).ok()?;
     Some(path.to_string_lossy().into_owned())
+}
+
+/// Whether a capwarden governs a process, as its cgroup is called: that may be anybody's choice. False if it has gone.
+pub fn is_governed(process: u32) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    groups.contains("/capwarden-")
 }
 
 fn processes() -> Vec<u32> {
@@ -87,16 +99,16 @@ fn held(process: u32, sockets: &HashMap<u64, u32>) -> Option<BTreeSet<u32>> {
     (!interfaces.is_empty()).then_some(interfaces)
 }
 
-fn describe(process: u32, interfaces: BTreeSet<u32>) -> Option<Capturer> {
+fn describe(process: u32, interfaces: BTreeSet<u32>, elsewhere: bool) -> Option<Capturer> {
     let of = |file: &str| format!("/proc/{process}/{file}");
     let name = fs::read(of("comm")).ok()?;
-    let groups = fs::read_to_string(of("cgroup")).unwrap_or_default();
     Some(Capturer {
         process,
         user: fs::metadata(of("status")).ok()?.uid(),
         name: String::from_utf8_lossy(&name).trim_end().to_owned(),
         interfaces: interfaces.into_iter().collect(),
-        governed: groups.contains("/capwarden-"),
+        elsewhere,
+        governed: is_governed(process),
     })
 }
 

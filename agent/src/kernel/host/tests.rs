@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,13 @@ use crate::kernel::{
     socket::{SocketCall, SocketKind},
     sys,
 };
+
+/// A lockdown is everybody's: held by whoever makes one, and by whoever executes other files.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a process of this file does, and fails if it is refused.
 #[test]
@@ -57,6 +65,7 @@ fn copy() -> (tempfile::TempDir, std::path::PathBuf) {
 
 #[test]
 fn lockdown_goes_by_the_file_whatever_it_is_called() {
+    let _alone = alone();
     let own = || File::open("/proc/self/exe").unwrap();
     let (dir, program) = copy();
     let mut watch = match HostWatch::lockdown(vec![own()]) {
@@ -86,6 +95,7 @@ fn lockdown_goes_by_the_file_whatever_it_is_called() {
 
 #[test]
 fn who_captures_is_told_of_by_the_hook_or_by_the_system_call() {
+    let _alone = alone();
     let (_dir, program) = copy();
     let (mut watch, why) = HostWatch::observe(Vec::new()).unwrap();
     if let Some(why) = why {
