@@ -49,7 +49,7 @@ fn within_bounds_the_answers_are_the_kernels_and_beyond_there_is_no_memory() -> 
         .records
         .iter()
         .filter(|record| refused(record))
-        .map(|record| text(record, "reason"))
+        .map(|record| text(record, "why"))
         .collect::<Result<_>>()?;
     assert_eq!(told.len(), 5, "{told:?}");
     assert!(

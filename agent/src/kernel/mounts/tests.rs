@@ -78,7 +78,7 @@ fn what_a_daemon_puts_there_later_does_not_appear_in_a_server_that_runs() {
         let (later, is_later) = mpsc::channel();
         let (begun, has_begun) = mpsc::channel();
         thread::scope(|scope| {
-            scope.spawn(move || {
+            let server = scope.spawn(move || {
                 apart(move || {
                     cover(&[])?;
                     begun.send(()).unwrap();
@@ -99,6 +99,7 @@ fn what_a_daemon_puts_there_later_does_not_appear_in_a_server_that_runs() {
             let _more = host_adds("/run/podman/podman.sock");
             let _other = UnixListener::bind("/run/postgresql/other").unwrap();
             later.send(()).unwrap();
+            server.join().unwrap();
         });
         // The host has lost nothing.
         assert!(Path::new("/run/docker.sock").exists());
