@@ -29,7 +29,8 @@ fi
 
 echo "@vm up $(uname -r) $(cat /sys/kernel/security/lsm)"
 cd /vm
-while read -r name most command; do
+while read -r name most when command; do
+    [ "$when" = always ] || grep -qw "$when" /sys/kernel/security/lsm || continue
     : >"$CAPWARDEN_SKIPS"
     echo "@vm run $name"
     timeout -k 5 "$most" "./$name" $command </dev/null
