@@ -137,12 +137,12 @@ fn attacks(filter: Option<&str>, home: &Path) -> Result<Program> {
     test::build_capwarden()?;
     term::loud(
         "build the attack table",
-        &mut house::cargo(&["build", "--package", "capwarden-attacks"]),
+        &mut house::cargo(&["build", "--release", "--package", "capwarden-attacks"]),
     )?;
     let only = filter.map(|filter| format!(" --only {filter}"));
     Ok(Program {
         name: ATTACKS,
-        file: small(&house::target().join("debug").join(ATTACKS), home)?,
+        file: small(&house::target().join("release").join(ATTACKS), home)?,
         arguments: format!("--capwarden /usr/bin/capwarden{}", only.unwrap_or_default()),
         most_seconds: 300,
         once: false,
