@@ -23,7 +23,7 @@ exec </dev/null >/dev/ttyS1 2>&1
 
 if grep -q vm.shell /proc/cmdline; then
     echo "What would be run is in /vm/list; exit ends the machine."
-    setsid cttyhack sh
+    setsid sh -c 'exec sh </dev/ttyS1 >/dev/ttyS1 2>&1'
     poweroff -f
 fi
 
