@@ -88,15 +88,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     }
 
     println!();
-    for same in tally.skips.chunk_by(|one, other| one == other) {
-        if let [(name, reason), others @ ..] = same {
-            let times = match others.len() {
-                0 => String::new(),
-                more => format!(" ({} of them)", more + 1),
-            };
-            println!("skipped {name}{times}: {reason}");
-        }
-    }
+    print!("{}", tally.skipped());
     for broken in &tally.broken {
         println!("{} {broken}", term::mark(false));
     }
@@ -136,6 +128,22 @@ impl fmt::Display for Tally {
 }
 
 impl Tally {
+    /// What was skipped, a line for each; one that was skipped several times has how often.
+    pub(crate) fn skipped(&self) -> String {
+        let mut lines: Vec<(&(String, String), usize)> = vec![];
+        for skip in &self.skips {
+            match lines.iter_mut().find(|(known, _)| *known == skip) {
+                Some((_, times)) => *times += 1,
+                None => lines.push((skip, 1)),
+            }
+        }
+        let line = |((name, reason), times): &(&(String, String), usize)| match times {
+            1 => format!("skipped {name}: {reason}\n"),
+            times => format!("skipped {name}, {times} times: {reason}\n"),
+        };
+        lines.iter().map(line).collect()
+    }
+
     /// Counts one line that a test binary printed.
     pub(crate) fn count(&mut self, line: &str) {
         if let Some(totals) = line.strip_prefix("test result: ") {
@@ -401,5 +409,10 @@ mod tests {
             ]
         );
         assert_eq!(tally.to_string(), "11 passed, 1 failed, 2 skipped");
+
+        tally.count_noted("namespaces\tno ip netns here\n");
+        let shown = "skipped lsm::probe: needs BPF LSM\n\
+                     skipped namespaces, 2 times: no ip netns here\n";
+        assert_eq!(tally.skipped(), shown);
     }
 }

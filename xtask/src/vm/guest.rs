@@ -74,8 +74,9 @@ pub(super) fn fill(progress: &Progress, programs: &[Program]) -> Result<Archive>
         if let Some((name, file)) = &runs.beside {
             program(progress, &mut archive, file, &format!("usr/bin/{name}"))?;
         }
+        let when = if runs.once { "bpf" } else { "always" };
         let (name, most_seconds, arguments) = (runs.name, runs.most_seconds, &runs.arguments);
-        list += &format!("{name} {most_seconds} {arguments}\n");
+        list += &format!("{name} {most_seconds} {when} {arguments}\n");
     }
     archive.text(&format!("{PROGRAMS}/list"), &list, 0o644);
     Ok(archive)

@@ -23,13 +23,14 @@ exec </dev/null >/dev/ttyS1 2>&1
 
 if grep -q vm.shell /proc/cmdline; then
     echo "What would be run is in /vm/list; exit ends the machine."
-    setsid cttyhack sh
+    setsid sh -c 'exec sh </dev/ttyS1 >/dev/ttyS1 2>&1'
     poweroff -f
 fi
 
 echo "@vm up $(uname -r) $(cat /sys/kernel/security/lsm)"
 cd /vm
-while read -r name most command; do
+while read -r name most when command; do
+    [ "$when" = always ] || grep -qw "$when" /sys/kernel/security/lsm || continue
     : >"$CAPWARDEN_SKIPS"
     echo "@vm run $name"
     timeout -k 5 "$most" "./$name" $command </dev/null

@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{house, setup, term, test::Tally};
 
-/// So many machines run at a time. Each has two processors, and half of its time it waits.
+/// So many machines run at a time, each on one processor of the host.
 const AT_A_TIME: usize = 2;
 
 /// Options of `cargo xtask vm`
@@ -88,9 +88,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if options.shell {
         return Ok(());
     }
-    for (name, reason) in &tally.skips {
-        println!("skipped {name}: {reason}");
-    }
+    print!("{}", tally.skipped());
     for broken in &tally.broken {
         println!("{} {broken}", term::mark(false));
     }
@@ -141,7 +139,12 @@ fn run(options: &Options, kernels: &[Kernel], tally: &mut Tally) -> Result<()> {
     let home = house::target().join("vm");
     let _ = fs::remove_dir_all(&home);
     fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-    let programs = programs::build(&options.only, options.filter.as_deref(), &home)?;
+    let mut programs = programs::build(&options.only, options.filter.as_deref(), &home)?;
+    if options.lsm.is_some() {
+        for program in &mut programs.runs {
+            program.once = false;
+        }
+    }
     let archives = term::step("what the machines boot", |progress| {
         let common = guest::fill(progress, &programs.runs)?;
         kernels
@@ -156,11 +159,13 @@ fn run(options: &Options, kernels: &[Kernel], tally: &mut Tally) -> Result<()> {
             .collect::<Result<Vec<PathBuf>>>()
     })?;
     let mut machines = vec![];
-    for (kernel, archive) in kernels.iter().zip(&archives) {
-        for lsm in [true, false] {
-            if options.lsm.is_none_or(|only| (only == Lsm::On) == lsm) {
-                machines.push(machine(kernel, archive, lsm, &home));
-            }
+    // Those that do most are first.
+    for lsm in [true, false] {
+        if options.lsm.is_some_and(|only| (only == Lsm::On) != lsm) {
+            continue;
+        }
+        for (kernel, archive) in kernels.iter().zip(&archives) {
+            machines.push(machine(kernel, archive, lsm, &home));
         }
     }
     if options.shell {

@@ -37,7 +37,10 @@ const LEFT_OUT: [(&str, &str); 3] = [
 const ATTACKS: &str = "attacks";
 
 /// Test programs of the agent that speak to the kernel, where the checkout has them.
-const AGENT: [&str; 2] = ["network", "lsm"];
+const AGENT: [&str; 2] = [NETWORK, "lsm"];
+
+/// The network guard's. To load it takes a verifier the longest of all by far.
+const NETWORK: &str = "network";
 
 /// A program, and how it is run in a machine.
 pub(super) struct Program {
@@ -47,8 +50,10 @@ pub(super) struct Program {
     pub(super) file: PathBuf,
     /// What it is told.
     pub(super) arguments: String,
-    /// After so many seconds it is ended.
+    /// After so many seconds of the machine's time it is ended.
     pub(super) most_seconds: u32,
+    /// Whether one machine of each kernel is enough: security modules make no difference to it.
+    pub(super) once: bool,
     /// A program of ours that it starts, and its name in a machine's `/usr/bin`.
     pub(super) beside: Option<(&'static str, PathBuf)>,
 }
@@ -57,6 +62,14 @@ pub(super) struct Program {
 pub(super) struct Programs {
     pub(super) runs: Vec<Program>,
     pub(super) skips: Vec<(String, String)>,
+}
+
+impl Programs {
+    /// How many run on a machine.
+    pub(super) fn count_on(&self, lsm: bool) -> usize {
+        let runs = self.runs.iter();
+        runs.filter(|program| lsm || !program.once).count()
+    }
 }
 
 /// Builds what is run: the programs whose name contains `only`, and in them the tests whose name
@@ -95,11 +108,14 @@ pub(super) fn build(only: &str, filter: Option<&str>, home: &Path) -> Result<Pro
                 name,
                 file: small(&file, home)?,
                 arguments: format!("--color=never --test-threads=1 {arguments}"),
-                most_seconds: 120,
+                most_seconds: 300,
+                once: name == NETWORK,
                 beside: None,
             });
         }
     }
+
+    programs.runs.sort_by_key(|program| program.name);
 
     if wanted(ATTACKS) {
         if house::root().join("tests/attacks").exists() {
@@ -121,14 +137,15 @@ fn attacks(filter: Option<&str>, home: &Path) -> Result<Program> {
     test::build_capwarden()?;
     term::loud(
         "build the attack table",
-        &mut house::cargo(&["build", "--package", "capwarden-attacks"]),
+        &mut house::cargo(&["build", "--release", "--package", "capwarden-attacks"]),
     )?;
     let only = filter.map(|filter| format!(" --only {filter}"));
     Ok(Program {
         name: ATTACKS,
-        file: small(&house::target().join("debug").join(ATTACKS), home)?,
+        file: small(&house::target().join("release").join(ATTACKS), home)?,
         arguments: format!("--capwarden /usr/bin/capwarden{}", only.unwrap_or_default()),
-        most_seconds: 180,
+        most_seconds: 300,
+        once: false,
         beside: Some(("capwarden", small(&house::capwarden(), home)?)),
     })
 }

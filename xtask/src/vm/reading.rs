@@ -110,19 +110,120 @@ impl Run {
     }
 }
 
-/// Counts what a program of its own kind says last: `31 passed, 0 failed, 2 skipped`.
+/// Counts what the attack table says: a row that is skipped (`· A1 … skipped: why`), rows that are skipped
+/// together (`12 skipped: why`), and at last all of them (`31 passed, 0 failed, 13 skipped`).
 fn count_closing(tally: &mut Tally, name: &str, line: &str) {
     let mut counts = line.split(", ").map(|part| part.split_once(' '));
     let mut next = |word: &str| {
         let (number, rest) = counts.next()??;
-        rest.starts_with(word)
-            .then(|| number.parse::<usize>().ok())?
+        (rest == word).then(|| number.parse::<usize>().ok())?
     };
-    let counted = (|| Some((next("passed")?, next("failed")?, next("skipped")?)))();
-    if let Some((passed, failed, skipped)) = counted {
+    let all = (|| Some((next("passed")?, next("failed")?, next("skipped")?)))();
+    if let Some((passed, failed, skipped)) = all {
         tally.passed += passed;
         tally.failed += failed;
-        let skip = (name.to_owned(), "its own report says why".to_owned());
-        tally.skips.extend(std::iter::repeat_n(skip, skipped));
+        let untold = skipped.saturating_sub(tally.skips.len());
+        let skip = (name.to_owned(), "no reason given".to_owned());
+        tally.skips.extend(std::iter::repeat_n(skip, untold));
+    } else if let Some((row, why)) = line.split_once("skipped: ") {
+        let times = row.trim_end().parse().unwrap_or(1);
+        let skip = (name.to_owned(), why.to_owned());
+        let told = times == 1 && !row.starts_with('·');
+        tally
+            .skips
+            .extend(std::iter::repeat_n(skip, if told { 0 } else { times }));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Reading {
+        let mut reading = Reading::default();
+        let mut now = Instant::now();
+        for line in lines {
+            now += Duration::from_secs(1);
+            reading.line(now, line);
+        }
+        reading
+    }
+
+    #[test]
+    fn programs_are_told_apart_and_counted() {
+        let reading = read(&[
+            "noise",
+            "@vm up 6.1.0-56-cloud-amd64 lockdown,capability,bpf\r",
+            "@vm run lib",
+            "test kernel::a ... ok\r",
+            "test kernel::b ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored",
+            "@vm end 101",
+            "@vm run network",
+            "test result: 3 passed; 0 failed",
+            "",
+            "@vm end 0",
+            "@vm skip veth\tno such device",
+            "@vm done",
+        ]);
+        let up = reading.up.as_ref().unwrap();
+        assert_eq!(up.1, "lockdown,capability,bpf");
+        assert!(reading.done);
+        let [lib, network] = &reading.runs[..] else {
+            unreachable!("two programs")
+        };
+        assert_eq!(lib.tally.to_string(), "1 passed, 1 failed, 0 skipped");
+        assert!(!lib.clean());
+        assert_eq!(lib.time, Duration::from_secs(4));
+        assert_eq!(lib.said.len(), 3);
+        assert_eq!(network.tally.to_string(), "2 passed, 0 failed, 1 skipped");
+        assert!(network.clean());
+    }
+
+    #[test]
+    fn what_says_nothing_of_tests_or_dies_is_no_success() {
+        for (lines, why) in [
+            (&["@vm run lib", "@vm end 0"][..], "lib: ran no tests"),
+            (&["@vm run lib", "@vm end 143"], "lib: died (exit code 143)"),
+            (&["@vm run lib", "running 3 tests"], "lib: panic"),
+        ] {
+            let mut reading = read(lines);
+            reading.end(Instant::now(), "panic");
+            let run = reading.runs.first().unwrap();
+            assert!(!run.clean());
+            assert_eq!(run.tally.broken, [why]);
+        }
+        // A machine that ends between two programs is no fault of the one before.
+        let mut reading = read(&["@vm run lib", "test result: ok. 1 passed;", "@vm end 0"]);
+        reading.end(Instant::now(), "panic");
+        assert!(reading.runs.first().unwrap().clean() && !reading.done);
+    }
+
+    #[test]
+    fn attack_table_is_counted_with_its_reasons() {
+        let reading = read(&[
+            "@vm run attacks",
+            "✓ A1   nobody native  a raw socket  seccomp  works → EPERM",
+            "· A2   nobody native  a CAN socket  seccomp  EAFNOSUPPORT → -  skipped: no CAN here",
+            "! E3   root   native  D-Bus  residual: it works",
+            "",
+            "3 skipped: this kernel has no x32",
+            "1 residual: they work, and SECURITY.md says so",
+            "1 passed, 0 failed, 5 skipped",
+            "@vm end 0",
+        ]);
+        let run = reading.runs.first().unwrap();
+        assert_eq!(run.tally.to_string(), "1 passed, 0 failed, 5 skipped");
+        let skip = |why: &str| ("attacks".to_owned(), why.to_owned());
+        let x32 = skip("this kernel has no x32");
+        let expected = [
+            skip("no CAN here"),
+            x32.clone(),
+            x32.clone(),
+            x32,
+            skip("no reason given"),
+        ];
+        assert_eq!(run.tally.skips, expected);
     }
 }

@@ -63,11 +63,8 @@ fn count(machine: &Booted, programs: &Programs, tally: &mut Tally) {
     for run in &reading.runs {
         tally.passed += run.tally.passed;
         tally.failed += run.tally.failed;
-        let skips = run.tally.skips.iter();
+        tally.skips.extend(run.tally.skips.iter().cloned());
         let broken = run.tally.broken.iter();
-        tally
-            .skips
-            .extend(skips.map(|(name, reason)| (format!("{name} on {on}"), reason.clone())));
         tally
             .broken
             .extend(broken.map(|broken| format!("{on}: {broken}")));
@@ -75,7 +72,8 @@ fn count(machine: &Booted, programs: &Programs, tally: &mut Tally) {
     if let Some(why) = &machine.lost {
         tally.broken.push(format!("{on}: {why}"));
     }
-    let missing = programs.runs.len().saturating_sub(reading.runs.len());
+    let wanted = programs.count_on(machine.lsm);
+    let missing = wanted.saturating_sub(reading.runs.len());
     if missing > 0 {
         tally
             .broken
