@@ -117,7 +117,7 @@ impl Broker {
         Self::run(listener, admit, false)
     }
 
-    /// Goes on answering for an agent that has died: its listener was kept (see [`super::keeper`]). What that one
+    /// Goes on answering for an agent that has died: its listener was kept (see `keeper`). What that one
     /// left without an answer is refused when the next call comes, for only then can it be named.
     pub fn adopt(listener: Listener, admit: impl Admit) -> std::io::Result<Self> {
         Self::run(listener, admit, true)
