@@ -25,7 +25,7 @@ use super::{
     cgroup::{self, Cgroup},
     egress::Egress,
     guard::{Guard, GuardPlan},
-    mounts::Mounts,
+    mounts::{self, Mounts},
     network::{NetworkCaps, NetworkGuard, NetworkInterfaces, NetworkTerms},
     socket::{SocketCall, arm},
     sys,
@@ -110,7 +110,7 @@ pub fn probe() -> Host {
             landlock(),
             memory_of_processes(),
             injection(),
-            mounts(),
+            private_mounts(),
             jit(),
         ],
         tools: ["tcpdump", "dumpcap", "tshark"].map(tool).into(),
@@ -464,12 +464,12 @@ fn injection() -> Layer {
     }
 }
 
-fn mounts() -> Layer {
+fn private_mounts() -> Layer {
     let layer = Layer::present(
         "private mounts",
         "servers see no daemons that start programs",
     );
-    match Mounts::without_deputies(&[]) {
+    match mounts::available().and_then(|()| Mounts::without_deputies(&[])) {
         Ok(_) => layer,
         Err(error) => Layer {
             detail: error.to_string(),
