@@ -28,13 +28,7 @@ use rustix::{
 };
 use tokio::process::{Child, Command};
 
-use super::{
-    cgroup::Cgroup,
-    mounts::{self, Mounts},
-    notify::Listener,
-    seccomp, sys,
-    users::Credentials,
-};
+use super::{cgroup::Cgroup, mounts::Mounts, notify::Listener, seccomp, sys, users::Credentials};
 
 /// What to start, and as whom.
 #[derive(Debug)]
@@ -312,11 +306,7 @@ impl ChildPlan {
             agent: Some(getpid()),
             new_session: launch.piped,
             cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
-            // Where it may mount nothing, the record says so.
-            mounts: match mounts::available() {
-                Ok(()) => Some(Mounts::without_deputies(&launch.credentials.reach)?),
-                Err(_) => None,
-            },
+            mounts: Mounts::without_deputies(&launch.credentials.reach)?,
             user: launch.credentials.user,
             group: launch.credentials.group,
             groups: launch.credentials.groups.clone(),

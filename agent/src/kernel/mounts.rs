@@ -168,22 +168,26 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
-    /// Makes one without deputies, but for these.
+    /// Makes one without deputies, but for these. None where the agent may have no mounts of its own.
     ///
     /// # Errors
-    /// `EPERM` where the agent may not mount; otherwise what could not be covered.
-    pub(super) fn without_deputies(reached: &[Deputy]) -> io::Result<Self> {
+    /// What could not be covered, and why.
+    pub(super) fn without_deputies(reached: &[Deputy]) -> io::Result<Option<Self>> {
         let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let here = CString::new(here.into_os_string().as_bytes())?;
-        let reached = reached.to_vec();
-        apart(move || {
-            cover(&reached)?;
+        let made = apart(|| {
+            cover(reached)?;
             Ok(Self {
                 namespace: File::open("/proc/thread-self/ns/mnt")?.into(),
                 root: rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
                 here,
             })
-        })
+        });
+        match made {
+            // What fails later has the path in its words, and no number.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => Ok(None),
+            made => made.map(Some),
+        }
     }
 
     /// Enters it. System calls only: for the child between fork and exec.

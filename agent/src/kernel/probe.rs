@@ -26,7 +26,7 @@ use super::{
     egress::Egress,
     guard::{Guard, GuardPlan},
     lsm::{Backstop, BackstopError},
-    mounts::Mounts,
+    mounts::{self, Mounts},
     network::{NetworkCaps, NetworkGuard, NetworkInterfaces, NetworkTerms},
     socket::{SocketCall, arm},
     sys,
@@ -112,7 +112,7 @@ pub fn probe() -> Host {
             backstop(),
             memory_of_processes(),
             injection(),
-            mounts(),
+            private_mounts(),
             jit(),
         ],
         tools: ["tcpdump", "dumpcap", "tshark"].map(tool).into(),
@@ -506,12 +506,12 @@ fn injection() -> Layer {
     }
 }
 
-fn mounts() -> Layer {
+fn private_mounts() -> Layer {
     let layer = Layer::present(
         "private mounts",
         "servers see no daemons that start programs",
     );
-    match Mounts::without_deputies(&[]) {
+    match mounts::available().and_then(|()| Mounts::without_deputies(&[])) {
         Ok(_) => layer,
         Err(error) => Layer {
             detail: error.to_string(),
