@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::cores::Cores;
+
 /// How many times the quickest plain turn another one may take.
 const CALM: f64 = 1.1;
-/// How often a turn is repeated before it counts as it is.
-const TRIES: usize = 25;
+/// How often it is looked for a calm moment before a turn counts as it is.
+const TRIES: usize = 60;
 /// Plain turns before anything is measured, to know how quick they can be.
 const SCOUTS: usize = 40;
 /// How long all are left alone before a turn, so that nobody else's threads run in it.
@@ -39,51 +41,89 @@ impl Turn {
     }
 }
 
+/// A plain turn and a guarded one that followed it.
+pub(crate) struct Pair {
+    pub(crate) plain: Turn,
+    pub(crate) guarded: Turn,
+    calm: bool,
+}
+
+/// Calm turns that are enough to leave the others out.
+const ENOUGH: usize = 5;
+
+/// Those that count: the calm ones, or all if there are hardly any.
+pub(crate) fn counted(mut pairs: Vec<Pair>) -> Vec<Pair> {
+    if pairs.iter().filter(|pair| pair.calm).count() >= ENOUGH {
+        pairs.retain(|pair| pair.calm);
+    }
+    pairs
+}
+
 /// What is known of the machine's pace.
 pub(crate) struct Calm {
     quickest: f64,
-    /// Turns that counted although the machine never came to rest.
+    tries: usize,
+    /// Turns in which the machine never came to rest.
     restless: usize,
     turns: usize,
 }
 
 impl Calm {
-    /// Finds out how quick plain turns can be.
-    pub(crate) fn scout(mut plain: impl FnMut() -> Result<Turn>) -> Result<Self> {
+    /// Finds out how quick plain turns can be. Where a core has to be woken for each call, how long that takes
+    /// is a part of what is measured, and no moment is better than another.
+    pub(crate) fn scout(cores: Cores, mut plain: impl FnMut() -> Result<Turn>) -> Result<Self> {
         let mut quickest = f64::INFINITY;
         for _ in 0..SCOUTS {
             quickest = quickest.min(plain()?.typical);
         }
         Ok(Self {
             quickest,
+            tries: match cores {
+                Cores::One => TRIES,
+                Cores::Any => 0,
+            },
             restless: 0,
             turns: 0,
         })
     }
 
-    /// A plain turn, and a guarded one that followed it while the machine was calm.
+    /// A guarded turn while the machine was calm, if it ever was.
     pub(crate) fn turn(
         &mut self,
         mut plain: impl FnMut() -> Result<Turn>,
         mut guarded: impl FnMut() -> Result<Turn>,
-    ) -> Result<(Turn, Turn)> {
+    ) -> Result<Pair> {
         self.turns += 1;
-        let mut tries = 0;
-        loop {
-            let (before, turn, after) = (plain()?, guarded()?, plain()?);
-            self.quickest = self.quickest.min(before.typical).min(after.typical);
-            tries += 1;
-            let calm = before.typical.max(after.typical) <= CALM * self.quickest;
-            if calm || tries == TRIES {
-                self.restless += usize::from(!calm);
-                return Ok((before, turn));
+        for _ in 0..self.tries {
+            let before = plain()?;
+            if !self.is_calm(before) {
+                continue;
+            }
+            let turn = guarded()?;
+            if self.is_calm(plain()?) {
+                return Ok(Pair {
+                    plain: before,
+                    guarded: turn,
+                    calm: true,
+                });
             }
         }
+        self.restless += 1;
+        Ok(Pair {
+            plain: plain()?,
+            guarded: guarded()?,
+            calm: false,
+        })
     }
 
-    /// Says so if turns counted that should not have.
+    fn is_calm(&mut self, plain: Turn) -> bool {
+        self.quickest = self.quickest.min(plain.typical);
+        plain.typical <= CALM * self.quickest
+    }
+
+    /// Says how many turns were not as they should be.
     pub(crate) fn report(&self, what: &str) {
-        if self.restless > 0 {
+        if self.tries > 0 && self.restless > 0 {
             eprintln!(
                 "{what}: the machine was not calm in {} of {} turns",
                 self.restless, self.turns

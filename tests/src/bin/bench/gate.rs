@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Bench, Running,
-    calm::{Calm, REST, Turn},
+    calm::{Calm, Pair, REST, Turn, counted},
     cores::Cores,
     measure::{Measurement, Target, Unit},
     peers::PEERS,
@@ -120,7 +120,7 @@ struct Gateway {
     name: &'static str,
     client: Client,
     /// The turns of the server without anybody in between, and its own, of the same moments.
-    turns: Vec<(Turn, Turn)>,
+    turns: Vec<Pair>,
 }
 
 impl Gateway {
@@ -186,7 +186,7 @@ fn turns(bench: &Bench, policy: &Path, counted: &Path, cores: Cores) -> Result<V
             Err(error) => eprintln!("not measured: {}: {error:#}", peer.name),
         }
     }
-    let mut calm = Calm::scout(|| direct.turn())?;
+    let mut calm = Calm::scout(cores, || direct.turn())?;
     for turn in 0..=TURNS {
         for gateway in &mut all {
             let Gateway {
@@ -217,15 +217,12 @@ fn compared(measured: Vec<Gateway>, cores: Cores) -> Result<Vec<Measurement>> {
             _ => Target::None,
         };
         let (cores_name, name) = (cores.name(), gateway.name);
+        let turns = counted(gateway.turns);
         let row = |what: &str, of: fn(&Turn) -> f64, target| Measurement {
             what: format!("tools/call on {cores_name}, {what} of {CALLS}: {name}"),
             unit: Unit::Time,
-            plain: gateway.turns.iter().map(|(plain, _)| of(plain)).collect(),
-            guarded: gateway
-                .turns
-                .iter()
-                .map(|(_, guarded)| of(guarded))
-                .collect(),
+            plain: turns.iter().map(|pair| of(&pair.plain)).collect(),
+            guarded: turns.iter().map(|pair| of(&pair.guarded)).collect(),
             target,
         };
         rows.push(row("p50", |turn| turn.typical, cores.target(target)));

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Bench, Running,
-    calm::{Calm, REST, Turn},
+    calm::{Calm, REST, Turn, counted},
     cores::Cores,
     fixture,
     measure::{Measurement, Target, Unit},
@@ -151,7 +151,7 @@ fn turns(bench: &Bench, token: &str, cores: Cores) -> Result<Vec<Measurement>> {
         Client::new("capwarden, with a grant", GRANTS, Some(token.to_owned()))?,
     ]
     .map(|client| (client, Vec::new()));
-    let mut calm = Calm::scout(|| direct.turn())?;
+    let mut calm = Calm::scout(cores, || direct.turn())?;
     for turn in 0..=TURNS {
         for (client, turns) in &mut all {
             let measured = calm.turn(|| direct.turn(), || client.turn())?;
@@ -163,6 +163,7 @@ fn turns(bench: &Bench, token: &str, cores: Cores) -> Result<Vec<Measurement>> {
     }
     calm.report(&format!("tools/call over HTTP on {}", cores.name()));
     drop((server, anonymous, granted));
+    let all = all.map(|(client, turns)| (client, counted(turns)));
     let rows = all.into_iter().map(|(client, turns)| Measurement {
         what: format!(
             "tools/call over HTTP on {}, p50 of {CALLS}: {}",
@@ -170,8 +171,8 @@ fn turns(bench: &Bench, token: &str, cores: Cores) -> Result<Vec<Measurement>> {
             client.name
         ),
         unit: Unit::Time,
-        plain: turns.iter().map(|(plain, _)| plain.typical).collect(),
-        guarded: turns.iter().map(|(_, guarded)| guarded.typical).collect(),
+        plain: turns.iter().map(|pair| pair.plain.typical).collect(),
+        guarded: turns.iter().map(|pair| pair.guarded.typical).collect(),
         target: cores.target(Target::Extra(80e-6)),
     });
     Ok(rows.collect())
