@@ -28,7 +28,7 @@ const CLOCK: &str = "shift=1,sleep=off";
 const PROCESSORS: &str = "1";
 
 /// All programs together, and the boot: several times what it takes on an idle host.
-const MOST: Duration = Duration::from_secs(600);
+const MOST: Duration = Duration::from_secs(1200);
 
 /// A kernel that has not started its first process by then never will. It takes 8 s on an idle host.
 const MOST_BEFORE_FIRST_PROCESS: Duration = Duration::from_secs(120);

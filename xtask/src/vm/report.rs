@@ -64,6 +64,11 @@ fn count(machine: &Booted, programs: &Programs, tally: &mut Tally) {
         tally.passed += run.tally.passed;
         tally.failed += run.tally.failed;
         tally.skips.extend(run.tally.skips.iter().cloned());
+        if run.empty {
+            tally
+                .broken
+                .push(format!("{on}: {}: ran no tests", run.name));
+        }
         let broken = run.tally.broken.iter();
         tally
             .broken
