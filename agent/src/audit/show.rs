@@ -178,7 +178,7 @@ fn render(entry: &Entry, colour: bool) -> String {
     };
     let time = visible(&entry.time).replace('T', " ");
     let agent: String = visible(&entry.agent).chars().take(8).collect();
-    let kind = format!("{:<15}", visible(&entry.kind));
+    let kind = format!("{:<17}", visible(&entry.kind));
     format!(
         "{:>5}  {}  {agent}  {}  {}",
         entry.seq,

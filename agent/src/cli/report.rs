@@ -3,12 +3,16 @@
 use std::{
     fs, io,
     io::Write,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use clap::Args;
 
-use crate::audit::{self, NoSession, Part, SessionReport, visible};
+use crate::{
+    audit::{self, NoSession, Part, SessionReport, visible},
+    words::counted,
+};
 
 use super::{
     exit::Exit,
@@ -22,9 +26,10 @@ const BAR: u8 = 24;
 
 /// Tell what became of a session, for a change ticket
 ///
-/// What was asked, what was allowed, what ran, what was seen and what was refused: each with the line of the audit
-/// log that says so, and its hash, so that the report can be held against the log. The exit status
-/// is 1 if the log is not what capwarden wrote.
+/// What was asked, what was allowed, what ran, what was seen and what was refused meanwhile: each with the line of the
+/// audit log that says so and, in JSON and in the page, its hash, so that the report can be held against the
+/// log. Calls that were denied opened no session: `audit show` has them. The exit status is 1 if the log is not
+/// what capwarden wrote.
 #[derive(Debug, Args)]
 pub(super) struct Report {
     /// The session: s1
@@ -52,7 +57,7 @@ pub(super) struct Report {
     /// Print it as a page: one file, without scripts
     #[arg(long)]
     html: bool,
-    /// Write it to this file, which must not be there yet
+    /// Write it to this file, which must not be there yet; only its owner may read it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -120,7 +125,10 @@ fn as_json(report: &SessionReport) -> Result<String, Failure> {
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
-    let written = fs::File::create_new(path).and_then(|mut file| {
+    // As closed as the log is that it was made of.
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let written = options.open(path).and_then(|mut file| {
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
     });
@@ -142,7 +150,7 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
     let title = format!("session {} of agent {}", report.session, report.agent);
     writeln!(
         out,
-        "{}: {}",
+        "{} {}",
         paint.strong(&visible(&title)),
         report.outcome()
     )?;
@@ -155,7 +163,9 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
         let (packets, bytes) = (traffic.packets, traffic.bytes);
         writeln!(
             out,
-            "  in the capture: {packets} packets, {bytes} bytes, {length:.1} s"
+            "  in the capture: {}, {}, {length:.1} s",
+            counted(packets, "packet"),
+            counted(bytes, "byte")
         )?;
     }
     for part in Part::ALL {
@@ -167,7 +177,7 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
             let time = line.time.replace('T', " ");
             writeln!(
                 out,
-                "{:>6}  {time}  {:<15} {}",
+                "{:>6}  {time}  {:<17} {}",
                 line.line, line.kind, line.words
             )?;
         }

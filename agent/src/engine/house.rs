@@ -146,6 +146,15 @@ fn launch_in(
     piped: bool,
 ) -> Result<(Governed, Broker), EngineError> {
     let admitted = sessions.clone();
+    if let Some(way_out) = sessions
+        .cgroup()
+        .and_then(|group| group.way_out(credentials))
+    {
+        tracing::warn!(
+            "the governed user may write {}: what leaves its cgroup by that may outlive its session; start capwarden as a service, or with a user of its own for the server",
+            way_out.display()
+        );
+    }
     let plan = Launch {
         command,
         credentials,
@@ -153,7 +162,7 @@ fn launch_in(
         piped,
     };
     Ok(launch(&plan, move |process, listener| {
-        admitted.govern(process)?;
+        admitted.govern(process, &credentials.reach)?;
         Broker::start(listener, admitted)
     })?)
 }

@@ -145,7 +145,7 @@ impl Degraded {
             }
             Self::NoCgroup => "no cgroup: stray processes of a capture may not be found",
             Self::NoBackstop => {
-                "no BPF LSM: capture sockets can send, and come from processes outside"
+                "no BPF LSM: capture sockets can come from processes outside, and the other layers have no second one behind them"
             }
         }
     }

@@ -284,7 +284,7 @@ impl Cgroup {
     /// What lets a process with these credentials leave it, if anything does. To move a process
     /// takes the right to write to the list of processes of the group that the old and the new one
     /// have in common, which is one above this; groups beneath this one do not matter.
-    pub(super) fn way_out(&self, credentials: &Credentials) -> Option<PathBuf> {
+    pub fn way_out(&self, credentials: &Credentials) -> Option<PathBuf> {
         let above = self
             .path()
             .ancestors()

@@ -306,7 +306,7 @@ impl ChildPlan {
             agent: Some(getpid()),
             new_session: launch.piped,
             cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
-            mounts: Mounts::without_deputies(&launch.credentials.reach)?,
+            mounts: Mounts::without_deputies(&launch.credentials.reach, launch.credentials.user)?,
             user: launch.credentials.user,
             group: launch.credentials.group,
             groups: launch.credentials.groups.clone(),

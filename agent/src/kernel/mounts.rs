@@ -17,12 +17,15 @@
 
 use std::{
     env,
-    ffi::{CString, OsStr, OsString},
+    ffi::{CString, OsStr},
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt, fs::symlink},
+        fd::{AsFd, AsRawFd as _, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt as _, MetadataExt, lchown, symlink},
+        },
     },
     path::{Path, PathBuf},
     thread,
@@ -39,7 +42,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-/// Daemons that start programs for others, as a policy names them.
+/// Daemons that start programs for others, as `--reach` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Deputy {
@@ -101,7 +104,7 @@ impl Deputy {
         Self::ALL.into_iter().find(|deputy| deputy.name() == name)
     }
 
-    /// Sockets that are for a group.
+    /// Sockets that only a group may connect to: `--reach` puts the process into that group (`users`).
     pub(super) fn sockets(self) -> &'static [&'static str] {
         match self {
             Self::Docker => &["/run/docker.sock"],
@@ -133,12 +136,12 @@ impl Deputy {
         }
     }
 
-    /// Its directories elsewhere. The last part may end in `*`.
+    /// Its directories elsewhere, but for those of each user.
     fn elsewhere(self) -> &'static [&'static str] {
         match self {
             Self::Cron => &["/var/spool/cron", "/var/spool/at", "/var/spool/anacron"],
             Self::Incus => &["/var/lib/incus", "/var/lib/lxd", "/var/snap/lxd"],
-            Self::Terminals => &["/tmp/tmux-*", "/tmp/screens"],
+            Self::Terminals => &["/tmp/screens"],
             Self::Docker
             | Self::Podman
             | Self::Dbus
@@ -168,15 +171,16 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
-    /// Makes one without deputies, but for these. None where the agent may have no mounts of its own.
+    /// Makes one for a user's server without deputies, but for these. None where the agent may have no mounts
+    /// of its own.
     ///
     /// # Errors
     /// What could not be covered, and why.
-    pub(super) fn without_deputies(reached: &[Deputy]) -> io::Result<Option<Self>> {
+    pub(super) fn without_deputies(reached: &[Deputy], user: u32) -> io::Result<Option<Self>> {
         let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let here = CString::new(here.into_os_string().as_bytes())?;
         let made = apart(|| {
-            cover(reached)?;
+            cover(reached, user)?;
             Ok(Self {
                 namespace: File::open("/proc/thread-self/ns/mnt")?.into(),
                 root: rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
@@ -220,7 +224,7 @@ fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> 
     })
 }
 
-fn cover(reached: &[Deputy]) -> io::Result<()> {
+fn cover(reached: &[Deputy], user: u32) -> io::Result<()> {
     let hidden: Vec<Deputy> = Deputy::ALL
         .into_iter()
         .filter(|deputy| !reached.contains(deputy))
@@ -246,12 +250,26 @@ fn cover(reached: &[Deputy]) -> io::Result<()> {
         }
         done.push(run);
     }
-    for pattern in hidden.iter().flat_map(|deputy| deputy.elsewhere()) {
-        for directory in matching(pattern) {
-            close(&directory).map_err(|error| about(&directory, &error))?;
-        }
+    for directory in hidden.iter().flat_map(|deputy| deputy.elsewhere()) {
+        close(directory.as_ref()).map_err(|error| about(directory.as_ref(), &error))?;
+    }
+    if hidden.contains(&Deputy::Terminals) {
+        let directory = PathBuf::from(format!("/tmp/tmux-{user}"));
+        reserve(&directory, user)
+            .and_then(|()| close(&directory))
+            .map_err(|error| about(&directory, &error))?;
     }
     Ok(())
+}
+
+/// Makes a user's directory in `/tmp` where there is none, as its program would: one that came later would not
+/// be covered. It stays.
+fn reserve(directory: &Path, user: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => lchown(directory, Some(user), None),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Puts a directory in the place of one, with what was in it and is kept. What comes there later comes
@@ -328,39 +346,24 @@ impl Entry {
     }
 }
 
-/// Puts an empty directory over one, which nobody may open.
+/// Puts an empty directory over one, if it is there, which nobody may open. Others may write beside it, so what was
+/// looked at is what is covered, and no link leads elsewhere.
 fn close(directory: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = match rustix::fs::open(directory, flags, Mode::empty()) {
+        Ok(found) => found,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let place = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(mount(
         c"tmpfs",
-        directory,
+        place,
         c"tmpfs",
         flags,
         c"mode=000,size=4k,nr_inodes=2",
     )?)
-}
-
-/// The directories that are there of a pattern, by their true names.
-fn matching(pattern: &str) -> Vec<PathBuf> {
-    let found: Vec<PathBuf> = match pattern.strip_suffix('*').map(Path::new) {
-        None => vec![pattern.into()],
-        Some(start) => {
-            let begins = start.file_name().map(OsString::from).unwrap_or_default();
-            let above = start.parent().unwrap_or(Path::new("/"));
-            let entries = fs::read_dir(above).into_iter().flatten().flatten();
-            let named = |name: &OsStr| name.as_bytes().starts_with(begins.as_bytes());
-            entries
-                .filter(|entry| named(&entry.file_name()))
-                .map(|entry| entry.path())
-                .collect()
-        }
-    };
-    found
-        .into_iter()
-        // Who may write to /tmp could have us cover another directory by a link.
-        .filter(|path| path.symlink_metadata().is_ok_and(|file| file.is_dir()))
-        .filter_map(|path| fs::canonicalize(path).ok())
-        .collect()
 }
 
 fn about(path: &Path, error: &io::Error) -> io::Error {

@@ -511,7 +511,7 @@ fn private_mounts() -> Layer {
         "private mounts",
         "servers see no daemons that start programs",
     );
-    match mounts::available().and_then(|()| Mounts::without_deputies(&[])) {
+    match mounts::available().and_then(|()| Mounts::without_deputies(&[], 0)) {
         Ok(_) => layer,
         Err(error) => Layer {
             detail: error.to_string(),

@@ -126,7 +126,28 @@ pub(super) fn socket_of(call: &Notification, process: u32) -> Result<(OwnedFd, u
 
 /// The inodes of all packet sockets in the agent's network namespace, whoever has them. One that is
 /// not there any more has no ring either.
+///
+/// The kernel hands the table out in pieces, and goes on by counting: when a socket in front is closed between two
+/// of them, one that lives is left out. So it is read until nothing has gone from one time to the next.
+///
+/// # Errors
+/// The table cannot be read, or sockets come and go faster than that.
 pub fn packet_sockets() -> io::Result<HashSet<u64>> {
+    const ATTEMPTS: usize = 16;
+    let mut before = table()?;
+    for _ in 0..ATTEMPTS {
+        let after = table()?;
+        if before.is_subset(&after) {
+            return Ok(after);
+        }
+        before = after;
+    }
+    Err(io::Error::other(
+        "packet sockets are closed while they are listed, again and again",
+    ))
+}
+
+fn table() -> io::Result<HashSet<u64>> {
     let table = fs::read_to_string("/proc/thread-self/net/packet")?;
     let inodes = table.lines().skip(1);
     Ok(inodes

@@ -45,6 +45,9 @@ const fn argument(index: u32) -> u32 {
 
 const X32_BIT: u32 = 0x4000_0000;
 
+/// Linux 6.15; of the same number on every architecture.
+const OPEN_TREE_ATTR: c_long = 467;
+
 /// What nothing in a governed tree has a business with. All but `ptrace`, the `process_vm` calls,
 /// `userfaultfd` and `pidfd_getfd` also need a capability that it lacks.
 const DENIED: &[c_long] = &[
@@ -61,6 +64,7 @@ const DENIED: &[c_long] = &[
     libc::SYS_pivot_root,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,

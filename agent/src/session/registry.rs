@@ -29,8 +29,8 @@ use capwarden_abi::State;
 use crate::{
     filter::Compiler,
     kernel::{
-        self, Admit as _, Backstop, Cgroup, Egress, EgressError, Guard, GuardError, Interface,
-        Membership, Tree,
+        self, Admit as _, Backstop, Cgroup, Deputy, Egress, EgressError, Guard, GuardError,
+        Interface, Membership, Tree,
     },
     policy::Terms,
 };
@@ -194,7 +194,9 @@ impl Sessions {
     }
 
     /// Governs the server's process, before it executes anything.
-    pub fn govern(&self, process: u32) -> io::Result<()> {
+    ///
+    /// It may reach these of the daemons that start programs for others.
+    pub fn govern(&self, process: u32, reached: &[Deputy]) -> io::Result<()> {
         let mut table = self.0.table();
         table.root = Some(process);
         table.membership = None; // of the process before, which had the same cgroup
@@ -205,7 +207,8 @@ impl Sessions {
                     Self(sessions).refused(Some(caller), refusal);
                 }
             };
-            table.membership = Some(backstop.govern(process, self.0.cgroup.as_ref(), tell)?);
+            table.membership =
+                Some(backstop.govern(process, self.0.cgroup.as_ref(), reached, tell)?);
         }
         match table.tree.as_mut() {
             Some(tree) => tree.govern(process, self.0.server),

@@ -68,20 +68,30 @@ impl Shared {
         set: &dyn Fn() -> Result<(), Errno>,
     ) -> Result<(), Rejection> {
         let before = self.table().reserve_ring(inode, bytes)?;
-        let done = set();
-        if let Err(errno) = done {
-            // What was there is there still.
-            if let Some((_, socket)) = self.table().socket(inode) {
-                socket.ring.bytes = before;
+        match set() {
+            Ok(()) => self.table().settle_ring(inode, bytes),
+            Err(errno) => {
+                // What was there is there still.
+                self.table().settle_ring(inode, before);
+                return Err(Rejection::Kernel(errno));
             }
-            return Err(Rejection::Kernel(errno));
         }
         Ok(())
     }
 }
 
 impl Table {
-    /// Takes a ring of so many bytes into account, in place of the socket's, whose size it returns.
+    /// The ring of a socket has this size now; its session may have ended meanwhile.
+    fn settle_ring(&mut self, inode: u64, bytes: u64) {
+        if let Some((_, socket)) = self.socket(inode) {
+            socket.ring.bytes = bytes;
+        } else if let Some(left) = self.left_rings.iter_mut().find(|ring| ring.inode == inode) {
+            left.bytes = bytes;
+        }
+    }
+
+    /// Takes a ring of so many bytes into account beside the socket's, whose size it returns: until it is settled
+    /// which of them there is, the larger counts.
     fn reserve_ring(&mut self, inode: u64, bytes: u64) -> Result<u64, Rejection> {
         let mut lacking = self.lacking(inode, bytes);
         if matches!(lacking, Some(Bound::Session | Bound::Server)) {
@@ -97,7 +107,9 @@ impl Table {
             }
             return Err(Rejection::Refused(bound.refuse(session)));
         }
-        Ok(std::mem::replace(&mut socket.ring.bytes, bytes))
+        let before = socket.ring.bytes;
+        socket.ring.bytes = before.max(bytes);
+        Ok(before)
     }
 
     fn lacking(&self, inode: u64, bytes: u64) -> Option<Bound> {

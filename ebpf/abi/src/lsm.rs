@@ -36,8 +36,8 @@ pub mod hook {
 pub struct Ward {
     /// Its number. Never 0.
     pub number: u32,
-    /// Zero.
-    pub unused: u32,
+    /// A bit for each service, by its number, that its processes may connect to.
+    pub reach: u32,
 }
 
 /// Something that was refused.

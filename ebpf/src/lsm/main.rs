@@ -150,11 +150,11 @@ fn connect(ctx: LsmContext) -> i32 {
     };
     let listener: *const u8 = ctx.arg(1);
     match deputies::which(listener) {
-        Some(number) => {
+        Some(number) if number >= u32::BITS || ward.reach & (1 << number) == 0 => {
             tell(hook::CONNECT, ward, [number, 0, 0]);
             REFUSE
         }
-        None => PASS,
+        _ => PASS,
     }
 }
 

@@ -35,12 +35,15 @@ pub fn session_report(
 ) -> Result<SessionReport, NoSession> {
     let agent = whose(path, session, agent)?;
     let mut gathered = Gathered::new(session, &agent);
-    each_line(path, |line, entry| gathered.take(line, entry))?;
+    each_line(path, |number, line, entry| {
+        gathered.take(&Place { number, line }, entry);
+    })?;
     let log = verify(path, None)?;
-    let (mut lines, omitted) = (gathered.lines, gathered.omitted);
+    let (mut lines, omitted) = (gathered.lines, gathered.omitted + gathered.forgotten);
     // Approvals were put aside until a call used them.
     lines.sort_by_key(|line| line.line);
     Ok(SessionReport {
+        path: path.to_owned(),
         session: session.to_owned(),
         agent,
         log,
@@ -50,16 +53,25 @@ pub fn session_report(
     })
 }
 
-fn each_line(path: &Path, mut tell: impl FnMut(&RawLine, Entry)) -> Result<(), AuditError> {
+/// Where a record stands.
+struct Place<'a> {
+    /// In the file, from 1.
+    number: u64,
+    line: &'a RawLine,
+}
+
+fn each_line(path: &Path, mut tell: impl FnMut(u64, &RawLine, Entry)) -> Result<(), AuditError> {
     let mut stream = BufReader::new(snapshot(path)?);
     let failed = |source| AuditError::Read {
         path: path.to_owned(),
         source,
     };
+    let mut number = 0;
     while let Some(line) = next_line(&mut stream).map_err(failed)? {
+        number += 1;
         // What is no record is named by the chain's verification.
         if let (true, Ok(entry)) = (line.ended, Entry::parse(&line.bytes)) {
-            tell(&line, entry);
+            tell(number, &line, entry);
         }
     }
     Ok(())
@@ -68,7 +80,7 @@ fn each_line(path: &Path, mut tell: impl FnMut(&RawLine, Entry)) -> Result<(), A
 /// The agent that opened the session.
 fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSession> {
     let (mut agents, mut known) = (BTreeSet::new(), BTreeSet::new());
-    each_line(path, |_, entry| {
+    each_line(path, |_, _, entry| {
         let opened = entry.kind.ends_with("-opened");
         let meant = agent.is_none_or(|agent| entry.agent.starts_with(agent));
         if let (true, true, Some(name)) = (opened, meant, entry.text("session")) {
@@ -101,8 +113,14 @@ struct Gathered<'a> {
     agent: &'a str,
     lines: Vec<ReportLine>,
     omitted: u64,
+    /// Lines about approvals that there was no room for; whose they were is not known.
+    forgotten: u64,
     /// True between the session's opening and its end.
     open: bool,
+    /// True from its opening on, until another is opened.
+    is_alone: bool,
+    /// Other sessions of the agent.
+    others: usize,
     /// What was said of each approval, by its id.
     approvals: HashMap<String, Vec<ReportLine>>,
     /// The approvals that were used, and not yet by a call that was seen here.
@@ -116,16 +134,19 @@ impl<'a> Gathered<'a> {
             agent,
             lines: Vec::new(),
             omitted: 0,
+            forgotten: 0,
             open: false,
+            is_alone: false,
+            others: 0,
             approvals: HashMap::new(),
             used: HashMap::new(),
         }
     }
 
-    fn take(&mut self, line: &RawLine, entry: Entry) {
+    fn take(&mut self, place: &Place<'_>, entry: Entry) {
         if entry.kind == "approval" {
             // An operator's verb has a name of its own as an agent.
-            return self.put_aside(line, entry);
+            return self.put_aside(place, entry);
         }
         if entry.agent != self.agent {
             return;
@@ -138,22 +159,29 @@ impl<'a> Gathered<'a> {
             }
             "call" => {
                 let used = self.used.remove(&asked(&entry));
+                let said = used.and_then(|id| self.approvals.remove(&id));
                 if !its_own {
                     return;
                 }
-                let said = used.and_then(|id| self.approvals.remove(&id));
                 said.into_iter().flatten().for_each(|line| self.add(line));
                 Part::Asked
             }
             "session-opened" | "proxy-opened" | "program-opened" if its_own => {
                 self.open = true;
+                self.is_alone = self.others == 0;
                 Part::Allowed
+            }
+            "session-opened" | "proxy-opened" | "program-opened" => {
+                self.others += 1;
+                self.is_alone = false;
+                return;
             }
             "session-ended" if its_own => {
                 self.open = false;
                 Part::Seen
             }
-            "socket-refused" if self.open => Part::Refused,
+            // The agent of a command has one session, and what comes after that is about it.
+            "socket-refused" if self.open || self.is_alone => Part::Refused,
             "network-refused" if its_own || (self.open && entry.text("session").is_none()) => {
                 Part::Refused
             }
@@ -161,7 +189,7 @@ impl<'a> Gathered<'a> {
             _ if its_own => Part::Ran,
             _ => return,
         };
-        self.add(report_line(line, part, entry));
+        self.add(report_line(place, part, entry));
     }
 
     fn add(&mut self, line: ReportLine) {
@@ -174,18 +202,28 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    fn put_aside(&mut self, line: &RawLine, entry: Entry) {
+    fn put_aside(&mut self, place: &Place<'_>, entry: Entry) {
         let Some(id) = entry.text("id").map(str::to_owned) else {
             return;
         };
-        if entry.text("became") == Some("used") && entry.agent == self.agent {
-            self.used.insert(asked(&entry), id.clone());
+        match entry.text("became") {
+            Some("used") if entry.agent == self.agent && self.used.len() < MAX_APPROVALS => {
+                self.used.insert(asked(&entry), id.clone());
+            }
+            // Nothing comes of those.
+            Some("denied" | "expired") => {
+                self.approvals.remove(&id);
+                return;
+            }
+            _ => {}
         }
         if self.approvals.len() < MAX_APPROVALS || self.approvals.contains_key(&id) {
             let said = self.approvals.entry(id).or_default();
             if said.len() < MAX_APPROVALS {
-                said.push(report_line(line, Part::Asked, entry));
+                said.push(report_line(place, Part::Asked, entry));
             }
+        } else {
+            self.forgotten += 1;
         }
     }
 }
@@ -195,10 +233,10 @@ fn asked(entry: &Entry) -> Asked {
     (text("principal"), text("server"), text("tool"))
 }
 
-fn report_line(line: &RawLine, part: Part, entry: Entry) -> ReportLine {
+fn report_line(place: &Place<'_>, part: Part, entry: Entry) -> ReportLine {
     ReportLine {
-        line: entry.seq,
-        sha256: line.hash,
+        line: place.number,
+        sha256: place.line.hash,
         part,
         time: super::super::visible(&entry.time),
         words: describe(&entry),

@@ -128,6 +128,7 @@ fn section(report: &SessionReport, part: Part) -> Markup {
 
 /// How far the log can be believed, and how this page is held against it.
 fn believed(report: &SessionReport) -> Markup {
+    let path = super::super::visible(&report.path.display().to_string());
     html! {
         section {
             h2 { "Record" }
@@ -138,9 +139,9 @@ fn believed(report: &SessionReport) -> Markup {
             @if let Some(head) = report.log.head {
                 p { "Head of the log when this was made: " code { (head) } }
                 p {
-                    "To check this page: " code { "capwarden audit verify --head " (head) }
+                    "To check this page: " code { "capwarden audit verify --head " (head) " " (path) }
                     " proves every line up to it; the hash of a line is that of its bytes: "
-                    code { "sed -n LINEp audit.jsonl | tr -d '\\n' | sha256sum" }
+                    code { "sed -n LINEp " (path) " | tr -d '\\n' | sha256sum" }
                 }
             }
             table.hashes {

@@ -1,5 +1,5 @@
 //! One session, told from the log for whoever reads a change ticket: what was asked, what was allowed, what ran,
-//! what was seen and what was refused, each with the line of the log that says so.
+//! what was seen and what was refused meanwhile, each with the line of the log that says so.
 //!
 //! ```text
 //! log ─► gather (the lines of one session) ─► SessionReport ─► JSON, text (cli), html
@@ -14,6 +14,8 @@ mod html;
 mod tests;
 mod traffic;
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -27,6 +29,8 @@ pub use traffic::{Moment, Traffic, traffic};
 /// What the log says of one session.
 #[derive(Clone, Debug, Serialize)]
 pub struct SessionReport {
+    /// The log.
+    pub path: PathBuf,
     /// The session: `s1`.
     pub session: String,
     /// The run of capwarden that opened it.
@@ -35,7 +39,7 @@ pub struct SessionReport {
     pub log: Report,
     /// The lines that tell of it, in their order.
     pub lines: Vec<ReportLine>,
-    /// Lines beyond the most that a report has.
+    /// Lines that there was no room for, of approvals perhaps not its own.
     pub omitted: u64,
     /// Packets over time, from the capture's files.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,6 +126,9 @@ impl Gauge {
         let (used, unit) = (self.used, self.unit);
         match self.cap {
             Some(cap) => format!("{used} of at most {cap} {unit}"),
+            None if (used - 1.0).abs() < f64::EPSILON => {
+                format!("1 {}, without a cap", unit.trim_end_matches('s'))
+            }
             None => format!("{used} {unit}, without a cap"),
         }
     }
@@ -161,7 +168,9 @@ impl SessionReport {
     pub fn log_words(&self) -> String {
         let records = counted(self.log.records, "record");
         match self.log.errors {
-            0 => format!("The chain of the log is sound: {records}."),
+            0 => format!(
+                "The chain of the log is sound: {records}. Lines cut off at its end show only against a head that was noted elsewhere."
+            ),
             errors => format!(
                 "The log is not what capwarden wrote: {} among {records}; capwarden audit verify names them.",
                 counted(errors, "defect")

@@ -56,7 +56,7 @@ pub(super) fn armed_sockets_live() -> bool {
             let number = name.to_str().and_then(|number| number.parse().ok());
             match number
                 .ok_or(Errno::BADF)
-                .and_then(|number| mark(pid, number))
+                .and_then(|number| mark(pid, number, inode))
             {
                 Ok(INJECTION_MARK) => return true,
                 Ok(_) => {
@@ -73,9 +73,14 @@ pub(super) fn armed_sockets_live() -> bool {
     rings::packet_sockets().map_or(true, |alive| !alive.is_disjoint(&unknown))
 }
 
-fn mark(pid: i32, descriptor: i32) -> Result<u32, Errno> {
+/// The mark of the socket that a descriptor of a process is. The process may have put another one there since it
+/// was looked at: that one says nothing of this.
+fn mark(pid: i32, descriptor: i32, inode: u64) -> Result<u32, Errno> {
     let process = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
     let socket = pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())?;
+    if rustix::fs::fstat(&socket)?.st_ino != inode {
+        return Err(Errno::BADF);
+    }
     sys::socket_mark(socket.as_fd())
 }

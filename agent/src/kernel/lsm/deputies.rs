@@ -4,6 +4,8 @@
 //! restarted, and whoever connects cannot change it. A service that listens elsewhere than usual is not known here;
 //! permissions keep governed processes from that, as they do without the backstop.
 
+use crate::kernel::mounts::Deputy;
+
 /// What a service is called, and how the addresses begin where such listen. `{uid}` is a governed user's;
 /// a zero stands before an abstract name.
 const SERVICES: [(&str, &[&str]); 6] = [
@@ -80,6 +82,23 @@ pub(super) fn name(number: u32) -> &'static str {
     SERVICES.get(index).map_or("a service", |(name, _)| name)
 }
 
+/// The services that a server may reach which may reach these daemons: a bit for each, by its number.
+pub(super) fn bits(reached: &[Deputy]) -> u32 {
+    // In the order of the services above.
+    let [dbus, systemd, engine, machines, snapd, terminals] = [1, 2, 4, 8, 16, 32];
+    let of = |deputy: &Deputy| match deputy {
+        Deputy::Dbus => dbus,
+        Deputy::Systemd => systemd,
+        Deputy::Docker | Deputy::Podman | Deputy::Incus => engine,
+        Deputy::Libvirt => machines,
+        Deputy::Snapd => snapd,
+        Deputy::Terminals => terminals,
+        Deputy::User => dbus | systemd | engine | machines,
+        Deputy::Cron => 0,
+    };
+    reached.iter().fold(0, |bits, deputy| bits | of(deputy))
+}
+
 fn all() -> impl Iterator<Item = (&'static str, u32)> {
     (0..).zip(SERVICES).flat_map(|(number, (_, beginnings))| {
         beginnings.iter().map(move |beginning| (*beginning, number))
@@ -102,5 +121,15 @@ mod tests {
             assert_ne!(name(*number), "a service");
         }
         assert!(user.contains(&(b"/run/user/4294967295/bus".to_vec(), 0)));
+        let services: u32 = (0..).zip(SERVICES).map(|(number, _)| 1 << number).sum();
+        assert_eq!(bits(&Deputy::ALL), services);
+        for (deputy, service) in [
+            (Deputy::Dbus, "D-Bus"),
+            (Deputy::Docker, "a container engine"),
+            (Deputy::Libvirt, "a manager of virtual machines"),
+            (Deputy::Terminals, "a terminal multiplexer"),
+        ] {
+            assert_eq!(name(bits(&[deputy]).trailing_zeros()), service);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The backstop: what governed processes are refused a second time, by programs on Linux security hooks.
 //!
-//! Whatever these refuse, seccomp, the lost capabilities or Landlock refuse as well; but for three things, which only
-//! they can: frames sent by a capture socket, capture sockets taken from processes outside, and services
-//! that would act for a governed process. `ebpf/src/lsm/main.rs` has the hooks.
+//! Whatever these refuse, other layers refuse as well (seccomp, the lost capabilities, Landlock, the program on the way
+//! out, private mounts); but for two things, which only they can: capture sockets taken from processes outside, and
+//! daemons that listen where no mount hides them. `ebpf/src/lsm/main.rs` has the hooks.
 //!
 //! A kernel loads and attaches such programs also where it never runs them: where `bpf` is not among its security
 //! modules. So [`Backstop::shared`] reads which are active, and then has a throw-away process, which it governs,
@@ -46,7 +46,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{Caller, Cgroup, Refusal, bpf, socket::ArmedSocket};
+use super::{Caller, Cgroup, Refusal, bpf, mounts::Deputy, socket::ArmedSocket};
 use attach::Attached;
 
 pub use attach::BackstopError;
@@ -167,6 +167,7 @@ impl Backstop {
         self: &Arc<Self>,
         process: u32,
         cgroup: Option<&Cgroup>,
+        reached: &[Deputy],
         tell: impl Fn(Caller, Refusal) + Send + Sync + 'static,
     ) -> io::Result<Membership> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -184,16 +185,20 @@ impl Backstop {
             number,
             cgroup,
         };
+        let ward = Ward {
+            number,
+            reach: deputies::bits(reached),
+        };
         let mut maps = lock(&self.maps);
         maps.add_deputies(deputies::of_user(user))
             .map_err(io::Error::other)?;
         if let Some(cgroup) = cgroup {
             maps.cgroups
-                .insert(cgroup, WardValue(ward(number)), 0)
+                .insert(cgroup, WardValue(ward), 0)
                 .map_err(io::Error::other)?;
         }
         drop(maps);
-        bpf::store(self.tasks.as_fd(), handle.as_fd(), &value(number))?;
+        bpf::store(self.tasks.as_fd(), handle.as_fd(), &value(ward))?;
         Ok(governed)
     }
 
@@ -221,14 +226,11 @@ impl Maps {
     }
 }
 
-fn ward(number: u32) -> Ward {
-    Ward { number, unused: 0 }
-}
-
-/// A [`Ward`], as the map has it.
-fn value(number: u32) -> [u64; 1] {
-    let [a, b, c, d] = number.to_ne_bytes();
-    [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])]
+/// A [`Ward`], as the tasks' storage has it.
+fn value(ward: Ward) -> [u64; 1] {
+    let [a, b, c, d] = ward.number.to_ne_bytes();
+    let [e, f, g, h] = ward.reach.to_ne_bytes();
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h])]
 }
 
 impl Drop for Membership {

@@ -14,7 +14,7 @@ use rustix::{
     process::{PidfdFlags, getpid, pidfd_open},
 };
 
-use super::{attach::BackstopError, value};
+use super::{Ward, attach::BackstopError, value};
 use crate::kernel::{
     bpf,
     socket::{SocketCall, SocketKind},
@@ -78,7 +78,16 @@ fn attempt(tasks: BorrowedFd<'_>, what: What) -> i32 {
     let call = SocketCall::of(SocketKind::Raw);
     let governed = pidfd_open(getpid(), PidfdFlags::empty())
         .and_then(|itself| sys::packet_socket(call).map(|_| itself))
-        .and_then(|itself| bpf::store(tasks, itself.as_fd(), &value(NOBODY)));
+        .and_then(|itself| {
+            bpf::store(
+                tasks,
+                itself.as_fd(),
+                &value(Ward {
+                    number: NOBODY,
+                    reach: 0,
+                }),
+            )
+        });
     if let Err(errno) = governed {
         return errno.raw_os_error();
     }

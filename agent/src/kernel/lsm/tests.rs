@@ -91,7 +91,7 @@ fn refused(
             let tell = move |caller, refusal| {
                 let _ = tell.send((pid, caller, refusal));
             };
-            membership = Some(backstop.govern(pid, None, tell).unwrap());
+            membership = Some(backstop.govern(pid, None, &[], tell).unwrap());
         },
         &mut attempt,
     );
@@ -266,7 +266,7 @@ fn sockets_that_see_other_traffic_are_not_made() {
     for (family, kind, protocol) in harmless {
         let mut membership = None;
         let made = child(
-            |pid| membership = Some(backstop.govern(pid, None, |_, _| {}).unwrap()),
+            |pid| membership = Some(backstop.govern(pid, None, &[], |_, _| {}).unwrap()),
             || raw_socket(family, kind, protocol).map(drop),
         );
         assert_eq!(made, Ok(()));
@@ -304,7 +304,7 @@ fn capture_sockets_neither_send_nor_loosen_nor_hear_unarmed() {
     const AUXDATA: i32 = 8;
     let mut membership = None;
     let used = child(
-        |pid| membership = Some(backstop.govern(pid, None, |_, _| {}).unwrap()),
+        |pid| membership = Some(backstop.govern(pid, None, &[], |_, _| {}).unwrap()),
         || {
             sys::bind_packet_protocol(armed.as_fd(), 0x0300)?;
             set_option(&armed, 263, AUXDATA, 1)
@@ -340,7 +340,7 @@ fn sockets_and_objects_from_outside_are_not_received_but_armed_ones_are() {
         pass(&ours, fd);
         let mut membership = None;
         let taken = child(
-            |pid| membership = Some(backstop.govern(pid, None, |_, _| {}).unwrap()),
+            |pid| membership = Some(backstop.govern(pid, None, &[], |_, _| {}).unwrap()),
             || take(&theirs).map(drop),
         );
         assert_eq!(taken, Ok(()));
@@ -374,7 +374,7 @@ fn namespaces_programs_and_other_processes_are_out_of_reach() {
     // Its own children it may look into.
     let mut membership = None;
     let traced = child(
-        |pid| membership = Some(backstop.govern(pid, None, |_, _| {}).unwrap()),
+        |pid| membership = Some(backstop.govern(pid, None, &[], |_, _| {}).unwrap()),
         || {
             // SAFETY: the child makes system calls only.
             let pid = unsafe { libc::fork() };
@@ -418,10 +418,16 @@ fn services_that_act_for_others_are_not_connected_to() {
     is_told(refused(&backstop, connect(&bus)), "D-Bus");
     let mut membership = None;
     let connected = child(
-        |pid| membership = Some(backstop.govern(pid, None, |_, _| {}).unwrap()),
+        |pid| membership = Some(backstop.govern(pid, None, &[], |_, _| {}).unwrap()),
         connect(&other),
     );
     assert_eq!(connected, Ok(()));
+    let reached = [Deputy::Dbus];
+    let connected = child(
+        |pid| membership = Some(backstop.govern(pid, None, &reached, |_, _| {}).unwrap()),
+        connect(&bus),
+    );
+    assert_eq!(connected, Ok(()), "the operator has said that it may");
     for path in [bus, other] {
         fs::remove_file(path).unwrap();
     }
@@ -452,7 +458,7 @@ fn descendants_belong_to_the_tree_and_so_does_who_is_in_its_cgroup() {
     assert_eq!(child(|_| {}, grandchild), Ok(()));
     let mut membership = None;
     let tried = child(
-        |pid| membership = Some(backstop.govern(pid, None, |_, _| {}).unwrap()),
+        |pid| membership = Some(backstop.govern(pid, None, &[], |_, _| {}).unwrap()),
         grandchild,
     );
     assert_eq!(tried, Err(Errno::PERM));
@@ -462,7 +468,7 @@ fn descendants_belong_to_the_tree_and_so_does_who_is_in_its_cgroup() {
     };
     let mut membership = None;
     let first = child(
-        |pid| membership = Some(backstop.govern(pid, Some(&cgroup), |_, _| {}).unwrap()),
+        |pid| membership = Some(backstop.govern(pid, Some(&cgroup), &[], |_, _| {}).unwrap()),
         || Ok(()),
     );
     assert_eq!(first, Ok(()));

@@ -55,7 +55,7 @@ fn deputies_are_gone_and_what_else_listens_is_there() {
         symlink("docker.sock", "/run/link").unwrap();
         fs::write("/run/a.pid", "7").unwrap();
         fs::create_dir_all("/run/lock/empty").unwrap();
-        cover(&[]).unwrap();
+        cover(&[], 1000).unwrap();
         for socket in DEPUTIES {
             let refused = UnixStream::connect(socket).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::NotFound, "{socket}");
@@ -80,7 +80,7 @@ fn what_a_daemon_puts_there_later_does_not_appear_in_a_server_that_runs() {
         thread::scope(|scope| {
             let server = scope.spawn(move || {
                 apart(move || {
-                    cover(&[])?;
+                    cover(&[], 1000)?;
                     begun.send(()).unwrap();
                     is_later.recv().unwrap();
                     assert!(UnixStream::connect("/run/docker.sock").is_err());
@@ -117,7 +117,7 @@ fn deputy_that_is_reached_is_all_that_is_left_in() {
     for deputy in [Deputy::Docker, Deputy::Systemd, Deputy::User] {
         as_root(|| {
             let _daemons = host(&DEPUTIES);
-            cover(&[deputy]).unwrap();
+            cover(&[deputy], 1000).unwrap();
             let found: Vec<&str> = DEPUTIES
                 .into_iter()
                 .filter(|socket| UnixStream::connect(socket).is_ok())
@@ -154,8 +154,11 @@ fn directories_elsewhere_are_closed_and_links_are_not_followed() {
         fs::create_dir_all("/tmp/tmux-1000")?;
         fs::create_dir_all("/tmp/victim/here")?;
         symlink("/tmp/victim", "/tmp/tmux-1001")?;
-        cover(&[])?;
-        for directory in ["/var/spool/cron", "/tmp/tmux-1000"] {
+        // One that is there, one that is a link, and one that would come later.
+        for user in [1000, 1001, 1002] {
+            cover(&[], user)?;
+        }
+        for directory in ["/var/spool/cron", "/tmp/tmux-1000", "/tmp/tmux-1002"] {
             assert_eq!(fs::metadata(directory)?.mode() & 0o7777, 0, "{directory}");
             assert_eq!(fs::read_dir(directory)?.count(), 0, "{directory}");
             assert!(fs::write(format!("{directory}/new"), "").is_err());
