@@ -136,6 +136,7 @@ fn deputy_that_is_reached_is_all_that_is_left_in() {
 #[test]
 fn directories_elsewhere_are_closed_and_links_are_not_followed() {
     as_root(|| {
+        fs::create_dir_all("/var/spool")?;
         mount(
             c"tmpfs",
             c"/var/spool",
