@@ -76,7 +76,7 @@ fn every_way_to_send_ends_before_the_wire() -> Result<()> {
 /// Frames sent by `socket` on `cw0` of a probe: the error of one.
 fn send_line(interface: &str) -> Vec<String> {
     let script = format!(
-        "import errno, socket, time\n\
+        "import errno, os, socket, time\n\
          packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)\n\
          print('open', flush=True)\n\
          while True:\n\
@@ -85,7 +85,8 @@ fn send_line(interface: &str) -> Vec<String> {
          \x20       said = 'sent'\n\
          \x20   except OSError as error:\n\
          \x20       said = errno.errorcode.get(error.errno, str(error.errno))\n\
-         \x20   with open('said', 'w') as file: file.write(said)\n\
+         \x20   with open('said.new', 'w') as file: file.write(said)\n\
+         \x20   os.replace('said.new', 'said')\n\
          \x20   time.sleep(0.01)\n"
     );
     vec![PYTHON.to_owned(), "-c".to_owned(), script]
