@@ -269,7 +269,7 @@ fn audit_show_prints_records_and_the_head() {
     let file = path.to_str().unwrap();
     let (status, out, _) = told(&["audit", "show", file, "--last", "1"]);
     assert_eq!((status, out.lines().count()), (0, 2), "{out}");
-    assert!(out.contains("agent-stopped    second"), "{out}");
+    assert!(out.contains("agent-stopped      second"), "{out}");
     assert!(out.ends_with(&format!("head {head}\n")), "{out}");
     let (status, out, _) = told(&["audit", "show", file, "--json"]);
     assert_eq!((status, out), (0, fs::read_to_string(&path).unwrap()));
