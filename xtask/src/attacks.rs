@@ -70,7 +70,13 @@ pub(crate) fn part(tally: &mut Tally) -> Result<()> {
     if let Some(report) = child.stdout.take() {
         for line in BufReader::new(report).lines() {
             let line = line?;
-            println!("{line}");
+            // What is as it must be fills screens, and is in the closing line.
+            if !line.starts_with("✓ ") {
+                println!("{line}");
+            }
+            if let Some(row) = line.strip_prefix("✗ ") {
+                tally.failures.push(format!("{NAME}: {row}"));
+            }
             counted = closing(&line).or(counted);
         }
     }

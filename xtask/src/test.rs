@@ -92,6 +92,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
 
     println!();
     print!("{}", tally.skipped());
+    print!("{}", tally.failures());
     for broken in &tally.broken {
         println!("{} {broken}", term::mark(false));
     }
@@ -112,6 +113,8 @@ pub(crate) fn main(options: &Options) -> Result<()> {
 pub(crate) struct Tally {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
+    /// The names of those that failed: whoever sees the end of the output only sees these.
+    pub(crate) failures: Vec<String>,
     /// Name and reason.
     pub(crate) skips: Vec<(String, String)>,
     /// What failed besides single tests: a lint, a build, a test binary that died.
@@ -147,11 +150,22 @@ impl Tally {
         lines.iter().map(line).collect()
     }
 
+    /// What failed, a line for each.
+    pub(crate) fn failures(&self) -> String {
+        let failures = self.failures.iter();
+        failures.map(|name| format!("failed {name}\n")).collect()
+    }
+
     /// Counts one line that a test binary printed.
     pub(crate) fn count(&mut self, line: &str) {
         if let Some(totals) = line.strip_prefix("test result: ") {
             self.passed += number_before(totals, " passed");
             self.failed += number_before(totals, " failed");
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|test| test.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
         } else if let Some((name, mark)) = line
             .strip_prefix("test ")
             .and_then(|test| test.split_once(" ... ignored"))
@@ -398,6 +412,7 @@ mod tests {
             "running 4 tests",
             "test caps::exact ... ok",
             "test lsm::probe ... ignored, needs BPF LSM",
+            "test caps::late ... FAILED",
             "test result: FAILED. 12 passed; 1 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s",
         ] {
             tally.count(line);
@@ -412,6 +427,7 @@ mod tests {
             ]
         );
         assert_eq!(tally.to_string(), "11 passed, 1 failed, 2 skipped");
+        assert_eq!(tally.failures(), "failed caps::late\n");
 
         tally.count_noted("namespaces\tno ip netns here\n");
         let shown = "skipped lsm::probe: needs BPF LSM\n\

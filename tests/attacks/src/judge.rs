@@ -95,10 +95,12 @@ pub(crate) fn judge(
         };
     }
     let stopped = match (governed, must) {
-        (Seen::Errno(found), Must::Errno(wanted)) => *found == wanted,
+        (Seen::Errno(found), Must::Errno(wanted) | Must::ErrnoOrNothing(wanted)) => {
+            *found == wanted
+        }
         (Seen::Errno(found), Must::OneOf(wanted)) => wanted.contains(found),
         (Seen::Heard(count), Must::Heard(most)) => *count <= most,
-        (Seen::Nothing(_), Must::Nothing) => true,
+        (Seen::Nothing(_), Must::Nothing | Must::ErrnoOrNothing(_)) => true,
         _ => false,
     };
     if stopped {
@@ -140,6 +142,7 @@ fn said(must: Must) -> String {
         }
         Must::Heard(most) => format!("at most {most} packets"),
         Must::Nothing => "nothing".into(),
+        Must::ErrnoOrNothing(wanted) => format!("{} or nothing", errno::errno(wanted)),
         Must::Residual(why) => why.into(),
     }
 }

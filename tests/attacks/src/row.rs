@@ -98,6 +98,8 @@ pub(crate) enum Must {
     Heard(u64),
     /// The calls succeed, and nothing comes of them.
     Nothing,
+    /// This errno, or nothing comes of it: there are two layers, and the first that a host has stops it.
+    ErrnoOrNothing(i32),
     /// It works: SECURITY.md says so, for this reason.
     Residual(&'static str),
 }

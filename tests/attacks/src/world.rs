@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const CW0: u32 = 10;
 /// One that may not.
 pub(crate) const CW1: u32 = 11;
+/// One that nobody uses, and that is down.
+pub(crate) const SPARE: &str = "spare";
 
 /// Where what may be captured is sent.
 pub(crate) const GRANTED_PORT: u16 = 7001;

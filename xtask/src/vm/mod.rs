@@ -92,6 +92,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         return Ok(());
     }
     print!("{}", tally.skipped());
+    print!("{}", tally.failures());
     for broken in &tally.broken {
         println!("{} {broken}", term::mark(false));
     }

@@ -129,6 +129,8 @@ fn count_closing(tally: &mut Tally, name: &str, line: &str) {
         let untold = skipped.saturating_sub(tally.skips.len());
         let skip = (name.to_owned(), "no reason given".to_owned());
         tally.skips.extend(std::iter::repeat_n(skip, untold));
+    } else if let Some(row) = line.strip_prefix("✗ ") {
+        tally.failures.push(format!("{name}: {row}"));
     } else if let Some((row, why)) = line.split_once("skipped: ") {
         let times = row.trim_end().parse().unwrap_or(1);
         let skip = (name.to_owned(), why.to_owned());

@@ -64,6 +64,10 @@ fn count(machine: &Booted, programs: &Programs, tally: &mut Tally) {
         tally.passed += run.tally.passed;
         tally.failed += run.tally.failed;
         tally.skips.extend(run.tally.skips.iter().cloned());
+        let failures = run.tally.failures.iter();
+        tally
+            .failures
+            .extend(failures.map(|name| format!("{on}: {name}")));
         if run.empty {
             tally
                 .broken

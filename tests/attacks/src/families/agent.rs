@@ -27,12 +27,6 @@ const TWO_WAY: &str =
     "a packet socket is two-way; its frames carry a mark that a firewall can drop";
 
 pub(crate) const ROWS: &[Row] = &[
-    row("F1", "kill the agent", Layer::Landlock, REFUSED, kill)
-        .every_way()
-        .needs(
-            &["Landlock"],
-            "before Linux 6.12 user id 0 can signal the agent",
-        ),
     row("F1b", "stop the agent", Layer::Landlock, REFUSED, stop).needs(
         &["Landlock"],
         "before Linux 6.12 user id 0 can signal the agent",
@@ -182,6 +176,13 @@ pub(crate) const ROWS: &[Row] = &[
     .every_way()
     .within(HERE),
     row("F8", "write to the audit log", Layer::User, CLOSED, audit).root(ROOTS_FILES),
+    // The last: where it works, there is no agent for those after it.
+    row("F1", "kill the agent", Layer::Landlock, REFUSED, kill)
+        .every_way()
+        .needs(
+            &["Landlock"],
+            "before Linux 6.12 user id 0 can signal the agent",
+        ),
 ];
 
 /// The agent; without capwarden, a victim of each attack's own.

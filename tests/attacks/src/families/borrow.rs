@@ -52,12 +52,13 @@ pub(crate) const ROWS: &[Row] = &[
         "D1b",
         "the same through an abstract Unix socket",
         Layer::Landlock,
-        REFUSED,
+        // Landlock refuses the connection, and the backstop what comes by it.
+        Must::ErrnoOrNothing(EPERM),
         from_outside_abstract,
     )
     .anyone()
     .needs(
-        &["Landlock"],
+        &["Landlock", "BPF LSM"],
         "before Linux 6.12 abstract sockets are everybody's; what comes is collusion",
     ),
     row(

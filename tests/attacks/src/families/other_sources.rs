@@ -13,6 +13,7 @@ use crate::{
     netlink,
     row::{Layer, Must, Outcome, Row, Seen, Setting, row},
     sys::{native, number},
+    world::SPARE,
 };
 
 const REFUSED: Must = Must::Errno(EPERM);
@@ -438,9 +439,14 @@ fn another_address(a: &mut Attacker) -> Outcome {
 
 /// An `ioctl` on an ordinary socket, about `lo`.
 fn about_loopback(a: &mut Attacker, request: u64, value: &[u8]) -> Outcome {
+    about(a, "lo", request, value)
+}
+
+/// Asks for something of an interface.
+fn about(a: &mut Attacker, name: &str, request: u64, value: &[u8]) -> Outcome {
     let socket = a.open_socket(2, SOCK_DGRAM, 0)?;
     let mut about = [0_u8; 40];
-    about[..2].copy_from_slice(b"lo");
+    about[..name.len()].copy_from_slice(name.as_bytes());
     about[16..16 + value.len()].copy_from_slice(value);
     let about = a.memory.put(&about);
     a.attack(number::IOCTL, [socket, request, about, 0, 0, 0])?;
@@ -453,8 +459,8 @@ fn interface_flags(a: &mut Attacker) -> Outcome {
 }
 
 fn rename(a: &mut Attacker) -> Outcome {
-    // Its own name: another would disturb the other attackers.
-    about_loopback(a, 0x8923, b"lo\0")
+    // One that is down: before Linux 6.2 the name of one that is up stays as it is.
+    about(a, SPARE, 0x8923, b"renamed\0")
 }
 
 fn time_stamps(a: &mut Attacker) -> Outcome {

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::{
     netlink,
     sys::{self, memory::Memory},
-    world::{CW0, CW1, GRANTED_PORT, SECRET_PORT, TCP_PORT, UDP_PORT},
+    world::{CW0, CW1, GRANTED_PORT, SECRET_PORT, SPARE, TCP_PORT, UDP_PORT},
 };
 
 /// Between two rounds of what is sent.
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const GRANTED: &[u8] = b"granted BODY of a packet, of which nobody may see more than the headers";
 const SECRETS: &[u8] = b"SECRET BODY of a packet that nobody was granted";
 
-/// `here`, where attackers are, with loopback, `cw0` and `cw1`; and the rest of the world, which
+/// `here`, where attackers are, with loopback, `cw0`, `cw1` and `spare`; and the rest of the world, which
 /// sends.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -53,6 +53,8 @@ impl Space {
                 netlink::address(&mut memory, index, address, 25).map_err(failed(name))?;
                 netlink::up(&mut memory, index).map_err(failed(name))?;
             }
+            netlink::veth(&mut memory, SPARE, CW1 + 1, "spare-peer", peers)
+                .map_err(failed(SPARE))?;
             // For ping sockets, which are closed to everybody at first.
             let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
             let sinks = [GRANTED_PORT, SECRET_PORT].map(|port| UdpSocket::bind(("0.0.0.0", port)));
