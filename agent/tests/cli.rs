@@ -5,6 +5,8 @@
     reason = "clippy takes the helpers of a test file for no tests"
 )]
 
+#[path = "cli/guides.rs"]
+mod guides;
 #[path = "cli/readme.rs"]
 mod readme;
 #[path = "cli/specification.rs"]
@@ -184,6 +186,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden.8",
         ]
     );
+    let written = pages.len();
     for page in pages {
         let of = if page.ends_with(".5") { "man5" } else { "man8" };
         let text = fs::read_to_string(path.join(of).join(&page)).unwrap();
@@ -193,8 +196,14 @@ fn manual_has_a_page_for_every_command() {
         };
         assert!(text.contains(section), "{page}: {text}");
     }
+    let guides: Vec<String> = names("man7").collect();
+    assert!(
+        guides.contains(&"capwarden-sharkmcp.7".to_owned()),
+        "{guides:?}"
+    );
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 39));
+    let all = written + guides.len();
+    assert_eq!((status, out.matches(".TH ").count()), (0, all));
     // What follows the options in the help is in the page.
     for told in [
         "capwarden tools diff pcap",

@@ -1,6 +1,6 @@
 //! `capwarden man`: the manual pages.
 
-mod language;
+mod written;
 
 use std::{
     fs,
@@ -24,8 +24,8 @@ use super::{
     after_help = "Examples:\n  capwarden man | man -l -\n  sudo capwarden man --out /usr/local/share/man"
 )]
 pub(super) struct Man {
-    /// Write one page for each command, and one for the policy language, into the directories man8
-    /// and man5 of this one
+    /// Write one page for each command, one for the policy language, and the guides, into the
+    /// directories man8, man5 and man7 of this one
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -39,7 +39,7 @@ impl Man {
         match self.out {
             None => term::print(|out| {
                 pages.iter().try_for_each(|page| page.write(out))?;
-                language::write(out)
+                written::PAGES.iter().try_for_each(|page| page.write(out))
             })?,
             Some(directory) => {
                 let failed = |path: &PathBuf, error: io::Error| {
@@ -58,7 +58,9 @@ impl Man {
                 for page in pages {
                     save(&page.0.get_filename(), &|out| page.write(out))?;
                 }
-                save(language::NAME, &|out| language::write(out))?;
+                for page in written::PAGES {
+                    save(&page.file(), &|out| page.write(out))?;
+                }
             }
         }
         Ok(Exit::Ok)

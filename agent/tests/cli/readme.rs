@@ -121,9 +121,9 @@ enum Try {
 }
 use Try::{Parse, Run};
 
-/// All commands that README shows, in blocks and in its text.
-fn shown() -> BTreeSet<String> {
-    let joined = README.replace("\\\n", " ");
+/// All commands that a text shows, in blocks and in its text.
+pub(super) fn shown(text: &str) -> BTreeSet<String> {
+    let joined = text.replace("\\\n", " ");
     let mut found = BTreeSet::new();
     let mut add = |text: &str| {
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -193,13 +193,26 @@ fn run(place: &Path, line: &str) -> std::process::Output {
         .unwrap()
 }
 
+/// The command line is one that there is: whatever is wrong before --help is told in its place.
+pub(super) fn parsed(line: &str) {
+    let (before, _) = line.split_once(" -- ").unwrap_or((line, ""));
+    let quoted = before.split('"').enumerate();
+    let words = quoted.flat_map(|(n, part)| match n % 2 {
+        0 => part.split_whitespace().collect(),
+        _ => vec![part],
+    });
+    let words: Vec<&str> = words.chain(["--help"]).collect();
+    let (status, _, err) = told(&words);
+    assert_eq!(status, 0, "{line}: {err}");
+}
+
 #[test]
 fn every_command_of_the_readme_is_run_or_its_line_is_read() {
     let listed: BTreeSet<String> = COMMANDS
         .iter()
         .map(|(line, _)| (*line).to_owned())
         .collect();
-    let shown = shown();
+    let shown = shown(README);
     let difference: Vec<_> = shown.symmetric_difference(&listed).collect();
     assert!(
         difference.is_empty(),
@@ -219,13 +232,7 @@ fn every_command_of_the_readme_is_run_or_its_line_is_read() {
                 let output = run(place.path(), line);
                 assert_eq!(output.status.code(), Some(*status), "{shown}: {output:?}");
             }
-            Parse(line) => {
-                // Whatever is wrong before --help is told in its place.
-                let (before, _) = line.split_once(" -- ").unwrap_or((line, ""));
-                let words: Vec<&str> = before.split(' ').chain(["--help"]).collect();
-                let (status, _, err) = told(&words);
-                assert_eq!(status, 0, "{shown}: {err}");
-            }
+            Parse(line) => parsed(line),
         }
     }
     assert!(place.path().join("man/man5/capwarden-policy.5").is_file());

@@ -1,27 +1,148 @@
-//! `capwarden-policy(5)`: the policy language, made from the text that stands beside the ready
-//! policies.
+//! The pages that are written by hand: the policy language, and the guides. Each is made from the
+//! Markdown that is read on its own, too.
 
 use std::io::{self, Write};
 
-use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-/// What the page is made from: Markdown, of which headings, paragraphs, tables of two columns and
-/// blocks of code are used.
-const TEXT: &str = include_str!("../../../../policies/README.md");
+/// A page, and the text that it is made from.
+pub(super) struct Written {
+    name: &'static str,
+    section: &'static str,
+    /// What it is about, in a line.
+    says: &'static str,
+    /// Markdown, of which headings, paragraphs, lists, tables and blocks of code are used.
+    text: &'static str,
+    /// Other pages, with their sections.
+    see: &'static [(&'static str, &'static str)],
+}
 
-/// The page's name.
-pub(super) const NAME: &str = "capwarden-policy.5";
+/// All of them.
+pub(super) const PAGES: &[Written] = &[
+    Written {
+        name: "capwarden-policy",
+        section: "5",
+        says: "what MCP tools may be called with, and what their captures may see",
+        text: include_str!("../../../../policies/README.md"),
+        see: &[
+            ("capwarden-policy", "8"),
+            ("capwarden-run", "8"),
+            ("capwarden-write-a-policy", "7"),
+            ("pcap-filter", "7"),
+        ],
+    },
+    Written {
+        name: "capwarden-sharkmcp",
+        section: "7",
+        says: "hand SharkMCP to a model",
+        text: include_str!("../../../manual/sharkmcp.md"),
+        see: &[
+            ("capwarden-agent", "8"),
+            ("capwarden-policy", "5"),
+            ("capwarden-report", "8"),
+        ],
+    },
+    Written {
+        name: "capwarden-kali",
+        section: "7",
+        says: "hand a Kali server's proxy to a model",
+        text: include_str!("../../../manual/kali.md"),
+        see: &[("capwarden-agent", "8"), ("capwarden-policy", "5")],
+    },
+    Written {
+        name: "capwarden-your-server",
+        section: "7",
+        says: "put capwarden in front of any MCP server",
+        text: include_str!("../../../manual/your-server.md"),
+        see: &[
+            ("capwarden-run", "8"),
+            ("capwarden-policy", "5"),
+            ("capwarden-tools", "8"),
+        ],
+    },
+    Written {
+        name: "capwarden-write-a-policy",
+        section: "7",
+        says: "write a policy that holds",
+        text: include_str!("../../../manual/write-a-policy.md"),
+        see: &[
+            ("capwarden-policy", "5"),
+            ("capwarden-filter", "8"),
+            ("pcap-filter", "7"),
+        ],
+    },
+    Written {
+        name: "capwarden-approving",
+        section: "7",
+        says: "look at calls before they run, and stop what runs",
+        text: include_str!("../../../manual/approve.md"),
+        see: &[
+            ("capwarden-approvals", "8"),
+            ("capwarden-top", "8"),
+            ("capwarden-stop", "8"),
+        ],
+    },
+    Written {
+        name: "capwarden-fleet",
+        section: "7",
+        says: "roll capwarden out to many hosts",
+        text: include_str!("../../../manual/fleet.md"),
+        see: &[("capwarden-agent", "8"), ("capwarden-doctor", "8")],
+    },
+    Written {
+        name: "capwarden-read-the-audit",
+        section: "7",
+        says: "find something in the audit log, and trust it",
+        text: include_str!("../../../manual/read-the-audit.md"),
+        see: &[("capwarden-audit", "8"), ("capwarden-report", "8")],
+    },
+    Written {
+        name: "capwarden-born-armed",
+        section: "7",
+        says: "how the kernel holds a capture to its grant",
+        text: include_str!("../../../manual/born-armed.md"),
+        see: &[("capwarden-kernels", "7"), ("capwarden-run", "8")],
+    },
+    Written {
+        name: "capwarden-kernels",
+        section: "7",
+        says: "what each kernel offers for enforcement",
+        text: include_str!("../../../manual/kernels.md"),
+        see: &[("capwarden-doctor", "8"), ("capwarden-born-armed", "7")],
+    },
+];
 
-/// Writes the page.
-pub(super) fn write(out: &mut dyn Write) -> io::Result<()> {
-    let mut page = Roff::new();
-    page.control("TH", ["capwarden-policy", "5", "", "", "capwarden"]);
-    page.control("SH", ["NAME"]);
-    page.text([roman(
-        "capwarden-policy - what MCP tools may be called with, and what their captures may see",
-    )]);
-    page.control("SH", ["DESCRIPTION"]);
-    let mut lines = TEXT.lines().skip(1).peekable();
+impl Written {
+    /// The file that it is written to.
+    pub(super) fn file(&self) -> String {
+        format!("{}.{}", self.name, self.section)
+    }
+
+    /// Writes the page.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut page = Roff::new();
+        page.control("TH", [self.name, self.section, "", "", "capwarden"]);
+        page.control("SH", ["NAME"]);
+        page.text([roman(format!("{} - {}", self.name, self.says))]);
+        page.control("SH", ["DESCRIPTION"]);
+        body(self.text, &mut page);
+        page.control("SH", ["SEE ALSO"]);
+        let mut see = Vec::new();
+        for (page, section) in self.see {
+            if !see.is_empty() {
+                see.push(roman(", "));
+            }
+            see.push(bold(*page));
+            see.push(roman(format!("({section})")));
+        }
+        page.text(see);
+        page.to_writer(out)
+    }
+}
+
+/// What stands under the title of a text.
+fn body(text: &str, page: &mut Roff) {
+    let mut lines = text.lines().skip(1).peekable();
     while let Some(line) = lines.next() {
         if line.starts_with("```") {
             page.control("PP", []);
@@ -32,6 +153,8 @@ pub(super) fn write(out: &mut dyn Write) -> io::Result<()> {
             page.control("fi", []);
         } else if let Some(title) = line.strip_prefix("## ") {
             page.control("SH", [title.to_uppercase().as_str()]);
+        } else if let Some(title) = line.strip_prefix("### ") {
+            page.control("SS", [title]);
         } else if let Some(row) = line.strip_prefix("| ") {
             let (key, says) = row
                 .trim_end_matches('|')
@@ -40,52 +163,74 @@ pub(super) fn write(out: &mut dyn Write) -> io::Result<()> {
             page.control("TP", []);
             page.text(inlines(key.trim()));
             page.text(inlines(says.trim()));
-        } else if line.starts_with("|---") {
+        } else if line.starts_with("|---") || line.starts_with("| |") {
             // Nothing is said by it.
+        } else if let Some((mark, item)) = item(line) {
+            page.control("IP", [mark, "4"]);
+            page.text(inlines(item));
         } else if line.is_empty() {
             if lines
                 .peek()
-                .is_some_and(|next| !next.starts_with(['|', '#', '`']))
+                .is_some_and(|next| !next.starts_with(['|', '#', '`']) && item(next).is_none())
             {
                 page.control("PP", []);
             }
         } else {
-            page.text(inlines(line));
+            page.text(inlines(line.trim_start()));
         }
     }
-    page.control("SH", ["SEE ALSO"]);
-    page.text([
-        bold("capwarden-policy"),
-        roman("(8), "),
-        bold("capwarden-run"),
-        roman("(8), "),
-        italic("pcap-filter"),
-        roman("(7)"),
-    ]);
-    page.to_writer(out)
 }
 
-/// A line with its code in bold.
+/// An item of a list: its mark, and its first line.
+fn item(line: &str) -> Option<(&str, &str)> {
+    if let Some(item) = line.strip_prefix("- ") {
+        return Some(("\u{2022}", item));
+    }
+    let (number, item) = line.split_once(". ")?;
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| (line.get(..=number.len()).unwrap_or(number), item))
+}
+
+/// A line with its code in bold, and of its links the words.
 fn inlines(line: &str) -> Vec<Inline> {
     let parts = line.split('`').enumerate();
     let parts = parts.filter(|(_, part)| !part.is_empty());
     parts
         .map(|(n, part)| match n % 2 {
-            0 => roman(part),
+            0 => roman(without_links(&part.replace("**", ""))),
             _ => bold(part),
         })
         .collect()
+}
+
+/// `[words](where)` as `words`.
+fn without_links(text: &str) -> String {
+    let mut said = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("](") {
+        let (before, words) = before.rsplit_once('[').unwrap_or((before, ""));
+        said.push_str(before);
+        said.push_str(words);
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    said.push_str(rest);
+    said
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn page(name: &str) -> String {
+        let written = PAGES.iter().find(|page| page.file() == name).unwrap();
+        let mut page = Vec::new();
+        written.write(&mut page).unwrap();
+        String::from_utf8(page).unwrap()
+    }
+
     #[test]
     fn the_page_has_all_that_the_text_has() {
-        let mut page = Vec::new();
-        write(&mut page).unwrap();
-        let page = String::from_utf8(page).unwrap();
+        let page = page("capwarden-policy.5");
         for part in [
             ".SH CHECKS",
             ".SH \"POLICIES OF OTHERS\"",
@@ -94,10 +239,40 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} in\n{page}");
         }
-        assert_eq!(
-            page.matches("\n.nf\n").count(),
-            page.matches("\n.fi\n").count()
+    }
+
+    #[test]
+    fn no_page_has_markdown_left_in_it() {
+        for written in PAGES {
+            let page = page(&written.file());
+            assert_eq!(
+                page.matches("\n.nf\n").count(),
+                page.matches("\n.fi\n").count()
+            );
+            for mark in ["```", "|--", "**", "]("] {
+                assert!(
+                    !page.contains(mark),
+                    "{mark} in {}:\n{page}",
+                    written.file()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lists_and_links_are_read() {
+        let mut roff = Roff::new();
+        body(
+            "# A title\n\nSee [this](x.md) and `that`.\n\n1. one\n   more\n2. two\n\n- dot\n",
+            &mut roff,
         );
-        assert!(!page.contains("```") && !page.contains("|--"), "{page}");
+        let page = roff.to_roff();
+        for part in [
+            "See this and \\fBthat\\fR.",
+            ".IP 1. 4\none\nmore\n.IP 2. 4\ntwo",
+            ".IP • 4\ndot",
+        ] {
+            assert!(page.contains(part), "{part} in\n{page}");
+        }
     }
 }

@@ -1,0 +1,58 @@
+//! What the guides show can be used: their commands, and their policies.
+
+use std::{fs, path::Path};
+
+use super::{
+    readme::{parsed, shown},
+    told,
+};
+
+/// The guides, by their files' names.
+fn guides() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manual");
+    let files = fs::read_dir(folder).unwrap();
+    let guides: Vec<_> = files
+        .map(|file| {
+            let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    assert!(guides.len() >= 9, "{guides:?}");
+    guides
+}
+
+#[test]
+fn every_command_of_the_guides_is_one_that_there_is() {
+    for (name, text) in guides() {
+        let commands = shown(&text);
+        assert!(
+            !commands.is_empty() || name == "born-armed.md",
+            "{name} shows no command"
+        );
+        for command in commands {
+            parsed(&command);
+        }
+    }
+}
+
+#[test]
+fn policies_of_the_guides_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut policies = 0;
+    for (name, text) in guides() {
+        for block in text.split("```yaml\n").skip(1) {
+            let (block, _) = block.split_once("```").unwrap();
+            if !block.contains("tools:") {
+                continue;
+            }
+            let path = dir.path().join("policy.yaml");
+            fs::write(&path, block).unwrap();
+            let file = path.to_str().unwrap();
+            let (status, _, err) = told(&["policy", "diff", file, file]);
+            assert_eq!(status, 0, "{name}: {err}");
+            policies += 1;
+        }
+    }
+    assert!(policies >= 3);
+}
