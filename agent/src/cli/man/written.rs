@@ -83,6 +83,24 @@ pub(super) const PAGES: &[Written] = &[
         ],
     },
     Written {
+        name: "capwarden-over-http",
+        section: "7",
+        says: "serve clients over HTTP, with grants",
+        text: include_str!("../../../manual/over-http.md"),
+        see: &[
+            ("capwarden-run", "8"),
+            ("capwarden-grant", "8"),
+            ("capwarden-revoke", "8"),
+        ],
+    },
+    Written {
+        name: "capwarden-pin-tools",
+        section: "7",
+        says: "hold tools to what their server said of them",
+        text: include_str!("../../../manual/pin-tools.md"),
+        see: &[("capwarden-tools", "8"), ("capwarden-policy", "5")],
+    },
+    Written {
         name: "capwarden-fleet",
         section: "7",
         says: "roll capwarden out to many hosts",
