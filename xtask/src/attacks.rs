@@ -27,9 +27,12 @@ pub(crate) struct Options {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Only these rows, or all of a family: A1, B
+    /// Only these rows, or all of a family: A1, B. More of them with commas, or by giving this again
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
+    /// This layer must be here, as `capwarden doctor` names it; without it, what it stops is residual
+    #[arg(long, value_name = "LAYER")]
+    require: Vec<String>,
 }
 
 /// The verb.
@@ -48,6 +51,9 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     }
     for only in &options.only {
         command.args(["--only", only]);
+    }
+    for layer in &options.require {
+        command.args(["--require", layer]);
     }
     let status = command.status().context("cannot run timeout")?;
     if !status.success() {

@@ -2,7 +2,7 @@
 //! tries it.
 //!
 //! ```text
-//! attacks --capwarden PATH [--json] [--only ID]…
+//! attacks --capwarden PATH [--json] [--only ID]… [--require LAYER]…
 //! ```
 //! Each row of the table is tried without capwarden first, where it must work: an attack that fails by
 //! itself proves nothing. Then it is tried under capwarden, as a user and as user id 0, by each door
@@ -11,7 +11,7 @@
 //! | room | does |
 //! |---|---|
 //! | `row`, `table`, `families` | the rows: what is attempted, what must stop it, and how that looks to its attacker |
-//! | `attacker`, `netlink`, `ring` | what attackers are made of |
+//! | `attacker`, `netlink`, `ring`, `race` | what attackers are made of |
 //! | `act` | tries rows, each in a process of its own; runs ungoverned, and governed |
 //! | `stage` | where attacks happen: namespaces, traffic, a bystander, daemons; starts everything |
 //! | `judge`, `report` | what both sides of a row come to |
@@ -33,6 +33,7 @@ mod errno;
 mod families;
 mod judge;
 mod netlink;
+mod race;
 mod report;
 mod ring;
 mod row;
@@ -46,9 +47,23 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Parser;
 
+/// What `--help` says behind the options.
+const STATUSES: &str = "\
+Each row is tried without capwarden and under it, as nobody and as root, by each door into the kernel:
+
+  ✓ passed    it works without capwarden, and under it its attacker saw what it must see
+  ✗ failed    it works under capwarden, or was stopped in another way than it must be, or does not work
+              without capwarden, so that it proves nothing
+  · skipped   this kernel cannot do it without capwarden either
+  ! residual  it works under capwarden, as SECURITY.md says: by itself, or on hosts without a layer that
+              would stop it (--require makes the lack of one a failure)
+
+Rows that failed are printed again at the end. Exit statuses: 0 nothing failed, 1 something failed or could
+not be tried, 2 wrong usage.";
+
 /// The attack matrix, without capwarden and under it
 #[derive(Debug, Parser)]
-#[command(name = "attacks")]
+#[command(name = "attacks", after_help = STATUSES)]
 struct Options {
     /// The capwarden that is attacked
     #[arg(long, value_name = "PATH")]
@@ -56,9 +71,12 @@ struct Options {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Only these rows, or all of a family: A1, B
-    #[arg(long, value_name = "ID")]
+    /// Only these rows, or all of a family: A1, B. More of them with commas, or by giving this again
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
     only: Vec<String>,
+    /// This layer must be here, named as by `capwarden doctor`: "BPF LSM", or bpf-lsm. More of them as above
+    #[arg(long, value_name = "LAYER", value_delimiter = ',')]
+    require: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -89,12 +107,8 @@ fn run() -> Result<ExitCode> {
 }
 
 fn all(options: &Options) -> Result<ExitCode> {
-    let report = stage::run(&options.capwarden, |row| {
-        options.only.is_empty()
-            || options.only.iter().any(|only| {
-                row.id == only || (only.len() == 1 && row.id.starts_with(only.as_str()))
-            })
-    })?;
+    let rows = table::wanted(&options.only)?;
+    let report = stage::run(&options.capwarden, rows, &options.require)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report.to_json())?);
     } else {

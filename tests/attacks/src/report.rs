@@ -29,6 +29,27 @@ impl Tried {
             Way::I386 | Way::X32 => Layer::Seccomp,
         }
     }
+
+    /// What came of it, in one line, with so much room for what was attempted.
+    fn line(&self, f: &mut fmt::Formatter<'_>, widest: usize) -> fmt::Result {
+        let Self { row, mark, .. } = self;
+        let user = if self.user == 0 { "root" } else { "nobody" };
+        write!(
+            f,
+            "{} {:<4} {user:<6} {:<6}  {:<widest$}  {:<15}  {} → {}",
+            sign(mark),
+            row.id,
+            self.way.name(),
+            row.says,
+            self.layer().name(),
+            shown(&self.free),
+            shown(&self.governed),
+        )?;
+        match mark {
+            Mark::Passed => writeln!(f),
+            mark => writeln!(f, "  {}", dim(&format!("{}: {}", mark.word(), mark.why()))),
+        }
+    }
 }
 
 /// All of them, in the order of the table.
@@ -78,30 +99,14 @@ impl fmt::Display for Report {
         // A door that this kernel does not have is said once, not in every row.
         let mut closed = BTreeMap::<&str, usize>::new();
         for tried in &self.0 {
-            let Tried { row, mark, .. } = tried;
-            if let Mark::Skipped(why) = mark
+            if let Mark::Skipped(why) = &tried.mark
                 && tried.way != Way::Native
                 && why.starts_with("this kernel")
             {
                 *closed.entry(why).or_default() += 1;
                 continue;
             }
-            let user = if tried.user == 0 { "root" } else { "nobody" };
-            write!(
-                f,
-                "{} {:<4} {user:<6} {:<6}  {:<widest$}  {:<15}  {} → {}",
-                sign(mark),
-                row.id,
-                tried.way.name(),
-                row.says,
-                tried.layer().name(),
-                shown(&tried.free),
-                shown(&tried.governed),
-            )?;
-            match mark {
-                Mark::Passed => writeln!(f)?,
-                mark => writeln!(f, "  {}", dim(&format!("{}: {}", mark.word(), mark.why())))?,
-            }
+            tried.line(f, widest)?;
         }
         writeln!(f)?;
         for (why, count) in closed {
@@ -111,6 +116,12 @@ impl fmt::Display for Report {
             ["passed", "failed", "skipped", "residual"].map(|word| self.count(word));
         if residual > 0 {
             writeln!(f, "{residual} residual: they work, and SECURITY.md says so")?;
+        }
+        // Once more, for who sees only the end.
+        for tried in &self.0 {
+            if matches!(tried.mark, Mark::Failed(_)) {
+                tried.line(f, widest)?;
+            }
         }
         writeln!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
@@ -135,5 +146,39 @@ fn paint(code: &str, text: &str) -> String {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::{Must, row};
+
+    const ROW: Row = row("T1", "a try", Layer::Seccomp, Must::Nothing, |_| Err(0));
+
+    #[test]
+    fn what_failed_is_said_again_before_the_closing_line() {
+        let tried = |mark| Tried {
+            row: &ROW,
+            user: 0,
+            way: Way::Native,
+            free: Seen::Heard(1),
+            governed: Seen::Heard(2),
+            mark,
+        };
+        let marks = [
+            Mark::Failed("it works under capwarden".into()),
+            Mark::Passed,
+            Mark::Residual("so it is".into()),
+        ];
+        let said = Report(marks.map(tried).into()).to_string();
+        let mut last = said.lines().rev();
+        assert_eq!(last.next(), Some("1 passed, 1 failed, 0 skipped"));
+        let again = last.next().unwrap_or("");
+        assert!(again.contains("T1") && again.ends_with("failed: it works under capwarden"));
+        assert_eq!(said.matches("failed: it works").count(), 2);
+        assert_eq!(said.matches("residual: so it is").count(), 1);
+        let well = Report(vec![tried(Mark::Passed)]).to_string();
+        assert_eq!(well.lines().count(), 3);
     }
 }

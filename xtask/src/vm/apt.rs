@@ -20,8 +20,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An apt: the host's, or one whose lists are apart.
 pub(super) struct Apt {
-    /// Its options before all others.
-    options: Vec<String>,
+    /// Its settings, in the place of the host's.
+    settings: Option<PathBuf>,
 }
 
 impl Apt {
@@ -30,7 +30,7 @@ impl Apt {
         if !house::has_program("apt-get") {
             bail!("there is no apt-get here to fetch Debian's kernels with");
         }
-        Ok(Self { options: vec![] })
+        Ok(Self { settings: None })
     }
 
     /// With nothing but Debian's archive, and all that it keeps in this directory.
@@ -51,19 +51,11 @@ impl Apt {
         let source = format!("deb [arch=amd64 signed-by={KEYRING}] {ARCHIVE}\n");
         fs::write(&sources, source)
             .with_context(|| format!("cannot write {}", sources.display()))?;
-        let settings = [
-            ("Dir::State", directory.join("state")),
-            ("Dir::State::status", status),
-            ("Dir::Cache", directory.join("cache")),
-            ("Dir::Etc::sourcelist", sources),
-            ("Dir::Etc::sourceparts", "/dev/null".into()),
-            ("APT::Architecture", "amd64".into()),
-            ("Acquire::Languages", "none".into()),
-        ];
-        let options =
-            settings.map(|(name, value)| ["-o".to_owned(), format!("{name}={}", value.display())]);
+        let settings = directory.join("apt.conf");
+        fs::write(&settings, apart(directory, &sources, &status))
+            .with_context(|| format!("cannot write {}", settings.display()))?;
         let apt = Self {
-            options: options.concat(),
+            settings: Some(settings),
         };
         progress.run(apt.command("apt-get").args(["-q", "update"]))?;
         Ok(apt)
@@ -105,7 +97,77 @@ impl Apt {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.args(&self.options).env("LC_ALL", "C");
+        command.env("LC_ALL", "C");
+        if let Some(settings) = &self.settings {
+            command.env("APT_CONFIG", settings);
+        }
         command
+    }
+}
+
+/// The settings of an apt that is apart, as `APT_CONFIG` names them: they are read before all others, and leave
+/// out the host's, whose hooks would run with each update; but for the proxy that the host is told to use.
+fn apart(directory: &Path, sources: &Path, status: &Path) -> String {
+    let nothing = Path::new("/dev/null");
+    let settings = [
+        ("Dir::Etc::Main", nothing),
+        ("Dir::Etc::Parts", nothing),
+        ("Dir::Etc::SourceParts", nothing),
+        ("Dir::Etc::SourceList", sources),
+        ("Dir::State", &directory.join("state")),
+        ("Dir::State::Status", status),
+        ("Dir::Cache", &directory.join("cache")),
+        ("APT::Architecture", Path::new("amd64")),
+        ("Acquire::Languages", Path::new("none")),
+    ];
+    let settings = settings.map(|(name, value)| format!("{name} \"{}\";\n", value.display()));
+    let proxies = Progress::quiet()
+        .lines(Command::new("apt-config").args(["dump", "Acquire::http::Proxy"]))
+        .unwrap_or_default();
+    let proxies = proxies.iter().filter(|line| line.starts_with("Acquire::"));
+    settings
+        .into_iter()
+        .chain(proxies.map(|line| format!("{line}\n")))
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_of_the_host_are_left_out() {
+        if !house::has_program("apt-config") {
+            return; // nothing of apt is here
+        }
+        let directory = std::env::temp_dir().join(format!("capwarden-apt-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        // A host whose hook would run, as its apt reads it.
+        let (host, hooks) = (directory.join("host.conf"), directory.join("parts"));
+        fs::create_dir_all(&hooks).unwrap();
+        let hook = r#"APT::Update::Pre-Invoke { "exit 1"; };"#;
+        fs::write(hooks.join("50hook"), hook).unwrap();
+        let parts = format!("Dir::Etc::Parts \"{}\";\n", hooks.display());
+        fs::write(&host, &parts).unwrap();
+        let dump = |settings: &Path| {
+            let apt = Apt {
+                settings: Some(settings.to_path_buf()),
+            };
+            let said = apt.command("apt-config").arg("dump").output().unwrap();
+            String::from_utf8(said.stdout).unwrap()
+        };
+        assert!(dump(&host).contains("exit 1"));
+        let own = directory.join("apt.conf");
+        let settings = apart(
+            &directory,
+            &directory.join("sources"),
+            &directory.join("status"),
+        );
+        fs::write(&own, settings).unwrap();
+        let said = dump(&own);
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(!said.contains("Invoke"), "{said}");
+        assert!(said.contains(&format!("Dir::State \"{}/state\";", directory.display())));
     }
 }

@@ -68,7 +68,9 @@ impl Machine<'_> {
             true => &format!("{SECURITY_MODULES},bpf"),
             false => SECURITY_MODULES,
         };
-        let mut words = format!("console=ttyS0 quiet panic=-1 oops=panic lsm={modules}");
+        let layers = self.kernel.line.layers(self.lsm);
+        let mut words =
+            format!("console=ttyS0 quiet panic=-1 oops=panic lsm={modules} vm.require={layers}");
         if shell {
             words += " vm.shell";
         }

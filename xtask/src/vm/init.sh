@@ -28,9 +28,12 @@ if grep -q vm.shell /proc/cmdline; then
 fi
 
 echo "@vm up $(uname -r) $(cat /sys/kernel/security/lsm)"
+# The layers that must work here: without one, the attack table would call residual what it lets through.
+required=$(sed -n 's/.*vm\.require=\([^ ]*\).*/\1/p' /proc/cmdline)
 cd /vm
 while read -r name most when command; do
     [ "$when" = always ] || grep -qw "$when" /sys/kernel/security/lsm || continue
+    [ "$name" != attacks ] || command="$command --require $required"
     : >"$CAPWARDEN_SKIPS"
     echo "@vm run $name"
     timeout -k 5 "$most" "./$name" $command </dev/null

@@ -38,7 +38,22 @@ impl fmt::Display for Line {
     }
 }
 
+/// What capwarden must find on each of them, as the attack table's `--require` takes it.
+const LAYERS: &str =
+    "guard,seccomp-notification,fork-tagging,cgroup-v2,network-guard,injection-drop,private-mounts";
+
 impl Line {
+    /// The layers of enforcement that must work on a kernel of this line, with `bpf` among its security
+    /// modules or without.
+    pub(super) fn layers(self, lsm: bool) -> String {
+        let landlock = match self {
+            Self::V6_1 => "landlock-domain", // scopes came with 6.12
+            Self::V6_12 => "landlock",
+        };
+        let backstop = if lsm { ",bpf-lsm" } else { "" };
+        format!("{LAYERS},{landlock}{backstop}")
+    }
+
     /// The packages that depend on its newest kernel, of one Debian release or another.
     fn newest(self) -> &'static [&'static str] {
         match self {
@@ -50,6 +65,8 @@ impl Line {
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
+    /// Which line it is of.
+    pub(super) line: Line,
     /// The version that it calls itself: `6.1.0-56-cloud-amd64`.
     pub(super) version: String,
     /// Its image.
@@ -62,7 +79,7 @@ impl Kernel {
     /// The kernel of this line that is kept here, or the newest that apt finds.
     pub(super) fn obtain(progress: &Progress, line: Line) -> Result<Self> {
         let home = house::tools().join("vm").join(line.to_string());
-        if let Ok(kept) = Self::at(&home) {
+        if let Ok(kept) = Self::at(line, &home) {
             return Ok(kept);
         }
         let host = Apt::host()?;
@@ -81,11 +98,11 @@ impl Kernel {
                  http://deb.debian.org be reached, then run this again"
             )
         })?;
-        Self::at(&home)
+        Self::at(line, &home)
     }
 
     /// The kernel that was unpacked here.
-    fn at(home: &Path) -> Result<Self> {
+    fn at(line: Line, home: &Path) -> Result<Self> {
         let modules = only_entry(&home.join("lib/modules"))?;
         let version = modules
             .file_name()
@@ -97,6 +114,7 @@ impl Kernel {
             bail!("{} is not whole", home.display());
         }
         Ok(Self {
+            line,
             version,
             image,
             modules,

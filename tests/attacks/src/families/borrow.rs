@@ -11,6 +11,7 @@ use std::{
         },
     },
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use libc::{EACCES, EBADF, EINVAL, ENOKEY, ENOSYS, ENOTTY, EPERM, ESRCH};
@@ -436,14 +437,17 @@ pub(crate) fn victim(a: &Attacker, which: usize) -> u32 {
     a.world.bystander.victims.get(place).copied().unwrap_or(0)
 }
 
-/// Whether a victim dies: those that have died are nobody's any more.
+/// Whether a victim dies: those that have died are nobody's any more. What was killed may have to wait for
+/// a processor to die on.
 fn dies(pid: u32) -> Outcome {
-    for _ in 0..200 {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
         if state.is_err() {
             return Seen::won("it is dead");
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     Seen::nothing("it lives on")
 }

@@ -8,6 +8,7 @@ pub(crate) mod actors;
 pub(crate) mod bystander;
 mod cgroups;
 pub(crate) mod daemons;
+mod layers;
 mod place;
 mod scenario;
 mod space;
@@ -16,13 +17,11 @@ use std::{
     collections::HashMap,
     io::IsTerminal,
     path::Path,
-    process::Command,
     sync::{Mutex, PoisonError},
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::Result;
 
 use crate::{
     act::Try,
@@ -31,8 +30,8 @@ use crate::{
     report::{Report, Tried},
     row::{Free, Row, Seen, Setting},
     sys::{self, Way, number, process},
-    table,
 };
+use layers::Layers;
 use place::Place;
 use scenario::Scenario;
 
@@ -49,15 +48,22 @@ const TRIES_OF_ONE_SESSION: usize = 12;
 /// Who saw something: row, way, user, governed.
 type Key = (&'static str, Way, u32, bool);
 
-/// Tries all wanted rows.
-pub(crate) fn run(capwarden: &Path, wanted: impl Fn(&Row) -> bool) -> Result<Report> {
-    let rows: Vec<&'static Row> = table::rows().filter(|row| wanted(row)).collect();
-    ensure!(!rows.is_empty(), "there is no such row");
+/// Tries these rows.
+///
+/// # Errors
+/// A layer that is required is not here, or the stage cannot be set.
+pub(crate) fn run(
+    capwarden: &Path,
+    rows: Vec<&'static Row>,
+    required: &[String],
+) -> Result<Report> {
     // While this program has one thread: it forks.
     let closed = closed_doors();
     let place = Place::prepare(capwarden)?;
+    let layers = Layers::found_by(capwarden)?;
+    layers.demand(required)?;
     let host = Host {
-        layers: layers(capwarden)?,
+        layers: layers.present(),
         closed,
     };
     let scenarios: Vec<Scenario> = scenarios(&rows);
@@ -174,29 +180,4 @@ fn closed_doors() -> Vec<(Way, Seen)> {
         (!matches!(seen, Seen::Won(_))).then_some((way, seen))
     });
     doors.collect()
-}
-
-/// The layers that capwarden finds on this host.
-fn layers(capwarden: &Path) -> Result<Vec<String>> {
-    let doctor = Command::new(capwarden)
-        .args(["doctor", "--json"])
-        .output()
-        .with_context(|| format!("cannot run {}", capwarden.display()))?;
-    let found: Value = serde_json::from_slice(&doctor.stdout).context("capwarden doctor --json")?;
-    let layers = found.get("layers").and_then(Value::as_array);
-    let layers = layers.context("capwarden doctor names no layers")?;
-    let named = |status: &dyn Fn(&str) -> bool| -> Vec<String> {
-        let there = layers.iter().filter(|layer| {
-            let found = layer.get("status").and_then(Value::as_str);
-            found.is_some_and(status)
-        });
-        let names = there.filter_map(|layer| layer.get("name")?.as_str().map(str::to_owned));
-        names.collect()
-    };
-    let mut present = named(&|status| status == "present");
-    // A domain of an old version keeps processes from looking into others all the same.
-    if named(&|status| status != "missing").contains(&"Landlock".to_owned()) {
-        present.push("Landlock domain".to_owned());
-    }
-    Ok(present)
 }

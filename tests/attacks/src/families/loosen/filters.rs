@@ -1,10 +1,11 @@
 //! Filters: the grant's, and one's own.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::super::word;
 use crate::{
     attacker::{Attacker, SOL_SOCKET},
+    race::{Raced, race},
     row::{Outcome, Seen},
     sys::{Answer, native, number},
     world::{BODY, SECRET},
@@ -98,55 +99,53 @@ pub(super) fn attach_hidden(a: &mut Attacker) -> Outcome {
     attach_all(a)
 }
 
+/// A session bounds how many filters are attached, and others are to have some.
+const TRIES: usize = 50;
+
 /// Another thread changes the program's only instruction, from one that takes nothing to one that takes
 /// all; whichever was read, the grant is behind it.
 pub(super) fn attach_race(a: &mut Attacker) -> Outcome {
-    const ROUNDS: usize = 50;
     let socket = a.filtered()?;
     let program = a.program(ALLOW);
     let code = a.memory.read(program + 8, 8);
     let code = code.try_into().map_or(0, usize::from_ne_bytes);
     let verdict = AtomicPtr::new(std::ptr::with_exposed_provenance_mut::<u32>(code + 4));
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let verdict = verdict.load(Ordering::Relaxed);
-            while !done.load(Ordering::Relaxed) {
-                for value in [0, 0xffff] {
-                    // SAFETY: within the program, which only the kernel and the agent read.
-                    unsafe { std::ptr::write_volatile(verdict, value) };
-                }
-            }
-        });
-        for _ in 0..ROUNDS {
-            let _ = a.set_at(socket, SOL_SOCKET, 26, program, 16);
-        }
-        done.store(true, Ordering::Relaxed);
+    let change = |step: usize| {
+        let value = if step.is_multiple_of(2) { 0xffff } else { 0 };
+        // SAFETY: within the program, which only the kernel and the agent read.
+        unsafe { std::ptr::write_volatile(verdict.load(Ordering::Relaxed), value) };
+    };
+    let raced = race(TRIES, change, || {
+        let _ = a.set_at(socket, SOL_SOCKET, 26, program, 16);
+        false
     });
+    if raced == Raced::OutOfTime {
+        return Seen::broken("the race took too long");
+    }
     attach(a, socket)?;
     a.listen(socket, BODY)
 }
 
 /// Another thread puts a second capture socket in the place of the first, over and over.
 pub(super) fn attach_swapped(a: &mut Attacker) -> Outcome {
-    const ROUNDS: usize = 50;
     let sockets = [a.filtered()?, a.filtered()?];
     let place = native(libc::SYS_dup, [sockets[0], 0, 0, 0, 0, 0])?;
     let program = a.program(ALLOW);
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                for socket in sockets {
-                    let _ = native(libc::SYS_dup2, [socket, place, 0, 0, 0, 0]);
-                }
-            }
-        });
-        for _ in 0..ROUNDS {
-            let _ = a.set_at(place, SOL_SOCKET, 26, program, 16);
-        }
-        done.store(true, Ordering::Relaxed);
+    let change = |step: usize| {
+        let socket = if step.is_multiple_of(2) {
+            sockets[1]
+        } else {
+            sockets[0]
+        };
+        let _ = native(libc::SYS_dup2, [socket, place, 0, 0, 0, 0]);
+    };
+    let raced = race(TRIES, change, || {
+        let _ = a.set_at(place, SOL_SOCKET, 26, program, 16);
+        false
     });
+    if raced == Raced::OutOfTime {
+        return Seen::broken("the race took too long");
+    }
     let any = |a: &Attacker| {
         let received = sockets.iter().find_map(|socket| a.receive(*socket).ok());
         received.ok_or(libc::EAGAIN)

@@ -1,11 +1,12 @@
 //! Where a socket listens, and what is told of there.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::filters::{DETACH, hide};
 use crate::{
     attacker::{Attacker, SOL_PACKET, SOL_SOCKET},
     netlink,
+    race::{Raced, race},
     row::{Outcome, Seen},
     sys::{native, number},
     world::{CW0, CW1, SECRET},
@@ -31,38 +32,27 @@ pub(super) fn rebind_any(a: &mut Attacker) -> Outcome {
 
 /// Another thread changes the address; whichever interface it comes to be, it must be deaf.
 pub(super) fn rebind_race(a: &mut Attacker) -> Outcome {
-    const ROUNDS: usize = 200;
+    const TRIES: usize = 200;
     let socket = a.capture()?;
     let address = a.packet_address(CW0);
-    let done = AtomicBool::new(false);
     let room = a.memory.zeros(32);
     let index =
         std::ptr::with_exposed_provenance_mut::<u32>(usize::try_from(address + 4).unwrap_or(0));
     let index = AtomicPtr::new(index);
-    let mut astray = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let index = index.load(Ordering::Relaxed);
-            while !done.load(Ordering::Relaxed) {
-                for interface in [CW0, CW1] {
-                    // SAFETY: within the address, which only the kernel reads.
-                    unsafe { std::ptr::write_volatile(index, interface) };
-                }
-            }
-        });
-        for _ in 0..ROUNDS {
-            let _ = a.call(number::BIND, [socket, address, 20, 0, 0, 0]);
-            a.memory.write(room, &20_u32.to_ne_bytes());
-            let named = native(libc::SYS_getsockname, [socket, room + 8, room, 0, 0, 0]);
-            if named.is_ok() && a.memory.read_u32(room + 12) == CW1 {
-                astray += 1;
-                if astray == 3 {
-                    break;
-                }
-            }
-        }
-        done.store(true, Ordering::Relaxed);
+    let change = |step: usize| {
+        let interface = if step.is_multiple_of(2) { CW1 } else { CW0 };
+        // SAFETY: within the address, which only the kernel reads.
+        unsafe { std::ptr::write_volatile(index.load(Ordering::Relaxed), interface) };
+    };
+    let raced = race(TRIES, change, || {
+        let _ = a.call(number::BIND, [socket, address, 20, 0, 0, 0]);
+        a.memory.write(room, &20_u32.to_ne_bytes());
+        let named = native(libc::SYS_getsockname, [socket, room + 8, room, 0, 0, 0]);
+        named.is_ok() && a.memory.read_u32(room + 12) == CW1
     });
+    if raced == Raced::OutOfTime {
+        return Seen::broken("the race took too long");
+    }
     a.listen(socket, SECRET)
 }
 

