@@ -59,7 +59,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 32] = [
+    let verbs: [&[&str]; 36] = [
         &[],
         &["run"],
         &["exec"],
@@ -71,6 +71,10 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["policy", "schema"],
         &["policy", "test"],
         &["report"],
+        &["sessions"],
+        &["stop"],
+        &["revoke"],
+        &["logs"],
         &["approvals"],
         &["approve"],
         &["deny"],
@@ -165,6 +169,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-host-lockdown.8",
             "capwarden-host-observe.8",
             "capwarden-host.8",
+            "capwarden-logs.8",
             "capwarden-man.8",
             "capwarden-policy-check.8",
             "capwarden-policy-diff.8",
@@ -175,7 +180,10 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-policy.5",
             "capwarden-policy.8",
             "capwarden-report.8",
+            "capwarden-revoke.8",
             "capwarden-run.8",
+            "capwarden-sessions.8",
+            "capwarden-stop.8",
             "capwarden-tools-accept.8",
             "capwarden-tools-diff.8",
             "capwarden-tools-forget.8",
@@ -194,7 +202,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 39));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 43));
     // What follows the options in the help is in the page.
     for told in [
         "capwarden tools diff pcap",
