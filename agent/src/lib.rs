@@ -16,6 +16,7 @@ pub mod filter;
 pub mod gate;
 pub mod kernel;
 pub mod limits;
+pub mod operate;
 pub mod policy;
 pub mod principal;
 pub mod session;

@@ -61,7 +61,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 32] = [
+    let verbs: [&[&str]; 36] = [
         &[],
         &["run"],
         &["exec"],
@@ -73,6 +73,10 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["policy", "schema"],
         &["policy", "test"],
         &["report"],
+        &["sessions"],
+        &["stop"],
+        &["revoke"],
+        &["logs"],
         &["approvals"],
         &["approve"],
         &["deny"],
@@ -167,6 +171,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-host-lockdown.8",
             "capwarden-host-observe.8",
             "capwarden-host.8",
+            "capwarden-logs.8",
             "capwarden-man.8",
             "capwarden-policy-check.8",
             "capwarden-policy-diff.8",
@@ -177,7 +182,10 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-policy.5",
             "capwarden-policy.8",
             "capwarden-report.8",
+            "capwarden-revoke.8",
             "capwarden-run.8",
+            "capwarden-sessions.8",
+            "capwarden-stop.8",
             "capwarden-tools-accept.8",
             "capwarden-tools-diff.8",
             "capwarden-tools-forget.8",

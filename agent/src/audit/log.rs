@@ -57,7 +57,7 @@ pub struct Head {
 }
 
 impl Head {
-    const EMPTY: Self = Self {
+    pub(super) const EMPTY: Self = Self {
         seq: 0,
         hash: Hash::ZERO,
     };
@@ -70,7 +70,7 @@ impl Head {
     }
 
     /// Why the entry cannot stand after this head, if it cannot.
-    fn refuses(self, entry: &Entry) -> Option<String> {
+    pub(super) fn refuses(self, entry: &Entry) -> Option<String> {
         if entry.prev != self.hash {
             Some(format!(
                 "line {} does not link to the one before",

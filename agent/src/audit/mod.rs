@@ -65,7 +65,7 @@
 //!
 //! A line that was cut short (power loss, full disk) is found by the next writer. It is not thrown
 //! away: a line that lacks only its `\n` is completed; any other fragment is copied to
-//! `<file>.torn-<time>`, and a `torn-tail` record says so with its hash. `approval`,
+//! `<file>.torn-<time>`, and a `torn-tail` record says so with its hash. `approval`, `operator`,
 //! `session-ended`, `server-restarted`, `socket-refused`, `unmanaged-capture`, `network-refused`, `unanswered`, `agent-stopped` and `torn-tail` are on the disk when [`Log::append`] returns.
 
 #![forbid(unsafe_code)]
@@ -73,6 +73,7 @@
 mod arguments;
 mod capture;
 mod error;
+mod follow;
 mod hash;
 mod line;
 mod log;
@@ -90,14 +91,15 @@ pub use capture::{
     verify_capture,
 };
 pub use error::AuditError;
+pub use follow::{Follow, Followed};
 pub use hash::{Hash, HashError};
 pub use log::{Head, Log};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
     FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, NetworkBounded,
-    NetworkRefused, Origin, PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened,
-    Record, ServerRestarted, SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered,
-    UnmanagedCapture,
+    NetworkRefused, OperatorRecord, Origin, PolicyFile, PolicyRefused, PolicyReloaded,
+    ProgramOpened, ProxyOpened, Record, ServerRestarted, SessionOpened, SocketArmed, SocketRefused,
+    TornTail, Unanswered, UnmanagedCapture,
 };
 pub use report::{
     Gauge, Moment, Part, ReportLine, SessionReport, Traffic, html, session_report, traffic,

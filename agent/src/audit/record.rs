@@ -31,6 +31,8 @@ pub enum Record {
     Approval(Box<ApprovalRecord>),
     /// A bearer's grant was made or revoked.
     Grant(Box<GrantRecord>),
+    /// An operator did something to a session.
+    Operator(OperatorRecord),
     /// Something became of the definition of a tool.
     Definition(Box<DefinitionRecord>),
     /// A session was opened.
@@ -68,11 +70,12 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 21] = [
+pub const KINDS: [&str; 22] = [
     "agent-started",
     "call",
     "approval",
     "grant",
+    "operator",
     "definition",
     "session-opened",
     "socket-armed",
@@ -103,6 +106,7 @@ impl Record {
             self,
             Self::Approval(_)
                 | Self::Grant(_)
+                | Self::Operator(_)
                 | Self::SessionEnded(_)
                 | Self::ServerRestarted(_)
                 | Self::SocketRefused(_)
@@ -117,11 +121,28 @@ impl Record {
     }
 }
 
+/// An operator did something to a session; written before it is done.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperatorRecord {
+    /// What: `stop`.
+    pub did: Text,
+    /// To which session.
+    pub session: SessionId,
+    /// Who: `uid:0`, `uid:1000 by sudo`.
+    pub by: Text,
+    /// Why, in their words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Text>,
+}
+
 /// capwarden started.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AgentStarted {
     /// capwarden's version.
     pub version: Text,
+    /// What the server is called, by which grants, approvals and limits go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Text>,
     /// The server, or the command, with its arguments as they were given: secrets belong in the
     /// environment, which is not recorded.
     pub command: TextList,

@@ -13,7 +13,7 @@ use super::{
     arguments::ArgumentsDigest,
     error::AuditError,
     hash::Hash,
-    line::{Entry, next_line},
+    line::{Entry, RawLine, next_line},
     text::visible,
     verify::snapshot,
 };
@@ -102,12 +102,7 @@ pub fn show(
         if !filter.admits(&entry) {
             continue;
         }
-        let text = match rendering {
-            // A record that is shown as it is was read as JSON just now, hence is UTF-8.
-            Rendering::Json => String::from_utf8_lossy(&line.bytes).into_owned(),
-            Rendering::Plain => render(&entry, false),
-            Rendering::Colour => render(&entry, true),
-        };
+        let text = line_of(&line, &entry, rendering);
         match filter.last {
             None => {
                 writeln!(out, "{text}").map_err(AuditError::Print)?;
@@ -128,8 +123,18 @@ pub fn show(
     Ok(summary)
 }
 
+/// A record as it is shown.
+pub(super) fn line_of(line: &RawLine, entry: &Entry, rendering: Rendering) -> String {
+    match rendering {
+        // A record that is shown as it is was read as JSON just now, hence is UTF-8.
+        Rendering::Json => String::from_utf8_lossy(&line.bytes).into_owned(),
+        Rendering::Plain => render(entry, false),
+        Rendering::Colour => render(entry, true),
+    }
+}
+
 impl Filter {
-    fn admits(&self, entry: &Entry) -> bool {
+    pub(super) fn admits(&self, entry: &Entry) -> bool {
         let is = |wanted: &Option<String>, value: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| value == Some(wanted))
         };
@@ -170,7 +175,7 @@ fn render(entry: &Entry, colour: bool) -> String {
         "unmanaged-capture" => "31",
         "socket-refused" | "network-refused" | "unanswered" | "policy-refused" => "31",
         "grant" if entry.text("became") == Some("revoked") => "31",
-        "grant" => "33",
+        "grant" | "operator" => "33",
         "call" if entry.text("verdict") == Some("deny") => "31",
         "filter-attached" if entry.text("relation") == Some("same") => "32",
         "torn-tail" | "filter-attached" => "33",
@@ -301,6 +306,14 @@ pub(super) fn describe(entry: &Entry) -> String {
                 text += &format!("; at most {}", caps.join(", "));
             }
             text
+        }
+        "operator" => {
+            let did = match entry.text("did") {
+                Some("stop") => "is stopped".to_owned(),
+                _ => text("did"),
+            };
+            let text = format!("{}: {did} by {}", text("session"), text("by"));
+            text + &optional(", because ", "why")
         }
         "definition" => {
             let became = match entry.text("became") {

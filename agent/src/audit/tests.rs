@@ -23,6 +23,7 @@ use super::*;
 fn started() -> Record {
     Record::AgentStarted(AgentStarted {
         version: "0.1.0".into(),
+        server: None,
         command: ["npx", "-y", "server"].into_iter().collect(),
         policy: Some(PolicyFile {
             file: "policy.yaml".into(),
@@ -655,6 +656,12 @@ fn kinds_are_all_of_them() {
             seen: false,
         })),
         Record::Grant(Box::new(made())),
+        Record::Operator(OperatorRecord {
+            did: "stop".into(),
+            session: SessionId(1),
+            by: "uid:0".into(),
+            why: Some("w".into()),
+        }),
         Record::Definition(Box::new(DefinitionRecord {
             server: "pcap".into(),
             tool: "t".into(),

@@ -103,7 +103,7 @@ struct List {
 ///
 /// Agents that run refuse it from its next request on. The exit status is 1 if there is no such grant.
 #[derive(Debug, Args)]
-struct Revoke {
+pub(super) struct Revoke {
     /// Its name
     #[arg(value_name = "NAME")]
     name: String,
@@ -236,6 +236,11 @@ impl List {
 
 impl Revoke {
     fn run(self) -> Result<Exit, Failure> {
+        self.revoke().map(|_| Exit::Ok)
+    }
+
+    /// Revokes it, and says so. Returns what it was.
+    pub(super) fn revoke(self) -> Result<Granted, Failure> {
         let grants = Grants::open(&self.state.open()?).map_err(failed)?;
         match grants.revoke(&self.name, state::operator()) {
             Ok(grant) => {
@@ -244,7 +249,7 @@ impl Revoke {
                 log.append(&record(&self.name, "revoked", &grant, None))?;
                 let name = visible(&self.name);
                 term::print(|out| writeln!(out, "revoked {name}"))?;
-                Ok(Exit::Ok)
+                Ok(grant)
             }
             Err(error @ (GrantError::Unknown(_) | GrantError::Revoked(_))) => {
                 let hint = state::whose().unwrap_or("capwarden grant list");

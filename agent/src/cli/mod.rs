@@ -16,18 +16,24 @@ mod exec;
 mod filter;
 mod grant;
 mod host;
+mod logs;
 mod man;
 mod policy;
 mod report;
+mod revoke;
 mod run;
+mod sessions;
 mod shared;
+mod stop;
 mod tools;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use shared::{counters, enforce, exit, failure, log, paths, reception, state, term, values};
+use shared::{
+    agents, counters, enforce, exit, failure, log, paths, reception, state, term, values,
+};
 pub use shared::{
     exit::Exit,
     failure::{Account, Failure},
@@ -78,6 +84,10 @@ enum Verb {
     Exec(exec::Exec),
     Policy(policy::Policy),
     Filter(filter::Filter),
+    Sessions(sessions::Sessions),
+    Stop(stop::Stop),
+    Revoke(revoke::Revoke),
+    Logs(logs::Logs),
     Approvals(approvals::Approvals),
     Approve(approve::Approve),
     Deny(deny::Deny),
@@ -112,6 +122,10 @@ impl Cli {
             Verb::Exec(exec) => exec.run(),
             Verb::Policy(policy) => policy.run(),
             Verb::Filter(filter) => filter.run(),
+            Verb::Sessions(sessions) => sessions.run(),
+            Verb::Stop(stop) => stop.run(),
+            Verb::Revoke(revoke) => revoke.run(),
+            Verb::Logs(logs) => logs.run(),
             Verb::Approvals(approvals) => approvals.run(),
             Verb::Approve(approve) => approve.run(),
             Verb::Deny(deny) => deny.run(),

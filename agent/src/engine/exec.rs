@@ -1,6 +1,6 @@
 //! `exec`: the guard alone, around one command.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
@@ -11,9 +11,11 @@ use super::{
 };
 use crate::{
     audit::Log,
-    kernel::{Credentials, Process},
+    kernel::{self, Credentials, Process},
+    operate::Desk,
     policy::Terms,
-    session::{Attribution, EndReason, Events, Happened, SessionEnd, SessionEvent},
+    principal::Principal,
+    session::{Attribution, EndReason, Events, Happened, Roll, SessionEnd, SessionEvent},
     telemetry::Endpoint,
 };
 
@@ -87,11 +89,21 @@ fn listen(
     (next, heard)
 }
 
+/// Where operators are told of the command: whoever runs it asked for its session.
+fn desk(command: &[OsString], log: &Log, roll: Roll) -> Desk {
+    let program = command.first().map(Path::new).and_then(Path::file_name);
+    let program = program.unwrap_or_default().to_string_lossy();
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let user = Principal::User(kernel::invoking_user());
+    Desk::open(&program, log, roll).asked_by(&user.to_string(), &words.join(" "))
+}
+
 /// Runs a command under one session.
 pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let mut stop = StopSignals::new()?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
+    let desk = desk(&plan.command, &log, events.roll());
     let (happened, heard) = listen(happened);
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
@@ -103,7 +115,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
         reach: &plan.credentials.reach,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics)?;
+    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics, desk)?;
     let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
     let launched = opened.and_then(|(session, grant)| {
         tracing::info!(%session, "granted: {}", grant.summary());

@@ -110,6 +110,7 @@ pub async fn watch_host(
     let mut watch = Readable::new(watch)?;
     log.append(&Record::AgentStarted(AgentStarted {
         version: Text::new(env!("CARGO_PKG_VERSION")),
+        server: None,
         command: command.iter().map(String::as_str).collect(),
         policy: None,
         user: Text::new(rustix::process::geteuid().as_raw().to_string()),

@@ -32,6 +32,7 @@ use crate::{
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     kernel::Deputy,
+    operate::Desk,
     policy::Policy,
     session::{Happened, SessionEnd, SessionEvent, SessionId},
     telemetry::{CallSpans, Metrics, SessionSpans},
@@ -98,6 +99,8 @@ pub(super) struct RecordKeeper {
     waiting: Arc<AtomicUsize>,
     alarm: Alarm,
     metrics: Option<Arc<Metrics>>,
+    /// What operators are told, and where what they do is recorded.
+    desk: Desk,
 }
 
 /// The gate's line to the record keeper, and to whoever counts and follows calls.
@@ -109,6 +112,7 @@ pub(super) struct GateObserver {
     alarm: Alarm,
     metrics: Option<Arc<Metrics>>,
     spans: CallSpans,
+    desk: Desk,
 }
 
 impl Observer for GateObserver {
@@ -117,6 +121,7 @@ impl Observer for GateObserver {
             metrics.gate(&event);
         }
         self.spans.gate(&event);
+        self.desk.gate(&event);
         let call = match event {
             GateEvent::Call(call) => call,
             GateEvent::Unanswered {
@@ -238,9 +243,11 @@ impl RecordKeeper {
         overflow: watch::Receiver<bool>,
         ends: mpsc::Sender<SessionEnd>,
         metrics: Option<Arc<Metrics>>,
+        desk: Desk,
     ) -> Result<Self, AuditError> {
         let log = Arc::new(log);
-        let head = log.append(&started.record())?;
+        let head = log.append(&started.record(desk.server()))?;
+        desk.record_in(Arc::clone(&log));
         if let Some(metrics) = &metrics {
             metrics.recorded();
         }
@@ -258,7 +265,7 @@ impl RecordKeeper {
                 queue.map_or(0, |queue| queue.max_capacity() - queue.capacity())
             });
         }
-        let counts = metrics.clone();
+        let (counts, told) = (metrics.clone(), desk.clone());
         let alarm = Alarm::default();
         let (bell, ring) = (alarm.clone(), alarm.clone());
         tokio::spawn(async move {
@@ -268,6 +275,7 @@ impl RecordKeeper {
                     counts.session(&event);
                 }
                 spans.session(&event);
+                told.session(&event);
                 if sessions.send(Entry::Session(event)).await.is_err() {
                     return;
                 }
@@ -320,6 +328,7 @@ impl RecordKeeper {
             waiting,
             alarm,
             metrics,
+            desk,
         })
     }
 
@@ -334,6 +343,7 @@ impl RecordKeeper {
             alarm: self.alarm.clone(),
             metrics: self.metrics.clone(),
             spans: CallSpans::default(),
+            desk: self.desk.clone(),
         })
     }
 
@@ -342,10 +352,12 @@ impl RecordKeeper {
         let breaks = self.breaks.clone();
         let entries = self.entries.clone();
         let (metrics, alarm) = (self.metrics.clone(), self.alarm.clone());
+        let desk = self.desk.clone();
         move |event| {
             if let Some(metrics) = &metrics {
                 metrics.approval(&event);
             }
+            desk.approval(&event);
             let entries = entries.as_ref();
             if entries.is_none_or(|entries| entries.try_send(Entry::Approval(event)).is_err()) {
                 tracing::error!("the record cannot keep up");
@@ -386,6 +398,7 @@ impl RecordKeeper {
 
     /// Writes what is still waiting, then the end. All senders of events must be gone.
     pub(super) async fn finish(mut self, why: &str, status: Option<i32>) -> Result<(), AuditError> {
+        self.desk.close().await;
         drop(self.entries.take());
         self.alarm.ring();
         if let Some(thread) = self.thread.take() {
@@ -441,9 +454,10 @@ pub(super) struct Started<'a> {
 }
 
 impl Started<'_> {
-    fn record(&self) -> Record {
+    fn record(&self, server: &str) -> Record {
         Record::AgentStarted(AgentStarted {
             version: Text::new(env!("CARGO_PKG_VERSION")),
+            server: Some(Text::new(server)),
             command: self
                 .command
                 .iter()

@@ -18,6 +18,7 @@ use crate::{
         http::{self, FrontPlan, Tls},
     },
     kernel::{self, Broker, Credentials, Governed},
+    operate::Desk,
     policy::{ProgramTerms, ProxyTerms, Terms},
     session::{Attribution, EndReason, Events, SessionId, SessionKind, Sessions},
     telemetry::Endpoint,
@@ -54,6 +55,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     house::say_name(&plan.front.reception.server);
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
+    let desk = Desk::open(&plan.front.reception.server, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = match &plan.server {
         Some(_) => {
@@ -78,7 +80,15 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         reach,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
+    let record = RecordKeeper::start(
+        log,
+        &started,
+        happened,
+        overflow,
+        ends,
+        metrics.clone(),
+        desk,
+    )?;
     let launched = match (&sessions, &plan.server) {
         (Some(sessions), Some((command, credentials))) => {
             let policy = plan.judge.policy();

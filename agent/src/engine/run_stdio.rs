@@ -16,6 +16,7 @@ use crate::{
     audit::Log,
     gate::{Bounds, Gate},
     kernel,
+    operate::Desk,
     principal::{Caller, Principal},
     session::{Attribution, Events},
 };
@@ -32,6 +33,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     house::say_name(&plan.name);
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
+    let desk = Desk::open(&plan.name, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let for_restarts = events.clone();
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
@@ -44,7 +46,15 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         reach: &plan.credentials.reach,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
+    let record = RecordKeeper::start(
+        log,
+        &started,
+        happened,
+        overflow,
+        ends,
+        metrics.clone(),
+        desk,
+    )?;
     let policy = plan.judge.policy();
     let (baseline, programs) = (policy.baseline(), policy.programs());
     let (server, user) = (&plan.server, &plan.credentials);

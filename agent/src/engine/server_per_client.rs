@@ -30,6 +30,7 @@ use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture, ProgramOpened},
     kernel::{Credentials, Input, Output},
+    operate::Desk,
     policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind},
@@ -85,6 +86,7 @@ impl StdioPlan {
         house::say_name(&self.name);
         let (events, happened) = Events::channel();
         let overflow = events.overflow();
+        let desk = Desk::open(&self.name, &log, events.roll());
         let (metrics, serving) = house::metrics(self.metrics, &events).await?;
         // To know, and to have recorded, what this host lacks.
         let (_, degraded) = house::sessions(Attribution::ByCall, events.clone())?;
@@ -97,7 +99,15 @@ impl StdioPlan {
             reach: &self.credentials.reach,
             degraded: &degraded,
         };
-        let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics.clone())?;
+        let record = RecordKeeper::start(
+            log,
+            &started,
+            happened,
+            overflow,
+            ends,
+            metrics.clone(),
+            desk,
+        )?;
         let user = Some(self.credentials.user);
         let (judge, mut tasks) = house::decider(self.judge, self.reload, user, &record, metrics)?;
         let routes = Arc::new(Routes::default());

@@ -185,7 +185,9 @@ pub(super) fn granted_notice(opened: &Opened, text: &str) -> String {
 /// A session ended.
 pub(super) fn end_notice(end: &SessionEnd) -> String {
     let level = match end.reason {
-        EndReason::Violation | EndReason::Revoked | EndReason::CallFailed => "warning",
+        EndReason::Violation | EndReason::Revoked | EndReason::Stopped | EndReason::CallFailed => {
+            "warning"
+        }
         _ => "notice",
     };
     let kind = match end.kind() {

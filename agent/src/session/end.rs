@@ -1,8 +1,8 @@
 //! How a session ended.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::words::counted;
 
@@ -22,8 +22,27 @@ impl Serialize for SessionId {
     }
 }
 
+impl FromStr for SessionId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.strip_prefix('s');
+        let plain = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = plain.and_then(|number| number.parse().ok());
+        number.map(Self).ok_or("a session is called s1, s2, …")
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
 /// What a session is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SessionKind {
     /// A capture.
     Capture,
@@ -34,7 +53,7 @@ pub enum SessionKind {
 }
 
 /// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     /// The packet cap was reached.
@@ -49,6 +68,8 @@ pub enum EndReason {
     Deadline,
     /// A tool that ends captures, proxies or programs was called.
     StopCall,
+    /// An operator stopped it.
+    Stopped,
     /// The capturing process, the command of `exec` or the programs ended by themselves.
     Closed,
     /// No process came to use the grant.
@@ -76,6 +97,7 @@ impl fmt::Display for EndReason {
             Self::MemoryCap => "the memory cap was reached",
             Self::Deadline => "the deadline passed",
             Self::StopCall => "it was stopped by a call",
+            Self::Stopped => "an operator stopped it",
             Self::Closed => "the capturing process ended",
             Self::Unused => "no process opened a capture socket",
             Self::CallFailed => "the call failed",

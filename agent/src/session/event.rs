@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Grant, NetworkRefusal, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId,
+    Grant, NetworkRefusal, ProgramGrant, ProxyGrant, Relation, Roll, SessionEnd, SessionId,
     sampling::{Refused, Sampler},
 };
 use crate::{
@@ -116,6 +116,8 @@ pub struct Events {
     network_refusals: Arc<AtomicU64>,
     /// The last session's number: whose events go to one reader have different ones.
     numbers: Arc<AtomicU32>,
+    /// Who tells of them.
+    roll: Roll,
     overflow: watch::Sender<bool>,
 }
 
@@ -147,6 +149,7 @@ impl Events {
             refusals: Arc::default(),
             network_refusals: Arc::default(),
             numbers: Arc::default(),
+            roll: Roll::default(),
             overflow: watch::Sender::new(false),
         };
         let happened = Happened {
@@ -156,6 +159,11 @@ impl Events {
             over: false,
         };
         (events, happened)
+    }
+
+    /// The sessions whose events these are.
+    pub fn roll(&self) -> Roll {
+        self.roll.clone()
     }
 
     /// Becomes true once an event could not be told.

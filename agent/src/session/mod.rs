@@ -14,7 +14,9 @@ mod program;
 mod proxy;
 mod registry;
 mod rings;
+mod roll;
 mod sampling;
+mod snapshot;
 
 pub use compare::Relation;
 pub use end::*;
@@ -24,3 +26,5 @@ pub use grant::{Grant, GrantError};
 pub use program::{ProgramError, ProgramGrant};
 pub use proxy::{NetworkRefusal, ProxyError, ProxyGrant};
 pub use registry::{Attribution, SessionError, Sessions};
+pub use roll::Roll;
+pub use snapshot::{Count, Member, Passed, Snapshot, Standing};

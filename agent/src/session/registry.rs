@@ -164,7 +164,8 @@ impl Sessions {
         egress: Option<Arc<Egress>>,
         events: Events,
     ) -> Self {
-        Self(Arc::new(Shared {
+        let roll = events.roll();
+        let shared = Arc::new(Shared {
             server: 1, // one server per agent, so far
             attribution,
             compiler,
@@ -190,7 +191,9 @@ impl Sessions {
             pressed: Notify::new(),
             quiet: Notify::new(),
             restart: watch::Sender::new(None),
-        }))
+        });
+        roll.enrol(&shared);
+        Self(shared)
     }
 
     /// Governs the server's process, before it executes anything.

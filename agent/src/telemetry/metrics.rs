@@ -245,11 +245,12 @@ const CALL_ENDS: [(CallEnd, &str); 7] = [
 ];
 
 /// Every end of a session, so that each is there from the start.
-const REASONS: [EndReason; 12] = [
+const REASONS: [EndReason; 13] = [
     EndReason::PacketCap,
     EndReason::ByteCap,
     EndReason::Deadline,
     EndReason::StopCall,
+    EndReason::Stopped,
     EndReason::Closed,
     EndReason::Unused,
     EndReason::CallFailed,
@@ -681,6 +682,7 @@ pub(super) const fn reason_word(reason: EndReason) -> &'static str {
         EndReason::MemoryCap => "memory-cap",
         EndReason::Deadline => "deadline",
         EndReason::StopCall => "stop-call",
+        EndReason::Stopped => "stopped",
         EndReason::Closed => "closed",
         EndReason::Unused => "unused",
         EndReason::CallFailed => "call-failed",

@@ -56,6 +56,7 @@ const COMMANDS: &[(&str, Try)] = &[
         Parse("host lockdown --allow /usr/bin/dumpcap"),
     ),
     ("host observe", Parse("host observe")),
+    ("logs -f", Parse("logs -f")),
     ("man --out /usr/local/share/man", Run("man --out man", 0)),
     ("policy check FILE…", Run("policy check policy.yaml", 0)),
     (
@@ -79,6 +80,7 @@ const COMMANDS: &[(&str, Try)] = &[
         "run --log debug --log-format json …",
         Parse("run --log debug --log-format json -p p -- s"),
     ),
+    ("revoke NAME", Parse("revoke laptop")),
     (
         "run --metrics 127.0.0.1:9464 …",
         Parse("run --metrics 127.0.0.1:9464 -p p -- s"),
@@ -87,6 +89,8 @@ const COMMANDS: &[(&str, Try)] = &[
         "run --otlp http://127.0.0.1:4318 …",
         Parse("run --otlp http://127.0.0.1:4318 -p p -- s"),
     ),
+    ("sessions", Parse("sessions")),
+    ("stop ID --why TEXT", Parse("stop s1 --why x")),
     ("tools list SERVER --json", Parse("tools list pcap --json")),
     (
         "run -p /etc/capwarden/pcap.yaml --server pcap --user 1000 --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000",

@@ -176,6 +176,7 @@ impl<'a> Gathered<'a> {
                 self.is_alone = false;
                 return;
             }
+            "operator" if its_own => Part::Seen,
             "session-ended" if its_own => {
                 self.open = false;
                 Part::Seen

@@ -16,6 +16,7 @@ use crate::{
 fn started() -> Record {
     Record::AgentStarted(AgentStarted {
         version: "0.1.0".into(),
+        server: None,
         command: ["shark"].into_iter().collect(),
         policy: Some(PolicyFile {
             file: "policy.yaml".into(),

@@ -15,6 +15,7 @@ use crate::{
     },
     gate::{CallEnd, Decide},
     limits::Limits,
+    operate::Desk,
     policy::{Call, Verdict},
     principal::{Caller, Ceiling, NewGrant, Operator},
     session::Events,
@@ -61,7 +62,8 @@ impl Court {
         };
         let overflow = events.overflow();
         let written = Log::open(&log).unwrap();
-        let record = RecordKeeper::start(written, &started, happened, overflow, ends, None);
+        let desk = Desk::unattended(&written);
+        let record = RecordKeeper::start(written, &started, happened, overflow, ends, None, desk);
         Self {
             judge,
             policies,

@@ -30,14 +30,16 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    EndReason, SessionError, SessionEvent, SessionId, Sessions,
-    proxy::{ProxyError, Signal, lookup},
+    Count, EndReason, Member, Passed, SessionError, SessionEvent, SessionId, SessionKind, Sessions,
+    Snapshot, Standing,
+    proxy::{ProxyError, Signal, lookup, reason},
     registry::{MAX_SESSIONS, Shared, Table},
+    snapshot::milliseconds,
 };
 use crate::{
     kernel::{
         BootTime, Credentials, NetworkCaps, NetworkInterfaces, NetworkSlot, NetworkTerms,
-        ProgramGroup,
+        ProgramCounts, ProgramGroup,
     },
     policy::ProgramTerms,
 };
@@ -142,6 +144,49 @@ impl LiveProgram {
         let less = |calls: usize| calls.checked_sub(1);
         let order = Ordering::AcqRel;
         let _ = self.calls.fetch_update(order, Ordering::Acquire, less);
+    }
+
+    /// What it has come to, with what fork tagging counts of it.
+    pub(super) fn snapshot(&self, session: SessionId, counts: &ProgramCounts) -> Snapshot {
+        let (terms, passed) = (&self.grant.terms, self.slot.counts().unwrap_or_default());
+        let reason = match (self.group.is_out_of_memory(), counts.over) {
+            (true, _) => Some(EndReason::MemoryCap),
+            (false, 1..) => Some(EndReason::ProcessCap),
+            (false, 0) => self.slot.ended().ok().flatten().map(reason),
+        };
+        Snapshot {
+            session,
+            kind: SessionKind::Program,
+            standing: match (self.over || reason.is_some(), counts.peak) {
+                (true, _) => Standing::Ending,
+                (false, 0) => Standing::Waiting,
+                (false, _) => Standing::Live,
+            },
+            reason,
+            granted: self.grant.summary(),
+            interfaces: Vec::new(),
+            asked: None,
+            within: None,
+            cut: None,
+            packets: Count {
+                seen: passed.packets,
+                cap: terms.packets,
+            },
+            bytes: Count {
+                seen: passed.bytes_in.max(passed.bytes_out),
+                cap: terms.bytes,
+            },
+            passed: Some(Passed::from(&passed)),
+            sockets: passed.listeners,
+            refused: passed.refused,
+            running: Some(Count {
+                seen: counts.running,
+                cap: terms.processes,
+            }),
+            processes: Member::all(&self.group.processes()),
+            age_ms: milliseconds(self.grant.made.elapsed()),
+            left_ms: Some(milliseconds(self.grant.deadline.remaining())),
+        }
     }
 
     fn has_calls(&self) -> bool {

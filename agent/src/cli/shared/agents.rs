@@ -1,0 +1,28 @@
+//! The agents of the host, as the operators' verbs ask them.
+
+use crate::operate::{self, Agents, AskError};
+
+use super::failure::{Account, Failure};
+
+/// The agents that run, of whom those that cannot be asked are warned of.
+pub(in crate::cli) fn ask(purpose: &str) -> Result<Agents, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::needs_root(purpose));
+    }
+    operate::agents().map_err(failed)
+}
+
+/// Says in a line each which agents could not be asked.
+pub(in crate::cli) fn warn_of_silent(agents: &Agents) {
+    for silent in &agents.silent {
+        tracing::warn!(
+            "the agent with process id {} cannot be asked: {}",
+            silent.pid,
+            silent.why
+        );
+    }
+}
+
+pub(in crate::cli) fn failed(error: AskError) -> Failure {
+    Failure::Internal(Account::new(error.to_string()))
+}

@@ -1,0 +1,66 @@
+//! The sessions of all servers whose events go to one reader: for whoever looks at them, or ends one, from
+//! outside.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::{EndReason, SessionId, Sessions, Snapshot, registry::Shared};
+
+/// Knows the sessions of each server for as long as they are kept elsewhere; it keeps none. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Roll(Arc<Mutex<Vec<Weak<Shared>>>>);
+
+impl Roll {
+    pub(super) fn enrol(&self, sessions: &Arc<Shared>) {
+        let mut servers = self.servers();
+        servers.retain(|server| server.strong_count() > 0);
+        servers.push(Arc::downgrade(sessions));
+    }
+
+    /// Every session that is open, oldest first. Looks into `/proc`: not for a thread that others wait for.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let all = self.now().into_iter();
+        let mut all: Vec<Snapshot> = all.flat_map(|server| server.snapshots()).collect();
+        all.sort_unstable_by_key(|snapshot| snapshot.session);
+        all
+    }
+
+    /// The sessions that have not ended.
+    #[must_use]
+    pub fn live(&self) -> Vec<SessionId> {
+        self.now().iter().flat_map(Sessions::live).collect()
+    }
+
+    /// Ends a session. False if it has ended, or never was.
+    #[must_use]
+    pub fn end(&self, session: SessionId, reason: EndReason) -> bool {
+        let servers = self.now();
+        let its = servers
+            .iter()
+            .find(|server| server.live().contains(&session));
+        if let Some(server) = its {
+            server.end(session, reason);
+        }
+        its.is_some()
+    }
+
+    fn now(&self) -> Vec<Sessions> {
+        let servers = self.servers();
+        servers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(Sessions)
+            .collect()
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
+        // Whole after every statement.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Roll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Roll").finish_non_exhaustive()
+    }
+}
