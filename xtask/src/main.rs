@@ -5,11 +5,13 @@
     reason = "a developer's command talks to its terminal"
 )]
 
+mod apt;
 mod attacks;
 mod bench;
 mod demo;
 mod fuzz;
 mod house;
+mod package;
 mod root;
 mod run;
 mod setup;
@@ -37,6 +39,8 @@ enum Verb {
     Bench(bench::Options),
     /// Fuzz the filter room with cargo-fuzz, target after target
     Fuzz(fuzz::Options),
+    /// What is installed on hosts: a .deb, an .rpm, a tarball, a list of what is in them, and checksums
+    Package(package::Options),
     /// The tests that speak to the kernel, on Debian's kernels 6.1 and 6.12 in emulated machines
     Vm(vm::Options),
 }
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Attacks(options) => attacks::main(&options),
         Verb::Bench(options) => bench::main(&options),
         Verb::Fuzz(options) => fuzz::main(&options),
+        Verb::Package(options) => package::main(&options),
         Verb::Vm(options) => vm::main(&options),
     };
     match done {

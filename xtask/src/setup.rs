@@ -158,6 +158,38 @@ const MACHINE_PACKAGES: [Package; 2] = [
     },
 ];
 
+/// Needed to make packages: what a program of theirs asks, and what libpcap is built with.
+const PACKAGER_PACKAGES: [Package; 4] = [
+    Package {
+        name: "rpm",
+        sign: Sign::Program("rpmbuild"),
+    },
+    Package {
+        name: "dpkg-dev",
+        sign: Sign::Program("dpkg-shlibdeps"),
+    },
+    Package {
+        name: "bison",
+        sign: Sign::Program("bison"),
+    },
+    Package {
+        name: "flex",
+        sign: Sign::Program("flex"),
+    },
+];
+
+/// Needed to install a whole Debian on a disk.
+const INSTALLER_PACKAGES: [Package; 2] = [
+    Package {
+        name: "debootstrap",
+        sign: Sign::Program("debootstrap"),
+    },
+    Package {
+        name: "e2fsprogs",
+        sign: Sign::Program("mkfs.ext4"),
+    },
+];
+
 /// The verb.
 pub(crate) fn main() -> Result<()> {
     let start = Instant::now();
@@ -192,6 +224,16 @@ pub(crate) fn ensure() -> Result<()> {
 /// Makes sure that other kernels can be booted.
 pub(crate) fn machines(progress: &term::Progress) -> Result<()> {
     debian(progress, &MACHINE_PACKAGES.iter().collect::<Vec<_>>())
+}
+
+/// Makes sure that a whole Debian can be put on a disk.
+pub(crate) fn installers(progress: &term::Progress) -> Result<()> {
+    debian(progress, &INSTALLER_PACKAGES.iter().collect::<Vec<_>>())
+}
+
+/// Makes sure that packages can be made.
+pub(crate) fn packagers(progress: &term::Progress) -> Result<()> {
+    debian(progress, &PACKAGER_PACKAGES.iter().collect::<Vec<_>>())
 }
 
 /// Makes sure that capwarden can be built and shown.

@@ -27,6 +27,9 @@ const ACCELERATOR: &str = "tcg";
 const CLOCK: &str = "shift=1,sleep=off";
 const PROCESSORS: &str = "1";
 
+/// With a disk, time goes by as on the host where the machine waits: nothing comes from a disk in no time.
+const CLOCK_WITH_DISK: &str = "shift=1,sleep=on";
+
 /// All programs together, and the boot: several times what it takes on an idle host.
 const MOST: Duration = Duration::from_secs(1200);
 
@@ -59,6 +62,8 @@ pub(super) struct Machine<'a> {
     pub(super) lsm: bool,
     /// Where the kernel's words go.
     pub(super) console: PathBuf,
+    /// A disk, for a machine that may boot again; without one a reboot is its end.
+    pub(super) disk: Option<PathBuf>,
 }
 
 impl Machine<'_> {
@@ -69,8 +74,11 @@ impl Machine<'_> {
             false => SECURITY_MODULES,
         };
         let layers = self.kernel.line.layers(self.lsm);
-        let mut words =
-            format!("console=ttyS0 quiet panic=-1 oops=panic lsm={modules} vm.require={layers}");
+        // A machine that may boot again stays where it panicked, and is ended for what it says.
+        let panic = if self.disk.is_some() { 0 } else { -1 };
+        let mut words = format!(
+            "console=ttyS0 quiet panic={panic} oops=panic lsm={modules} vm.require={layers}"
+        );
         if shell {
             words += " vm.shell";
         }
@@ -80,15 +88,29 @@ impl Machine<'_> {
             .args(["--foreground", "--kill-after=5", &most.to_string(), QEMU])
             .args(["-accel", ACCELERATOR, "-smp", PROCESSORS])
             .args(["-machine", "pc", "-m", "1G"])
-            .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"])
+            .args(["-nodefaults", "-display", "none", "-serial"])
             .arg(format!("file:{}", self.console.display()))
             .args(["-serial", "stdio", "-kernel"])
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(self.archive)
             .args(["-append", &words]);
+        if let Some(disk) = &self.disk {
+            // Debian's kernels have this driver built in.
+            let drive = format!(
+                "if=none,id=disk,format=raw,cache=unsafe,file={}",
+                disk.display()
+            );
+            command.args(["-drive", &drive, "-device", "nvme,drive=disk,serial=disk"]);
+        } else {
+            command.arg("-no-reboot");
+        }
+        let clock = match self.disk {
+            Some(_) => CLOCK_WITH_DISK,
+            None => CLOCK,
+        };
         if !shell {
-            command.args(["-icount", CLOCK]); // who types is slower than that
+            command.args(["-icount", clock]); // who types is slower than that
         }
         command
     }

@@ -35,6 +35,19 @@ const UNUSED_PYTHON: [&str; 10] = [
 /// Where the programs that are run lie in a machine.
 pub(super) const PROGRAMS: &str = "vm";
 
+/// Nothing but busybox, and what it needs.
+pub(super) fn bare(progress: &Progress) -> Result<Archive> {
+    let mut archive = Archive::default();
+    for directory in ["dev", "proc", "run", "sys", "tmp"] {
+        archive.directory(directory, 0o755);
+    }
+    archive.device("dev/console", 5, 1);
+    let busybox = host_program("busybox").context("there is no busybox here")?;
+    program(progress, &mut archive, &busybox, "bin/busybox")?;
+    archive.link("bin/sh", "busybox");
+    Ok(archive)
+}
+
 /// Everything but the kernel's modules.
 pub(super) fn fill(progress: &Progress, programs: &[Program]) -> Result<Archive> {
     let mut archive = Archive::default();

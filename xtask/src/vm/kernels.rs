@@ -9,8 +9,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use super::apt::Apt;
-use crate::{house, term::Progress};
+use crate::{
+    apt::{self, Apt},
+    house,
+    term::Progress,
+};
 
 /// The parts of a kernel's modules that are put into the machines: what packets go through.
 const MODULES: [&str; 4] = ["net", "drivers/net", "crypto", "lib"];
@@ -86,7 +89,7 @@ impl Kernel {
         let fetched = fetch(progress, &host, line, &home).or_else(|of_host| {
             progress.say("asking Debian's archive");
             let apart = house::tools().join("vm/apt");
-            let fetched = Apt::apart(progress, &apart)
+            let fetched = Apt::apart(progress, &apart, apt::KERNELS)
                 .and_then(|apt| fetch(progress, &apt, line, &home))
                 .with_context(|| format!("nor has the host's own apt one ({of_host:#})"));
             let _ = fs::remove_dir_all(&apart);

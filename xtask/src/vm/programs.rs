@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::host;
 use crate::{
     house,
     term::{self, Progress},
@@ -59,6 +60,7 @@ pub(super) struct Program {
 }
 
 /// What is run, and what cannot be, with the reason.
+#[derive(Default)]
 pub(super) struct Programs {
     pub(super) runs: Vec<Program>,
     pub(super) skips: Vec<(String, String)>,
@@ -137,7 +139,9 @@ pub(super) fn build(
         }
     }
     if programs.runs.is_empty() && programs.skips.is_empty() {
-        let names = [&[UNIT_TESTS, ATTACKS], &AGENT[..]].concat().join(", ");
+        let names = [&[UNIT_TESTS, ATTACKS, host::NAME], &AGENT[..]]
+            .concat()
+            .join(", ");
         bail!("--only {only}: there are {names}");
     }
     Ok(programs)

@@ -13,28 +13,31 @@ use anyhow::{Context, Result, bail};
 use crate::{house, term::Progress};
 
 /// Where Debian's kernels for this release are, of every line that is tried.
-const ARCHIVE: &str = "http://deb.debian.org/debian-security bookworm-security main";
+pub(crate) const KERNELS: &str = "http://deb.debian.org/debian-security bookworm-security main";
+
+/// Where the release itself is, as it was made.
+pub(crate) const RELEASE: &str = "http://deb.debian.org/debian bookworm main";
 
 /// What Debian signs it with: of the package `debian-archive-keyring`.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An apt: the host's, or one whose lists are apart.
-pub(super) struct Apt {
+pub(crate) struct Apt {
     /// Its settings, in the place of the host's.
     settings: Option<PathBuf>,
 }
 
 impl Apt {
     /// As the host has it configured, with the lists that it has.
-    pub(super) fn host() -> Result<Self> {
+    pub(crate) fn host() -> Result<Self> {
         if !house::has_program("apt-get") {
-            bail!("there is no apt-get here to fetch Debian's kernels with");
+            bail!("there is no apt-get here to fetch Debian's packages with");
         }
         Ok(Self { settings: None })
     }
 
-    /// With nothing but Debian's archive, and all that it keeps in this directory.
-    pub(super) fn apart(progress: &Progress, directory: &Path) -> Result<Self> {
+    /// With nothing but one of Debian's archives, and all that it keeps in this directory.
+    pub(crate) fn apart(progress: &Progress, directory: &Path, archive: &str) -> Result<Self> {
         Self::host()?;
         if !Path::new(KEYRING).exists() {
             bail!("{KEYRING} is not here; install the package debian-archive-keyring");
@@ -48,7 +51,10 @@ impl Apt {
         made("cache/archives/partial")?;
         let (status, sources) = (directory.join("status"), directory.join("sources.list"));
         fs::write(&status, "")?;
-        let source = format!("deb [arch=amd64 signed-by={KEYRING}] {ARCHIVE}\n");
+        let source = format!(
+            "deb [arch=amd64 signed-by={KEYRING}] {archive}\n\
+             deb-src [signed-by={KEYRING}] {archive}\n"
+        );
         fs::write(&sources, source)
             .with_context(|| format!("cannot write {}", sources.display()))?;
         let settings = directory.join("apt.conf");
@@ -62,7 +68,7 @@ impl Apt {
     }
 
     /// What a package of no content depends on now: the first whose name begins so.
-    pub(super) fn depends(&self, package: &str, prefix: &str) -> Result<String> {
+    pub(crate) fn depends(&self, package: &str, prefix: &str) -> Result<String> {
         let mut cache = self.command("apt-cache");
         let lines = Progress::quiet().lines(cache.args(["depends", package]))?;
         let names = lines
@@ -76,7 +82,7 @@ impl Apt {
     }
 
     /// Fetches a package, checked as apt checks it, and unpacks it into a directory.
-    pub(super) fn unpack(&self, progress: &Progress, package: &str, into: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, progress: &Progress, package: &str, into: &Path) -> Result<()> {
         let archives = into.with_extension("deb");
         let _ = fs::remove_dir_all(&archives);
         fs::create_dir_all(&archives)
@@ -93,6 +99,17 @@ impl Apt {
         progress.run(dpkg.arg("--extract").arg(archive).arg(into))?;
         fs::remove_dir_all(&archives)?;
         Ok(())
+    }
+
+    /// Fetches the source of a package at a version (`libpcap=1.10.3-1`), checked as apt checks it, into a
+    /// directory.
+    pub(crate) fn source(&self, progress: &Progress, package: &str, into: &Path) -> Result<()> {
+        fs::create_dir_all(into).with_context(|| format!("cannot make {}", into.display()))?;
+        progress.say(&format!("apt-get source {package}"));
+        let mut get = self.command("apt-get");
+        get.current_dir(into)
+            .args(["-q", "--download-only", "source", package]);
+        progress.run(&mut get)
     }
 
     fn command(&self, program: &str) -> Command {

@@ -1,0 +1,76 @@
+//! A machine as hosts are: Debian 12 on a disk, with systemd. The packages are tried in it as an administrator
+//! would: installed, used, over a reboot, upgraded, removed and purged.
+
+mod disk;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Result;
+
+use super::{
+    Booted, archive::Archive, boot::Machine, guest, kernels::Kernel, programs::Programs, report,
+};
+use crate::{package, term, test::Tally};
+
+/// What `--only` calls it.
+pub(super) const NAME: &str = "package";
+
+/// The first process of the kernel's own file system: it goes on from the disk.
+const INIT: &str = include_str!("init.sh");
+/// What is tried.
+const TRIALS: &str = include_str!("trials.sh");
+/// What starts that, at each boot.
+const UNIT: &str = include_str!("trials.service");
+
+/// Makes two packages, the second an upgrade of the first, and lets a machine try them.
+pub(super) fn run(keep: bool, kernel: &Kernel, home: &Path, tally: &mut Tally) -> Result<()> {
+    let base = term::step("Debian 12, to be booted from a disk", disk::obtain)?;
+    let packages = package::debs(&[1, 2], home)?;
+    let disk = home.join("disk.ext4");
+    let archive = home.join("host.cpio");
+    term::step("what the machine boots", |progress| {
+        disk::copy(progress, &base, &disk)?;
+        fill(progress, kernel, &packages)?.write(&archive)
+    })?;
+    let machine = Machine {
+        kernel,
+        archive: &archive,
+        lsm: true,
+        console: home.join("host.console"),
+        disk: Some(disk),
+    };
+    let booted = term::step("a machine with systemd", |progress| {
+        let start = Instant::now();
+        let (reading, lost) = machine.run(&|what| progress.say(what))?;
+        Ok(Booted {
+            kernel: kernel.version.clone(),
+            lsm: true,
+            reading,
+            lost,
+            retried: None,
+            time: start.elapsed(),
+        })
+    })?;
+    let booted = [booted];
+    report::show(&booted, &Programs::default(), tally);
+    if keep {
+        report::keep(&booted, home)?;
+    }
+    Ok(())
+}
+
+/// What the kernel unpacks: the way to the disk, and what is put onto it.
+fn fill(progress: &term::Progress, kernel: &Kernel, packages: &[PathBuf]) -> Result<Archive> {
+    let mut archive = guest::bare(progress)?;
+    archive.text("init", INIT, 0o755);
+    archive.text("trials/run", TRIALS, 0o755);
+    archive.text("trials/trials.service", UNIT, 0o644);
+    for (number, package) in (1..).zip(packages) {
+        archive.file(&format!("trials/{number}.deb"), package, 0o644);
+    }
+    guest::add_modules(&mut archive, kernel)?;
+    Ok(archive)
+}

@@ -1,0 +1,207 @@
+#!/bin/bash
+# What is tried on a machine with systemd. Run at each boot; how far it came is in /trials/at. Each trial is a
+# line as Rust's tests print it.
+set -u
+export LC_ALL=C.UTF-8 TERM=dumb NO_COLOR=1 RUST_BACKTRACE=0 DEBIAN_FRONTEND=noninteractive HOME=/root
+here=/trials
+passed=0 failed=0
+
+# Runs a trial, which is a function: what it prints is shown if it fails.
+try() {
+    local said
+    if said=$(set -e; "$1" 2>&1 </dev/null); then
+        passed=$((passed + 1))
+        echo "test package::$1 ... ok"
+    else
+        failed=$((failed + 1))
+        echo "$said"
+        echo "test package::$1 ... FAILED"
+    fi
+}
+
+skip() { echo "test package::$1 ... ignored, $2"; }
+
+begin() { echo "@vm run $1"; }
+
+end() {
+    echo
+    echo "test result: $passed passed; $failed failed"
+    echo "@vm end $((failed > 0 ? 101 : 0))"
+    passed=0 failed=0
+}
+
+# Asks again and again, for at most so many seconds, until a command succeeds.
+wait_for() {
+    local most=$1
+    shift
+    for _ in $(seq $((most * 5))); do
+        if "$@" >/dev/null 2>&1; then return 0; fi
+        sleep 0.2
+    done
+    echo "after $most s still not: $*"
+    return 1
+}
+
+has_verb() { capwarden "$1" --help >/dev/null 2>&1; }
+
+# Sends datagrams over loopback.
+send() {
+    local n
+    for n in $(seq "$1"); do echo "packet $n" >/dev/udp/127.0.0.1/9; done
+}
+
+packets() { tcpdump --count -r "$1" 2>/dev/null | sed -n 's/ packets\?$//p'; }
+
+# Every path that a package could have left something at.
+files() {
+    find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path "$here" -o -path /var/lib/dpkg \
+        -o -path /var/log/journal -o -path /var/cache -o -path /root \) -prune -o -print | sort
+}
+
+# Names of kernel programs, filters and cgroups, of which a purge must leave no more than there were.
+kernel() {
+    bpftool prog list | sed -n 's/^[0-9]*: \([a-z_]*\)  *name \([^ ]*\).*/\1 \2/p' | sort -u
+    tc filter show dev lo egress
+    tc qdisc show dev lo
+    find /sys/fs/cgroup -type d -name '*capwarden*'
+    find /sys/fs/bpf -mindepth 1
+}
+
+accounts() { cut -d: -f1 /etc/passwd /etc/group | sort; }
+
+### The first boot
+
+installs() {
+    dpkg --install $here/1.deb
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' capwarden)" = installed ]
+    [ -z "$(dpkg --verify capwarden)" ]
+    getent group capwarden
+}
+
+documents_are_there() {
+    test -s /usr/share/man/man8/capwarden.8.gz
+    test -s /usr/share/bash-completion/completions/capwarden
+    test -s /usr/share/doc/capwarden/third-party.txt.gz
+    capwarden policy check /usr/share/capwarden/policies/*[a-z].yaml >/dev/null || [ $? -le 1 ]
+    capwarden --version
+}
+
+host_is_fit() { capwarden doctor; }
+
+service_runs() {
+    systemctl is-enabled capwarden.service
+    wait_for 20 systemctl is-active capwarden.service
+    [ "$(systemctl show --value --property NRestarts capwarden.service)" = 0 ]
+    systemctl status --no-pager capwarden.service
+    test -S /run/capwarden/agent.sock
+}
+
+capture_is_capped() {
+    local file=/var/tmp/capped.pcap
+    install -o nobody /dev/null $file
+    capwarden exec --interface lo --filter 'udp port 9' --packets 5 --seconds 60 -- \
+        tcpdump --immediate-mode -U -ni lo -w $file &
+    wait_for 30 grep -q 'session_opened\|SessionOpened\|"opened"\|session' /var/log/capwarden/audit.jsonl
+    wait_for 30 sh -c "grep -l tcpdump /proc/[0-9]*/comm"
+    sleep 2
+    send 20
+    wait $!
+    [ "$(packets $file)" = 5 ]
+}
+
+chain_holds() { capwarden audit verify; }
+
+### After a reboot
+
+chain_outlasts_a_reboot() {
+    capwarden audit verify
+    [ "$(wc -l </var/log/capwarden/audit.jsonl)" -ge "$(cat $here/lines)" ]
+}
+
+upgrade_keeps_a_capture() {
+    local file=/var/tmp/kept.pcap pid before
+    install -o nobody /dev/null $file
+    systemd-run --quiet --unit=trial-capture --setenv=HOME=/root \
+        capwarden exec --interface lo --filter 'udp port 9' --packets 8 --seconds 120 -- \
+        tcpdump --immediate-mode -U -ni lo -w $file
+    wait_for 30 pidof tcpdump
+    sleep 2
+    pid=$(pidof tcpdump)
+    send 3
+    sed -i '$ a # changed by the administrator' /etc/capwarden/agent.yaml
+    before=$(sha256sum /etc/capwarden/agent.yaml)
+
+    dpkg --install $here/2.deb
+    [ "$(dpkg-query --show --showformat='${Version}' capwarden)" != "$(dpkg-deb --field $here/1.deb Version)" ]
+    [ "$(sha256sum /etc/capwarden/agent.yaml)" = "$before" ]
+    [ "$(pidof tcpdump)" = "$pid" ]
+    send 20
+    wait_for 30 sh -c '! pidof tcpdump'
+    [ "$(packets $file)" = 8 ]
+    capwarden audit verify
+}
+
+removal_stops_and_keeps() {
+    dpkg --remove capwarden
+    ! test -e /usr/bin/capwarden
+    test -s /var/log/capwarden/audit.jsonl
+    test -s /etc/capwarden/agent.yaml
+    [ -z "$(systemctl list-units --no-legend --state=active 'capwarden*')" ]
+    ! pgrep capwarden
+}
+
+comes_again() {
+    dpkg --install $here/2.deb
+    capwarden audit verify
+}
+
+purge_leaves_nothing() {
+    dpkg --purge capwarden
+    local left=0
+    for what in files accounts kernel; do
+        $what >$here/$what.after
+        # A file that is gone is no leftover.
+        if comm -13 $here/$what.before $here/$what.after | grep .; then left=1; fi
+    done
+    systemctl list-unit-files --no-legend 'capwarden*' | grep . && left=1
+    systemctl list-units --no-legend --all 'capwarden*' | grep . && left=1
+    ! dpkg-query --show capwarden 2>/dev/null || left=1
+    return $left
+}
+
+systemctl is-system-running --wait >/dev/null
+case "$(cat $here/at 2>/dev/null)" in
+"")
+    # What the first boot and the shell that runs this leave is not the package's.
+    for what in files accounts kernel; do $what >$here/$what.before; done
+    begin first-boot
+    try installs
+    try documents_are_there
+    try host_is_fit
+    if has_verb agent; then
+        try service_runs
+    else
+        skip service_runs "this capwarden has no verb agent"
+    fi
+    try capture_is_capped
+    try chain_holds
+    wc -l </var/log/capwarden/audit.jsonl >$here/lines
+    end
+    echo rebooted >$here/at
+    systemctl reboot
+    ;;
+rebooted)
+    begin rebooted
+    if has_verb agent; then try service_runs; fi
+    try chain_outlasts_a_reboot
+    try upgrade_keeps_a_capture
+    if has_verb agent; then try service_runs; fi
+    try removal_stops_and_keeps
+    try comes_again
+    try purge_leaves_nothing
+    end
+    echo "@vm done"
+    echo done >$here/at
+    systemctl poweroff
+    ;;
+esac
