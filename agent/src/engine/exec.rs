@@ -94,7 +94,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let overflow = events.overflow();
     let (happened, heard) = listen(happened);
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
-    let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
+    let (sessions, degraded) = house::sessions(Attribution::WholeTree, &plan.credentials, events)?;
     let (ends, mut ended) = mpsc::channel(1);
     let started = Started {
         command: &plan.command,

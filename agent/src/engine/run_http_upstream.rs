@@ -56,8 +56,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = match &plan.server {
-        Some(_) => {
-            let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
+        Some((_, governed)) => {
+            let (sessions, degraded) = house::sessions(Attribution::ByCall, governed, events)?;
             (Some(sessions), degraded)
         }
         None => {
