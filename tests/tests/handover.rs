@@ -26,8 +26,8 @@ use anyhow::{Context, Result, ensure};
 use capwarden::{
     filter::Compiler,
     kernel::{
-        Admit, ArmedSocket, Broker, Caller, Credentials, Errno, Keeper, Launch, Refusal, Rejection,
-        SocketCall, kept, launch,
+        Admit, ArmedSocket, Broker, Caller, Credentials, Errno, Keeper, Launch, PacketMembership,
+        Refusal, Rejection, SocketCall, kept, launch,
     },
     policy::{InterfaceTerms, Outside, Payload, Terms},
     session::{Attribution, Events, Sessions},
@@ -315,6 +315,15 @@ impl Admit for Dying {
     }
 
     fn ring(&self, _: u64, _: u64, _: &dyn Fn() -> Result<(), Errno>) -> Result<(), Rejection> {
+        Err(Rejection::Kernel(Errno::PERM))
+    }
+
+    fn add_membership(
+        &self,
+        _: u64,
+        _: &PacketMembership,
+        _: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(), Rejection> {
         Err(Rejection::Kernel(Errno::PERM))
     }
 

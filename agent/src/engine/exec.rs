@@ -106,7 +106,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let desk = desk(&plan.command, &log, events.roll());
     let (happened, heard) = listen(happened);
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
-    let (sessions, degraded) = house::sessions(Attribution::WholeTree, events)?;
+    let (sessions, degraded) = house::sessions(Attribution::WholeTree, &plan.credentials, events)?;
     let (ends, mut ended) = mpsc::channel(1);
     let started = Started {
         command: &plan.command,

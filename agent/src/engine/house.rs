@@ -31,9 +31,10 @@ use crate::{
 /// How long a server may take to leave once its input is closed.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// The sessions of a server that is about to be started, and what this host lacks for them.
+/// The sessions of a server that is about to be started with these credentials, and what this host lacks for them.
 pub(super) fn sessions(
     attribution: Attribution,
+    credentials: &Credentials,
     events: Events,
 ) -> io::Result<(Sessions, Vec<Degraded>)> {
     let mut degraded = Vec::new();
@@ -46,7 +47,7 @@ pub(super) fn sessions(
             })
             .ok(),
     };
-    let cgroup = Cgroup::create()
+    let cgroup = Cgroup::create_for(credentials)
         .inspect_err(|error| {
             tracing::warn!(%error, "{}", Degraded::NoCgroup.describe());
             degraded.push(Degraded::NoCgroup);

@@ -107,10 +107,11 @@ impl Life {
 
 impl Again {
     async fn start(&self) -> Result<Life, EngineError> {
-        let events = self.events.clone();
+        let (events, user) = (self.events.clone(), self.credentials.clone());
         // It takes the verifier's time.
-        let made =
-            tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
+        let made = tokio::task::spawn_blocking(move || {
+            house::sessions(Attribution::ByCall, &user, events)
+        });
         let (sessions, _) = made.await.map_err(io::Error::other)??;
         let (baseline, programs) = (self.needs)();
         let (command, user) = (&self.command, &self.credentials);

@@ -58,8 +58,8 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let desk = Desk::open(&plan.front.reception.server, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = match &plan.server {
-        Some(_) => {
-            let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
+        Some((_, governed)) => {
+            let (sessions, degraded) = house::sessions(Attribution::ByCall, governed, events)?;
             (Some(sessions), degraded)
         }
         None => {

@@ -36,7 +36,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let desk = Desk::open(&plan.name, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let for_restarts = events.clone();
-    let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
+    let (sessions, degraded) = house::sessions(Attribution::ByCall, &plan.credentials, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.judge.policy());
     let started = Started {

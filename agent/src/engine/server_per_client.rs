@@ -89,7 +89,8 @@ impl StdioPlan {
         let desk = Desk::open(&self.name, &log, events.roll());
         let (metrics, serving) = house::metrics(self.metrics, &events).await?;
         // To know, and to have recorded, what this host lacks.
-        let (_, degraded) = house::sessions(Attribution::ByCall, events.clone())?;
+        let (_, degraded) =
+            house::sessions(Attribution::ByCall, &self.credentials, events.clone())?;
         let (ends, ended) = mpsc::channel(ENDS);
         let source = PolicySource::of(&self.judge.policy());
         let started = Started {
@@ -166,10 +167,11 @@ impl OwnServers {
         let mut stopping = self.stopping.subscribe();
         let client = client.into_std()?;
         client.set_nonblocking(false)?;
-        let events = self.events.clone();
+        let (events, user) = (self.events.clone(), self.credentials.clone());
         // It takes the verifier's time.
-        let made =
-            tokio::task::spawn_blocking(move || house::sessions(Attribution::ByCall, events));
+        let made = tokio::task::spawn_blocking(move || {
+            house::sessions(Attribution::ByCall, &user, events)
+        });
         let (sessions, _) = made.await.map_err(io::Error::other)??;
         let (baseline, programs) = self.judge.bounds(&caller);
         let client_in = Input::from(OwnedFd::from(client.try_clone()?));

@@ -409,8 +409,26 @@ pub(super) fn programs() -> impl Iterator<Item = OwnedFd> {
 
 /// The name that a program was loaded with.
 pub(super) fn program_name(program: BorrowedFd<'_>) -> Result<String, Errno> {
-    const AT: usize = 64;
-    let mut info = [0_u8; AT + NAME];
+    let info = info(program)?;
+    let name = info.get(INFO_NAME..).unwrap_or_default();
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// The user who loaded a program.
+pub(super) fn loader(program: BorrowedFd<'_>) -> Result<u32, Errno> {
+    const CREATED_BY: usize = 48;
+    let info = info(program)?;
+    let user = info.get(CREATED_BY..).and_then(|user| user.first_chunk());
+    user.copied().map(u32::from_ne_bytes).ok_or(Errno::INVAL)
+}
+
+/// Where the name is in `struct bpf_prog_info`.
+const INFO_NAME: usize = 64;
+
+/// `struct bpf_prog_info` of a program, as far as its name.
+fn info(program: BorrowedFd<'_>) -> Result<[u8; INFO_NAME + NAME], Errno> {
+    let mut info = [0_u8; INFO_NAME + NAME];
     let attributes = InfoAttributes {
         bpf_fd: u32::try_from(program.as_raw_fd()).map_err(|_| Errno::BADF)?,
         info_len: u32::try_from(info.len()).map_err(|_| Errno::INVAL)?,
@@ -419,9 +437,7 @@ pub(super) fn program_name(program: BorrowedFd<'_>) -> Result<String, Errno> {
     // SAFETY: the kernel writes to `info` no more than its length; the numbers in it that say how much
     // else is wanted are 0.
     unsafe { call(OBJ_GET_INFO, &attributes) }?;
-    let name = info.get(AT..).unwrap_or_default();
-    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(name).into_owned())
+    Ok(info)
 }
 
 /// Puts a map into the only entry of a map of maps, in the place of the one that is there. When this

@@ -12,11 +12,12 @@
 //!
 //! [`aside`]: super::aside
 
+mod setsockopt;
+
 use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::{FileExt, MetadataExt},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
 };
@@ -27,12 +28,10 @@ use rustix::{
 };
 
 use super::{
-    aside::{Aside, Full},
+    aside::Aside,
     notify::{Listener, Notification},
-    own_filter::{self, FilterCall},
+    packet_membership::PacketMembership,
     process::Process,
-    rings::{self, RingCall},
-    seccomp::{PACKET_RX_RING, SOL_PACKET},
     socket::{ArmedSocket, SocketCall},
     sys,
 };
@@ -58,7 +57,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// Why a process's own filter was not put on, or not taken off, or its receive ring not set.
+/// Why a process's own filter was not put on, or not taken off, or its receive ring or a membership not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// As the kernel would have rejected it: no news.
@@ -68,7 +67,7 @@ pub enum Rejection {
 }
 
 /// Decides who gets a capture socket. Called on the broker's thread, where it must not wait, but
-/// for [`attach`](Self::attach) and [`ring`](Self::ring).
+/// for [`attach`](Self::attach), [`ring`](Self::ring) and [`add_membership`](Self::add_membership).
 pub trait Admit: Send + Sync + 'static {
     /// Makes the socket of the caller's session, or says why not.
     fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
@@ -95,6 +94,14 @@ pub trait Admit: Send + Sync + 'static {
         inode: u64,
         bytes: u64,
         set: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(), Rejection>;
+    /// Has an interface receive for an armed socket what that wants: `add` has the kernel do it. Called where and as
+    /// [`attach`](Self::attach) is.
+    fn add_membership(
+        &self,
+        inode: u64,
+        wanted: &PacketMembership,
+        add: &dyn Fn() -> Result<(), Errno>,
     ) -> Result<(), Rejection>;
     /// The caller has the socket.
     fn armed(&self, caller: Caller, call: SocketCall, inode: u64);
@@ -221,13 +228,7 @@ fn answer(
     match libc::c_long::from(call.number) {
         libc::SYS_socket => answer_socket(listener, &**admit, namespace, &call, caller),
         libc::SYS_bind => answer_bind(listener, &**admit, &call, caller),
-        libc::SYS_setsockopt
-            if (call.number_argument(1), call.number_argument(2))
-                == (SOL_PACKET, PACKET_RX_RING) =>
-        {
-            answer_ring(listener, admit, call, caller, aside);
-        }
-        libc::SYS_setsockopt => answer_filter(listener, admit, call, caller, aside),
+        libc::SYS_setsockopt => setsockopt::answer(listener, admit, call, caller, aside),
         _ => {
             let _ = listener.fail(&call, Errno::PERM);
         }
@@ -289,149 +290,6 @@ fn answer_bind(
                 admit.refused(Some(caller), refusal);
             }
         }
-    }
-}
-
-/// Puts a filter into the slot of the capture socket that the caller means.
-///
-/// Every other socket is the kernel's business, so the call goes on; and that is sound, whatever the
-/// number means by then: the filter of a capture socket is locked, and the kernel says EPERM.
-/// What is put into a slot was read once, and can only take packets from the socket that the
-/// number meant when we looked.
-///
-/// Putting one on is done aside. It may be over when the caller is gone, or was interrupted by a signal;
-/// then nothing is put anywhere, for the number may mean another socket by then, or the
-/// caller may have put on another filter.
-fn answer_filter(
-    listener: &Arc<Listener>,
-    admit: &Arc<impl Admit>,
-    call: Notification,
-    caller: Option<Caller>,
-    aside: &Aside,
-) {
-    let armed = own_filter::socket_inode(&call)
-        .and_then(|inode| Some((inode, admit.armed_for(inode)?)))
-        .zip(caller);
-    let Some(((inode, session), caller)) = armed else {
-        let _ = listener.go_on(&call);
-        return;
-    };
-    let wanted = own_filter::read(&call);
-    if !listener.is_waiting(&call) {
-        return; // it was another process that we read from
-    }
-    let filter = match wanted {
-        Ok(FilterCall::Attach(filter)) => filter,
-        Ok(FilterCall::Detach) => {
-            answer_done(listener, &**admit, &call, caller, admit.detach(inode));
-            return;
-        }
-        Err(errno) => {
-            let _ = listener.fail(&call, errno);
-            return;
-        }
-    };
-    let job = {
-        let (listener, admit, caller) = (Arc::clone(listener), Arc::clone(admit), caller.clone());
-        move || {
-            let waits = || listener.is_waiting(&call);
-            // Whatever happens, the caller must not be left waiting.
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                admit.attach(&caller, inode, filter, &waits)
-            }));
-            let done = done.unwrap_or(Err(Rejection::Kernel(Errno::PERM)));
-            answer_done(&listener, &*admit, &call, caller, done);
-        }
-    };
-    if let Err(Full) = aside.push(session, job) {
-        // As where the kernel has no room for one more filter.
-        let refusal = Refusal {
-            errno: Errno::NOMEM,
-            reason: format!(
-                "too many capture filters wait for the kernel to check them; session {session} \
-                 may attach this one when they are done"
-            ),
-        };
-        let refused = Err(Rejection::Refused(refusal));
-        answer_done(listener, &**admit, &call, caller, refused);
-    }
-}
-
-/// False if nobody waited for the answer any more.
-fn answer_done(
-    listener: &Listener,
-    admit: &impl Admit,
-    call: &Notification,
-    caller: Caller,
-    done: Result<(), Rejection>,
-) -> bool {
-    match done {
-        Ok(()) => listener.succeed(call).is_ok(),
-        Err(Rejection::Kernel(errno)) => listener.fail(call, errno).is_ok(),
-        Err(Rejection::Refused(refusal)) => {
-            let told = listener.fail(call, refusal.errno).is_ok();
-            if told {
-                admit.refused(Some(caller), refusal);
-            }
-            told
-        }
-    }
-}
-
-/// Sets the receive ring of the capture socket that the caller means, if its size is within
-/// bounds. The call never goes on: its size could be another one by then. Sockets that are not armed
-/// are answered as the kernel does sockets that capture nothing.
-///
-/// Allocating takes long where memory is short, so it is done aside.
-fn answer_ring(
-    listener: &Arc<Listener>,
-    admit: &Arc<impl Admit>,
-    call: Notification,
-    caller: Option<Caller>,
-    aside: &Aside,
-) {
-    let Some(caller) = caller else {
-        let _ = listener.fail(&call, Errno::PERM);
-        return;
-    };
-    let socket = rings::socket_of(&call, caller.process);
-    let armed = socket.and_then(|(socket, inode)| {
-        let session = admit.armed_for(inode).ok_or(Errno::NOPROTOOPT)?;
-        Ok((socket, inode, session, RingCall::read(&call)?))
-    });
-    if !listener.is_waiting(&call) {
-        return; // it was another process that we read from
-    }
-    let (socket, inode, session, wanted) = match armed {
-        Ok(armed) => armed,
-        Err(errno) => {
-            let _ = listener.fail(&call, errno);
-            return;
-        }
-    };
-    let job = {
-        let (listener, admit, caller) = (Arc::clone(listener), Arc::clone(admit), caller.clone());
-        move || {
-            let set = || match listener.is_waiting(&call) {
-                true => wanted.set(&socket),
-                false => Err(Errno::INTR),
-            };
-            // Whatever happens, the caller must not be left waiting.
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                admit.ring(inode, wanted.memory(), &set)
-            }));
-            let done = done.unwrap_or(Err(Rejection::Kernel(Errno::PERM)));
-            let set = done.is_ok();
-            let told = answer_done(&listener, &*admit, &call, caller, done);
-            // A caller that a signal has interrupted asks again, and knows of no ring.
-            if set && !told {
-                let _ = admit.ring(inode, 0, &|| rings::clear(&socket));
-            }
-        }
-    };
-    if let Err(Full) = aside.push(session, job) {
-        // libpcap takes this for a reason to ask for less, a few times.
-        let _ = listener.fail(&call, Errno::NOMEM);
     }
 }
 

@@ -157,12 +157,58 @@ fn is_forsaken(group: &Path, agent: u32) -> bool {
         && !Path::new("/proc").join(agent.to_string()).exists()
 }
 
+/// What lets a process with these credentials that is in a group beneath this one leave that, if anything does: to
+/// move a process takes the right to write to the list of processes of the group that the old and the new one
+/// have in common. The nearest such list.
+fn way_out(parent: &Path, credentials: &Credentials) -> Option<PathBuf> {
+    let above = parent.ancestors().map(|group| group.join("cgroup.procs"));
+    above
+        .take_while(|procs| procs.exists())
+        .find(|procs| credentials.may_write(procs))
+}
+
+/// The nearest group, this one or one above it, beneath which a process with these credentials stays where it was
+/// put. This one if there is none.
+fn place_without_way_out<'a>(own: &'a Path, credentials: &Credentials) -> &'a Path {
+    let groups = own
+        .ancestors()
+        .take_while(|group| group.join("cgroup.procs").exists());
+    let mut safe = groups.filter(|group| way_out(group, credentials).is_none());
+    safe.next().unwrap_or(own)
+}
+
 impl Cgroup {
     /// Makes a new group beneath the agent's own.
     pub fn create() -> io::Result<Self> {
-        let parent = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
-        sweep(&parent);
-        let (path, claim) = Self::make(&parent)?;
+        let own = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
+        Self::beneath(&own)
+    }
+
+    /// Makes a new group that processes with these credentials cannot leave: beneath the agent's own, or, where that
+    /// is in their hands, as beneath a user's own service manager, beneath the nearest one above that is not. Where
+    /// there is none, or none can be made there, it is beneath the agent's own, and [`way_out`](Self::way_out) tells.
+    ///
+    /// # Errors
+    /// There is no cgroup v2, or the agent may make no groups.
+    pub fn create_for(credentials: &Credentials) -> io::Result<Self> {
+        let own = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
+        let place = place_without_way_out(&own, credentials);
+        if place != own {
+            // A dead agent that governed another user may have left something here.
+            sweep(&own);
+            match Self::beneath(place) {
+                Ok(cgroup) => return Ok(cgroup),
+                Err(error) => {
+                    tracing::debug!(%error, place = %place.display(), "no cgroup can be made there");
+                }
+            }
+        }
+        Self::beneath(&own)
+    }
+
+    fn beneath(parent: &Path) -> io::Result<Self> {
+        sweep(parent);
+        let (path, claim) = Self::make(parent)?;
         Ok(Self {
             path,
             _claim: claim,
@@ -281,17 +327,9 @@ impl Cgroup {
         Ok(fs::File::open(self.path())?.into())
     }
 
-    /// What lets a process with these credentials leave it, if anything does. To move a process
-    /// takes the right to write to the list of processes of the group that the old and the new one
-    /// have in common, which is one above this; groups beneath this one do not matter.
+    /// What lets a process with these credentials leave it, if anything does. Groups beneath this one do not matter.
     pub fn way_out(&self, credentials: &Credentials) -> Option<PathBuf> {
-        let above = self
-            .path()
-            .ancestors()
-            .map(|group| group.join("cgroup.procs"));
-        above
-            .take_while(|procs| procs.exists())
-            .find(|procs| credentials.may_write(procs))
+        way_out(self.path(), credentials)
     }
 
     /// Whether the kernel can kill everything in it at once.
@@ -349,3 +387,6 @@ pub(super) fn remove(group: &Path) {
     }
     tracing::warn!(path = %group.display(), "the cgroup could not be removed");
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,7 @@
 //! <https://github.com/torvalds/linux/blob/v5.14/net/core/sock.c#L834>,
 //! <https://github.com/torvalds/linux/blob/v5.14/net/core/filter.c#L1475>.
 
-use std::{
-    fs::{self, File},
-    os::unix::fs::FileExt,
-};
+use std::{fs::File, os::unix::fs::FileExt};
 
 use rustix::io::Errno;
 
@@ -29,15 +26,6 @@ pub(super) enum FilterCall {
     Attach(Vec<Insn>),
     /// Take it off.
     Detach,
-}
-
-/// The inode of the socket that a number means to the thread that waits.
-pub(super) fn socket_inode(call: &Notification) -> Option<u64> {
-    // By the thread: it may have a descriptor table of its own.
-    let descriptor = call.number_argument(0).cast_signed();
-    let link = fs::read_link(format!("/proc/{}/fd/{descriptor}", call.thread)).ok()?;
-    let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-    inode.parse().ok()
 }
 
 /// Reads the call's arguments. True of the caller only if its call still waits afterwards.

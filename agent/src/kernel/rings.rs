@@ -9,8 +9,7 @@
 //! <https://github.com/torvalds/linux/blob/v5.14/net/packet/af_packet.c#L3800>
 
 use std::{
-    collections::HashSet,
-    fs::{self, File},
+    fs::File,
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -18,14 +17,10 @@ use std::{
     },
 };
 
-use rustix::{
-    io::Errno,
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
-};
+use rustix::io::Errno;
 
 use super::{
     notify::Notification,
-    own_filter,
     sys::{self, RingRequest},
 };
 
@@ -86,73 +81,17 @@ impl RingCall {
     /// Has the kernel do it.
     pub(super) fn set(&self, socket: &OwnedFd) -> Result<(), Errno> {
         let given = self.request.get(..self.length).ok_or(Errno::INVAL)?;
-        sys::set_receive_ring(socket.as_fd(), given)
+        sys::set_packet_option(socket.as_fd(), libc::PACKET_RX_RING, given)
     }
 }
 
 /// Takes the ring of a socket away.
 pub(super) fn clear(socket: &OwnedFd) -> Result<(), Errno> {
-    sys::set_receive_ring(socket.as_fd(), &RingRequest::default())
-}
-
-/// The socket that a number means to the thread that waits, and its inode.
-///
-/// # Errors
-/// `EBADF` or `ENOTSOCK`, as the kernel would say.
-pub(super) fn socket_of(call: &Notification, process: u32) -> Result<(OwnedFd, u64), Errno> {
-    let number = call.number_argument(0).cast_signed();
-    let Some(inode) = own_filter::socket_inode(call) else {
-        let link = format!("/proc/{}/fd/{number}", call.thread);
-        return Err(match fs::read_link(link) {
-            Ok(_) => Errno::NOTSOCK,
-            Err(_) => Errno::BADF,
-        });
-    };
-    // A thread may have a descriptor table of its own; it can be opened since Linux 6.9.
-    let of_thread = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
-    for (id, flags) in [(process, PidfdFlags::empty()), (call.thread, of_thread)] {
-        let taken = Pid::from_raw(id.cast_signed())
-            .ok_or(Errno::SRCH)
-            .and_then(|id| pidfd_open(id, flags))
-            .and_then(|owner| pidfd_getfd(owner, number, PidfdGetfdFlags::empty()));
-        if let Ok(socket) = taken
-            && rustix::fs::fstat(&socket)?.st_ino == inode
-        {
-            return Ok((socket, inode));
-        }
-    }
-    Err(Errno::BADF)
-}
-
-/// The inodes of all packet sockets in the agent's network namespace, whoever has them. One that is
-/// not there any more has no ring either.
-///
-/// The kernel hands the table out in pieces, and goes on by counting: when a socket in front is closed between two
-/// of them, one that lives is left out. So it is read until nothing has gone from one time to the next.
-///
-/// # Errors
-/// The table cannot be read, or sockets come and go faster than that.
-pub fn packet_sockets() -> io::Result<HashSet<u64>> {
-    const ATTEMPTS: usize = 16;
-    let mut before = table()?;
-    for _ in 0..ATTEMPTS {
-        let after = table()?;
-        if before.is_subset(&after) {
-            return Ok(after);
-        }
-        before = after;
-    }
-    Err(io::Error::other(
-        "packet sockets are closed while they are listed, again and again",
-    ))
-}
-
-fn table() -> io::Result<HashSet<u64>> {
-    let table = fs::read_to_string("/proc/thread-self/net/packet")?;
-    let inodes = table.lines().skip(1);
-    Ok(inodes
-        .filter_map(|line| line.split_whitespace().last()?.parse().ok())
-        .collect())
+    sys::set_packet_option(
+        socket.as_fd(),
+        libc::PACKET_RX_RING,
+        &RingRequest::default(),
+    )
 }
 
 /// Reads until the end of what is mapped.
@@ -189,18 +128,5 @@ mod tests {
         assert_eq!(wants(1 << 17, 0), 0);
         assert_eq!(wants(0, 0), 0);
         assert_eq!(wants(u32::MAX, u32::MAX), (1 << 32) * u64::from(u32::MAX));
-    }
-
-    #[test]
-    fn packet_sockets_are_listed_while_they_live() {
-        use super::super::{SocketCall, SocketKind};
-        let Ok(socket) = sys::packet_socket(SocketCall::of(SocketKind::Raw)) else {
-            assert!(!rustix::process::geteuid().is_root());
-            return;
-        };
-        let inode = rustix::fs::fstat(&socket).unwrap().st_ino;
-        assert!(packet_sockets().unwrap().contains(&inode));
-        drop(socket);
-        assert!(!packet_sockets().unwrap().contains(&inode));
     }
 }

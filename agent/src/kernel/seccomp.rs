@@ -12,6 +12,7 @@
 //! 6  seccomp with NEW_LISTENER                    → EBUSY
 //! 7  setsockopt: SO_ATTACH_FILTER, SO_DETACH_…    → the agent (see `broker`)
 //!                SOL_PACKET: PACKET_RX_RING       → the agent (see `rings`)
+//!                PACKET_ADD_MEMBERSHIP            → the agent (see `packet_membership`)
 //!                … an option that is not listed   → EPERM
 //! 8  bind with the length of a packet address     → the agent (see `broker`)
 //! 9  socket:     SOCK_PACKET of any family        → EPERM
@@ -27,6 +28,7 @@
 //! a difference. `SECCOMP_RET_USER_NOTIF` needs Linux 5.0, `ADDFD` with `SEND` 5.14:
 //! <https://github.com/torvalds/linux/blob/v5.14/kernel/seccomp.c#L1528>
 
+use capwarden_abi::packet_option;
 use libc::{c_long, sock_filter};
 
 /// One classic BPF instruction over `struct seccomp_data`.
@@ -106,13 +108,6 @@ const SOL_SOCKET: u32 = 1;
 const SO_ATTACH_FILTER: u32 = 26;
 const SO_DETACH_FILTER: u32 = 27;
 pub(super) const SOL_PACKET: u32 = 263;
-/// Memory that is charged to nobody, in a size that stands behind a pointer.
-pub(super) const PACKET_RX_RING: u32 = 5;
-/// Membership (1, 2), AUXDATA (8), VERSION (10), RESERVE (12), TIMESTAMP (17), IGNORE_OUTGOING
-/// (23). What is missing lets packets past the guard's snap length (COPY_THRESH), takes other
-/// sockets' packets (FANOUT), or injects (TX_RING, QDISC_BYPASS).
-const PACKET_OPTIONS: &[u32] = &[1, 2, 8, 10, 12, 17, 23];
-
 const SOCK_TYPE_MASK: u32 = 0xf;
 const SOCK_RAW: u32 = 3;
 const SOCK_PACKET: u32 = 10;
@@ -239,11 +234,12 @@ pub(super) fn governed() -> Filter {
         .if_equal(SO_ATTACH_FILTER, Notify)
         .if_equal(SO_DETACH_FILTER, Notify)
         .then(Allow);
-    let mut packet_options = Block::default()
-        .load(argument(2))
-        .if_equal(PACKET_RX_RING, Notify);
-    for option in PACKET_OPTIONS {
-        packet_options = packet_options.if_equal(*option, Allow);
+    let mut packet_options = Block::default().load(argument(2));
+    for option in packet_option::BY_AGENT {
+        packet_options = packet_options.if_equal(option, Notify);
+    }
+    for option in packet_option::BY_PROCESS {
+        packet_options = packet_options.if_equal(option, Allow);
     }
     let setsockopt = Block::default()
         .load(argument(1))
@@ -421,6 +417,8 @@ mod tests {
                 [3, JUNK | 263, JUNK | 5],
                 notify,
             ),
+            ("add membership", option, [3, 263, 1], notify),
+            ("drop membership", option, [3, 263, 2], allow),
             ("packet version", option, [3, 263, 10], allow),
             ("copy threshold", option, [3, 263, 7], errno(libc::EPERM)),
             ("tx ring", option, [3, 263, 13], errno(libc::EPERM)),

@@ -107,15 +107,19 @@ pub(super) fn send_frame(socket: BorrowedFd<'_>, index: u32, frame: &[u8]) -> Re
 /// As long as `struct tpacket_req3`, the longest that `PACKET_RX_RING` takes.
 pub(super) type RingRequest = [u8; 28];
 
-/// `setsockopt(SOL_PACKET, PACKET_RX_RING, request)`.
-pub(super) fn set_receive_ring(socket: BorrowedFd<'_>, request: &[u8]) -> Result<(), Errno> {
+/// `setsockopt(SOL_PACKET, option, request)`.
+pub(super) fn set_packet_option(
+    socket: BorrowedFd<'_>,
+    option: libc::c_int,
+    request: &[u8],
+) -> Result<(), Errno> {
     let size = libc::socklen_t::try_from(request.len()).map_err(|_| Errno::INVAL)?;
     // SAFETY: the pointer and the length describe `request`, which outlives the call.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_PACKET,
-            libc::PACKET_RX_RING,
+            option,
             request.as_ptr().cast(),
             size,
         )

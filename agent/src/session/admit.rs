@@ -13,10 +13,9 @@ use super::{
 use crate::{
     filter::{Insn, Program},
     kernel::{
-        self, Admit, ArmedSocket, BootTime, Caller, Errno, Refusal, Rejection, SocketCall, arm,
-        has_ended,
+        self, Admit, ArmedSocket, BootTime, Caller, Errno, PacketMembership, Refusal, Rejection,
+        SocketCall, arm, has_ended,
     },
-    policy::InterfaceTerms,
 };
 
 /// Capture sockets that one session may open in all.
@@ -153,6 +152,7 @@ impl Admit for Sessions {
             inode: socket.inode(),
             place: Arc::new(Place::new(slot)),
             ring: Ring::default(),
+            memberships: Vec::new(),
         });
         Ok(socket)
     }
@@ -193,15 +193,25 @@ impl Admit for Sessions {
         self.0.set_ring(inode, bytes, set)
     }
 
+    fn add_membership(
+        &self,
+        inode: u64,
+        wanted: &PacketMembership,
+        add: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(), Rejection> {
+        self.0.add_membership(inode, wanted, add)
+    }
+
     fn may_bind(&self, caller: &Caller, index: u32) -> Result<(), Refusal> {
         let table = self.0.table();
         let Ok(session) = self.0.attribute(&table, caller) else {
             return Ok(()); // it has no capture socket that it could bind
         };
         let granted = index == 0
-            || table.live.get(&session).is_none_or(|live| {
-                live.guard.covers(index) || live.grant.terms.interfaces == InterfaceTerms::Any
-            });
+            || table
+                .live
+                .get(&session)
+                .is_none_or(|live| live.covers(index));
         if granted {
             return Ok(());
         }

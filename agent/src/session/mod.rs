@@ -9,6 +9,7 @@ mod event;
 mod filters;
 mod grant;
 mod lifecycle;
+mod memberships;
 mod own_filter;
 mod program;
 mod proxy;

@@ -30,9 +30,9 @@ use crate::{
     filter::Compiler,
     kernel::{
         self, Admit as _, Backstop, Cgroup, Deputy, Egress, EgressError, Guard, GuardError,
-        Interface, Membership, Tree,
+        Interface, Membership, PacketMembership, Tree,
     },
-    policy::Terms,
+    policy::{InterfaceTerms, Terms},
 };
 
 /// Sessions of one kind that may live at once.
@@ -113,6 +113,15 @@ pub(super) struct Socket {
     pub(super) inode: u64,
     pub(super) place: Arc<Place>,
     pub(super) ring: Ring,
+    /// All that it has ever asked for.
+    pub(super) memberships: Vec<PacketMembership>,
+}
+
+impl Live {
+    /// Whether an interface was granted, by its index.
+    pub(super) fn covers(&self, index: u32) -> bool {
+        self.guard.covers(index) || self.grant.terms.interfaces == InterfaceTerms::Any
+    }
 }
 
 /// Why a session could not be opened.

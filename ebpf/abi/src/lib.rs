@@ -17,6 +17,21 @@ pub const MAX_INTERFACES: usize = 64;
 /// governed process cannot change it: that takes `CAP_NET_ADMIN`.
 pub const INJECTION_MARK: u32 = 0x6361_7077;
 
+/// Options of `SOL_PACKET` that capture tools need: what is in neither list lets packets past the guard's snap length
+/// (`COPY_THRESH`), takes other sockets' packets (`FANOUT`), or injects (`TX_RING`, `QDISC_BYPASS`).
+pub mod packet_option {
+    /// Promiscuous mode and multicast addresses: kernel memory that is charged to nobody, and a change of what an
+    /// interface receives.
+    pub const ADD_MEMBERSHIP: u32 = 1;
+    /// Kernel memory that is charged to nobody, in a size that stands behind a pointer.
+    pub const RX_RING: u32 = 5;
+    /// What the agent sets for governed processes, within bounds.
+    pub const BY_AGENT: [u32; 2] = [ADD_MEMBERSHIP, RX_RING];
+    /// What they may set themselves: `DROP_MEMBERSHIP`, `AUXDATA`, `VERSION`, `RESERVE`, `TIMESTAMP`,
+    /// `IGNORE_OUTGOING`.
+    pub const BY_PROCESS: [u32; 6] = [2, 8, 10, 12, 17, 23];
+}
+
 /// [`Terms::payload`]: deliver each packet whole.
 pub const PAYLOAD_FULL: u32 = u32::MAX;
 

@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
+use capwarden_abi::packet_option;
 
 use crate::{maps::ARMED, offsets::offset, structures::Structure};
 
@@ -72,9 +73,8 @@ pub fn harmless(family: u32, kind: u32, protocol: u32) -> bool {
     }
 }
 
-/// Whether an option of a packet socket is none of those that capture tools need: by one of the
-/// others, packets get past the guard (COPY_THRESH), somebody else's packets are taken
-/// (FANOUT), or frames get out (TX_RING, QDISC_BYPASS). Filters are the agent's.
+/// Whether an option of a packet socket is none of those that a governed process may set itself, as in the agent's
+/// seccomp filter; and whether it is about filters, which are the agent's.
 #[inline(always)]
 pub fn loosens(level: u32, option: u32) -> bool {
     const SOL_SOCKET: u32 = 1;
@@ -82,8 +82,7 @@ pub fn loosens(level: u32, option: u32) -> bool {
     match level {
         // The old and the new ways to attach, to detach and to unlock a filter.
         SOL_SOCKET => matches!(option, 26 | 27 | 44 | 50 | 51 | 52 | 68),
-        // Memberships, receive ring, AUXDATA, VERSION, RESERVE, TIMESTAMP, IGNORE_OUTGOING.
-        SOL_PACKET => !matches!(option, 1 | 2 | 5 | 8 | 10 | 12 | 17 | 23),
+        SOL_PACKET => !packet_option::BY_PROCESS.contains(&option),
         _ => false,
     }
 }

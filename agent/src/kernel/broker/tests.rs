@@ -116,6 +116,15 @@ impl Admit for Slow {
         set().map_err(Rejection::Kernel)
     }
 
+    fn add_membership(
+        &self,
+        _: u64,
+        _: &PacketMembership,
+        add: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(), Rejection> {
+        add().map_err(Rejection::Kernel)
+    }
+
     fn armed(&self, _: Caller, _: SocketCall, _: u64) {}
 
     fn withdrawn(&self, _: u64) {}

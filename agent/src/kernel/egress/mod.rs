@@ -8,8 +8,8 @@
 //!
 //! Each agent has a program of its own, so that none takes another's away. The kernel keeps it
 //! when the agent dies, since sockets that it armed may live on. Its name says whose it is: the agent
-//! has bound an abstract Unix socket of that name, which lasts no longer than itself. Whoever starts or
-//! ends next removes what dead agents left behind, unless somebody still has a socket with the
+//! has bound an abstract Unix socket of that name, which lasts no longer than itself; of others who bind it, the kernel
+//! tells that they are not the user who loaded the program. Whoever starts or ends next removes what dead agents left behind, unless somebody still has a socket with the
 //! mark (see `left`).
 //!
 //! Attached as tcx (Linux 6.6), in front of what is there; before that as a classifier of `clsact`
@@ -283,10 +283,14 @@ fn claim(id: u32) -> Result<OwnedFd, Errno> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let address =
-        SocketAddrUnix::new_abstract_name(format!("capwarden-egress-{id:08x}").as_bytes())?;
+    let address = SocketAddrUnix::new_abstract_name(socket_name(id).as_bytes())?;
     bind(&socket, &address)?;
     Ok(socket)
+}
+
+/// The abstract name that an owner's socket is bound to.
+fn socket_name(id: u32) -> String {
+    format!("capwarden-egress-{id:08x}")
 }
 
 const NAME: &str = "capw_e_";

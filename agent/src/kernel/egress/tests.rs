@@ -131,3 +131,35 @@ fn what_a_killed_agent_leaves_holds_while_its_sockets_live_and_goes_after() {
         });
     }
 }
+
+/// On this thread, files and sockets are made by another user from now on.
+fn become_somebody(user: u32) {
+    // SAFETY: takes a number, and counts for this thread alone.
+    unsafe { libc::syscall(libc::SYS_setfsuid, user) };
+}
+
+#[test]
+fn name_of_a_dead_agent_that_somebody_else_takes_keeps_nothing() {
+    const SOMEBODY: u32 = 65_534;
+    for &way in ways() {
+        alone(|| {
+            let egress = Egress::load(Some(way)).unwrap();
+            egress.cover(&[loopback()]).unwrap();
+            let (id, program) = (egress.owner.id, egress.program.try_clone().unwrap());
+            assert!(left::lives(id, program.as_fd()), "{way:?}: its own socket");
+            let killed = std::mem::ManuallyDrop::new(egress);
+            // SAFETY: it is not used again.
+            drop(unsafe { std::ptr::read(&raw const killed.program) });
+            // SAFETY: nor is this.
+            drop(unsafe { std::ptr::read(&raw const killed.owner) });
+            become_somebody(SOMEBODY);
+            let squatted = claim(id).unwrap();
+            become_somebody(0);
+            assert_eq!(claim(id).err(), Some(Errno::ADDRINUSE));
+            assert!(!left::lives(id, program.as_fd()), "{way:?}");
+            drop(Egress::load(Some(way)).unwrap());
+            assert_eq!(send_frame(&sender(true)), Ok(()), "{way:?}: swept");
+            drop(squatted);
+        });
+    }
+}

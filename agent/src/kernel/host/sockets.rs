@@ -6,6 +6,8 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
+use crate::kernel::packet_sockets::{inode_of, table};
+
 /// A process that has packet sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capturer {
@@ -40,7 +42,7 @@ pub fn capturers(only: Option<u32>) -> Vec<Capturer> {
         };
         let sockets = namespaces
             .entry(namespace.ino())
-            .or_insert_with(|| packet_sockets(process));
+            .or_insert_with(|| table(&process.to_string()).unwrap_or_default());
         if sockets.is_empty() {
             continue;
         }
@@ -71,29 +73,12 @@ fn processes() -> Vec<u32> {
     names.collect()
 }
 
-/// The sockets of the process's network namespace: inode and interface.
-fn packet_sockets(process: u32) -> HashMap<u64, u32> {
-    let table = fs::read_to_string(format!("/proc/{process}/net/packet")).unwrap_or_default();
-    table.lines().skip(1).filter_map(socket).collect()
-}
-
-/// A line of `/proc/net/packet`: sk, references, type, protocol, interface, running, memory, user, inode.
-fn socket(line: &str) -> Option<(u64, u32)> {
-    let mut columns = line.split_whitespace();
-    let interface = columns.nth(4)?.parse().ok()?;
-    let inode = columns.nth(3)?.parse().ok()?;
-    Some((inode, interface))
-}
-
 /// The interfaces of those sockets that a process has; none if it has none.
 fn held(process: u32, sockets: &HashMap<u64, u32>) -> Option<BTreeSet<u32>> {
     let descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
     let mut interfaces = BTreeSet::new();
     for descriptor in descriptors.flatten() {
-        let inode = fs::read_link(descriptor.path()).ok().and_then(|link| {
-            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-            inode.parse::<u64>().ok()
-        });
+        let inode = inode_of(&descriptor.path());
         interfaces.extend(inode.and_then(|inode| sockets.get(&inode)));
     }
     (!interfaces.is_empty()).then_some(interfaces)
@@ -110,22 +95,4 @@ fn describe(process: u32, interfaces: BTreeSet<u32>, elsewhere: bool) -> Option<
         elsewhere,
         governed: is_governed(process),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_the_kernels_table_are_read_and_others_left_out() {
-        let line = "0000000000000000 3      3    0003   2     1 0        0      37416";
-        assert_eq!(socket(line), Some((37416, 2)));
-        for line in [
-            "",
-            "sk RefCnt Type Proto  Iface R Rmem   User   Inode",
-            "1 2 3",
-        ] {
-            assert_eq!(socket(line), None, "{line}");
-        }
-    }
 }

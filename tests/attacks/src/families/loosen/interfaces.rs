@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use super::filters::{DETACH, hide};
 use crate::{
     attacker::{Attacker, SOL_PACKET, SOL_SOCKET},
-    netlink,
     race::{Raced, race},
     row::{Outcome, Seen},
     sys::{native, number},
@@ -32,7 +31,7 @@ pub(super) fn rebind_any(a: &mut Attacker) -> Outcome {
 
 /// Another thread changes the address; whichever interface it comes to be, it must be deaf.
 pub(super) fn rebind_race(a: &mut Attacker) -> Outcome {
-    const TRIES: usize = 200;
+    const TRIES: usize = 100;
     let socket = a.capture()?;
     let address = a.packet_address(CW0);
     let room = a.memory.zeros(32);
@@ -53,20 +52,6 @@ pub(super) fn rebind_race(a: &mut Attacker) -> Outcome {
     if raced == Raced::OutOfTime {
         return Seen::broken("the race took too long");
     }
-    a.listen(socket, SECRET)
-}
-
-/// `struct packet_mreq`: the interface, `PACKET_MR_PROMISC`.
-fn promiscuity_of(interface: u32) -> [u8; 16] {
-    let mut request = [0_u8; 16];
-    request[..4].copy_from_slice(&interface.to_ne_bytes());
-    request[4] = 1;
-    request
-}
-
-pub(super) fn promiscuous(a: &mut Attacker) -> Outcome {
-    let socket = a.capture()?;
-    a.set(socket, SOL_PACKET, 1, &promiscuity_of(CW1))?;
     a.listen(socket, SECRET)
 }
 
@@ -105,19 +90,4 @@ pub(super) fn statistics(a: &mut Attacker) -> Outcome {
 pub(super) fn rebind_hidden(a: &mut Attacker) -> Outcome {
     hide()?;
     rebind(a)
-}
-
-pub(super) fn make_promiscuous(a: &mut Attacker) -> Outcome {
-    const GET_LINK: u16 = 18;
-    const PROMISCUITY: u16 = 30;
-    let socket = a.capture()?;
-    a.set(socket, SOL_PACKET, 1, &promiscuity_of(CW1))?;
-    let route = a.open_socket(16, 3, 0)?;
-    let link = netlink::question(&mut a.memory, route, GET_LINK, &netlink::link(CW1, 0))?;
-    // Behind struct nlmsghdr and struct ifinfomsg.
-    let count = netlink::find(link.get(32..).unwrap_or(&[]), PROMISCUITY);
-    match count {
-        Some([0, ..]) | None => Seen::nothing("it is not promiscuous"),
-        Some(_) => Seen::won("an interface in promiscuous mode"),
-    }
 }

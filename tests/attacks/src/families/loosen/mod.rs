@@ -7,10 +7,11 @@
 mod delivery;
 mod filters;
 mod interfaces;
+mod memberships;
 mod options;
 mod rings;
 
-use libc::{EACCES, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
+use libc::{EACCES, EINVAL, ENOBUFS, ENOENT, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM};
 
 pub(crate) use options::join_group;
 
@@ -109,17 +110,33 @@ pub(crate) const ROWS: &[Row] = &[
     row(
         "B6",
         "promiscuous mode on an interface that was not granted",
-        Layer::Guard,
-        NONE,
-        interfaces::promiscuous,
+        Layer::Broker,
+        REFUSED,
+        memberships::promiscuous,
     )
     .within(HERE),
     row(
         "B6b",
         "promiscuous mode there, for its own sake",
-        Layer::Guard,
-        Must::Residual("memberships may be asked for on any interface; nothing is heard by them"),
-        interfaces::make_promiscuous,
+        Layer::Broker,
+        REFUSED,
+        memberships::make_promiscuous,
+    )
+    .within(HERE),
+    row(
+        "B6c",
+        "the same by an address that changes while the agent reads it",
+        Layer::Broker,
+        Must::Nothing,
+        memberships::promiscuity_race,
+    )
+    .within(HERE),
+    row(
+        "B6d",
+        "1,000 multicast addresses of one socket",
+        Layer::Broker,
+        Must::Errno(ENOBUFS),
+        memberships::many_addresses,
     )
     .within(HERE),
     row(

@@ -103,7 +103,7 @@ pub(super) fn ring_race(a: &mut Attacker) -> Outcome {
     const MANY: u32 = 96;
     const SIZE: u64 = BLOCK as u64 * MANY as u64;
     // Without anybody who reads before the kernel does, each try has many blocks in one of four.
-    const TRIES: usize = 200;
+    const TRIES: usize = 100;
     let socket = a.capture()?;
     let request = a.memory.put(&ring_of(BLOCK, 1, 2048));
     let none = a.memory.zeros(16);
