@@ -31,6 +31,7 @@ use super::{
     notify::{Listener, Notification},
     own_filter::{self, FilterCall},
     process::Process,
+    pulse::Pulse,
     rings::{self, RingCall},
     seccomp::{PACKET_RX_RING, SOL_PACKET},
     socket::{ArmedSocket, SocketCall},
@@ -132,14 +133,18 @@ impl Broker {
             .name("broker".into())
             .spawn(move || {
                 sys::block_signals(); // see `Listener::hand_over`
+                let pulse = Pulse::new();
                 while wait(&listener, &stopped) {
+                    pulse.begin();
                     let Some(call) = receive(&listener) else {
+                        pulse.rest();
                         continue;
                     };
                     if std::mem::take(&mut abandoned) {
                         refuse_abandoned(&listener, &*admit, &call);
                     }
                     answer(&listener, &admit, namespace, &aside, call);
+                    pulse.rest();
                 }
             })?;
         Ok(Self {
