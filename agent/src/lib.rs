@@ -10,6 +10,7 @@ pub mod approval;
 pub mod audit;
 pub mod capture_file;
 pub mod cli;
+pub mod config;
 pub mod definitions;
 pub mod engine;
 pub mod filter;

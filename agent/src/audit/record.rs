@@ -63,6 +63,10 @@ pub enum Record {
     PolicyReloaded(PolicyReloaded),
     /// The policy file changed, but cannot be used: the policy that was loaded before stays.
     PolicyRefused(PolicyRefused),
+    /// An agent of many servers serves this one from now on, or serves it otherwise.
+    ServerServed(Box<ServerServed>),
+    /// An agent of many servers serves this one no longer.
+    ServerWithdrawn(ServerWithdrawn),
     /// capwarden stopped.
     AgentStopped(AgentStopped),
     /// A line that was cut short by a crash was put aside. Written by [`super::Log`] itself.
@@ -70,7 +74,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 22] = [
+pub const KINDS: [&str; 24] = [
     "agent-started",
     "call",
     "approval",
@@ -91,6 +95,8 @@ pub const KINDS: [&str; 22] = [
     "server-restarted",
     "policy-reloaded",
     "policy-refused",
+    "server-served",
+    "server-withdrawn",
     "agent-stopped",
     "torn-tail",
 ];
@@ -115,6 +121,8 @@ impl Record {
                 | Self::Unanswered(_)
                 | Self::PolicyReloaded(_)
                 | Self::PolicyRefused(_)
+                | Self::ServerServed(_)
+                | Self::ServerWithdrawn(_)
                 | Self::AgentStopped(_)
                 | Self::TornTail(_)
         )
@@ -165,6 +173,31 @@ pub struct PolicyFile {
     pub file: Text,
     /// The hash of its bytes.
     pub sha256: Hash,
+}
+
+/// A server of many is served from now on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServerServed {
+    /// What it is called, here and in the records of its calls.
+    pub server: Text,
+    /// Its command, with its arguments; empty where it is not started here.
+    pub command: TextList,
+    /// The policy that decides its calls.
+    pub policy: PolicyFile,
+    /// Whom it runs as.
+    pub user: Text,
+    /// The daemons that start programs for others, and that it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<TextList>,
+}
+
+/// A server of many is served no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerWithdrawn {
+    /// What it was called.
+    pub server: Text,
+    /// Why.
+    pub why: Text,
 }
 
 /// A policy decides in place of another from now on.

@@ -162,7 +162,8 @@ fn render(entry: &Entry, colour: bool) -> String {
         }
     };
     let style = match entry.kind.as_str() {
-        "agent-started" | "agent-stopped" | "policy-reloaded" => "1",
+        "agent-started" | "agent-stopped" | "policy-reloaded" | "server-served"
+        | "server-withdrawn" => "1",
         "session-opened" | "proxy-opened" | "program-opened" | "socket-armed" => "32",
         "session-ended" => "36",
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
@@ -468,6 +469,18 @@ pub(super) fn describe(entry: &Entry) -> String {
         "policy-refused" => {
             format!("{} stays: {}", fields_policy(entry), text("why"))
         }
+        "server-served" => {
+            let policy = entry.fields.get("policy").and_then(policy_file);
+            let mut text = format!("{}: {}", text("server"), list("command", " "));
+            text += &format!(" as {}", visible(entry.text("user").unwrap_or("?")));
+            text += &policy.map_or_else(String::new, |policy| format!(" under {policy}"));
+            let reach = list("reach", ", ");
+            if !reach.is_empty() {
+                text += &format!(", may reach {reach}");
+            }
+            text
+        }
+        "server-withdrawn" => format!("{}: {}", text("server"), text("why")),
         "agent-stopped" => {
             let status = entry.fields.get("status").and_then(Value::as_i64);
             let status = status.map_or_else(String::new, |status| format!(", status {status}"));

@@ -757,6 +757,20 @@ fn kinds_are_all_of_them() {
             },
             why: "w".into(),
         }),
+        Record::ServerServed(Box::new(ServerServed {
+            server: "pcap".into(),
+            command: ["c"].into_iter().collect(),
+            policy: PolicyFile {
+                file: "p".into(),
+                sha256: Hash::ZERO,
+            },
+            user: "0".into(),
+            reach: None,
+        })),
+        Record::ServerWithdrawn(ServerWithdrawn {
+            server: "pcap".into(),
+            why: "w".into(),
+        }),
         stopped(),
         Record::TornTail(TornTail {
             bytes: 1,

@@ -6,10 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod agent;
 mod approvals;
 mod approve;
 mod audit;
+mod client_config;
 mod completions;
+mod connect;
 mod deny;
 mod doctor;
 mod exec;
@@ -82,6 +85,9 @@ struct Global {
 enum Verb {
     Run(Box<run::Run>),
     Exec(exec::Exec),
+    Agent(agent::Agent),
+    Connect(connect::Connect),
+    ClientConfig(client_config::ClientConfig),
     Policy(policy::Policy),
     Filter(filter::Filter),
     Sessions(sessions::Sessions),
@@ -107,12 +113,20 @@ impl Cli {
     pub fn start_log(&self) -> Result<Logging, Failure> {
         let (levels, format) = (self.global.log.as_ref(), self.global.log_format);
         #[cfg(feature = "otlp")]
-        if let Verb::Run(run) = &self.verb
-            && let Some(collector) = &run.otlp
-        {
+        if let Some(collector) = self.collector() {
             return log::start_sending(levels, format, collector);
         }
         log::start(levels, format)
+    }
+
+    /// Where spans are to be sent.
+    #[cfg(feature = "otlp")]
+    fn collector(&self) -> Option<&crate::telemetry::otlp::Collector> {
+        match &self.verb {
+            Verb::Run(run) => run.otlp.as_ref(),
+            Verb::Agent(agent) => agent.otlp.as_ref(),
+            _ => None,
+        }
     }
 
     /// Does what was asked for.
@@ -120,6 +134,9 @@ impl Cli {
         match self.verb {
             Verb::Run(run) => run.run(),
             Verb::Exec(exec) => exec.run(),
+            Verb::Agent(agent) => agent.run(),
+            Verb::Connect(connect) => connect.run(),
+            Verb::ClientConfig(config) => config.run(),
             Verb::Policy(policy) => policy.run(),
             Verb::Filter(filter) => filter.run(),
             Verb::Sessions(sessions) => sessions.run(),

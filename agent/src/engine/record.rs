@@ -27,7 +27,8 @@ use crate::{
         AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
         DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
         PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, ServerRestarted,
-        SessionOpened, SocketArmed, SocketRefused, Text, TextList, Unanswered, Values,
+        ServerServed, ServerWithdrawn, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
+        Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
@@ -169,6 +170,26 @@ impl GateObserver {
         let why = Text::new(why);
         let refused = PolicyRefused { stays, why };
         self.write(Entry::Policy(Record::PolicyRefused(refused)));
+    }
+
+    /// A server of many is served so from now on.
+    pub(super) fn server_served(&self, server: &str, started: &Started<'_>, policy: &PolicySource) {
+        let served = ServerServed {
+            server: Text::new(server),
+            command: started.command_record(),
+            policy: policy.file_record(),
+            user: Text::new(started.user.to_string()),
+            reach: started.reach_record(),
+        };
+        self.write(Entry::Policy(Record::ServerServed(Box::new(served))));
+    }
+
+    /// A server of many is served no longer.
+    pub(super) fn server_withdrawn(&self, server: &str, why: &str) {
+        self.write(Entry::Policy(Record::ServerWithdrawn(ServerWithdrawn {
+            server: Text::new(server),
+            why: Text::new(why),
+        })));
     }
 
     fn unanswered(&self, connection: u64, id: &str, session: Option<SessionId>, what: &str) {
@@ -454,19 +475,24 @@ pub(super) struct Started<'a> {
 }
 
 impl Started<'_> {
+    fn command_record(&self) -> TextList {
+        let words = self.command.iter();
+        words.map(|word| word.to_string_lossy()).collect()
+    }
+
+    fn reach_record(&self) -> Option<TextList> {
+        let names = || self.reach.iter().map(|deputy| deputy.name()).collect();
+        (!self.reach.is_empty()).then(names)
+    }
+
     fn record(&self, server: &str) -> Record {
         Record::AgentStarted(AgentStarted {
             version: Text::new(env!("CARGO_PKG_VERSION")),
             server: Some(Text::new(server)),
-            command: self
-                .command
-                .iter()
-                .map(|word| word.to_string_lossy())
-                .collect(),
+            command: self.command_record(),
             policy: self.policy.map(PolicySource::file_record),
             user: Text::new(self.user.to_string()),
-            reach: (!self.reach.is_empty())
-                .then(|| self.reach.iter().map(|deputy| deputy.name()).collect()),
+            reach: self.reach_record(),
             degraded: self.degraded.iter().map(|lost| lost.describe()).collect(),
         })
     }

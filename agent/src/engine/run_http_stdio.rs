@@ -1,6 +1,7 @@
 //! `run --listen ADDRESS:PORT` without `--upstream`: clients over HTTP, with stdio servers.
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +12,7 @@ use tokio::{net::UnixStream, task::JoinSet};
 use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
-    server_per_client::{Opened, OwnServers},
+    server_per_client::{AGENT_ENDS, Opened, OwnServers},
 };
 use crate::{
     audit::Log,
@@ -70,7 +71,7 @@ pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
         () = record.broken() => ("the audit log is not whole", None),
         _ = serving.join_next() => ("clients can no longer be served", None),
     };
-    servers.stop();
+    servers.stop(AGENT_ENDS);
     // Once it has ended, nobody starts any more.
     serving.shutdown().await;
     let mut running = std::mem::take(&mut *running.lock().unwrap_or_else(PoisonError::into_inner));
@@ -97,8 +98,8 @@ impl Servers for Wires {
         running.spawn(async move {
             let whose = connection_words(caller.connection);
             tracing::info!(principal = %caller.principal, "a server starts for {whose}");
-            match servers.converse(theirs, caller).await {
-                Ok(why) => tracing::info!("the server of {whose} ended: {why}"),
+            match servers.converse(theirs, caller, pending()).await {
+                Ok((why, _)) => tracing::info!("the server of {whose} ended: {why}"),
                 Err(error) => tracing::error!(%error, "the server of {whose} failed"),
             }
             drop(place);

@@ -3,14 +3,14 @@
 //! They speak as over pipes, one message a line. Whose they are the kernel says. A server of its
 //! own for each keeps their requests, their captures and what a server remembers apart.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
 use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
-    server_per_client::Opened,
+    server_per_client::{AGENT_ENDS, Opened},
 };
 use crate::{
     audit::Log,
@@ -83,14 +83,14 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
                 connection: number,
                 server: servers.name(),
             };
-            match servers.converse(stream, caller).await {
-                Ok(why) => tracing::info!(number, why, "a connection ended"),
+            match servers.converse(stream, caller, pending()).await {
+                Ok((why, _)) => tracing::info!(number, why, "a connection ended"),
                 Err(error) => tracing::error!(number, %error, "a connection failed"),
             }
         });
     };
     drop(socket);
-    servers.stop();
+    servers.stop(AGENT_ENDS);
     while connections.join_next().await.is_some() {}
     // The record is complete once nobody can add to it.
     drop((servers, tasks));

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    EngineError, Judge,
+    Degraded, EngineError, Judge, Outcome,
     current::Current,
     house,
     record::{GateObserver, PolicySource, RecordKeeper, Started},
@@ -34,9 +34,11 @@ use crate::{
     policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind},
-    telemetry::{Endpoint, Serving},
+    telemetry::{Endpoint, Metrics, Serving},
 };
 
+/// Why servers end with their agent.
+pub(super) const AGENT_ENDS: &str = "the agent ends";
 /// Ends that may wait for a client to read them.
 const ENDS: usize = 256;
 
@@ -67,8 +69,8 @@ pub(super) struct OwnServers {
     events: Events,
     routes: Arc<Routes>,
     bounds: Bounds,
-    /// Becomes true when all are to end.
-    stopping: watch::Sender<bool>,
+    /// Why all are to end, once they are.
+    stopping: watch::Sender<Option<&'static str>>,
 }
 
 /// The servers, and what keeps their record.
@@ -80,26 +82,28 @@ pub(super) struct Opened {
     pub(super) _serving: Option<Serving>,
 }
 
+/// What servers share that are served by one agent.
+pub(super) struct Shared<'a> {
+    pub(super) record: &'a RecordKeeper,
+    pub(super) events: Events,
+    pub(super) routes: Arc<Routes>,
+    pub(super) metrics: Option<Arc<Metrics>>,
+}
+
 impl StdioPlan {
-    /// Gets ready to start servers, each within these bounds.
-    pub(super) async fn open(self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
+    /// Gets ready to start servers, each within these bounds, in an agent that serves no others.
+    pub(super) async fn open(mut self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
         house::say_name(&self.name);
         let (events, happened) = Events::channel();
         let overflow = events.overflow();
         let desk = Desk::open(&self.name, &log, events.roll());
-        let (metrics, serving) = house::metrics(self.metrics, &events).await?;
+        let (metrics, serving) = house::metrics(self.metrics.take(), &events).await?;
         // To know, and to have recorded, what this host lacks.
         let (_, degraded) =
             house::sessions(Attribution::ByCall, &self.credentials, events.clone())?;
         let (ends, ended) = mpsc::channel(ENDS);
         let source = PolicySource::of(&self.judge.policy());
-        let started = Started {
-            command: &self.server,
-            policy: Some(&source),
-            user: self.credentials.user,
-            reach: &self.credentials.reach,
-            degraded: &degraded,
-        };
+        let started = self.started(Some(&source), &degraded);
         let record = RecordKeeper::start(
             log,
             &started,
@@ -109,13 +113,53 @@ impl StdioPlan {
             metrics.clone(),
             desk,
         )?;
-        let user = Some(self.credentials.user);
-        let (judge, mut tasks) = house::decider(self.judge, self.reload, user, &record, metrics)?;
         let routes = Arc::new(Routes::default());
-        tasks.spawn({
-            let routes = Arc::clone(&routes);
-            async move { routes.carry(ended).await }
-        });
+        let shared = Shared {
+            record: &record,
+            events,
+            routes: Arc::clone(&routes),
+            metrics,
+        };
+        let (servers, mut tasks) = self.join(shared, bounds)?;
+        tasks.spawn(async move { routes.carry(ended).await });
+        Ok(Opened {
+            servers: Arc::new(servers),
+            record,
+            tasks,
+            _serving: serving,
+        })
+    }
+
+    /// What is recorded of it.
+    pub(super) fn started<'a>(
+        &'a self,
+        policy: Option<&'a PolicySource>,
+        degraded: &'a [Degraded],
+    ) -> Started<'a> {
+        Started {
+            command: &self.server,
+            policy,
+            user: self.credentials.user,
+            reach: &self.credentials.reach,
+            degraded,
+        }
+    }
+
+    /// The same in an agent that may serve others as well. What else comes back is done for as long as it
+    /// is kept.
+    pub(super) fn join(
+        self,
+        shared: Shared<'_>,
+        bounds: Bounds,
+    ) -> Result<(OwnServers, JoinSet<()>), EngineError> {
+        let user = Some(self.credentials.user);
+        let Shared {
+            record,
+            events,
+            routes,
+            metrics,
+        } = shared;
+        let (judge, tasks) = house::decider(self.judge, self.reload, user, record, metrics)?;
         let servers = OwnServers {
             name: self.name,
             command: self.server,
@@ -125,14 +169,9 @@ impl StdioPlan {
             events,
             routes,
             bounds,
-            stopping: watch::Sender::new(false),
+            stopping: watch::Sender::new(None),
         };
-        Ok(Opened {
-            servers: Arc::new(servers),
-            record,
-            tasks,
-            _serving: serving,
-        })
+        Ok((servers, tasks))
     }
 }
 
@@ -152,18 +191,19 @@ impl OwnServers {
         &self.observer
     }
 
-    /// Tells all servers to end.
-    pub(super) fn stop(&self) {
-        self.stopping.send_replace(true);
+    /// Tells all servers to end, and why.
+    pub(super) fn stop(&self, why: &'static str) {
+        self.stopping.send_replace(Some(why));
     }
 
-    /// Serves one client with a server of its own, until one of them has gone or all are to end.
-    /// Says which.
+    /// Serves one client with a server of its own, until one of them has gone, `told` says so, or all
+    /// are to end. Says which, and how the server ended.
     pub(super) async fn converse(
         &self,
         client: UnixStream,
         caller: Caller,
-    ) -> Result<&'static str, EngineError> {
+        told: impl Future<Output = &'static str>,
+    ) -> Result<(&'static str, Outcome), EngineError> {
         let mut stopping = self.stopping.subscribe();
         let client = client.into_std()?;
         client.set_nonblocking(false)?;
@@ -223,15 +263,22 @@ impl OwnServers {
             ended,
         };
         let told = async {
-            // If nobody can say so any more, it is so.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-            ("the agent ends", None)
+            let all = async {
+                let why = stopping.wait_for(Option::is_some).await;
+                // If nobody can say so any more, it is so.
+                why.ok().and_then(|why| *why).unwrap_or(AGENT_ENDS)
+            };
+            let why = tokio::select! {
+                why = all => why,
+                why = told => why,
+            };
+            (why, None)
         };
         let end = pipe.run(told, || self.judge.lets_in(&whose)).await;
         // Whoever still waits for the client to write does so no longer.
         let _ = client.shutdown(Shutdown::Both);
-        let ((why, _), _) = end?;
-        Ok(why)
+        let ((why, _), outcome) = end?;
+        Ok((why, outcome))
     }
 }
 

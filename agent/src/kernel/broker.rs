@@ -32,6 +32,7 @@ use super::{
     notify::{Listener, Notification},
     packet_membership::PacketMembership,
     process::Process,
+    pulse::Pulse,
     socket::{ArmedSocket, SocketCall},
     sys,
 };
@@ -139,14 +140,18 @@ impl Broker {
             .name("broker".into())
             .spawn(move || {
                 sys::block_signals(); // see `Listener::hand_over`
+                let pulse = Pulse::new();
                 while wait(&listener, &stopped) {
+                    pulse.begin();
                     let Some(call) = receive(&listener) else {
+                        pulse.rest();
                         continue;
                     };
                     if std::mem::take(&mut abandoned) {
                         refuse_abandoned(&listener, &*admit, &call);
                     }
                     answer(&listener, &admit, namespace, &aside, call);
+                    pulse.rest();
                 }
             })?;
         Ok(Self {

@@ -22,36 +22,21 @@
 use std::{
     ffi::OsStr,
     io,
-    mem::MaybeUninit,
-    os::{
-        fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::fd::{AsFd as _, RawFd},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::{
-    io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd},
-    net::{
-        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-        SocketFlags, SocketType, connect, sendmsg, socket_with,
-    },
+use super::{
+    manager::{Manager, own, passed},
+    notify::Listener,
 };
 
-use super::notify::Listener;
-
-/// The first descriptor that a service manager passes.
-const FIRST: RawFd = 3;
-/// More are not looked at.
-const MOST: RawFd = 4_096;
 /// What the name of a kept listener begins with; the process that was started under it follows.
 const PREFIX: &str = "capwarden-";
 
 /// Somebody who keeps descriptors for this process.
 #[derive(Debug)]
-pub struct Keeper {
-    socket: OwnedFd,
-}
+pub struct Keeper(Manager);
 
 /// A listener that was kept.
 #[derive(Debug)]
@@ -69,19 +54,7 @@ impl Keeper {
     /// # Errors
     /// Nobody is there, or the address is of another kind.
     pub fn at(address: &OsStr) -> io::Result<Self> {
-        let address = match address.as_bytes() {
-            [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
-            [b'/', ..] => SocketAddrUnix::new(address.as_bytes())?,
-            _ => {
-                return Err(io::Error::other(
-                    "it is neither a path nor an abstract socket",
-                ));
-            }
-        };
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        connect(&socket, &address)?;
-        Ok(Self { socket })
+        Manager::at(address).map(Self)
     }
 
     /// Hands over a copy of the listener of a process that is being started. The copy lasts when this returns:
@@ -91,7 +64,7 @@ impl Keeper {
     /// The keeper does not take it.
     pub fn keep(&self, process: u32, listener: &Listener) -> io::Result<()> {
         let words = format!("FDSTORE=1\nFDNAME={PREFIX}{process}\n");
-        self.tell(&words, &[listener.as_fd()])
+        self.0.tell(&words, &[listener.as_fd()])
     }
 
     /// Has the copy thrown away: its processes have ended.
@@ -99,20 +72,8 @@ impl Keeper {
     /// # Errors
     /// The keeper does not listen.
     pub fn forget(&self, process: u32) -> io::Result<()> {
-        self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={PREFIX}{process}\n"), &[])
-    }
-
-    fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-        }
-        let words = [io::IoSlice::new(words.as_bytes())];
-        // A keeper that does not read must not hold up who starts a server.
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        sendmsg(&self.socket, &words, &mut ancillary, flags)?;
-        Ok(())
+        let words = format!("FDSTOREREMOVE=1\nFDNAME={PREFIX}{process}\n");
+        self.0.tell(&words, &[])
     }
 }
 
@@ -121,15 +82,11 @@ impl Keeper {
 #[must_use]
 pub fn kept() -> Vec<Kept> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
-    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
-    // What a parent was passed is in the environment of its children too.
-    if number("LISTEN_PID") != Some(std::process::id()) || TAKEN.swap(true, Ordering::AcqRel) {
+    if TAKEN.swap(true, Ordering::AcqRel) {
         return Vec::new();
     }
-    let count = number("LISTEN_FDS").and_then(|count| RawFd::try_from(count).ok());
-    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    (FIRST..FIRST.saturating_add(count.unwrap_or(0).min(MOST)))
-        .zip(names.split(':'))
+    passed()
+        .into_iter()
         .filter_map(|(descriptor, name)| {
             let process = name.strip_prefix(PREFIX)?.parse().ok()?;
             let listener = take(descriptor)?;
@@ -138,17 +95,13 @@ pub fn kept() -> Vec<Kept> {
         .collect()
 }
 
-/// Owns a descriptor that was passed, if it is a listener. No child gets it.
+/// Owns a descriptor that was passed, if it is a listener.
 fn take(descriptor: RawFd) -> Option<Listener> {
-    let is_listener = |name: &std::path::Path| name.as_os_str() == "anon_inode:seccomp notify";
     let link = std::fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
-    if !is_listener(&link) {
+    if link.as_os_str() != "anon_inode:seccomp notify" {
         return None;
     }
-    // SAFETY: it is open, as was just seen; it was passed for this process to own, in which nobody
-    // else opens listeners of that number before they are taken, which happens once.
-    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let closing = |flags: FdFlags| fcntl_setfd(&owned, flags | FdFlags::CLOEXEC);
-    let closes: Result<(), Errno> = fcntl_getfd(&owned).and_then(closing);
-    closes.ok().map(|()| Listener::new(owned))
+    // SAFETY: it was passed for this process to own, and is taken once.
+    let owned = unsafe { own(descriptor) };
+    owned.map(Listener::new)
 }

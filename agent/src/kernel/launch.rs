@@ -208,9 +208,15 @@ fn command(launch: &Launch<'_>) -> Command {
     if launch.piped {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
     }
-    for (name, value) in launch.credentials.environment() {
-        command.env(name, value);
+    let surroundings = &launch.credentials.surroundings;
+    if let Some(directory) = &surroundings.directory {
+        command.current_dir(directory);
     }
+    if surroundings.environment.is_some() {
+        command.env_clear();
+    }
+    command.envs(launch.credentials.environment());
+    command.envs(surroundings.environment.iter().flatten().cloned());
     command
 }
 
@@ -306,7 +312,12 @@ impl ChildPlan {
             agent: Some(getpid()),
             new_session: launch.piped,
             cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
-            mounts: Mounts::without_deputies(&launch.credentials.reach, launch.credentials.user)?,
+            mounts: {
+                let Credentials { reach, user, .. } = launch.credentials;
+                let mounts = Mounts::without_deputies(reach, *user)?;
+                let directory = launch.credentials.surroundings.directory.as_deref();
+                mounts.map(|mounts| mounts.at(directory)).transpose()?
+            },
             user: launch.credentials.user,
             group: launch.credentials.group,
             groups: launch.credentials.groups.clone(),

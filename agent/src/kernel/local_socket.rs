@@ -31,6 +31,25 @@ impl LocalSocket {
     /// Somebody listens there, others could change what stands in the directory, or the system
     /// refuses.
     pub fn bind(path: &Path, user: u32) -> io::Result<Self> {
+        let socket = Self::bind_closed(path, user)?;
+        chown(path, Some(user), None)?;
+        Ok(socket)
+    }
+
+    /// The same, for root and everybody in a group.
+    ///
+    /// # Errors
+    ///
+    /// See [`bind`](Self::bind).
+    pub fn bind_for_group(path: &Path, group: u32) -> io::Result<Self> {
+        let socket = Self::bind_closed(path, 0)?;
+        chown(path, None, Some(group))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        Ok(socket)
+    }
+
+    /// Listens at a path where only the own user may connect.
+    fn bind_closed(path: &Path, user: u32) -> io::Result<Self> {
         let directory = path.parent().filter(|at| !at.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         // Else somebody could put a link in its place, for its owner or its mode to be changed.
@@ -53,7 +72,6 @@ impl LocalSocket {
         };
         // Nobody but root, and then the one whom it is for.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        chown(path, Some(user), None)?;
         Ok(socket)
     }
 

@@ -6,7 +6,8 @@
 //! | `launch` | starts a governed process: confined before its first instruction |
 //! | `mounts` | what it sees of the host's directories |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
-//! | `keeper` | listeners that outlive an agent |
+//! | `manager`, `keeper` | the service manager: what it is told and passes; listeners that outlive an agent |
+//! | `pulse` | whether the loops that answer governed processes are stuck |
 //! | `own_filter`, `aside` | reading the filter that it attaches itself; threads that wait for the verifier |
 //! | `rings` | reading what receive ring it wants, and setting it |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
@@ -22,7 +23,7 @@
 //! | `cgroup`, `program_group`, `process`, `users` | finding, capping and ending processes, and whose they are |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
-//! | `local_socket` | Unix sockets at a path, for one user |
+//! | `local_socket` | Unix sockets at a path, for one user or for a group |
 //! | `stdio` | pipes and sockets that a thread reads and writes, waiting for them |
 //! | `peer` | whose the other end of a connection is |
 //! | `probe` | what this host offers, by trying it |
@@ -47,6 +48,7 @@ mod launch;
 mod link;
 mod local_socket;
 mod lsm;
+mod manager;
 mod memory;
 mod mounts;
 mod network;
@@ -59,6 +61,7 @@ mod peer;
 mod probe;
 mod process;
 mod program_group;
+mod pulse;
 mod readable;
 mod rings;
 mod seccomp;
@@ -84,6 +87,7 @@ pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;
 pub use lsm::{Backstop, BackstopError, Membership};
+pub use manager::{Manager, passed_listener, watchdog};
 pub use memory::give_back;
 pub use mounts::{Deputy, available as mounts_available};
 pub use network::{
@@ -94,14 +98,17 @@ pub use network::{
 pub use notify::Listener;
 pub use packet_membership::PacketMembership;
 pub use packet_sockets::packet_sockets;
-pub use peer::tcp_owner;
+pub use peer::{Peer, tcp_owner};
 pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
 pub use program_group::ProgramGroup;
+pub use pulse::stuck;
 pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use stdio::{Input, Output};
 pub use tree::{ForkEvents, ProgramCounts, ProgramEvent, Tree, TreeError};
-pub use users::{Credentials, NoSuchUser, invoking_user};
+pub use users::{
+    Credentials, NoSuchUser, Surroundings, group_id, invoking_user, user_id, user_name,
+};
 pub use watch::{FileWatch, Inotify};

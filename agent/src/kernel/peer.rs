@@ -1,11 +1,12 @@
 //! Whose the socket at the other end of a connection within this host is.
 //!
-//! The kernel is asked for that one socket, over netlink: its table of all TCP sockets is read only
+//! Over a Unix socket the kernel says it of the moment in which it was connected, groups included. Over TCP the kernel is asked for that one socket, over netlink: its table of all TCP sockets is read only
 //! where it cannot be asked, since with thousands of clients that takes longer than a call.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -13,9 +14,46 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
-        socket_with,
+        socket_with, sockopt::socket_peercred,
     },
 };
+
+use super::sys;
+
+/// Who is at the other end of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub user: u32,
+    /// The group, and the supplementary groups.
+    pub groups: Vec<u32>,
+    /// The process, by the number that it had then.
+    pub process: u32,
+}
+
+impl Peer {
+    /// The peer of this socket, as the kernel knows it.
+    ///
+    /// # Errors
+    ///
+    /// It is no connected Unix socket.
+    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let credentials = socket_peercred(socket)?;
+        let mut groups = sys::peer_groups(socket)?;
+        groups.push(credentials.gid.as_raw());
+        Ok(Self {
+            user: credentials.uid.as_raw(),
+            groups,
+            process: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
+        })
+    }
+
+    /// Whether they are in the group.
+    #[must_use]
+    pub fn is_in(&self, group: u32) -> bool {
+        self.groups.contains(&group)
+    }
+}
 
 /// The kernel has told us of a socket before: if it says that there is none, there is none.
 static ANSWERS: AtomicBool = AtomicBool::new(false);
@@ -177,7 +215,10 @@ fn written(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::fd::AsFd as _,
+    };
 
     use super::*;
 
@@ -209,6 +250,19 @@ mod tests {
             drop(stream);
             assert_eq!(tcp_owner(peer, here), None, "nobody holds it any more");
         }
+    }
+
+    #[test]
+    fn peer_of_a_unix_socket_is_known_with_its_groups() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Peer::of(ours.as_fd()).unwrap();
+        assert_eq!(peer.user, rustix::process::geteuid().as_raw());
+        assert_eq!(peer.process, std::process::id());
+        assert!(peer.is_in(rustix::process::getegid().as_raw()));
+        for group in rustix::process::getgroups().unwrap() {
+            assert!(peer.is_in(group.as_raw()));
+        }
+        assert!(!peer.is_in(4_242_424));
     }
 
     #[test]

@@ -61,6 +61,37 @@ pub(super) fn set_socket_option<T: Copy>(
     }
 }
 
+/// `getsockopt(SOL_SOCKET, SO_PEERGROUPS)`: the supplementary groups of a Unix socket's peer.
+pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+    /// As many as a process may have (`NGROUPS_MAX`).
+    const MOST: usize = 65_536;
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let bytes = groups.len().saturating_mul(size_of::<u32>());
+        let mut size = libc::socklen_t::try_from(bytes).map_err(|_| Errno::INVAL)?;
+        // SAFETY: the pointers are to the groups, whose size in bytes is told, and to that size; both
+        // outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let count = usize::try_from(size).unwrap_or(0) / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        match last_error() {
+            Errno::RANGE if count > groups.len() && count <= MOST => groups.resize(count, 0),
+            error => return Err(error),
+        }
+    }
+}
+
 /// `getsockopt(SOL_SOCKET, SO_MARK)`.
 pub(super) fn socket_mark(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut mark = 0_u32;

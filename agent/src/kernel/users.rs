@@ -1,6 +1,10 @@
 //! Whose ids a governed process gets, and whom it may reach with them.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use super::mounts::Deputy;
 
@@ -18,7 +22,18 @@ pub struct Credentials {
     pub groups: Vec<u32>,
     /// The daemons that it may have start programs: none, unless [`reaching`](Self::reaching) says so.
     pub reach: Vec<Deputy>,
+    /// What it finds around it: the agent's own, unless [`within`](Self::within) says otherwise.
+    pub surroundings: Surroundings,
     account: Option<Account>,
+}
+
+/// What a governed process finds around it when it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Its environment, besides HOME, USER and LOGNAME, which are its user's; none for the agent's own.
+    pub environment: Option<Vec<(String, String)>>,
+    /// The directory that it is started in; none for the agent's own.
+    pub directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +74,12 @@ impl Credentials {
         Ok(credentials)
     }
 
+    /// Of a user whom nobody is and nothing belongs to.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self::numbered("", NOBODY, NOBODY)
+    }
+
     /// The same, and these daemons within reach: the process is also in the groups that their
     /// sockets are for.
     #[must_use]
@@ -76,12 +97,22 @@ impl Credentials {
         self
     }
 
+    /// The same, with these surroundings.
+    #[must_use]
+    pub fn within(self, surroundings: Surroundings) -> Self {
+        Self {
+            surroundings,
+            ..self
+        }
+    }
+
     fn of(account: Account) -> Self {
         Self {
             user: account.user,
             group: account.group,
             groups: Vec::new(),
             reach: Vec::new(),
+            surroundings: Surroundings::default(),
             account: Some(account),
         }
     }
@@ -94,6 +125,7 @@ impl Credentials {
                 group,
                 groups: Vec::new(),
                 reach: Vec::new(),
+                surroundings: Surroundings::default(),
                 account: None,
             },
         }
@@ -115,8 +147,10 @@ impl Credentials {
 
     /// What a login would set, so that programs do not look for their files in root's home.
     pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        // The agent's own environment has that of the agent's own user already.
+        let given = self.surroundings.environment.is_some();
         match &self.account {
-            Some(account) if account.user != rustix::process::getuid().as_raw() => vec![
+            Some(account) if given || account.user != rustix::process::getuid().as_raw() => vec![
                 ("HOME", account.home.clone()),
                 ("USER", account.name.clone()),
                 ("LOGNAME", account.name.clone()),
@@ -132,6 +166,33 @@ pub fn invoking_user() -> u32 {
         0 => variable("SUDO_UID").unwrap_or(0),
         own => own,
     }
+}
+
+/// The number of the user of this name or number; none if there is no such user.
+pub fn user_id(name: &str) -> Option<u32> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    id_in(&passwd, name)
+}
+
+/// The number of the group of this name or number; none if there is no such group.
+pub fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    id_in(&groups, name)
+}
+
+/// The name of the user of this number.
+pub fn user_name(user: u32) -> Option<String> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Account::find(&passwd, |account| account.user == user).map(|account| account.name)
+}
+
+/// The id in the third field of the line of this name; of a number, the number itself.
+fn id_in(table: &str, name: &str) -> Option<u32> {
+    let found = table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    });
+    found.or_else(|| name.parse().ok())
 }
 
 /// A variable of the environment that is a number.
@@ -201,6 +262,10 @@ mod tests {
             (4_242_424, 4_242_424)
         );
         assert!(credentials.environment().is_empty());
+        assert_eq!(id_in(PASSWD, "ann"), Some(1000));
+        assert_eq!(id_in(PASSWD, "17"), Some(17));
+        assert_eq!(id_in(PASSWD, "broken"), None);
+        assert_eq!(id_in(PASSWD, "bob"), None);
         assert!(Credentials::choose(Some("no such user")).is_err());
     }
 }

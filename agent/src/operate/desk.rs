@@ -40,7 +40,7 @@ pub(super) struct Inner {
     audit: PathBuf,
     started: String,
     roll: Roll,
-    who: Mutex<BTreeMap<SessionId, Who>>,
+    who: Mutex<BTreeMap<SessionId, Asked>>,
     /// Who asked for every session, where no call does.
     always: OnceLock<Who>,
     /// Where acts are recorded; none once the record is being closed.
@@ -49,6 +49,12 @@ pub(super) struct Inner {
     waiting: watch::Sender<usize>,
     /// None if there is no socket.
     office: Option<Arc<Office>>,
+}
+
+/// Who asked for a session, and which server: an agent may have several.
+struct Asked {
+    who: Who,
+    server: String,
 }
 
 /// Why a session was not stopped.
@@ -173,7 +179,7 @@ impl Inner {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn who(&self) -> MutexGuard<'_, BTreeMap<SessionId, Who>> {
+    fn who(&self) -> MutexGuard<'_, BTreeMap<SessionId, Asked>> {
         self.who.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -208,14 +214,15 @@ impl Inner {
         let moment = Timestamp::now();
         let who = self.who();
         let live = snapshots.into_iter().map(|now| {
+            let asked = who.get(&now.session);
             let age = i64::try_from(now.age_ms).unwrap_or(i64::MAX);
             let started = moment.checked_sub(SignedDuration::from_millis(age));
             Live {
                 id: self.id(now.session),
                 agent: self.agent.clone(),
                 pid: std::process::id(),
-                server: self.server.clone(),
-                who: who.get(&now.session).or_else(|| self.always.get()).cloned(),
+                server: asked.map_or(&self.server, |asked| &asked.server).clone(),
+                who: asked.map(|asked| &asked.who).or(self.always.get()).cloned(),
                 started: format!("{:.3}", started.unwrap_or(moment)),
                 now,
             }
@@ -289,10 +296,13 @@ impl Inner {
             who.retain(|session, _| live.contains(session));
         }
         // Later calls join the session of the first.
-        who.entry(session).or_insert_with(|| Who {
-            principal: short(&call.caller.principal.to_string()),
-            grant: call.caller.grant.as_deref().map(short),
-            tool: short(&call.tool),
+        who.entry(session).or_insert_with(|| Asked {
+            who: Who {
+                principal: short(&call.caller.principal.to_string()),
+                grant: call.caller.grant.as_deref().map(short),
+                tool: short(&call.tool),
+            },
+            server: short(&call.caller.server),
         });
     }
 

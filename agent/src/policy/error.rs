@@ -173,14 +173,14 @@ impl std::error::Error for PolicyError {}
 
 /// A policy file's name and text, from which errors and rule references are made.
 #[derive(Clone)]
-pub(super) struct Source {
-    pub(super) file: Arc<str>,
-    pub(super) text: Arc<str>,
+pub(crate) struct Source {
+    pub(crate) file: Arc<str>,
+    pub(crate) text: Arc<str>,
 }
 
 impl Source {
     /// A fault at a place: `message` says what is wrong, `label` is shown under the excerpt.
-    pub(super) fn fault(
+    pub(crate) fn fault(
         &self,
         place: Place,
         message: impl Into<String>,
@@ -198,7 +198,7 @@ impl Source {
     }
 
     /// A fault of the file as a whole.
-    pub(super) fn unreadable(file: &str, message: String, help: Option<String>) -> PolicyError {
+    pub(crate) fn unreadable(file: &str, message: String, help: Option<String>) -> PolicyError {
         let fault = Fault {
             message,
             label: String::new(),
@@ -254,7 +254,7 @@ impl Source {
     }
 
     /// The rule whose key stands at a place.
-    pub(super) fn rule(&self, place: Place, path: impl Into<String>) -> RuleRef {
+    pub(crate) fn rule(&self, place: Place, path: impl Into<String>) -> RuleRef {
         RuleRef {
             file: Arc::clone(&self.file),
             line: place.line,

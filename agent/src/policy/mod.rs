@@ -70,6 +70,14 @@ mod tests;
 /// The JSON Schema (2020-12) of our own language: what may stand where.
 pub const SCHEMA: &str = include_str!("schema.json");
 
+/// How files like policies are read: keys and values with their places, and all that is wrong at once.
+pub(crate) mod reading {
+    pub(crate) use super::{
+        error::Source,
+        load::{Field, Gather, Loaded, Place, Section, Tree, contents, tree},
+    };
+}
+
 pub use case::{Case, Difference, Expected};
 pub use ceiling::Ceiling;
 pub use definition::{Definition, LONGEST_DEFINITION, PARTS};

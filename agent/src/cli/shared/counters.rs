@@ -33,6 +33,14 @@ pub(in crate::cli) struct Counters {
 }
 
 impl Counters {
+    /// As a configuration has them.
+    pub(in crate::cli) fn of(address: Option<Address>, password_file: Option<PathBuf>) -> Self {
+        Self {
+            address,
+            password_file,
+        }
+    }
+
     /// The server, if one is to be used.
     pub(in crate::cli) fn server(&self) -> Result<Option<Server>, Failure> {
         let password = self.password_file.as_ref().map(|path| {

@@ -192,6 +192,15 @@ pub(in crate::cli) fn credentials(
     let credentials = Credentials::choose(user.as_deref()).map_err(|error| {
         Failure::Usage(Account::new(error.to_string()).hint("give the user's number with --user"))
     })?;
+    Ok(reaching(credentials, reach, command))
+}
+
+/// The same of credentials that were chosen already.
+pub(in crate::cli) fn reaching(
+    credentials: Credentials,
+    reach: &[Deputy],
+    command: &[OsString],
+) -> Credentials {
     if credentials.user == 0 {
         tracing::warn!(
             "governed as root: root's files and settings, the audit log among them, are open to it, so this is no boundary against a hostile server"
@@ -211,7 +220,7 @@ pub(in crate::cli) fn credentials(
             deputy.name()
         );
     }
-    Ok(credentials.reaching(reach))
+    credentials.reaching(reach)
 }
 
 /// The program that asks a container engine to run another, if a command is one.
@@ -234,25 +243,45 @@ pub(in crate::cli) fn judge(
     counters: &Counters,
     governed: Option<&Credentials>,
 ) -> Result<Judge, Failure> {
+    let limits = limits(state, counters, governed)?;
+    judge_by(policy, state, limits, governed)
+}
+
+/// The counters of this state directory, or of the usual one; or those that are shared.
+pub(in crate::cli) fn limits(
+    state: Option<&Path>,
+    counters: &Counters,
+    governed: Option<&Credentials>,
+) -> Result<Arc<Limits>, Failure> {
     let server = counters.server()?;
     let place = state::place(state)?;
-    let open = || -> Result<(Limits, StateDirectory), LimitsError> {
+    let open = || -> Result<Limits, LimitsError> {
         let user = governed.map(|credentials| credentials.user);
         let directory = StateDirectory::open(&place, user)?;
-        let limits = match server {
-            Some(server) => Limits::shared(server)?,
-            None => Limits::open(&directory)?,
-        };
-        Ok((limits, directory))
+        match server {
+            Some(server) => Limits::shared(server),
+            None => Limits::open(&directory),
+        }
     };
-    match open() {
-        Ok((limits, directory)) => Ok(Judge::new(policy, Arc::new(limits))
-            .with_state(directory)
-            .with_compiler(compiler()?)),
-        Err(error) => Err(Failure::Internal(
-            Account::new("cannot count calls").because(error),
-        )),
-    }
+    open().map(Arc::new).map_err(|error| uncounted(&error))
+}
+
+/// Who decides by these counters, with approvals in this state directory or in the usual one.
+pub(in crate::cli) fn judge_by(
+    policy: Policy,
+    state: Option<&Path>,
+    limits: Arc<Limits>,
+    governed: Option<&Credentials>,
+) -> Result<Judge, Failure> {
+    let user = governed.map(|credentials| credentials.user);
+    let directory = StateDirectory::open(&state::place(state)?, user);
+    let directory = directory.map_err(|error| uncounted(&error.into()))?;
+    let judge = Judge::new(policy, limits).with_state(directory);
+    Ok(judge.with_compiler(compiler()?))
+}
+
+fn uncounted(error: &LimitsError) -> Failure {
+    Failure::Internal(Account::new("cannot count calls").because(error))
 }
 
 /// The grants of this state directory, or of the usual one.

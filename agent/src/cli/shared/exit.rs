@@ -75,7 +75,7 @@ impl Exit {
                 "what was checked does not hold (policy check, explain, test and diff, filter prove, lint and pcap, audit verify, report, tools diff), or there is no such session, request, grant, server or tool"
             }
             Self::Usage => "the command line is wrong, or names a file that is not there",
-            Self::Policy => "the policy is wrong",
+            Self::Policy => "the policy, or the configuration of `agent`, is wrong",
             Self::NeedsRoot => "root is needed",
             Self::Kernel => "the kernel lacks a layer that is required",
             Self::NotStarted => "the server or the command could not be started",

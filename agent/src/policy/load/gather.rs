@@ -5,11 +5,11 @@ use crate::policy::PolicyError;
 
 /// What is wrong so far.
 #[derive(Default)]
-pub(in crate::policy) struct Gather(Option<PolicyError>);
+pub(crate) struct Gather(Option<PolicyError>);
 
 impl Gather {
     /// The value, if nothing is wrong with it.
-    pub(in crate::policy) fn keep<T>(&mut self, loaded: Loaded<T>) -> Option<T> {
+    pub(crate) fn keep<T>(&mut self, loaded: Loaded<T>) -> Option<T> {
         match loaded {
             Ok(value) => Some(value),
             Err(error) => {
@@ -19,7 +19,7 @@ impl Gather {
         }
     }
 
-    pub(in crate::policy) fn add(&mut self, error: PolicyError) {
+    pub(crate) fn add(&mut self, error: PolicyError) {
         match &mut self.0 {
             None => self.0 = Some(error),
             Some(first) => first.join(error),
@@ -28,12 +28,12 @@ impl Gather {
 
     /// Whether nothing is wrong so far. What is missing is told of only then: it may be what
     /// something wrong was meant to be.
-    pub(in crate::policy) fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.0.is_none()
     }
 
     /// All that is wrong, or what was made of the rest.
-    pub(in crate::policy) fn done<T>(self, value: Option<T>) -> Loaded<T> {
+    pub(crate) fn done<T>(self, value: Option<T>) -> Loaded<T> {
         match (self.0, value) {
             (Some(error), _) => Err(error),
             (None, Some(value)) => Ok(value),
@@ -42,7 +42,7 @@ impl Gather {
     }
 
     /// The values of all, or what is wrong with each.
-    pub(in crate::policy) fn all<T>(each: impl Iterator<Item = Loaded<T>>) -> Loaded<Vec<T>> {
+    pub(crate) fn all<T>(each: impl Iterator<Item = Loaded<T>>) -> Loaded<Vec<T>> {
         let mut gather = Self::default();
         let values = each.filter_map(|one| gather.keep(one)).collect();
         gather.done(Some(values))

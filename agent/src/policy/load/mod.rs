@@ -27,11 +27,14 @@ pub(super) use self::{
     approve::{TIMEOUT, timeout},
     args::{bound, compile, scalar, values},
     case::cases,
-    gather::Gather,
     limits::{counter, is_counter, once_each, unit},
-    section::{Field, Section},
     tools::effect,
-    tree::{Entry, Node, Place, Tree, child},
+    tree::{Entry, Node, child},
+};
+pub(crate) use self::{
+    gather::Gather,
+    section::{Field, Section},
+    tree::{Place, Tree},
 };
 use super::{
     Dialect, Policy, PolicyError, Replies, dialect,
@@ -55,7 +58,7 @@ const POLICY: &[&str] = &[
     "baseline",
 ];
 
-pub(super) type Loaded<T> = Result<T, PolicyError>;
+pub(crate) type Loaded<T> = Result<T, PolicyError>;
 
 /// Reads a policy file.
 pub(super) fn file(path: &Path) -> Loaded<Policy> {
@@ -64,7 +67,7 @@ pub(super) fn file(path: &Path) -> Loaded<Policy> {
 }
 
 /// The name and the text of a file.
-pub(super) fn contents(path: &Path) -> Loaded<(String, String)> {
+pub(crate) fn contents(path: &Path) -> Loaded<(String, String)> {
     let name = path.display().to_string();
     let unreadable =
         |error: std::io::Error| Source::unreadable(&name, format!("cannot be read: {error}"), None);
@@ -125,7 +128,7 @@ pub(super) fn is_fragment(root: &Node, json: bool) -> bool {
 }
 
 /// A file's text as a tree; true if it is JSON.
-pub(super) fn tree(file: &str, text: &str) -> Loaded<(Source, Node, bool)> {
+pub(crate) fn tree(file: &str, text: &str) -> Loaded<(Source, Node, bool)> {
     let source = Source {
         file: Arc::from(file),
         text: Arc::from(text),

@@ -12,16 +12,16 @@ const SPEND: &str = "Calls and amounts are counted, not money: limit the amount 
      `increment_from` in Intercept's rules or `amount_from` in ours.";
 
 /// A map whose keys are known.
-pub(in crate::policy) struct Section<'a> {
-    pub(in crate::policy) source: &'a Source,
-    pub(in crate::policy) path: String,
-    pub(in crate::policy) place: Place,
-    pub(in crate::policy) entries: &'a [Entry],
+pub(crate) struct Section<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) entries: &'a [Entry],
 }
 
 impl<'a> Section<'a> {
     /// Opens a map. Keys that are not known are in the gathering that comes with it.
-    pub(in crate::policy) fn open(
+    pub(crate) fn open(
         source: &'a Source,
         node: &'a Node,
         path: &str,
@@ -85,7 +85,7 @@ impl<'a> Section<'a> {
     }
 
     /// What is made of a key's value; none where the key is not there.
-    pub(in crate::policy) fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         key: &str,
         read: impl FnOnce(&Field<'a>) -> Loaded<T>,
@@ -93,12 +93,12 @@ impl<'a> Section<'a> {
         self.field(key).map(|field| read(&field)).transpose()
     }
 
-    pub(in crate::policy) fn field(&self, key: &str) -> Option<Field<'a>> {
+    pub(crate) fn field(&self, key: &str) -> Option<Field<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         Some(Field::new(self.source, entry, &self.path))
     }
 
-    pub(in crate::policy) fn missing(&self, key: &str, help: &str) -> PolicyError {
+    pub(crate) fn missing(&self, key: &str, help: &str) -> PolicyError {
         let subject = match self.path.as_str() {
             "" => "the policy".to_owned(),
             path => format!("`{path}`"),
@@ -113,16 +113,16 @@ impl<'a> Section<'a> {
 }
 
 /// A key, its value and the path to it.
-pub(in crate::policy) struct Field<'a> {
-    pub(in crate::policy) source: &'a Source,
-    pub(in crate::policy) key: &'a str,
-    pub(in crate::policy) place: Place,
-    pub(in crate::policy) node: &'a Node,
-    pub(in crate::policy) path: String,
+pub(crate) struct Field<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) key: &'a str,
+    pub(crate) place: Place,
+    pub(crate) node: &'a Node,
+    pub(crate) path: String,
 }
 
 impl<'a> Field<'a> {
-    pub(in crate::policy) fn new(source: &'a Source, entry: &'a Entry, parent: &str) -> Self {
+    pub(crate) fn new(source: &'a Source, entry: &'a Entry, parent: &str) -> Self {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         let step = if !entry.key.is_empty() && entry.key.chars().all(plain) {
             entry.key.clone()
@@ -141,21 +141,17 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(in crate::policy) fn rule(&self) -> RuleRef {
+    pub(crate) fn rule(&self) -> RuleRef {
         self.source.rule(self.place, self.path.as_str())
     }
 
     /// Opens the value, which is to be a map.
-    pub(in crate::policy) fn open(
-        &self,
-        expected: &str,
-        keys: &[&str],
-    ) -> Loaded<(Section<'a>, Gather)> {
+    pub(crate) fn open(&self, expected: &str, keys: &[&str]) -> Loaded<(Section<'a>, Gather)> {
         Section::open(self.source, self.node, &self.path, expected, keys)
     }
 
     /// The entries of the value, which is to be a map whose keys are names.
-    pub(in crate::policy) fn entries(&self, expected: &str, help: &str) -> Loaded<Vec<Self>> {
+    pub(crate) fn entries(&self, expected: &str, help: &str) -> Loaded<Vec<Self>> {
         match &self.node.tree {
             Tree::Map(entries) => Ok(entries
                 .iter()
@@ -167,7 +163,7 @@ impl<'a> Field<'a> {
 
     /// The items of the value, which is to be a list; each is a field of its own, with the list's
     /// key and its number in the path.
-    pub(in crate::policy) fn items(&self, expected: &str, help: &str) -> Loaded<Vec<Self>> {
+    pub(crate) fn items(&self, expected: &str, help: &str) -> Loaded<Vec<Self>> {
         match &self.node.tree {
             Tree::List(items) => Ok(items
                 .iter()
@@ -185,7 +181,7 @@ impl<'a> Field<'a> {
     }
 
     /// A sentence or a part of one, as a model or an operator gets to read it.
-    pub(in crate::policy) fn words(&self, expected: &str, help: &str) -> Loaded<String> {
+    pub(crate) fn words(&self, expected: &str, help: &str) -> Loaded<String> {
         let words = self.text(expected, help)?.trim();
         if words.is_empty() || words.chars().any(|c| c.is_control() && c != '\n') {
             return Err(self.fault("says nothing, or has control characters", help));
@@ -194,13 +190,13 @@ impl<'a> Field<'a> {
     }
 
     /// Something is wrong with the key.
-    pub(in crate::policy) fn key_fault(&self, message: String, help: &str) -> PolicyError {
+    pub(crate) fn key_fault(&self, message: String, help: &str) -> PolicyError {
         self.source
             .fault(self.place, message, "here", Some(help.to_owned()))
     }
 
     /// The value is of the right type, but wrong.
-    pub(in crate::policy) fn fault(&self, what: &str, help: &str) -> PolicyError {
+    pub(crate) fn fault(&self, what: &str, help: &str) -> PolicyError {
         let written = match &self.node.tree {
             Tree::Text(text) => crate::policy::source::quoted(text),
             Tree::Integer(n) => format!("`{n}`"),
@@ -216,16 +212,11 @@ impl<'a> Field<'a> {
     }
 
     /// The value is of the wrong type.
-    pub(in crate::policy) fn wrong(&self, expected: &str, help: &str) -> PolicyError {
+    pub(crate) fn wrong(&self, expected: &str, help: &str) -> PolicyError {
         self.wrong_at(self.node, expected, help)
     }
 
-    pub(in crate::policy) fn wrong_at(
-        &self,
-        node: &Node,
-        expected: &str,
-        help: &str,
-    ) -> PolicyError {
+    pub(crate) fn wrong_at(&self, node: &Node, expected: &str, help: &str) -> PolicyError {
         let kind = node.tree.kind();
         self.source.fault(
             node.place,
@@ -235,14 +226,14 @@ impl<'a> Field<'a> {
         )
     }
 
-    pub(in crate::policy) fn text(&self, expected: &str, help: &str) -> Loaded<&'a str> {
+    pub(crate) fn text(&self, expected: &str, help: &str) -> Loaded<&'a str> {
         match &self.node.tree {
             Tree::Text(text) => Ok(text),
             _ => Err(self.wrong(expected, help)),
         }
     }
 
-    pub(in crate::policy) fn list(&self, expected: &str, help: &str) -> Loaded<&'a [Node]> {
+    pub(crate) fn list(&self, expected: &str, help: &str) -> Loaded<&'a [Node]> {
         match &self.node.tree {
             Tree::List(items) if items.is_empty() => Err(self.fault("is an empty list", help)),
             Tree::List(items) => Ok(items),
@@ -250,7 +241,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(in crate::policy) fn whole(
+    pub(crate) fn whole(
         &self,
         range: std::ops::RangeInclusive<u64>,
         expected: &str,
@@ -268,7 +259,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(in crate::policy) fn bytes(&self, range: std::ops::RangeInclusive<u64>) -> Loaded<u64> {
+    pub(crate) fn bytes(&self, range: std::ops::RangeInclusive<u64>) -> Loaded<u64> {
         const HELP: &str = "Write a number of bytes such as 4096, 64KiB, 10MB or 50MiB.";
         match &self.node.tree {
             Tree::Text(text) => match units::parse_bytes(text) {
@@ -298,6 +289,6 @@ fn closest<'k>(key: &str, keys: &[&'k str]) -> Option<&'k str> {
         .map(|(_, known)| known)
 }
 
-pub(in crate::policy) fn trim_stop(sentence: &str) -> &str {
+pub(crate) fn trim_stop(sentence: &str) -> &str {
     sentence.trim_end_matches('.')
 }

@@ -5,27 +5,27 @@
 
 /// Where something stands in a policy file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::policy) struct Place {
+pub(crate) struct Place {
     /// Line, from 1; 0 if unknown.
-    pub(in crate::policy) line: u64,
+    pub(crate) line: u64,
     /// Column in characters, from 1; 0 if unknown.
-    pub(in crate::policy) column: u64,
+    pub(crate) column: u64,
     /// Bytes from the start of the file.
-    pub(in crate::policy) offset: usize,
+    pub(crate) offset: usize,
     /// Length in bytes.
-    pub(in crate::policy) length: usize,
+    pub(crate) length: usize,
 }
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct Node {
-    pub(in crate::policy) tree: Tree,
-    pub(in crate::policy) place: Place,
+pub(crate) struct Node {
+    pub(crate) tree: Tree,
+    pub(crate) place: Place,
 }
 
 /// A YAML value.
 #[derive(Clone, Debug)]
-pub(in crate::policy) enum Tree {
+pub(crate) enum Tree {
     Null,
     Bool(bool),
     Integer(i128),
@@ -37,15 +37,15 @@ pub(in crate::policy) enum Tree {
 
 /// A key with its value.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct Entry {
-    pub(in crate::policy) key: String,
-    pub(in crate::policy) place: Place,
-    pub(in crate::policy) value: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) place: Place,
+    pub(crate) value: Node,
 }
 
 impl Tree {
     /// What this is, with its article.
-    pub(in crate::policy) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "a boolean",
@@ -59,7 +59,7 @@ impl Tree {
 }
 
 /// The value of a map's key.
-pub(in crate::policy) fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
+pub(crate) fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
     match &node.tree {
         Tree::Map(entries) => entries
             .iter()

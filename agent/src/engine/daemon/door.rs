@@ -1,0 +1,292 @@
+//! Clients on the daemon's socket: who they are, what they want, and that they get no more than their share.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    io,
+    os::fd::AsFd as _,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::oneshot,
+    task::JoinSet,
+};
+
+use super::{
+    hello::{self, Answer},
+    seats::{Full, Seats},
+    served::Served,
+    table::Table,
+};
+use crate::{
+    audit::visible,
+    engine::{EngineError, house},
+    kernel::{self, LocalSocket, Peer},
+    principal::{Caller, Principal},
+};
+
+/// Clients at once, each with a server of its own.
+const CLIENTS: usize = 256;
+/// Clients of one user.
+const OF_A_USER: usize = 64;
+/// Connections that have not said what they want yet.
+const STRANGERS: usize = 64;
+/// Such connections of one user.
+const STRANGERS_OF_A_USER: usize = 8;
+/// How long nobody is let in when the host has no more descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where clients come.
+pub(super) enum Entrance {
+    /// At a path of our own.
+    Own(LocalSocket),
+    /// Where the service manager listens for us.
+    Passed(UnixListener),
+}
+
+impl Entrance {
+    /// The service manager's socket, or else one at this path for a group.
+    pub(super) fn open(path: &Path, group: &str) -> Result<Self, EngineError> {
+        let failed = |error| house::not_listening(path.display(), error);
+        if let Some(listener) = kernel::passed_listener("clients") {
+            listener.set_nonblocking(true).map_err(failed)?;
+            let listener = UnixListener::from_std(listener).map_err(failed)?;
+            tracing::info!("clients come by the service manager's socket");
+            return Ok(Self::Passed(listener));
+        }
+        let socket = match kernel::group_id(group) {
+            Some(group) => LocalSocket::bind_for_group(path, group).map_err(failed)?,
+            None => {
+                tracing::warn!(
+                    "there is no group {}, so that only root can connect to {}: make it, or name another as `socket_group`",
+                    visible(group),
+                    path.display()
+                );
+                LocalSocket::bind(path, 0).map_err(failed)?
+            }
+        };
+        tracing::info!("listening on {}", path.display());
+        Ok(Self::Own(socket))
+    }
+
+    /// Waits for a client, and asks the kernel who it is.
+    pub(super) async fn accept(&self) -> (UnixStream, Peer) {
+        loop {
+            let accepted = match self {
+                Self::Own(socket) => socket.accept().await,
+                Self::Passed(listener) => listener.accept().await.map(|(stream, _)| stream),
+            };
+            let known = accepted.and_then(|stream| {
+                let peer = Peer::of(stream.as_fd())?;
+                Ok((stream, peer))
+            });
+            match known {
+                Ok(known) => return known,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// A client that is connected to a server.
+struct Connection {
+    peer: Peer,
+    served: Arc<Served>,
+    end: oneshot::Sender<&'static str>,
+}
+
+/// Lets clients in, and knows those who are.
+pub(super) struct Door {
+    table: Arc<Table>,
+    strangers: Arc<Seats>,
+    clients: Arc<Seats>,
+    connections: Mutex<HashMap<u64, Connection>>,
+    running: Mutex<JoinSet<()>>,
+    next: AtomicU64,
+}
+
+impl Door {
+    pub(super) fn new(table: Arc<Table>) -> Arc<Self> {
+        Arc::new(Self {
+            table,
+            strangers: Seats::new(STRANGERS, STRANGERS_OF_A_USER),
+            clients: Seats::new(CLIENTS, OF_A_USER),
+            connections: Mutex::default(),
+            running: Mutex::default(),
+            next: AtomicU64::new(1),
+        })
+    }
+
+    /// Hears what somebody wants, on a task of its own.
+    pub(super) fn meet(self: &Arc<Self>, mut stream: UnixStream, peer: Peer) {
+        let door = Arc::clone(self);
+        let stranger = self.strangers.take(peer.user);
+        let mut running = self.running();
+        while running.try_join_next().is_some() {}
+        running.spawn(async move {
+            let _stranger = match stranger {
+                Ok(seat) => seat,
+                // Said without waiting, as too many wait already.
+                Err(_) => return busy(&stream),
+            };
+            let answer = match hello::read(&mut stream).await {
+                Ok(hello) => match hello.connect {
+                    Some(name) => match door.admit(&name, &peer) {
+                        Ok(admitted) => {
+                            drop(_stranger);
+                            return admitted.serve(stream).await;
+                        }
+                        Err(answer) => answer,
+                    },
+                    None => Answer::servers(door.table.offers(&peer)),
+                },
+                Err(why) => Answer::refused(why, "Use `capwarden connect NAME`."),
+            };
+            // Who does not listen is told nothing.
+            let _ = answer.send(&mut stream).await;
+        });
+    }
+
+    /// Whether somebody gets a server, or what they are told in place of one.
+    fn admit(self: &Arc<Self>, name: &str, peer: &Peer) -> Result<Admitted, Answer> {
+        let user = peer.user;
+        // Who may not use a server is not told whether there is one.
+        let Some(served) = self.table.get(name).filter(|served| served.lets_in(peer)) else {
+            tracing::warn!(user, "refused a client that asked for {}", visible(name));
+            let offers = self.table.offers(peer);
+            let names: Vec<String> = offers.into_iter().map(|offer| offer.name).collect();
+            let instead = match names.as_slice() {
+                [] => "There is none for you: `clients` in the agent's configuration says who may connect.".to_owned(),
+                names => format!("There is for you: {}.", names.join(", ")),
+            };
+            let error = format!("There is no server {} for you here.", visible(name));
+            return Err(Answer::refused(error, instead));
+        };
+        let seat = self.clients.take(user).map_err(|full| match full {
+            Full::All(most) => Answer::refused(
+                format!("{most} clients are connected already, which is all that may be."),
+                "Try again when one of them has gone.",
+            ),
+            Full::User(most) => Answer::refused(
+                format!(
+                    "You have {most} connections already, which is as many as one user may have."
+                ),
+                "Close one of them.",
+            ),
+        })?;
+        let place = served.place(user)?;
+        Ok(Admitted {
+            door: Arc::clone(self),
+            served,
+            peer: peer.clone(),
+            _seats: (seat, place),
+        })
+    }
+
+    /// Ends those connections that may not be any more: `still` says what is to be said to whom.
+    pub(super) fn review(&self, still: impl Fn(&Served, &Peer) -> Option<&'static str>) {
+        let mut connections = self.connections();
+        let over: Vec<(u64, &'static str)> = connections
+            .iter()
+            .filter_map(|(number, connection)| {
+                Some((*number, still(&connection.served, &connection.peer)?))
+            })
+            .collect();
+        for (number, why) in over {
+            if let Some(connection) = connections.remove(&number) {
+                // It may have ended by itself.
+                let _ = connection.end.send(why);
+            }
+        }
+    }
+
+    /// How many clients are connected.
+    pub(super) fn count(&self) -> usize {
+        self.clients.count()
+    }
+
+    /// Waits until all have gone, who have been told to.
+    pub(super) async fn emptied(&self) {
+        let mut running = std::mem::take(&mut *self.running());
+        while running.join_next().await.is_some() {}
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Connection>> {
+        // Whole after every statement.
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client that gets a server.
+struct Admitted {
+    door: Arc<Door>,
+    served: Arc<Served>,
+    peer: Peer,
+    _seats: (super::seats::Seat, super::seats::Seat),
+}
+
+impl Admitted {
+    async fn serve(self, mut stream: UnixStream) {
+        let name = Arc::clone(&self.served.name);
+        let user = self.peer.user;
+        if Answer::connected(&name).send(&mut stream).await.is_err() {
+            return;
+        }
+        let number = self.door.next.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(user, number, "a client connected to {name}");
+        let (end, told) = oneshot::channel();
+        let connection = Connection {
+            peer: self.peer.clone(),
+            served: Arc::clone(&self.served),
+            end,
+        };
+        self.door.connections().insert(number, connection);
+        let caller = Caller {
+            principal: Principal::User(user),
+            grant: None,
+            connection: number,
+            server: Arc::clone(&name),
+        };
+        let told = async {
+            match told.await {
+                Ok(why) => why,
+                Err(_) => pending().await,
+            }
+        };
+        let end = self.served.servers.converse(stream, caller, told).await;
+        self.door.connections().remove(&number);
+        self.served.came(&end);
+        match end {
+            Ok((why, _)) => tracing::info!(number, why, "a client of {name} has gone"),
+            Err(error) => tracing::error!(number, %error, "a client of {name} got no server"),
+        }
+    }
+}
+
+/// Says that there is no time, to somebody who is not waited for.
+fn busy(stream: &UnixStream) {
+    let answer = Answer::refused(
+        "Too many connections have not said what they want yet.",
+        "Try again in a few seconds.",
+    );
+    if let Ok(mut line) = serde_json::to_vec(&answer) {
+        line.push(b'\n');
+        let _: io::Result<usize> = stream.try_write(&line);
+    }
+}

@@ -1,0 +1,235 @@
+//! The service manager: what it is told of this process, and which sockets it has passed.
+//!
+//! systemd's protocol is a datagram to the socket that `NOTIFY_SOCKET` names, and descriptors from 3 on
+//! that `LISTEN_FDS` counts and `LISTEN_FDNAMES` names. Whoever speaks it can be the manager; without
+//! one, nothing is told.
+//!
+//! <https://www.freedesktop.org/software/systemd/man/252/sd_notify.html>,
+//! <https://www.freedesktop.org/software/systemd/man/252/sd_listen_fds.html>,
+//! <https://www.freedesktop.org/software/systemd/man/252/sd_watchdog_enabled.html>
+
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, net::UnixListener},
+    },
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use rustix::{
+    io::{FdFlags, fcntl_getfd, fcntl_setfd},
+    net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+        SocketFlags, SocketType, connect, sendmsg, socket_with, sockopt::socket_acceptconn,
+    },
+    time::{ClockId, clock_gettime},
+};
+
+/// The first descriptor that a service manager passes.
+const FIRST: RawFd = 3;
+/// More are not looked at.
+const MOST: RawFd = 4_096;
+/// Characters of a status at most.
+const LONGEST_STATUS: usize = 200;
+
+/// Whoever started this process as a service.
+#[derive(Debug)]
+pub struct Manager {
+    socket: OwnedFd,
+}
+
+impl Manager {
+    /// The one that the environment names; none if there is none. One that cannot be told anything is
+    /// told of in the log.
+    #[must_use]
+    pub fn of_environment() -> Option<Self> {
+        let address = env::var_os("NOTIFY_SOCKET")?;
+        Self::at(&address)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the service manager at NOTIFY_SOCKET cannot be told anything");
+            })
+            .ok()
+    }
+
+    /// The one at the address that `NOTIFY_SOCKET` holds: a path, or `@` and the name of an abstract
+    /// socket.
+    ///
+    /// # Errors
+    /// Nobody is there, or the address is of another kind.
+    pub fn at(address: &OsStr) -> io::Result<Self> {
+        let address = match address.as_bytes() {
+            [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+            [b'/', ..] => SocketAddrUnix::new(address.as_bytes())?,
+            _ => {
+                return Err(io::Error::other(
+                    "it is neither a path nor an abstract socket",
+                ));
+            }
+        };
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        connect(&socket, &address)?;
+        Ok(Self { socket })
+    }
+
+    /// Clients are served from now on, or again.
+    pub fn ready(&self, status: &str) {
+        self.say(&format!("READY=1\nSTATUS={}\n", line(status)));
+    }
+
+    /// The configuration is being loaded again, until [`ready`](Self::ready) is said.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
+    }
+
+    /// The process is about to end.
+    pub fn stopping(&self) {
+        self.say("STOPPING=1\nSTATUS=Ending the sessions\n");
+    }
+
+    /// What is shown of the service.
+    pub fn status(&self, status: &str) {
+        self.say(&format!("STATUS={}\n", line(status)));
+    }
+
+    /// The process is well: the watchdog waits anew.
+    pub fn alive(&self) {
+        self.say("WATCHDOG=1\n");
+    }
+
+    /// Nothing depends on whether it was heard: a manager that does not listen ends us by itself.
+    fn say(&self, words: &str) {
+        if let Err(error) = self.tell(words, &[]) {
+            tracing::debug!(%error, words, "the service manager was not told");
+        }
+    }
+
+    /// Tells something, with copies of descriptors.
+    pub(super) fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let words = [io::IoSlice::new(words.as_bytes())];
+        // A manager that does not read must not hold up who starts a server.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        sendmsg(&self.socket, &words, &mut ancillary, flags)?;
+        Ok(())
+    }
+}
+
+/// A status is one line.
+fn line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(LONGEST_STATUS).map(plain).collect()
+}
+
+/// How long the manager waits for [`Manager::alive`] before it ends this process; none if it does not.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
+    limit(number("WATCHDOG_USEC"), number("WATCHDOG_PID"))
+}
+
+/// From `WATCHDOG_USEC` and `WATCHDOG_PID`: what is in the environment may be meant for a parent.
+fn limit(microseconds: Option<u64>, process: Option<u64>) -> Option<Duration> {
+    let ours = process.is_none_or(|process| process == u64::from(std::process::id()));
+    let limit = Duration::from_micros(microseconds.filter(|limit| *limit > 0)?);
+    ours.then_some(limit)
+}
+
+/// The socket of this name that the manager listens at for us, once: after that there is none.
+#[must_use]
+pub fn passed_listener(name: &str) -> Option<UnixListener> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let (descriptor, _) = passed().into_iter().find(|(_, its)| its == name)?;
+    // SAFETY: it was passed for this process to own, under a name that nobody else looks for, and is
+    // taken once.
+    let owned = unsafe { own(descriptor) }?;
+    socket_acceptconn(owned.as_fd())
+        .ok()
+        .filter(|listens| *listens)?;
+    Some(UnixListener::from(owned))
+}
+
+/// The descriptors that were passed to this process, with their names.
+pub(super) fn passed() -> Vec<(RawFd, String)> {
+    let number = |name: &str| env::var(name).ok()?.parse().ok();
+    // What a parent was passed is in the environment of its children too.
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Vec::new();
+    }
+    let count = number("LISTEN_FDS").and_then(|count| RawFd::try_from(count).ok());
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    (FIRST..FIRST.saturating_add(count.unwrap_or(0).min(MOST)))
+        .zip(names.split(':').map(str::to_owned))
+        .collect()
+}
+
+/// Owns a descriptor that was passed, if it is open. No child gets it.
+///
+/// # Safety
+///
+/// It was passed for this process to own, and nobody else has taken it or will.
+pub(super) unsafe fn own(descriptor: RawFd) -> Option<OwnedFd> {
+    std::fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
+    // SAFETY: it is open, as was just seen, and the caller says that it is ours alone.
+    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let flags = fcntl_getfd(&owned).ok()?;
+    fcntl_setfd(&owned, flags | FdFlags::CLOEXEC).ok()?;
+    Some(owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn manager_is_told_in_its_protocol() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let heard = UnixDatagram::bind(&path).unwrap();
+        let manager = Manager::at(path.as_os_str()).unwrap();
+        let next = || {
+            let mut buffer = [0; 1024];
+            let length = heard.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        manager.ready("2 servers\nREADY=0");
+        assert_eq!(next(), "READY=1\nSTATUS=2 servers READY=0\n");
+        manager.reloading();
+        let told = next();
+        let (head, time) = told.split_once("MONOTONIC_USEC=").unwrap();
+        assert_eq!(head, "RELOADING=1\n");
+        assert!(time.trim_end().parse::<u64>().unwrap() > 0);
+        manager.alive();
+        assert_eq!(next(), "WATCHDOG=1\n");
+        manager.stopping();
+        assert!(next().starts_with("STOPPING=1\n"));
+        assert!(Manager::at(OsStr::new("relative")).is_err());
+    }
+
+    #[test]
+    fn watchdog_is_for_whom_it_names() {
+        let own = u64::from(std::process::id());
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(limit(Some(1_000_000), Some(own)), second);
+        assert_eq!(limit(Some(1_000_000), None), second);
+        assert_eq!(limit(Some(1_000_000), Some(own + 1)), None);
+        assert_eq!(limit(Some(0), None), None);
+        assert_eq!(limit(None, None), None);
+    }
+}

@@ -1,0 +1,407 @@
+//! `capwarden agent` with real servers, and clients that come by `capwarden connect`.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use capwarden_tests::{
+    agent::{NOBODY, capwarden, cgroups_of, wait_for},
+    mcp::{Client, PATIENCE},
+    stage::{AWSLABS, Stage, granted, packets, python, text, user},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const HOSTILE: &str = include_str!("../scripts/hostile.py");
+
+const POLICY: &str = "version: 1
+default: deny
+tools:
+  echo: allow
+  capture:
+    capture:
+      from: { interface: interface, filter: filter }
+      interfaces: [ lo ]
+      packets: 20
+      seconds: 30
+  stop: { ends: capture }
+";
+
+const AWSLABS_POLICY: &str = "version: 1
+default: deny
+tools:
+  start_packet_capture:
+    capture:
+      from: { interface: interface, filter: capture_filter, seconds: duration }
+      interfaces: [ lo ]
+      over: clamp
+      packets: 10
+";
+
+/// A user who is nobody that any configuration here names.
+const STRANGER: u32 = 4_242;
+
+/// A daemon, and where it is.
+struct Daemon {
+    stage: Stage,
+}
+
+impl Daemon {
+    /// A stage with the files of servers: `one`, which does what it is told, and a real one.
+    fn stage() -> Result<Self> {
+        let stage = Stage::new()?;
+        stage.write("hostile.py", HOSTILE)?;
+        stage.write("policy.yaml", POLICY)?;
+        stage.write("awslabs.yaml", AWSLABS_POLICY)?;
+        fs::create_dir(stage.path("agent.d"))?;
+        Ok(Self { stage })
+    }
+
+    /// The configuration with these servers, of those that there may be.
+    fn configure(&self, servers: &[&str]) -> Result<()> {
+        let at = |name: &str| self.stage.path(name).display().to_string();
+        let mut text = format!(
+            "version: 1\naudit: {}\nstate: {}\nsocket: {}\nsocket_group: nogroup\nclients: [user:{NOBODY}]\nservers:\n",
+            at("audit.jsonl"),
+            at("state"),
+            at("agent.sock"),
+        );
+        for name in servers {
+            text += &match *name {
+                "real" => format!(
+                    "  real:\n    command: [{}]\n    policy: {}\n    environment: {{ PCAP_STORAGE_DIR: {} }}\n    user: {}\n",
+                    python(AWSLABS)?.display(),
+                    at("awslabs.yaml"),
+                    at("captures"),
+                    user(),
+                ),
+                name => format!(
+                    "  {name}:\n    command: [{}, {}]\n    policy: {}\n    user: {}\n    directory: {}\n",
+                    python("python3")?.display(),
+                    at("hostile.py"),
+                    at("policy.yaml"),
+                    user(),
+                    at("captures"),
+                ),
+            };
+        }
+        self.stage.write("new.yaml", &text)?;
+        Ok(fs::rename(
+            self.stage.path("new.yaml"),
+            self.stage.path("agent.yaml"),
+        )?)
+    }
+
+    fn start(&self) -> Result<Client> {
+        let socket = self.stage.path("agent.sock");
+        let mut command = self.stage.space.command(capwarden()?);
+        command.arg("agent").arg("--config");
+        command.arg(self.stage.path("agent.yaml"));
+        command
+            .env_remove("CAPWARDEN_LOG")
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        // The servers' are not to have it.
+        command.env("CWTEST_DAEMONS_OWN", "secret");
+        let agent = Client::start(&mut command, &self.stage.path("stderr"))?;
+        wait_for("the daemon's socket", PATIENCE, || {
+            let listens = std::os::unix::net::UnixStream::connect(&socket).is_ok();
+            Ok(listens.then_some(()))
+        })
+        .with_context(|| self.stage.stderr().unwrap_or_default())?;
+        Ok(agent)
+    }
+
+    /// A verb as this user, who is in the group that may connect.
+    fn verb(&self, user: u32, words: &[&str]) -> Result<Command> {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={user}"));
+        command
+            .arg(format!("--regid={NOBODY}"))
+            .arg("--clear-groups");
+        command.arg("--").arg(capwarden()?).args(words);
+        command.arg("--socket").arg(self.stage.path("agent.sock"));
+        command.env_remove("CAPWARDEN_LOG");
+        Ok(command)
+    }
+
+    /// A client of a server, which has shaken hands.
+    fn client(&self, server: &str, number: usize) -> Result<Client> {
+        let mut command = self.verb(NOBODY, &["connect", server])?;
+        let stderr = self.stage.path(&format!("client-{number}"));
+        let mut client = Client::start(&mut command, &stderr)?;
+        client.shake_hands().with_context(|| {
+            let told = fs::read_to_string(&stderr).unwrap_or_default();
+            format!("{told}{}", self.stage.stderr().unwrap_or_default())
+        })?;
+        Ok(client)
+    }
+
+    /// What `connect` does for a client that only asks to be initialized.
+    fn tried(&self, user: u32, server: &str) -> Result<(Output, Value)> {
+        let mut command = self.verb(user, &["connect", server])?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().context("no stdin")?;
+        stdin.write_all(
+            b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\",\"params\":{}}\n",
+        )?;
+        let done = child.wait_with_output()?;
+        drop(stdin);
+        let told = serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))?;
+        Ok((done, told))
+    }
+
+    /// Waits until the log has these words so often.
+    fn said(&self, words: &str, times: usize) -> Result<()> {
+        wait_for(words, PATIENCE, || {
+            let said = self.stage.stderr()?.matches(words).count();
+            Ok((said >= times).then_some(()))
+        })
+        .with_context(|| self.stage.stderr().unwrap_or_default())
+    }
+}
+
+fn call(file: &Path, port: u16) -> Value {
+    json!({ "interface": "lo", "file": file, "filter": format!("udp port {port}") })
+}
+
+#[test]
+fn users_get_servers_and_captures_of_their_own_and_others_get_none() -> Result<()> {
+    let daemon = Daemon::stage()?;
+    let stage = &daemon.stage;
+    daemon.configure(&["one", "real"])?;
+    let mut agent = daemon.start()?;
+    ensure!(fs::metadata(stage.path("agent.sock"))?.mode() & 0o777 == 0o660);
+
+    // Whoever is not named is told so, both as an MCP client and at a terminal.
+    let (done, told) = daemon.tried(STRANGER, "one")?;
+    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.code() == Some(1), "{done:?}");
+    ensure!(
+        errors.contains("There is no server one for you here"),
+        "{errors}"
+    );
+    let message = told.pointer("/error/message").and_then(Value::as_str);
+    ensure!(told.get("id") == Some(&json!(7)), "{told}");
+    ensure!(
+        message.is_some_and(|why| why.contains("no server one for you")),
+        "{told}"
+    );
+    let (_, told) = daemon.tried(NOBODY, "nine")?;
+    ensure!(
+        told.to_string().contains("There is for you: one, real."),
+        "{told}"
+    );
+
+    let listed = daemon.verb(NOBODY, &["client-config"])?.output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    ensure!(
+        listed.starts_with("one   ready    0 clients\nreal  ready"),
+        "{listed}"
+    );
+    let listed = daemon
+        .verb(NOBODY, &["client-config", "one", "--for", "zed"])?
+        .output()?;
+    let config: Value = serde_json::from_slice(&listed.stdout)?;
+    let arguments = config.pointer("/context_servers/one/args");
+    ensure!(
+        arguments
+            == Some(&json!([
+                "connect",
+                "one",
+                "--socket",
+                stage.path("agent.sock")
+            ])),
+        "{config}"
+    );
+
+    // Two clients of two servers capture at once, each within its own policy.
+    let mut one = daemon.client("one", 1)?;
+    let mut real = daemon.client("real", 2)?;
+    let udp = stage.space.udp()?;
+    let (first, second) = (stage.capture("one.pcap"), stage.capture("real.pcap"));
+    let session = granted(&one.call("capture", &call(&first, udp.port()))?)?;
+    stage.live(&first, 1)?;
+    let arguments = json!({
+        "interface": "lo", "duration": 60, "output_file": "real.pcap",
+        "capture_filter": format!("udp port {}", udp.port()),
+    });
+    let of_real = granted(&real.call("start_packet_capture", &arguments)?)?;
+    stage.live(&second, 2)?;
+    udp.send(50, 10)?;
+    for (client, session, file, cap) in [
+        (&mut one, &session, &first, 20),
+        (&mut real, &of_real, &second, 10),
+    ] {
+        let end = client.session_end(session)?;
+        ensure!(text(&end, "reason") == "packet-cap", "{end}");
+        ensure!(packets(file)? == cap);
+    }
+    let calls = stage.audited("call", 2)?;
+    for (call, server, session) in [(0, "one", &session), (1, "real", &of_real)] {
+        let record = calls.get(call).context("no record")?;
+        ensure!(text(record, "server") == server, "{record}");
+        ensure!(text(record, "session") == session, "{record}");
+        ensure!(
+            text(record, "principal") == format!("uid:{NOBODY}"),
+            "{record}"
+        );
+    }
+    // The server's environment is its own.
+    let servers = stage.processes(&[agent.pid(), one.pid(), real.pid()])?;
+    let mut looked_at = 0;
+    for pid in servers {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        if environment.contains("PCAP_STORAGE_DIR") {
+            ensure!(!environment.contains("CWTEST_DAEMONS_OWN"), "{environment}");
+            ensure!(environment.contains("LANG=C.UTF-8"), "{environment}");
+            looked_at += 1;
+        }
+    }
+    ensure!(looked_at > 0, "the real server was not found");
+
+    // The end of the daemon is the end of all servers, and an orderly one.
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
+    for client in [&mut one, &mut real] {
+        ensure!(client.exit()?.success());
+    }
+    let served = stage.audit("server-served")?;
+    let names: Vec<&str> = served.iter().map(|record| text(record, "server")).collect();
+    ensure!(names == ["one", "real"], "{served:?}");
+    stage.audit_is_closed("a signal", Some(0))?;
+    ensure!(cgroups_of(agent.pid())?.is_empty());
+    stage.is_empty()
+}
+
+#[test]
+fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
+    let daemon = Daemon::stage()?;
+    let stage = &daemon.stage;
+    daemon.configure(&["one", "two"])?;
+    let mut agent = daemon.start()?;
+    let mut one = daemon.client("one", 1)?;
+    let mut two = daemon.client("two", 2)?;
+    let file = stage.capture("two.pcap");
+    let session = granted(&two.call("capture", &call(&file, 9))?)?;
+    stage.live(&file, 1)?;
+
+    // What cannot be used changes nothing.
+    stage.write(
+        "agent.d/50-wrong.yaml",
+        "version: 1\nservers:\n  one: { pollicy: /x }\n",
+    )?;
+    daemon.said("so what was served before is served still: ", 1)?;
+    ensure!(
+        stage
+            .stderr()?
+            .contains("50-wrong.yaml:3:10: unknown key `pollicy`")
+    );
+    ensure!(one.call("echo", &json!({ "n": 1 }))?.text() == "{\"n\": 1}");
+    fs::remove_file(stage.path("agent.d/50-wrong.yaml"))?;
+
+    // A server comes, another goes, and with it its clients and their captures.
+    daemon.configure(&["one", "three"])?;
+    daemon.said("the server two is withdrawn", 1)?;
+    daemon.said("the server three is new", 1)?;
+    let end = stage.end_record(&session)?;
+    ensure!(text(&end, "reason") == "revoked", "{end}");
+    ensure!(packets(&file)? == 0);
+    ensure!(two.exit()?.success());
+    let (_, told) = daemon.tried(NOBODY, "two")?;
+    ensure!(told.to_string().contains("no server two for you"), "{told}");
+    let mut three = daemon.client("three", 3)?;
+    ensure!(three.call("echo", &json!({}))?.text() == "{}");
+    ensure!(one.call("echo", &json!({ "n": 2 }))?.text() == "{\"n\": 2}");
+
+    // Who may not connect any more is connected no more, whichever file says so.
+    stage.write(
+        "agent.d/60-mine.yaml",
+        &format!("version: 1\nservers:\n  one: {{ clients: [user:{STRANGER}] }}\n"),
+    )?;
+    agent.signal(Signal::HUP)?;
+    ensure!(one.exit()?.success());
+    daemon.said("its user may no longer connect", 1)?;
+    ensure!(three.call("echo", &json!({}))?.text() == "{}");
+    let withdrawn = stage.audited("server-withdrawn", 1)?;
+    ensure!(
+        withdrawn
+            .iter()
+            .all(|record| text(record, "server") == "two"),
+        "{withdrawn:?}"
+    );
+
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
+    ensure!(three.exit()?.success());
+    stage.audit_is_closed("a signal", Some(0))?;
+    stage.is_empty()
+}
+
+#[test]
+fn captures_keep_their_caps_when_the_daemon_is_killed_and_the_next_one_cleans_up() -> Result<()> {
+    let daemon = Daemon::stage()?;
+    let stage = &daemon.stage;
+    daemon.configure(&["one", "broken"])?;
+    let configured = fs::read_to_string(stage.path("agent.yaml"))?;
+    let (sound, broken) = configured
+        .split_once("  broken:")
+        .context("no such server")?;
+    let broken = broken.replace(
+        &*python("python3")?.to_string_lossy(),
+        "/nonexistent/server",
+    );
+    stage.write("agent.yaml", &format!("{sound}  broken:{broken}"))?;
+    let mut agent = daemon.start()?;
+
+    // One that cannot be started says why, and is not tried again at once for ever.
+    for attempt in 0..4 {
+        let (done, told) = daemon.tried(NOBODY, "broken")?;
+        let told = told.to_string();
+        let refused = attempt == 3;
+        ensure!(told.contains("could not be started"), "{told}");
+        ensure!(told.contains("/nonexistent/server"), "{told}");
+        ensure!(
+            told.contains("several times in a row") == refused,
+            "{attempt}: {told}"
+        );
+        ensure!(done.status.success() != refused, "{attempt}: {done:?}");
+    }
+
+    let mut one = daemon.client("one", 1)?;
+    let udp = stage.space.udp()?;
+    let file = stage.capture("kept.pcap");
+    granted(&one.call("capture", &call(&file, udp.port()))?)?;
+    stage.live(&file, 1)?;
+    let killed = agent.pid();
+    agent.signal(Signal::KILL)?;
+    agent.exit()?;
+    ensure!(one.exit()?.success());
+    udp.send(50, 10)?;
+    wait_for("all that the cap lets through", PATIENCE, || {
+        let there = fs::metadata(&file)?.len() > 24 + 20 * (16 + 28 + 10);
+        Ok(there.then_some(()))
+    })?;
+
+    // What the killed one left behind ends when the next one serves its first client.
+    let mut agent = daemon.start()?;
+    let mut one = daemon.client("one", 2)?;
+    ensure!(one.call("echo", &json!({ "n": 3 }))?.text() == "{\"n\": 3}");
+    ensure!(packets(&file)? == 20, "no more than was granted");
+    wait_for("the end of what was left", PATIENCE, || {
+        Ok(cgroups_of(killed)?.is_empty().then_some(()))
+    })?;
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
+    ensure!(one.exit()?.success());
+    stage.is_empty()
+}
