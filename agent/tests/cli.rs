@@ -59,7 +59,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 36] = [
+    let verbs: [&[&str]; 37] = [
         &[],
         &["run"],
         &["exec"],
@@ -73,6 +73,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["report"],
         &["sessions"],
         &["stop"],
+        &["top"],
         &["revoke"],
         &["logs"],
         &["approvals"],
@@ -189,6 +190,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-tools-forget.8",
             "capwarden-tools-list.8",
             "capwarden-tools.8",
+            "capwarden-top.8",
             "capwarden.8",
         ]
     );
@@ -202,7 +204,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 43));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 44));
     // What follows the options in the help is in the page.
     for told in [
         "capwarden tools diff pcap",
