@@ -61,7 +61,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 36] = [
+    let verbs: [&[&str]; 37] = [
         &[],
         &["run"],
         &["exec"],
@@ -75,6 +75,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["report"],
         &["sessions"],
         &["stop"],
+        &["top"],
         &["revoke"],
         &["logs"],
         &["approvals"],
@@ -191,6 +192,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-tools-forget.8",
             "capwarden-tools-list.8",
             "capwarden-tools.8",
+            "capwarden-top.8",
             "capwarden.8",
         ]
     );

@@ -1,17 +1,26 @@
 //! The operators' verbs against agents that run: what they list is what the kernel has counted, what they
 //! stop is stopped and in the record, and nobody but root is listened to.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{Exec, NOBODY, Running, capwarden, wait_for},
+    agent::{Exec, NOBODY, Running, capwarden, exited, signal, wait_for},
     mcp::{Client, PATIENCE},
     netns::Namespace,
     stage::{AWSLABS, Stage, number, packets, python, text},
     traffic::Flood,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PAYLOAD: &[u8] = &[b'x'; 50];
@@ -94,7 +103,7 @@ fn capture_under_exec_is_listed_exactly_and_stopped_whole() -> Result<()> {
         "{one}"
     );
     ensure!(
-        one.pointer("/who/principal") == Some(&json!("uid:0")),
+        one.pointer("/who/principal") == Some(&json!(caller())),
         "{one}"
     );
     let left = number(&one, "left_ms").context("no deadline")?;
@@ -130,6 +139,12 @@ fn capture_under_exec_is_listed_exactly_and_stopped_whole() -> Result<()> {
     let (status, told) = verb(&["stop", id])?;
     ensure!(status == Some(1) && told.contains("is open"), "{told}");
     Ok(())
+}
+
+/// Who asks for the session of `exec`: the user who called sudo, if it was called.
+fn caller() -> String {
+    let sudo = std::env::var("SUDO_UID").unwrap_or_else(|_| "0".to_owned());
+    format!("uid:{sudo}")
 }
 
 /// The operators' socket of an agent.
@@ -227,9 +242,10 @@ fn nobody_but_root_is_listened_to() -> Result<()> {
             String::from_utf8_lossy(&done.stderr).into_owned(),
         ))
     };
-    // A copy, since not everybody may look into the place of the original.
+    // Not everybody may look into the place of the original.
     let copy = running.file("capwarden");
-    fs::copy(capwarden()?, &copy)?;
+    let linked = fs::hard_link(capwarden()?, &copy);
+    linked.or_else(|_| fs::copy(capwarden()?, &copy).map(drop))?;
     for words in [&["sessions"][..], &["stop", "--all"]] {
         let (status, told) = nobody(&copy, words)?;
         ensure!(
@@ -263,4 +279,213 @@ fn socket_of_an_agent_that_was_killed_is_swept() -> Result<()> {
     ensure!(!socket(agent).exists());
     running.clear_away(&[tool])?;
     Ok(())
+}
+
+/// A verb on a terminal of its own, with 40 lines of 150 columns, as `script` makes one.
+struct Terminal {
+    child: Child,
+    /// What it has drawn so far.
+    drawn: PathBuf,
+    _place: TempDir,
+}
+
+impl Terminal {
+    fn new(words: &str) -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let drawn = place.path().join("drawn");
+        let program = capwarden()?;
+        // What the terminal is like before and after is in the same file.
+        let line = format!(
+            "stty rows 40 cols 150; stty -g; '{}' {words}; echo \"left $?\"; stty -g",
+            program.display()
+        );
+        let mut script = Command::new("script");
+        script.args(["-q", "-f", "-c", &line]).arg(&drawn);
+        let child = script
+            .env("TERM", "xterm-256color")
+            .env_remove("SUDO_UID")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self {
+            child,
+            drawn,
+            _place: place,
+        })
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("no input")?;
+        input.write_all(keys.as_bytes())?;
+        Ok(input.flush()?)
+    }
+
+    fn drawn(&self) -> String {
+        let bytes = fs::read(&self.drawn).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until these words stand in a line of the screen.
+    fn shows(&self, words: &str) -> Result<()> {
+        wait_for(&format!("{words:?} on the screen"), PATIENCE, || {
+            Ok(screen(&self.drawn()).contains(words).then_some(()))
+        })
+        .with_context(|| screen(&self.drawn()))
+    }
+
+    /// Leaves with this status, and the terminal as it was.
+    fn left(mut self, status: &str) -> Result<()> {
+        let words = format!("left {status}");
+        wait_for(&words, PATIENCE, || {
+            Ok(self.drawn().contains(&words).then_some(()))
+        })
+        .with_context(|| self.drawn())?;
+        exited(&mut self.child, PATIENCE)?;
+        let drawn = self.drawn();
+        let modes = drawn.lines().map(str::trim).filter(|line| {
+            line.matches(':').count() > 8
+                && line
+                    .bytes()
+                    .all(|byte| byte.is_ascii_hexdigit() || byte == b':')
+        });
+        let modes: Vec<&str> = modes.collect();
+        ensure!(
+            modes.len() == 2 && modes[0] == modes[1],
+            "{modes:?}: {drawn:?}"
+        );
+        ensure!(drawn.contains("\u{1b}[?1049l"), "the other screen is left");
+        Ok(())
+    }
+}
+
+/// What stands on a screen of 40 lines after all this was written to it: only what has changed is.
+fn screen(drawn: &str) -> String {
+    let mut cells = vec![[' '; 150]; 40];
+    let (mut row, mut column) = (0, 0);
+    let mut rest = drawn.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\u{1b}' => {
+                if rest.next() != Some('[') {
+                    continue;
+                }
+                let mut numbers = String::new();
+                let last = rest.find(|c| {
+                    numbers.push(*c);
+                    c.is_ascii_alphabetic()
+                });
+                let mut numbers = numbers.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+                let mut number = || numbers.next().and_then(Result::ok).unwrap_or(1_usize);
+                match last {
+                    Some('H') => (row, column) = (number() - 1, number() - 1),
+                    Some('J') => cells = vec![[' '; 150]; 40],
+                    _ => {}
+                }
+            }
+            '\r' => column = 0,
+            '\n' => row += 1,
+            c if !c.is_control() => {
+                if let Some(cell) = cells.get_mut(row).and_then(|row| row.get_mut(column)) {
+                    *cell = c;
+                }
+                column += 1;
+            }
+            _ => {}
+        }
+    }
+    let rows = cells
+        .iter()
+        .map(|row| row.iter().collect::<String>() + "\n");
+    rows.collect()
+}
+
+#[test]
+fn top_stops_a_session_by_its_key_and_gives_the_terminal_back() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let (running, _) = tcpdump(&namespace)?;
+    Flood::new(LOOPBACK, PAYLOAD, 30).send(&namespace)?;
+    let place = tempfile::tempdir()?;
+    let mut top = Terminal::new(&format!("top --state '{}'", place.path().display()))?;
+    let id = text(&sessions(running.child.id())?[0], "id")[..8].to_owned();
+    // Other tests have sessions of their own.
+    top.press(&format!("/{id}\r"))?;
+    top.shows(&format!("{id}/s1"))?;
+    top.shows("30/1k")?;
+    top.press("s")?;
+    top.shows(&format!("Stop {id}/s1?"))?;
+    top.press("y")?;
+    top.shows("an operator stopped it")?;
+    let done = running.finish()?;
+    ensure!(done.reason()? == "stopped" && done.ended("packets")? == 30);
+    top.press("q")?;
+    top.left("0")?;
+    Ok(())
+}
+
+#[test]
+fn top_gives_the_terminal_back_when_it_is_told_to_end_and_wants_one() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let mut top = Terminal::new(&format!("top --state '{}'", place.path().display()))?;
+    top.shows("Sessions")?;
+    top.press("?")?;
+    top.shows("nothing ends by that")?;
+    let own = u64::from(top.child.id());
+    let shell = children(own)?.into_iter().next().context("no shell")?;
+    let program = children(shell)?.into_iter().next().context("no verb")?;
+    signal(u32::try_from(program)?, Signal::TERM)?;
+    top.left("143")?;
+    let (status, told) = verb(&["top"])?;
+    ensure!(
+        status == Some(2) && told.contains("sessions --json"),
+        "{told}"
+    );
+    Ok(())
+}
+
+/// The processes that a process has started.
+fn children(parent: u64) -> Result<Vec<u64>> {
+    let found = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    let found = found.split_whitespace().map(str::parse);
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+#[test]
+fn log_is_followed_as_it_is_written() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut client = server(&stage)?;
+    let out = stage.path("followed");
+    let mut logs = Command::new(capwarden()?);
+    logs.args(["logs", "-f", "-n", "0", "--server", "fair"]);
+    let mut logs = logs
+        .arg(stage.path("audit.jsonl"))
+        .stdout(File::create(&out)?)
+        .spawn()?;
+    let answer = client.call("start_packet_capture", &json!({ "interface": "other0" }))?;
+    ensure!(answer.failed(), "{}", answer.line);
+    let followed = wait_for("the denial", PATIENCE, || {
+        let text = fs::read_to_string(&out)?;
+        Ok(text.contains("start_packet_capture").then_some(text))
+    });
+    logs.kill()?;
+    logs.wait()?;
+    let followed = followed?;
+    ensure!(
+        followed.contains("deny") && followed.lines().count() == 1,
+        "{followed}"
+    );
+    let log = stage.path("audit.jsonl");
+    let (status, told) = verb(&["logs", "-n", "1", &log.display().to_string()])?;
+    ensure!(
+        status == Some(0) && told.trim() == followed.trim(),
+        "{told}"
+    );
+    // A copy that was changed is not shown as whole.
+    let changed = fs::read_to_string(&log)?.replacen("\"user\":\"", "\"user\":\"1", 1);
+    let copy = stage.write("changed.jsonl", &changed)?;
+    let (status, told) = verb(&["logs", &copy.display().to_string()])?;
+    ensure!(
+        status == Some(1) && told.contains("the log is not whole: line 2"),
+        "{told}"
+    );
+    stage.ends_with(client, "the client closed the connection")
 }

@@ -16,7 +16,7 @@ use super::{
     show::{Filter, Rendering, line_of},
 };
 
-/// Agents whose servers are remembered.
+/// Agents and sessions whose servers are remembered.
 const AGENTS: usize = 4_096;
 
 /// Something that came.
@@ -44,7 +44,7 @@ pub struct Follow {
     server: Option<String>,
     rendering: Rendering,
     open: Opened,
-    /// The server of each agent, as its first record says.
+    /// The server of each agent, as its first record says, and of each session, as its call does.
     servers: HashMap<String, String>,
 }
 
@@ -193,10 +193,13 @@ impl Follow {
             });
             note_server(&mut self.servers, &entry);
             let its = self.server.as_ref().is_none_or(|wanted| {
-                let own = entry.text("server");
-                own.or_else(|| self.servers.get(&entry.agent).map(String::as_str))
-                    == Some(wanted.as_str())
+                server_of(&self.servers, &entry) == Some(wanted.as_str())
             });
+            if entry.kind == "session-ended"
+                && let Some(session) = session_of(&entry)
+            {
+                self.servers.remove(&session);
+            }
             if its && self.filter.admits(&entry) {
                 let text = line_of(&line, &entry, self.rendering);
                 tell(Followed::Record(text)).map_err(AuditError::Print)?;
@@ -206,15 +209,31 @@ impl Follow {
     }
 }
 
-/// Remembers what the agent's server is called.
+/// Remembers what the agent's server is called; and whose a session is, as an agent may have several.
 fn note_server(servers: &mut HashMap<String, String>, entry: &Entry) {
-    let first = matches!(entry.kind.as_str(), "agent-started" | "call");
-    if let (true, Some(server)) = (first, entry.text("server"))
+    let whose = match entry.kind.as_str() {
+        "agent-started" => Some(entry.agent.clone()),
+        "call" => session_of(entry),
+        _ => None,
+    };
+    if let (Some(whose), Some(server)) = (whose, entry.text("server"))
         && servers.len() < AGENTS
-        && !servers.contains_key(&entry.agent)
     {
-        servers.insert(entry.agent.clone(), server.to_owned());
+        servers.entry(whose).or_insert_with(|| server.to_owned());
     }
+}
+
+/// The server that a record is about: as it says itself, or as is known of its session, or of its agent.
+fn server_of<'a>(servers: &'a HashMap<String, String>, entry: &'a Entry) -> Option<&'a str> {
+    let of_session = || servers.get(&session_of(entry)?).map(String::as_str);
+    let of_agent = || servers.get(&entry.agent).map(String::as_str);
+    entry.text("server").or_else(of_session).or_else(of_agent)
+}
+
+/// A record's session, as it is called on the host.
+fn session_of(entry: &Entry) -> Option<String> {
+    let session = entry.text("session")?;
+    Some(format!("{}/{session}", entry.agent))
 }
 
 #[cfg(test)]

@@ -45,27 +45,33 @@ impl Approve {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let table = Approvals::open(&self.state.open()?)?;
         let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-        let by = state::operator();
-        match table.approve(&self.id, by) {
-            Ok(Approved::Now(listed)) => {
-                if let Err(error) = record(&log, &listed, by) {
-                    // What is not in the log is not to be.
-                    let why = "the approval could not be recorded".to_owned();
-                    if let Err(error) = table.deny(&self.id, by, Some(why)) {
-                        tracing::error!(%error, "what was approved could not be taken back");
-                    }
-                    return Err(error);
+        let (said, listed) = approve(&table, &log, &self.id)?;
+        tell(&said, &listed)
+    }
+}
+
+/// Approves a request, with a record of it. Says what was done.
+pub(super) fn approve(table: &Approvals, log: &Log, id: &str) -> Result<(String, Listed), Failure> {
+    let by = state::operator();
+    match table.approve(id, by) {
+        Ok(Approved::Now(listed)) => {
+            if let Err(error) = record(log, &listed, by) {
+                // What is not in the log is not to be.
+                let why = "the approval could not be recorded".to_owned();
+                if let Err(error) = table.deny(id, by, Some(why)) {
+                    tracing::error!(%error, "what was approved could not be taken back");
                 }
-                let id = shown_id(&listed.id);
-                tell(&format!("approved {id}"), &listed)
+                return Err(error);
             }
-            // Who approved it is in the log already.
-            Ok(Approved::Before(listed)) => {
-                let id = shown_id(&listed.id);
-                tell(&format!("{id} was approved already"), &listed)
-            }
-            Err(error) => refused(error),
+            let id = shown_id(&listed.id);
+            Ok((format!("approved {id}"), listed))
         }
+        // Who approved it is in the log already.
+        Ok(Approved::Before(listed)) => {
+            let id = shown_id(&listed.id);
+            Ok((format!("{id} was approved already"), listed))
+        }
+        Err(error) => Err(refused(error)),
     }
 }
 
@@ -103,13 +109,10 @@ pub(super) fn record(log: &Log, listed: &Listed, by: Operator) -> Result<(), Fai
 }
 
 /// What is told where nothing could be said about a request.
-pub(super) fn refused(error: OperatorError) -> Result<Exit, Failure> {
+pub(super) fn refused(error: OperatorError) -> Failure {
     let hint = state::whose().unwrap_or("capwarden approvals --all");
     match error {
-        OperatorError::Store(error) => Err(error.into()),
-        error => {
-            let account = Account::new(error.to_string()).hint(hint);
-            Err(Failure::NotThere(account))
-        }
+        OperatorError::Store(error) => error.into(),
+        error => Failure::NotThere(Account::new(error.to_string()).hint(hint)),
     }
 }

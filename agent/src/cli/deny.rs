@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    approval::{Approvals, shown_id},
+    approval::{Approvals, Listed, shown_id},
     audit::Log,
 };
 
@@ -45,21 +45,30 @@ pub(super) struct Deny {
 impl Deny {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let table = Approvals::open(&self.state.open()?)?;
-        let by = state::operator();
-        match table.deny(&self.id, by, self.why) {
-            Ok(listed) => {
-                // It is denied, whatever becomes of the log.
-                let log = Log::open(paths::audit_to_write(self.audit.as_deref())?)?;
-                approve::record(&log, &listed, by)?;
-                let id = shown_id(&listed.id);
-                let left = state::span(listed.left);
-                term::print(|out| {
-                    writeln!(out, "denied {id}: it is not asked for again within {left}")?;
-                    approvals::details(&listed, Paint::for_stdout(), out)
-                })?;
-                Ok(Exit::Ok)
-            }
-            Err(error) => approve::refused(error),
-        }
+        // It is denied, whatever becomes of the log.
+        let log = || Ok(Log::open(paths::audit_to_write(self.audit.as_deref())?)?);
+        let (said, listed) = deny(&table, log, &self.id, self.why)?;
+        term::print(|out| {
+            writeln!(out, "{said}")?;
+            approvals::details(&listed, Paint::for_stdout(), out)
+        })?;
+        Ok(Exit::Ok)
     }
+}
+
+/// Denies a request, then records it in a log that is opened for it. Says what was done.
+pub(super) fn deny(
+    table: &Approvals,
+    log: impl FnOnce() -> Result<Log, Failure>,
+    id: &str,
+    why: Option<String>,
+) -> Result<(String, Listed), Failure> {
+    let by = state::operator();
+    let listed = table.deny(id, by, why).map_err(approve::refused)?;
+    approve::record(&log()?, &listed, by)?;
+    let (id, left) = (shown_id(&listed.id), state::span(listed.left));
+    Ok((
+        format!("denied {id}: it is not asked for again within {left}"),
+        listed,
+    ))
 }

@@ -29,6 +29,7 @@ mod sessions;
 mod shared;
 mod stop;
 mod tools;
+mod top;
 
 use std::process::ExitCode;
 
@@ -91,6 +92,7 @@ enum Verb {
     Policy(policy::Policy),
     Filter(filter::Filter),
     Sessions(sessions::Sessions),
+    Top(top::Top),
     Stop(stop::Stop),
     Revoke(revoke::Revoke),
     Logs(logs::Logs),
@@ -140,6 +142,7 @@ impl Cli {
             Verb::Policy(policy) => policy.run(),
             Verb::Filter(filter) => filter.run(),
             Verb::Sessions(sessions) => sessions.run(),
+            Verb::Top(top) => top.run(),
             Verb::Stop(stop) => stop.run(),
             Verb::Revoke(revoke) => revoke.run(),
             Verb::Logs(logs) => logs.run(),

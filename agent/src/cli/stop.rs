@@ -138,7 +138,7 @@ pub(super) fn stop_these(
 fn listen(agent: &mut Conversation, ended: &mut Vec<Ended>) -> Result<(), String> {
     let (mut left, mut wrong) = (usize::MAX, Vec::new());
     loop {
-        match agent.next() {
+        match agent.hear() {
             Ok(Line::Stopping(sessions)) => left = sessions.len(),
             Ok(Line::Ended(end)) => {
                 ended.push(end);

@@ -1,6 +1,7 @@
 //! The operator's side: asks every agent of the host.
 
 use std::{
+    collections::BTreeSet,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
@@ -62,12 +63,24 @@ pub struct Conversation {
 ///
 /// It cannot be looked where they are: only root may.
 pub fn agents() -> Result<Agents, AskError> {
-    agents_in(Path::new(DIRECTORY))
+    agents_but(&BTreeSet::new())
 }
 
-pub(super) fn agents_in(directory: &Path) -> Result<Agents, AskError> {
+/// The same without these processes.
+pub(super) fn agents_but(known: &BTreeSet<u32>) -> Result<Agents, AskError> {
+    agents_in(Path::new(DIRECTORY), known)
+}
+
+/// One agent, by its process.
+pub(super) fn agent(pid: u32) -> Result<Conversation, AskError> {
+    let path = place::socket(Path::new(DIRECTORY), pid);
+    Conversation::begin(pid, &path).map_err(AskError::Silent)
+}
+
+pub(super) fn agents_in(directory: &Path, but: &BTreeSet<u32>) -> Result<Agents, AskError> {
     let mut agents = Agents::default();
-    for (pid, path) in place::sockets(directory).map_err(AskError::Directory)? {
+    let sockets = place::sockets(directory).map_err(AskError::Directory)?;
+    for (pid, path) in sockets.into_iter().filter(|(pid, _)| !but.contains(pid)) {
         match Conversation::begin(pid, &path) {
             Ok(conversation) => agents.there.push(conversation),
             Err(_) if place::sweep(pid, &path) || !path.exists() => {}
@@ -129,7 +142,7 @@ impl Conversation {
         self.ask(&Request::Sessions {})?;
         let (mut agents, mut live) = (Vec::new(), Vec::new());
         loop {
-            match self.next()? {
+            match self.hear()? {
                 Line::Agent(agent) => agents.push(agent),
                 Line::Session(session) => live.push(*session),
                 Line::Moment(_) => return Ok((agents, live)),
@@ -139,7 +152,7 @@ impl Conversation {
         }
     }
 
-    /// Asks for something whose answer is read by [`Self::next`].
+    /// Asks for something whose answer is read by [`Self::hear`].
     ///
     /// # Errors
     ///
@@ -164,7 +177,7 @@ impl Conversation {
     /// # Errors
     ///
     /// See [`AskError`]. An agent that has gone is silent, with `UnexpectedEof`.
-    pub fn next(&mut self) -> Result<Line, AskError> {
+    pub fn hear(&mut self) -> Result<Line, AskError> {
         let most = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
         let mut line = Vec::new();
         let mut bounded = (&mut self.from).take(most.saturating_add(1));

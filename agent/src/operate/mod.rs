@@ -36,6 +36,7 @@ mod place;
 mod serve;
 #[cfg(test)]
 mod tests;
+pub mod top;
 mod wire;
 
 pub use client::{Agents, AskError, Conversation, Silent, agents};

@@ -1,6 +1,7 @@
 //! The socket, asked as an operator asks it; and who is meant by a name.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
@@ -116,7 +117,7 @@ async fn agent_answers_on_a_socket_of_its_own_and_takes_it_away() {
     assert_eq!(mode(&own_socket(dir.path())), 0o600);
     let place = dir.path().join("agents");
     let asked = spawn_blocking(move || {
-        let mut agents = agents_in(&place).unwrap();
+        let mut agents = agents_in(&place, &BTreeSet::new()).unwrap();
         let (there, sessions) = agents.sessions();
         assert!(agents.silent.is_empty() && sessions.is_empty());
         let mut one = agents.there.pop().unwrap();
@@ -127,7 +128,7 @@ async fn agent_answers_on_a_socket_of_its_own_and_takes_it_away() {
             sudo_uid: None,
         })
         .unwrap();
-        (there, one.next().unwrap())
+        (there, one.hear().unwrap())
     });
     let (there, answer) = asked.await.unwrap();
     assert_eq!(there.len(), 1);
@@ -158,11 +159,15 @@ async fn watchers_are_told_what_happens_between_two_moments() {
     let place = dir.path().join("agents");
     let (watches, watched) = std::sync::mpsc::channel();
     let heard = spawn_blocking(move || {
-        let mut one = agents_in(&place).unwrap().there.pop().unwrap();
+        let mut one = agents_in(&place, &BTreeSet::new())
+            .unwrap()
+            .there
+            .pop()
+            .unwrap();
         one.ask(&Request::Watch { every_ms: 0 }).unwrap();
         let mut lines = Vec::new();
         loop {
-            let line = one.next().unwrap();
+            let line = one.hear().unwrap();
             if matches!(line, Line::Moment(_)) {
                 let _ = watches.send(());
             }
@@ -268,7 +273,7 @@ fn sockets_of_dead_processes_are_swept_and_no_others() {
         drop(std::os::unix::net::UnixListener::bind(place::socket(&place, pid)).unwrap());
     }
     fs::write(place.join("7.sock"), "no socket").unwrap();
-    let agents = agents_in(&place).unwrap();
+    let agents = agents_in(&place, &BTreeSet::new()).unwrap();
     assert!(!place::socket(&place, dead).exists());
     assert!(place::socket(&place, std::process::id()).exists());
     assert_eq!(agents.silent.len(), 1);

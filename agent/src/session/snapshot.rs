@@ -11,7 +11,7 @@ use super::{
     registry::{Live, Shared},
 };
 use crate::{
-    kernel::{Cgroup, NetworkCounts, has_ended, holders},
+    kernel::{BootTime, Cgroup, NetworkCounts, has_ended, holders},
     policy::{FilterOrigin, FilterTerm, InterfaceTerms},
 };
 
@@ -192,7 +192,7 @@ impl Shared {
 
 fn capture(session: SessionId, live: &Live) -> Snapshot {
     let (grant, state) = (&live.grant, live.guard.state().unwrap_or_default());
-    let late = grant.deadline.is_some_and(|deadline| deadline.has_passed());
+    let late = grant.deadline.is_some_and(BootTime::has_passed);
     let reason = guards_reason(&state).or(late.then_some(EndReason::Deadline));
     let terms = &grant.terms;
     Snapshot {

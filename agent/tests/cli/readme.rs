@@ -115,6 +115,7 @@ const COMMANDS: &[(&str, Try)] = &[
         Run("tools forget pcap --all --audit new.jsonl", 1),
     ),
     ("tools list", Run("tools list", 0)),
+    ("top", Parse("top")),
 ];
 
 /// How a command of README is tried.

@@ -6,10 +6,16 @@ use super::failure::{Account, Failure};
 
 /// The agents that run, of whom those that cannot be asked are warned of.
 pub(in crate::cli) fn ask(purpose: &str) -> Result<Agents, Failure> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Failure::needs_root(purpose));
+    require_root(purpose)?;
+    operate::agents().map_err(|error| failed(&error))
+}
+
+/// Agents listen to nobody else.
+pub(in crate::cli) fn require_root(purpose: &str) -> Result<(), Failure> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Failure::needs_root(purpose)),
     }
-    operate::agents().map_err(failed)
 }
 
 /// Says in a line each which agents could not be asked.
@@ -23,6 +29,6 @@ pub(in crate::cli) fn warn_of_silent(agents: &Agents) {
     }
 }
 
-pub(in crate::cli) fn failed(error: AskError) -> Failure {
+pub(in crate::cli) fn failed(error: &AskError) -> Failure {
     Failure::Internal(Account::new(error.to_string()))
 }
