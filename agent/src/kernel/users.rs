@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use super::mounts::Deputy;
+use super::deputy::Deputy;
 
 /// User and groups of a governed process.
 ///
