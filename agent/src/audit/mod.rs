@@ -102,7 +102,8 @@ pub use record::{
     SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered, UnmanagedCapture,
 };
 pub use report::{
-    Gauge, Moment, Part, ReportLine, SessionReport, Traffic, html, session_report, traffic,
+    CaptureOf, Gauge, Made, Moment, Part, ReportLine, SessionReport, Traffic, html, session_report,
+    traffic,
 };
 pub use show::{Filter, Rendering, Shown, show};
 pub use text::{Text, TextList, visible, visible_json};

@@ -741,7 +741,8 @@ pub struct UnmanagedCapture {
     /// The interfaces that its sockets are bound to, where they are known.
     #[serde(skip_serializing_if = "TextList::is_empty")]
     pub interfaces: TextList,
-    /// `refused`, `seen`, or `found` where it was there already.
+    /// `refused`, `seen`, `found` where it was there already, or `lost` where there were more at a time than could be told
+    /// of: who they were is not known.
     pub became: Text,
     /// How many of its kind this stands for, of which it is the last.
     #[serde(skip_serializing_if = "is_one")]

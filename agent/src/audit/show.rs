@@ -380,6 +380,11 @@ pub(super) fn describe(entry: &Entry) -> String {
                 text("why")
             )
         }
+        "unmanaged-capture" if entry.text("became") == Some("lost") => {
+            let times = entry.fields.get("times").and_then(Value::as_u64);
+            let lost = counted(times.unwrap_or(1), "packet socket");
+            format!("{lost} came too fast to be told of")
+        }
         "unmanaged-capture" => {
             let what = match entry.text("became") {
                 Some("refused") => "was refused a packet socket",

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use clap::{
+    Args, Subcommand,
+    builder::{NonEmptyStringValueParser, PossibleValuesParser},
+};
 use serde_json::{Map, Value, json};
 
 use crate::audit::{
@@ -54,7 +57,7 @@ struct Show {
     ///
     /// Each run of capwarden has a name of its own, and numbers its sessions anew. The name's
     /// beginning is enough.
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", value_parser = NonEmptyStringValueParser::new())]
     agent: Option<String>,
     /// Only records of this kind
     #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use crate::{
     audit::{Log, visible, visible_json},
     engine::{self, Capturing, HostPlan, Standing},
+    words::counted,
 };
 
 use super::{
@@ -149,12 +150,16 @@ fn words(capturing: &Capturing) -> String {
         Standing::Found => "captures already",
         Standing::Seen => "captures",
         Standing::Refused => "refused",
+        Standing::Lost => {
+            let lost = counted(capturing.times, "packet socket");
+            return format!("lost: {lost} came too fast to be told of");
+        }
     };
     let mut text = format!(
         "{what}: {} (pid {}, uid {})",
-        visible(&capturing.name),
+        visible(&capturing.comm),
         capturing.pid,
-        capturing.uid
+        capturing.user
     );
     if !capturing.interfaces.is_empty() {
         text += &format!(" on {}", visible(&capturing.interfaces.join(", ")));
@@ -170,6 +175,8 @@ fn words(capturing: &Capturing) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -177,8 +184,8 @@ mod tests {
         let capturing = Capturing {
             became: Standing::Seen,
             pid: 7,
-            uid: 1000,
-            name: "a\u{1b}[2K".to_owned(),
+            comm: "a\u{1b}[2K".to_owned(),
+            user: 1000,
             program: Some("/usr/bin/tcpdump".to_owned()),
             interfaces: vec!["eth0".to_owned(), "any".to_owned()],
             times: 3,
@@ -189,6 +196,32 @@ mod tests {
         assert!(
             text.ends_with("(pid 7, uid 1000) on eth0, any, /usr/bin/tcpdump, the last of 3"),
             "{text}"
+        );
+        let json: serde_json::Value = serde_json::to_value(&capturing).unwrap();
+        let names: Vec<&str> = json
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        // Those of an `unmanaged-capture` in the log.
+        let record = [
+            "became",
+            "comm",
+            "interfaces",
+            "pid",
+            "program",
+            "times",
+            "user",
+        ];
+        assert_eq!(BTreeSet::from_iter(names), BTreeSet::from(record));
+        let lost = Capturing {
+            became: Standing::Lost,
+            ..capturing
+        };
+        assert_eq!(
+            words(&lost),
+            "lost: 3 packet sockets came too fast to be told of"
         );
     }
 }

@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 
 use crate::{
-    audit::{self, NoSession, Part, SessionReport, visible},
+    audit::{self, CaptureOf, NoSession, Part, SessionReport, visible},
     words::counted,
 };
 
@@ -44,7 +44,7 @@ pub(super) struct Report {
     /// The agent that opened the session, where several had one of this number
     ///
     /// The beginning of its name is enough.
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", value_parser = NonEmptyStringValueParser::new())]
     agent: Option<String>,
     /// A file of the session's capture, for a plot of packets over time; give it once for each file
     ///
@@ -80,7 +80,7 @@ impl Report {
             None => Paint::for_stdout(),
         };
         let text = if self.json {
-            as_json(&report)?
+            term::visible_json_text(&report)?
         } else if self.html {
             audit::html(&report)
         } else {
@@ -109,19 +109,14 @@ pub(super) fn not_found(error: NoSession) -> Failure {
         error @ NoSession::Ambiguous { .. } => {
             Failure::Usage(Account::new(error.to_string()).hint("say which with --agent AGENT"))
         }
+        error @ NoSession::NotALog(_) => Failure::Usage(
+            Account::new(error.to_string())
+                .hint("name the file that --audit named, or none for the one of this host"),
+        ),
         error @ NoSession::NotFound { .. } => Failure::Usage(
             Account::new(error.to_string()).hint("capwarden audit show --kind session-opened"),
         ),
     }
-}
-
-fn as_json(report: &SessionReport) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(report).map_err(|error| {
-        Failure::Internal(Account::new("cannot write the report as JSON").because(error))
-    })?;
-    // Line by line, since the ends of lines would be escaped too.
-    let lines: Vec<String> = text.lines().map(audit::visible_json).collect();
-    Ok(lines.join("\n") + "\n")
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
@@ -167,6 +162,10 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
             counted(packets, "packet"),
             counted(bytes, "byte")
         )?;
+        for CaptureOf { file, sha256 } in &traffic.files {
+            let file = visible(&file.display().to_string());
+            writeln!(out, "  {file} sha256 {sha256}")?;
+        }
     }
     for part in Part::ALL {
         let mut lines = report.part(part).peekable();
@@ -192,10 +191,10 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
         false => paint.error(&words),
     };
     writeln!(out, "{words}")?;
-    match report.log.head {
-        Some(head) => writeln!(out, "head {head}"),
-        None => Ok(()),
+    if let Some(head) = report.log.head {
+        writeln!(out, "head {head}")?;
     }
+    writeln!(out, "{}", report.made.words())
 }
 
 /// How much of a cap was used.

@@ -44,17 +44,17 @@ pub struct HostPlan {
     pub allowed: Vec<(PathBuf, File)>,
 }
 
-/// A process that captures.
+/// A process that captures, in the words of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Capturing {
     /// What became of it.
     pub became: Standing,
     /// The process.
     pub pid: u32,
-    /// Its user.
-    pub uid: u32,
     /// What it calls itself.
-    pub name: String,
+    pub comm: String,
+    /// Its user.
+    pub user: u32,
     /// The file that it executes; only its name where the process has gone, none if that is not known either.
     pub program: Option<String>,
     /// The interfaces that its sockets are bound to, `any` among them; empty if that is not known.
@@ -73,6 +73,8 @@ pub enum Standing {
     Seen,
     /// It got none.
     Refused,
+    /// Of so many it is not known who they were: more came at a time than could be told.
+    Lost,
 }
 
 impl Standing {
@@ -81,6 +83,7 @@ impl Standing {
             Self::Found => "found",
             Self::Seen => "seen",
             Self::Refused => "refused",
+            Self::Lost => "lost",
         }
     }
 }
@@ -121,8 +124,18 @@ pub async fn watch_host(
         log,
         tell,
         kinds: BTreeMap::new(),
+        lost: 0,
         failed: None,
     };
+    // It is attached by now: who comes after this line is told of.
+    match plan.lockdown {
+        true => {
+            tracing::info!("watching: packet sockets are refused from now on, until a signal comes")
+        }
+        false => tracing::info!(
+            "watching: whoever gets a packet socket is told of from now on, until a signal comes"
+        ),
+    }
     for capturer in capturers(None) {
         if !is_managed(&capturer, &allowed) {
             teller.tell(found(capturer));
@@ -159,13 +172,16 @@ pub async fn watch_host(
                         waiting.push_back((Instant::now() + BIND, asked));
                     }
                 }
+                let lost = watch.lost();
+                teller.lose(lost);
             }
         }
     };
     for (_, asked) in waiting {
         teller.tell(seen(&asked));
     }
-    teller.finish(signal)?;
+    let lost = watch.get().lost();
+    teller.finish(lost, signal)?;
     Ok(signal)
 }
 
@@ -208,10 +224,10 @@ fn found(capturer: Capturer) -> Capturing {
     Capturing {
         became: Standing::Found,
         pid: capturer.process,
-        uid: capturer.user,
+        user: capturer.user,
         program: program_file(capturer.process),
         interfaces: names(&capturer),
-        name: capturer.name,
+        comm: capturer.name,
         times: 1,
     }
 }
@@ -230,8 +246,8 @@ fn seen(asked: &Asked) -> Capturing {
             false => Standing::Seen,
         },
         pid: asked.process,
-        uid: asked.user,
-        name: asked.name.clone(),
+        comm: asked.name.clone(),
+        user: asked.user,
         program: program_file(asked.process).or_else(|| asked.program.clone()),
         interfaces,
         times: 1,
@@ -251,7 +267,10 @@ fn names(capturer: &Capturer) -> Vec<String> {
 struct Teller<T> {
     log: Log,
     tell: T,
-    kinds: BTreeMap<(Standing, u32, String), Kind>,
+    /// By what became of them, their user and their program. Not by what they call themselves, which is anybody's choice.
+    kinds: BTreeMap<(Standing, u32, Option<String>), Kind>,
+    /// How many are told of as lost.
+    lost: u64,
     failed: Option<AuditError>,
 }
 
@@ -284,13 +303,37 @@ impl Kind {
 
 impl<T: FnMut(&Capturing)> Teller<T> {
     fn tell(&mut self, capturing: Capturing) {
-        let mut key = (capturing.became, capturing.uid, capturing.name.clone());
+        let program = capturing.program.clone();
+        let mut key = (capturing.became, capturing.user, program);
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&key) {
-            key = (capturing.became, u32::MAX, String::new()); // all others
+            key = (capturing.became, u32::MAX, None); // all others
         }
         let told = self.kinds.entry(key).or_default().count(capturing);
         if let Some(capturing) = told {
             self.put(&capturing);
+        }
+    }
+
+    /// So many have been lost in all: told when they have doubled.
+    fn lose(&mut self, all: u64) {
+        if all >= self.lost.saturating_mul(2).max(1) {
+            self.put_lost(all);
+        }
+    }
+
+    fn put_lost(&mut self, all: u64) {
+        let times = all.saturating_sub(self.lost);
+        self.lost = all;
+        if times > 0 {
+            self.put(&Capturing {
+                became: Standing::Lost,
+                pid: 0,
+                comm: String::new(),
+                user: 0,
+                program: None,
+                interfaces: Vec::new(),
+                times,
+            });
         }
     }
 
@@ -299,16 +342,16 @@ impl<T: FnMut(&Capturing)> Teller<T> {
         let Capturing {
             became,
             pid,
-            uid,
-            name,
+            comm,
+            user,
             program,
             interfaces,
             times,
         } = capturing;
         let record = Record::UnmanagedCapture(UnmanagedCapture {
             pid: *pid,
-            comm: Text::new(name.as_str()),
-            user: *uid,
+            comm: Text::new(comm.as_str()),
+            user: *user,
             program: program.as_deref().map(Text::new),
             interfaces: interfaces.iter().map(String::as_str).collect(),
             became: Text::new(became.word()),
@@ -320,7 +363,8 @@ impl<T: FnMut(&Capturing)> Teller<T> {
         }
     }
 
-    fn finish(mut self, signal: i32) -> Result<(), AuditError> {
+    fn finish(mut self, lost: u64, signal: i32) -> Result<(), AuditError> {
+        self.put_lost(lost);
         let rests: Vec<_> = self.kinds.values_mut().filter_map(Kind::rest).collect();
         for rest in &rests {
             self.put(rest);
@@ -339,13 +383,13 @@ impl<T: FnMut(&Capturing)> Teller<T> {
 mod tests {
     use super::*;
 
-    fn capturing(pid: u32, name: &str) -> Capturing {
+    fn capturing(pid: u32, program: &str) -> Capturing {
         Capturing {
             became: Standing::Refused,
             pid,
-            uid: 0,
-            name: name.to_owned(),
-            program: None,
+            comm: format!("invented{pid}"),
+            user: 0,
+            program: Some(program.to_owned()),
             interfaces: Vec::new(),
             times: 1,
         }
@@ -360,22 +404,28 @@ mod tests {
             log: Log::open(&file).unwrap(),
             tell: |one: &Capturing| told.push((one.pid, one.times)),
             kinds: BTreeMap::new(),
+            lost: 0,
             failed: None,
         };
         for pid in 1..=1_000 {
             teller.tell(capturing(pid, "tcpdump"));
         }
-        // Names without end are one kind beyond the bound.
+        // Programs without end are one kind beyond the bound.
         for pid in 1..=1_000 {
             teller.tell(capturing(pid, &format!("name{pid}")));
         }
         assert!(teller.kinds.len() <= MAX_KINDS + 1);
-        teller.finish(15).unwrap();
+        for lost in [0, 3, 4, 5, 6, 6, 90, 100] {
+            teller.lose(lost);
+        }
+        teller.finish(101, 15).unwrap();
+        let (lost, told): (Vec<_>, Vec<_>) = told.into_iter().partition(|(pid, _)| *pid == 0);
+        assert_eq!(lost, [(0, 3), (0, 3), (0, 84), (0, 11)]);
         assert_eq!(told.iter().map(|(_, times)| times).sum::<u64>(), 2_000);
         assert!(told.len() < 200, "{}", told.len());
         assert_eq!(told[..6], [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (8, 3)]);
         let text = fs::read_to_string(file).unwrap();
-        assert_eq!(text.lines().count(), told.len() + 1);
+        assert_eq!(text.lines().count(), told.len() + lost.len() + 1);
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod broker;
 mod btf;
 mod cgroup;
 mod clock;
+mod deputy;
 mod egress;
 mod guard;
 mod host;
@@ -77,6 +78,7 @@ pub use bpf::LoadError;
 pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
 pub use clock::BootTime;
+pub use deputy::Deputy;
 pub use egress::{Egress, EgressError};
 pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, is_governed, program_file};
@@ -89,7 +91,7 @@ pub use local_socket::LocalSocket;
 pub use lsm::{Backstop, BackstopError, Membership};
 pub use manager::{Manager, passed_listener, watchdog};
 pub use memory::give_back;
-pub use mounts::{Deputy, available as mounts_available};
+pub use mounts::available as mounts_available;
 pub use network::{
     AddressRange, MAX_SLOT_RULES, NetworkCall, NetworkCaps, NetworkCounts, NetworkEnd,
     NetworkError, NetworkEvent, NetworkEvents, NetworkGuard, NetworkInterfaces, NetworkNews,

@@ -38,11 +38,29 @@ pub(super) enum ObjectError {
 impl Linked {
     /// Writes a constant, which the programs have as the static variable of this name, and makes the maps.
     pub(super) fn new(file: &[u8], constant: (&str, &[u8])) -> Result<Self, ObjectError> {
-        let damaged = |error: &dyn std::fmt::Display| ObjectError::Damaged(error.to_string());
-        let mut object = Object::parse(file).map_err(|error| damaged(&error))?;
+        Self::with(file, constant, create)
+    }
+
+    /// The same, with maps that `create` makes.
+    pub(super) fn with(
+        file: &[u8],
+        constant: (&str, &[u8]),
+        create: impl Fn(&aya_obj::Map) -> Result<OwnedFd, Errno>,
+    ) -> Result<Self, ObjectError> {
+        let parsed = Object::parse(file);
+        let mut object = parsed.map_err(|error| ObjectError::Damaged(error.to_string()))?;
         let (name, bytes) = constant;
         let patched = object.patch_map_data(HashMap::from([(name, (bytes, true))]));
-        patched.map_err(|error| damaged(&error))?;
+        patched.map_err(|error| ObjectError::Damaged(error.to_string()))?;
+        Self::of(object, create)
+    }
+
+    /// Makes the maps of a parsed file by `create`.
+    pub(super) fn of(
+        mut object: Object,
+        create: impl Fn(&aya_obj::Map) -> Result<OwnedFd, Errno>,
+    ) -> Result<Self, ObjectError> {
+        let damaged = |error: &dyn std::fmt::Display| ObjectError::Damaged(error.to_string());
         let (mut maps, mut places) = (HashMap::new(), Vec::new());
         for (name, map) in std::mem::take(&mut object.maps) {
             let made = create(&map).map_err(|errno| ObjectError::Map(name.clone(), errno))?;

@@ -138,6 +138,14 @@ impl Layer {
         }
     }
 
+    /// With what was found.
+    fn found(self, detail: impl Into<String>) -> Self {
+        Self {
+            detail: detail.into(),
+            ..self
+        }
+    }
+
     fn lacks(self, status: Status, cost: &str, hint: &str) -> Self {
         Self {
             status,
@@ -190,15 +198,13 @@ fn privileges() -> Layer {
     if missing.is_empty() {
         return layer;
     }
-    Layer {
-        detail: format!("missing: {}", missing.join(", ")),
-        ..layer
-    }
-    .lacks(
-        Status::Missing,
-        "capture sockets cannot be made or guarded for others",
-        "run it as root: sudo capwarden doctor",
-    )
+    layer
+        .found(format!("missing: {}", missing.join(", ")))
+        .lacks(
+            Status::Missing,
+            "capture sockets cannot be made or guarded for others",
+            "run it as root: sudo capwarden doctor",
+        )
 }
 
 fn seccomp() -> Layer {
@@ -206,11 +212,7 @@ fn seccomp() -> Layer {
         Layer::present("seccomp notification", "the kernel reports socket calls").required();
     match sys::seccomp_notification_available() {
         Ok(()) => layer,
-        Err(errno) => Layer {
-            detail: errno.to_string(),
-            ..layer
-        }
-        .lacks(
+        Err(errno) => layer.found(errno.to_string()).lacks(
             Status::Missing,
             "processes without a capability could not be given capture sockets",
             "the kernel needs CONFIG_SECCOMP_FILTER",
@@ -257,19 +259,16 @@ fn guard() -> Layer {
                 .map_err(|error| error.to_string())
         });
     match armed {
-        Ok((loaded, armed)) => Layer {
-            detail: format!(
-                "loads in {} ms, a socket is armed in {} µs",
-                loaded.as_millis(),
-                armed.as_micros()
-            ),
-            ..layer
-        },
-        Err(why) => Layer {
-            detail: why,
-            ..layer
+        Ok((loaded, armed)) => layer.found(format!(
+            "loads in {} ms, a socket is armed in {} µs",
+            loaded.as_millis(),
+            armed.as_micros()
+        )),
+        Err(why) => {
+            layer
+                .found(why)
+                .lacks(Status::Missing, "no capture can be held to its terms", HINT)
         }
-        .lacks(Status::Missing, "no capture can be held to its terms", HINT),
     }
 }
 
@@ -277,11 +276,7 @@ fn fork_tagging() -> Layer {
     let layer = Layer::present("fork tagging", "tp_btf programs load and attach");
     match Tree::load() {
         Ok(_) => layer,
-        Err(error) => Layer {
-            detail: error.to_string(),
-            ..layer
-        }
-        .lacks(
+        Err(error) => layer.found(error.to_string()).lacks(
             Status::Missing,
             "a process can be attributed only while a single capture is open; with two, neither gets sockets",
             "root, and a kernel with CONFIG_DEBUG_INFO_BTF",
@@ -300,11 +295,7 @@ fn cgroups() -> Layer {
             "what is left of a server is killed one by one (cgroup.kill came with Linux 5.14)",
             "boot a newer kernel",
         ),
-        Err(error) => Layer {
-            detail: error.to_string(),
-            ..layer
-        }
-        .lacks(
+        Err(error) => layer.found(error.to_string()).lacks(
             Status::Missing,
             COST,
             "mount cgroup2, and let capwarden write beneath its own group (systemd: Delegate=yes)",
@@ -318,15 +309,8 @@ fn network_guard() -> Layer {
     const HINT: &str = "root, cgroup v2, and a kernel with CONFIG_CGROUP_BPF; Linux 5.15 where net_cls or net_prio of cgroup v1 are in use";
     let layer = Layer::present("network guard", "");
     match network_guard_refuses() {
-        Ok(loaded) => Layer {
-            detail: format!("loads in {} ms, and refuses", loaded.as_millis()),
-            ..layer
-        },
-        Err(why) => Layer {
-            detail: why,
-            ..layer
-        }
-        .lacks(Status::Missing, COST, HINT),
+        Ok(loaded) => layer.found(format!("loads in {} ms, and refuses", loaded.as_millis())),
+        Err(why) => layer.found(why).lacks(Status::Missing, COST, HINT),
     }
 }
 
@@ -343,15 +327,8 @@ fn memory_caps() -> Layer {
         Ok(group.controller())
     };
     match capped() {
-        Ok(controller) => Layer {
-            detail: controller.to_owned(),
-            ..layer
-        },
-        Err(why) => Layer {
-            detail: why,
-            ..layer
-        }
-        .lacks(Status::Missing, COST, HINT),
+        Ok(controller) => layer.found(controller.to_owned()),
+        Err(why) => layer.found(why).lacks(Status::Missing, COST, HINT),
     }
 }
 
@@ -417,14 +394,11 @@ fn backstop() -> Layer {
     let layer = Layer::present("BPF LSM", "");
     let error = match Backstop::shared() {
         Ok(backstop) if backstop.absent().is_empty() => {
-            return Layer {
-                detail: "its programs run, and refuse".to_owned(),
-                ..layer
-            };
+            return layer.found("its programs run, and refuse".to_owned());
         }
         Ok(backstop) => {
             let detail = format!("its programs run; without {}", backstop.absent().join(", "));
-            return Layer { detail, ..layer }.lacks(
+            return layer.found(detail).lacks(
                 Status::Degraded,
                 "what these hooks refuse is refused by one layer less",
                 "boot a newer kernel (userns_create came with Linux 6.1)",
@@ -444,11 +418,9 @@ fn backstop() -> Layer {
         }
         _ => "root, Linux 5.11, CONFIG_BPF_LSM and CONFIG_DEBUG_INFO_BTF".to_owned(),
     };
-    Layer {
-        detail: error.to_string(),
-        ..layer
-    }
-    .lacks(Status::Missing, COST, &hint)
+    layer
+        .found(error.to_string())
+        .lacks(Status::Missing, COST, &hint)
 }
 
 /// Whether a process may write the memory of another of its user that is not its child.
@@ -457,20 +429,11 @@ fn memory_of_processes() -> Layer {
     const SETTING: &str = "/proc/sys/kernel/yama/ptrace_scope";
     let layer = Layer::present("Yama", "");
     match fs::read_to_string(SETTING).as_deref().map(str::trim) {
-        Ok("0") => Layer {
-            detail: "kernel.yama.ptrace_scope is 0".to_owned(),
-            ..layer
-        }
-        .lacks(Status::Missing, COST, "sysctl kernel.yama.ptrace_scope=1"),
-        Ok(scope) => Layer {
-            detail: format!("kernel.yama.ptrace_scope is {scope}"),
-            ..layer
-        },
-        Err(error) => Layer {
-            detail: error.to_string(),
-            ..layer
-        }
-        .lacks(
+        Ok("0") => layer
+            .found("kernel.yama.ptrace_scope is 0".to_owned())
+            .lacks(Status::Missing, COST, "sysctl kernel.yama.ptrace_scope=1"),
+        Ok(scope) => layer.found(format!("kernel.yama.ptrace_scope is {scope}")),
+        Err(error) => layer.found(error.to_string()).lacks(
             Status::Missing,
             COST,
             "boot a kernel with CONFIG_SECURITY_YAMA and yama in lsm=",
@@ -485,24 +448,16 @@ fn injection() -> Layer {
     let layer = Layer::present("injection drop", "");
     let dropped = Egress::shared().and_then(|egress| Ok((egress.drops()?, egress.way())));
     match dropped {
-        Ok((Some(true), way)) => Layer {
-            detail: format!("{way}, a frame that a capture socket sends goes nowhere"),
-            ..layer
-        },
-        Ok((None, way)) => Layer {
-            detail: format!("{way}; not tried, as loopback is down"),
-            ..layer
-        },
-        Ok((Some(false), way)) => Layer {
-            detail: format!("{way} attaches, but drops nothing"),
-            ..layer
-        }
-        .lacks(Status::Missing, COST, HINT),
-        Err(error) => Layer {
-            detail: error.to_string(),
-            ..layer
-        }
-        .lacks(Status::Missing, COST, HINT),
+        Ok((Some(true), way)) => layer.found(format!(
+            "{way}, a frame that a capture socket sends goes nowhere"
+        )),
+        Ok((None, way)) => layer.found(format!("{way}; not tried, as loopback is down")),
+        Ok((Some(false), way)) => layer
+            .found(format!("{way} attaches, but drops nothing"))
+            .lacks(Status::Missing, COST, HINT),
+        Err(error) => layer
+            .found(error.to_string())
+            .lacks(Status::Missing, COST, HINT),
     }
 }
 
@@ -513,11 +468,7 @@ fn private_mounts() -> Layer {
     );
     match mounts::available().and_then(|()| Mounts::without_deputies(&[], 0)) {
         Ok(_) => layer,
-        Err(error) => Layer {
-            detail: error.to_string(),
-            ..layer
-        }
-        .lacks(
+        Err(error) => layer.found(error.to_string()).lacks(
             Status::Missing,
             "a server can ask a container engine, a message bus or a service manager that lets its user in to start programs for it",
             "run capwarden where it may mount (CAP_SYS_ADMIN), or put the server's user in no such group",

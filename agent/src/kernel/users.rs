@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::mounts::Deputy;
+use super::deputy::Deputy;
 
 /// User and groups of a governed process.
 ///

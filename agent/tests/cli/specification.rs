@@ -69,3 +69,51 @@ fn promises_are_held_by_tests_that_exist() {
         numbers.len()
     );
 }
+
+/// The ids of the attack table's rows, as its source has them: `A1`, `A1b`.
+fn attacks(directory: &Path, ids: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            attacks(&path, ids);
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let is_id = |text: &&str| {
+            let rest = text.strip_prefix(|first: char| first.is_ascii_uppercase());
+            let number =
+                rest.map(|rest| rest.trim_end_matches(|last: char| last.is_ascii_lowercase()));
+            number.is_some_and(|number| {
+                let digits = number.chars().all(|digit| digit.is_ascii_digit());
+                digits
+                    && !number.is_empty()
+                    && rest.is_some_and(|rest| rest.len() <= number.len() + 1)
+            })
+        };
+        ids.extend(source.split('"').filter(is_id).map(str::to_owned));
+    }
+}
+
+#[test]
+fn every_attack_is_named_by_a_promise_and_no_promise_is_called_like_one() {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut rows = BTreeSet::new();
+    attacks(&house.join("tests/attacks/src/families"), &mut rows);
+    assert!(rows.len() > 200 && rows.contains("B18b"), "{rows:?}");
+    let text = fs::read_to_string(house.join("SPECIFICATION.md")).unwrap();
+    let (mut promised, mut families) = (BTreeSet::new(), BTreeSet::new());
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        families.extend(line.chars().nth(2).filter(char::is_ascii_uppercase));
+        promised.extend(line.split('`').skip(1).step_by(2));
+    }
+    for row in &rows {
+        let variant_of = row.trim_end_matches(|last: char| last.is_ascii_lowercase());
+        let named = promised.contains(row.as_str()) || promised.contains(variant_of);
+        assert!(named, "no promise names {row}");
+        let letter = row.chars().next().unwrap();
+        assert!(
+            !families.contains(&letter),
+            "promises are called {letter}, too"
+        );
+    }
+}

@@ -5,12 +5,18 @@
 //! programs that capture, not about attackers with the privileges that it takes.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see budget.rs")]
 
+#[path = "../budget.rs"]
+#[allow(dead_code, reason = "this object needs less of it")]
+mod budget;
 #[path = "../storage.rs"]
 #[allow(dead_code, reason = "this object needs less of it")]
 mod storage;
 #[path = "../structures.rs"]
 mod structures;
+mod telling;
 #[path = "../whose.rs"]
 mod whose;
 
@@ -19,7 +25,6 @@ use core::ptr;
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_uid_gid, bpf_probe_read_kernel_str},
     macros::{lsm, map},
-    maps::RingBuf,
     programs::LsmContext,
 };
 use capwarden_abi::host::{HookTerms, NO_DESCRIPTOR, PROGRAM, Socket};
@@ -46,10 +51,6 @@ macro_rules! term {
     };
 }
 
-/// [`Socket`]s.
-#[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
-
 /// Files whose execution is allowed to capture.
 #[map]
 static ALLOWED: FileStorage = FileStorage::new();
@@ -61,10 +62,21 @@ static TASKS: TaskStorage = TaskStorage::new();
 const PASS: i32 = 0;
 const REFUSE: i32 = -1; // EPERM
 
+/// Before there is a socket, and before the kernel looks whether whoever asks has the capability for one.
 #[lsm(hook = "socket_create")]
 fn ask(ctx: LsmContext) -> i32 {
+    judge(ctx.arg(0), ctx.arg(3))
+}
+
+/// Once there is one: who has no capability does not come as far as this.
+#[lsm(hook = "socket_post_create")]
+fn made(ctx: LsmContext) -> i32 {
+    judge(ctx.arg(1), ctx.arg(4))
+}
+
+#[inline(always)]
+fn judge(family: u32, by_the_kernel: u32) -> i32 {
     const PACKET: u32 = 17;
-    let (family, by_the_kernel): (u32, u32) = (ctx.arg(0), ctx.arg(3));
     if family != PACKET || by_the_kernel != 0 {
         return PASS;
     }
@@ -109,7 +121,7 @@ fn tell(program: Option<Structure>, refused: u32) {
             );
         }
     }
-    let _ = EVENTS.output::<Socket>(socket, 0);
+    telling::tell(socket);
 }
 
 #[panic_handler]

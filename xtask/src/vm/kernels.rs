@@ -192,3 +192,22 @@ fn only_entry(directory: &Path) -> Result<PathBuf> {
         Some(_) => bail!("{} has more than one entry", directory.display()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_with_bpf_must_have_the_backstop_and_are_told_so() {
+        for line in Line::value_variants() {
+            let has =
+                |lsm: bool, layer: &str| line.layers(lsm).split(',').any(|name| name == layer);
+            assert!(has(true, "bpf-lsm") && !has(false, "bpf-lsm"));
+            assert!(has(false, "injection-drop"));
+            // On a kernel's command line, a space ends a word.
+            assert!(!line.layers(true).contains(' '));
+        }
+        let init = include_str!("init.sh");
+        assert!(init.contains(r"vm\.require=") && init.contains("--require $required"));
+    }
+}

@@ -1,6 +1,10 @@
 //! What the log says about one session.
 
-use std::{collections::BTreeSet, io::BufReader, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -59,6 +63,9 @@ pub enum NoSession {
     /// The log could not be read.
     #[error(transparent)]
     Log(#[from] AuditError),
+    /// None of its lines is a record.
+    #[error("{} is no audit log: none of its lines is a record", .0.display())]
+    NotALog(PathBuf),
     /// No such session was opened.
     #[error("the log has no session {session}{}", there_are(.known))]
     NotFound {
@@ -106,13 +113,16 @@ pub fn find_session(path: &Path, session: &str, agent: Option<&str>) -> Result<G
     let mut opened: Option<Entry> = None;
     let mut ended: Option<Entry> = None;
     let (mut agents, mut known) = (BTreeSet::new(), BTreeSet::new());
+    let (mut lines, mut records) = (false, false);
     while let Some(line) = next_line(&mut stream).map_err(|source| AuditError::Read {
         path: path.to_owned(),
         source,
     })? {
+        lines = true;
         let Ok(entry) = Entry::parse(&line.bytes) else {
             continue; // the chain's verification has named it
         };
+        records = true;
         let name = entry.text("session").unwrap_or_default();
         if !agent.is_none_or(|agent| entry.agent.starts_with(agent)) {
             continue;
@@ -135,6 +145,9 @@ pub fn find_session(path: &Path, session: &str, agent: Option<&str>) -> Result<G
             }
             _ => {}
         }
+    }
+    if lines && !records {
+        return Err(NoSession::NotALog(path.to_owned()));
     }
     let session = session.to_owned();
     let Some(opened) = opened else {

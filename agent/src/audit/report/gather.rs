@@ -13,7 +13,7 @@ use super::{
         line::{Entry, RawLine, next_line},
         verify::{snapshot, verify},
     },
-    Part, ReportLine, SessionReport, describe,
+    Made, Part, ReportLine, SessionReport, describe,
 };
 
 /// Lines that a report has; there are sockets and refusals without number.
@@ -50,6 +50,7 @@ pub fn session_report(
         lines,
         omitted,
         traffic: None,
+        made: Made::now(),
     })
 }
 
@@ -60,7 +61,8 @@ struct Place<'a> {
     line: &'a RawLine,
 }
 
-fn each_line(path: &Path, mut tell: impl FnMut(u64, &RawLine, Entry)) -> Result<(), AuditError> {
+/// Tells of each line that is a record; how many lines there are.
+fn each_line(path: &Path, mut tell: impl FnMut(u64, &RawLine, Entry)) -> Result<u64, AuditError> {
     let mut stream = BufReader::new(snapshot(path)?);
     let failed = |source| AuditError::Read {
         path: path.to_owned(),
@@ -74,13 +76,15 @@ fn each_line(path: &Path, mut tell: impl FnMut(u64, &RawLine, Entry)) -> Result<
             tell(number, &line, entry);
         }
     }
-    Ok(())
+    Ok(number)
 }
 
 /// The agent that opened the session.
 fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSession> {
     let (mut agents, mut known) = (BTreeSet::new(), BTreeSet::new());
-    each_line(path, |_, _, entry| {
+    let mut records = false;
+    let lines = each_line(path, |_, _, entry| {
+        records = true;
         let opened = entry.kind.ends_with("-opened");
         let meant = agent.is_none_or(|agent| entry.agent.starts_with(agent));
         if let (true, true, Some(name)) = (opened, meant, entry.text("session")) {
@@ -91,6 +95,9 @@ fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSe
             }
         }
     })?;
+    if lines > 0 && !records {
+        return Err(NoSession::NotALog(path.to_owned()));
+    }
     let session = session.to_owned();
     match agents.len() {
         0 => Err(NoSession::NotFound {

@@ -3,7 +3,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{Gauge, Part, SessionReport, traffic::Traffic};
+use super::{
+    Gauge, Part, SessionReport,
+    traffic::{CaptureOf, Traffic},
+};
 use crate::words::counted;
 
 const STYLE: &str = include_str!("report.css");
@@ -37,6 +40,7 @@ pub fn html(report: &SessionReport) -> String {
                 @if let Some(traffic) = &report.traffic { (plot(traffic, report)) }
                 @for part in Part::ALL { (section(report, part)) }
                 (believed(report))
+                footer { p { (report.made.words()) } }
             }
         }
     };
@@ -100,7 +104,13 @@ fn plot(traffic: &Traffic, report: &SessionReport) -> Markup {
                 }
                 path.line d=(line) {}
             }
-            figcaption { (words) }
+            figcaption {
+                (words)
+                @for CaptureOf { file, sha256 } in &traffic.files {
+                    br;
+                    (super::super::visible(&file.display().to_string())) " sha256 " code { (sha256) }
+                }
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod traffic;
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -24,7 +25,7 @@ use crate::words::counted;
 
 pub use gather::session_report;
 pub use html::html;
-pub use traffic::{Moment, Traffic, traffic};
+pub use traffic::{CaptureOf, Moment, Traffic, traffic};
 
 /// What the log says of one session.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +45,42 @@ pub struct SessionReport {
     /// Packets over time, from the capture's files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// Where, when and by what this was made.
+    pub made: Made,
+}
+
+/// Where, when and by what a report was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Made {
+    /// The host's name.
+    pub host: String,
+    /// The version of capwarden.
+    pub version: String,
+    /// When, UTC.
+    pub time: String,
+}
+
+impl Made {
+    /// Here and now.
+    fn now() -> Self {
+        let host = rustix::system::uname();
+        Self {
+            host: super::visible(&host.nodename().to_string_lossy()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            time: format!("{:.0}", Timestamp::now()),
+        }
+    }
+
+    /// `Made by capwarden 0.1.0 on host at 2026-01-01T00:00:00Z.`
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Self {
+            host,
+            version,
+            time,
+        } = self;
+        format!("Made by capwarden {version} on {host} at {time}.")
+    }
 }
 
 /// A line of the log.

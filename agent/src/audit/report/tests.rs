@@ -200,7 +200,16 @@ fn lines_carry_the_hashes_that_the_log_has() {
 fn page_shows_names_as_they_are_and_runs_nothing() {
     let (_dir, path) = log();
     let mut report = session_report(&path, "s1", None).unwrap();
+    report.made = Made {
+        host: "ward".to_owned(),
+        version: "1.2.3".to_owned(),
+        time: "2026-01-01T00:00:00Z".to_owned(),
+    };
     report.traffic = Some(Traffic {
+        files: vec![CaptureOf {
+            file: "some<.pcap".into(),
+            sha256: Hash::of(b"packets"),
+        }],
         first: None,
         packets: 25,
         bytes: 1_500,
@@ -214,7 +223,33 @@ fn page_shows_names_as_they_are_and_runs_nothing() {
     assert!(!page.contains("<script"), "{page}");
     assert!(page.contains("&lt;script&gt;alert(1)"));
     assert!(page.contains("cap: 100 packets"));
+    assert!(page.contains("some&lt;.pcap sha256 <code>"));
+    assert!(page.contains(&Hash::of(b"packets").to_string()));
+    assert!(page.contains("Made by capwarden 1.2.3 on ward at 2026-01-01T00:00:00Z."));
     assert!(page.contains("25 packets in 2.0 s, 1500 bytes as captured"));
+}
+
+#[test]
+fn file_that_is_no_log_is_told_from_one_without_the_session() {
+    let (dir, path) = log();
+    let other = dir.path().join("other");
+    std::fs::write(&other, "\u{7f}ELF\nand more").unwrap();
+    for error in [
+        session_report(&other, "s1", None).unwrap_err(),
+        super::super::find_session(&other, "s1", None).unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, NoSession::NotALog(file) if *file == other),
+            "{error}"
+        );
+    }
+    std::fs::write(&other, "").unwrap();
+    let empty = session_report(&other, "s1", None).unwrap_err();
+    assert!(matches!(empty, NoSession::NotFound { .. }), "{empty}");
+    let made = session_report(&path, "s1", None).unwrap().made;
+    let time: Timestamp = made.time.parse().unwrap();
+    let age = Timestamp::now().duration_since(time).as_secs();
+    assert!((-1..600).contains(&age), "{made:?}");
 }
 
 #[test]

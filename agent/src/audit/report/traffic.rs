@@ -1,18 +1,34 @@
 //! Packets over time, of the files of a capture.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::super::hash::{Hash, Hasher};
 use crate::capture_file::{CaptureFile, CaptureFileError};
 
 /// Points of a plot.
 const MOMENTS: usize = 240;
 
+/// A file of the capture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CaptureOf {
+    /// Where it is, as it was named.
+    pub file: PathBuf,
+    /// The hash of all of it.
+    pub sha256: Hash,
+}
+
 /// What the files have.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Traffic {
+    /// The files.
+    pub files: Vec<CaptureOf>,
     /// When the first packet was captured, UTC; none if no packet has a time.
     pub first: Option<String>,
     /// Packets in all.
@@ -39,7 +55,10 @@ pub struct Moment {
 /// # Errors
 ///
 /// One of them is no capture file, or broken.
-pub fn traffic(files: &[PathBuf]) -> Result<Traffic, CaptureFileError> {
+pub fn traffic(paths: &[PathBuf]) -> Result<Traffic, CaptureFileError> {
+    let files = paths.iter().map(|path| hashed(path));
+    let hashed: Vec<CaptureOf> = files.collect::<Result<_, _>>()?;
+    let files = paths;
     let (mut packets, mut bytes) = (0_u64, 0_u64);
     let mut span: Option<(Timestamp, Timestamp)> = None;
     each(files, |time, length| {
@@ -65,10 +84,33 @@ pub fn traffic(files: &[PathBuf]) -> Result<Traffic, CaptureFileError> {
         last.duration_since(first).as_secs_f64()
     });
     Ok(Traffic {
+        files: hashed,
         first: first.map(|first| first.to_string()),
         packets,
         bytes,
         moments: summed(&counted, length),
+    })
+}
+
+/// A file and its hash.
+fn hashed(path: &Path) -> Result<CaptureOf, CaptureFileError> {
+    let failed = |error: io::Error| CaptureFileError::Open {
+        path: path.to_owned(),
+        message: error.to_string(),
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut hasher, mut part) = (Hasher::default(), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => hasher.update(part.get(..length).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(CaptureOf {
+        file: path.to_owned(),
+        sha256: hasher.finish(),
     })
 }
 
@@ -141,6 +183,10 @@ mod tests {
         assert!(times[0] > 0.0 && times[0] < 1.0, "{times:?}");
         assert!((times[1] - 50.0).abs() < 1.0, "{times:?}");
         assert!((times[2] - 100.0).abs() < 1e-6, "{times:?}");
+
+        let second = std::fs::read(&paths[1]).unwrap();
+        assert_eq!(found.files[1].file, paths[1]);
+        assert_eq!(found.files[1].sha256, Hash::of(&second));
 
         let none = traffic(&[]).unwrap();
         assert!(none.moments.is_empty() && none.first.is_none());

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 
 use crate::{
     audit::{CaptureReport, find_session, verify_capture, visible},
@@ -30,7 +30,7 @@ pub(super) struct Capture {
     /// The agent that opened the session, where several had one of this number
     ///
     /// The beginning of its name is enough.
-    #[arg(long, value_name = "AGENT", requires = "session")]
+    #[arg(long, value_name = "AGENT", requires = "session", value_parser = NonEmptyStringValueParser::new())]
     agent: Option<String>,
 }
 

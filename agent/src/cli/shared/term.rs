@@ -79,18 +79,26 @@ pub(in crate::cli) fn print(
 
 /// Writes a value to standard output as JSON.
 pub(in crate::cli) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| {
-        Failure::Internal(Account::new("cannot write the answer as JSON").because(error))
-    })?;
+    let text = json_text(value)?;
     print(|out| writeln!(out, "{text}"))
 }
 
 /// The same of what others wrote: what could move a cursor, hide or turn text around is escaped.
 pub(in crate::cli) fn print_visible_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = visible_json_text(value)?;
+    print(|out| out.write_all(text.as_bytes()))
+}
+
+/// What [`print_visible_json`] prints.
+pub(in crate::cli) fn visible_json_text(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = json_text(value)?;
     // Line by line, since the ends of lines would be escaped too.
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    print(|out| {
-        let mut lines = text.lines();
-        lines.try_for_each(|line| writeln!(out, "{}", visible_json(line)))
+    let lines = text.lines().map(|line| visible_json(line) + "\n");
+    Ok(lines.collect())
+}
+
+fn json_text(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(|error| {
+        Failure::Internal(Account::new("cannot write the answer as JSON").because(error))
     })
 }

@@ -1,7 +1,8 @@
 //! Whoever captures on this host, governed or not.
 //!
 //! Where the kernel runs programs on security hooks, one of them is asked before any process gets a packet
-//! socket: it can refuse, and it knows the file that the process executes, by its inode. Elsewhere a
+//! socket: it can refuse, and it knows the file that the process executes, by its inode. Whoever only observes is told
+//! when there is a socket, so that of those who lack the capability for one nothing is said. Elsewhere a
 //! program on the tracepoint behind every system call tells of those that were got
 //! (`tp_btf/sys_exit`: Linux 5.5, <https://github.com/torvalds/linux/blob/v5.5/include/trace/events/syscalls.h#L43>).
 
@@ -15,8 +16,9 @@ use std::{
     },
 };
 
-use aya::maps::{Map, MapData, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use capwarden_abi::host::{CallTerms, HookTerms, NO_DESCRIPTOR, Socket};
+use rustix::io::Errno;
 
 use super::{
     bpf::{self, ProgramKind},
@@ -26,7 +28,7 @@ use super::{
         attach::{self, HOOK, VMLINUX},
         proof,
     },
-    object::Linked,
+    object::{self, Linked},
 };
 
 pub use sockets::{Capturer, capturers, is_governed, program_file};
@@ -44,6 +46,7 @@ const TRACEPOINT: ProgramKind = ProgramKind {
 /// What tells of packet sockets. It ends, and with it whatever it refuses, when this is dropped.
 pub struct HostWatch {
     events: RingBuf<MapData>,
+    lost: Array<MapData, u64>,
     by: WatchedBy,
     _link: OwnedFd,
     /// The kernel forgets that a file is allowed once nobody has it open.
@@ -112,6 +115,11 @@ impl HostWatch {
         }
     }
 
+    /// How many there have been that nothing could be told of, as there was no room for more.
+    pub fn lost(&self) -> u64 {
+        self.lost.get(&0, 0).unwrap_or(0)
+    }
+
     fn on_hook(allowed: Vec<File>, lockdown: bool) -> Result<Self, BackstopError> {
         attach::is_active()?;
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
@@ -127,29 +135,36 @@ impl HostWatch {
                 .map_err(|errno| BackstopError::Map(format!("ALLOWED: {errno}")))?;
         }
         let tasks = linked.take("TASKS")?;
-        let target = kernel.function("bpf_lsm_socket_create");
+        let after = kernel.function("bpf_lsm_socket_post_create");
+        let (program, hook, target) = match after.filter(|_| !lockdown) {
+            Some(target) => ("made", "socket_post_create", Some(target)),
+            None => (
+                "ask",
+                "socket_create",
+                kernel.function("bpf_lsm_socket_create"),
+            ),
+        };
         let target = target.ok_or_else(|| types("it has no socket_create".into()))?;
         let kind = ProgramKind { target, ..HOOK };
-        let watch = Self::attach(
-            linked,
-            "ask",
-            "socket_create",
-            kind,
-            WatchedBy::Hook,
-            allowed,
-        )?;
+        let watch = Self::attach(linked, program, hook, kind, WatchedBy::Hook, allowed)?;
         proof::refuses(tasks.as_fd(), proof::What::Sockets)?;
         Ok(watch)
     }
 
     fn on_call() -> Result<Self, BackstopError> {
+        Self::on_call_with(object::create)
+    }
+
+    fn on_call_with(
+        create: impl Fn(&aya_obj::Map) -> Result<OwnedFd, Errno>,
+    ) -> Result<Self, BackstopError> {
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
         let blob = kernel_types()?;
         let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
         let terms = call_terms(&kernel).map_err(types)?;
         // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
         let bytes = unsafe { bytes(&terms) };
-        let linked = Linked::new(ON_CALL, ("TERMS", bytes))?;
+        let linked = Linked::with(ON_CALL, ("TERMS", bytes), create)?;
         let target = kernel.function("btf_trace_sys_exit");
         let target = target.ok_or_else(|| types("it has no sys_exit".into()))?;
         let kind = ProgramKind {
@@ -177,6 +192,8 @@ impl HostWatch {
         let map = |error: aya::maps::MapError| BackstopError::Map(error.to_string());
         let events = MapData::from_fd(linked.take("EVENTS")?).map_err(map)?;
         let events = RingBuf::try_from(Map::RingBuf(events)).map_err(map)?;
+        let lost = MapData::from_fd(linked.take("LOST")?).map_err(map)?;
+        let lost = Array::try_from(Map::Array(lost)).map_err(map)?;
         let code = linked.program(name)?;
         let program = bpf::load_kind_or_explain(kind, &code, linked.licence())
             .map_err(|error| BackstopError::Program(place, error.to_string()))?;
@@ -184,6 +201,7 @@ impl HostWatch {
             .map_err(|errno| BackstopError::Attach(place, errno))?;
         Ok(Self {
             events,
+            lost,
             by,
             _link: link,
             _allowed: allowed,

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -42,6 +42,22 @@ fn gets(program: &Path) -> (bool, u32) {
     (child.wait().unwrap().success(), process)
 }
 
+/// A process that executes this file, and may have no packet socket.
+fn asks_in_vain(program: &Path) -> u32 {
+    const NOBODY: u32 = 65_534;
+    let helper = "kernel::host::tests::a_packet_socket_is_made";
+    let mut child = Command::new(program)
+        .args(["--exact", helper, "--ignored"])
+        .uid(NOBODY)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = child.id();
+    assert!(!child.wait().unwrap().success());
+    process
+}
+
 fn asked(watch: &mut HostWatch, process: u32) -> Asked {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(20) {
@@ -57,6 +73,7 @@ fn asked(watch: &mut HostWatch, process: u32) -> Asked {
 /// Executable, and another file than this one.
 fn copy() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = dir.path().join("copy");
     fs::copy("/proc/self/exe", &path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -104,9 +121,17 @@ fn who_captures_is_told_of_by_the_hook_or_by_the_system_call() {
     let mut by_call = HostWatch::on_call().unwrap();
     assert_eq!(by_call.by(), WatchedBy::Call);
     if watch.by() == WatchedBy::Hook {
+        // Who may have none is not told of: it captures nothing.
+        let in_vain = asks_in_vain(&program);
         let (got, process) = gets(&program);
         assert!(got);
-        let asked = asked(&mut watch, process);
+        let told = std::iter::from_fn(|| {
+            let told = watch.next_asked()?;
+            assert_ne!(told.process, in_vain);
+            Some(told)
+        });
+        let told: Vec<Asked> = told.collect();
+        let asked = told.iter().find(|asked| asked.process == process).unwrap();
         assert!(!asked.refused);
         assert_eq!(asked.program.as_deref(), Some("copy"));
     }
@@ -119,6 +144,34 @@ fn who_captures_is_told_of_by_the_hook_or_by_the_system_call() {
         "{asked:?}"
     );
 }
+
+#[test]
+fn what_does_not_fit_into_the_queue_is_counted() {
+    const ROOM: u32 = 4096; // the least that there can be
+    const SOCKETS: u64 = 80;
+    let _alone = alone();
+    let mut watch = HostWatch::on_call_with(|map| match map.map_type() {
+        RING => bpf::create_map(&bpf::CreateAttributes {
+            max_entries: ROOM,
+            ..object::attributes(map)
+        }),
+        _ => object::create(map),
+    })
+    .unwrap();
+    let call = SocketCall::of(SocketKind::Raw);
+    let sockets: Vec<_> = (0..SOCKETS).map(|_| sys::packet_socket(call)).collect();
+    assert!(sockets.iter().all(Result::is_ok));
+    let lost = watch.lost();
+    let told = std::iter::from_fn(|| watch.next_asked()).count();
+    let told = u64::try_from(told).unwrap();
+    assert!(
+        lost > 0 && told > 0 && told + lost >= SOCKETS,
+        "{told} {lost}"
+    );
+}
+
+/// `BPF_MAP_TYPE_RINGBUF`
+const RING: u32 = 27;
 
 #[test]
 fn who_has_packet_sockets_is_found() {

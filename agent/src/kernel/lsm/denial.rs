@@ -3,8 +3,10 @@
 use capwarden_abi::lsm::{Denial, hook};
 use rustix::io::Errno;
 
-use super::deputies;
-use crate::kernel::broker::{Caller, Refusal};
+use crate::kernel::{
+    broker::{Caller, Refusal},
+    deputy::services,
+};
 
 /// None if it is too short to be one.
 pub(super) fn read(bytes: &[u8]) -> Option<Denial> {
@@ -54,7 +56,7 @@ fn reason(denial: &Denial) -> String {
         }
         hook::CONNECT => format!(
             "{} would start programs that are not governed",
-            deputies::name(first)
+            services::name(first)
         ),
         other => format!("hook {other}"),
     }

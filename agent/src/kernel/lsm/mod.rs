@@ -20,7 +20,6 @@
 
 pub(super) mod attach;
 mod denial;
-mod deputies;
 mod offsets;
 pub(super) mod proof;
 
@@ -46,7 +45,11 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{Caller, Cgroup, Refusal, bpf, mounts::Deputy, socket::ArmedSocket};
+use super::{
+    Caller, Cgroup, Refusal, bpf,
+    deputy::{Deputy, services},
+    socket::ArmedSocket,
+};
 use attach::Attached;
 
 pub use attach::BackstopError;
@@ -138,7 +141,7 @@ impl Backstop {
         let namespaces = !absent.contains(&"userns_create");
         proof::refuses(tasks.as_fd(), proof::What::Governed { namespaces })?;
         let mut maps = Maps { cgroups, deputies };
-        maps.add_deputies(deputies::of_host()).map_err(failed)?;
+        maps.add_deputies(services::of_host()).map_err(failed)?;
         let wards = Arc::default();
         let reader =
             Reader::start(events, &wards).map_err(|error| BackstopError::Map(error.to_string()))?;
@@ -187,10 +190,10 @@ impl Backstop {
         };
         let ward = Ward {
             number,
-            reach: deputies::bits(reached),
+            reach: services::bits(reached),
         };
         let mut maps = lock(&self.maps);
-        maps.add_deputies(deputies::of_user(user))
+        maps.add_deputies(services::of_user(user))
             .map_err(io::Error::other)?;
         if let Some(cgroup) = cgroup {
             maps.cgroups

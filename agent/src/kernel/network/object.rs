@@ -4,7 +4,6 @@
 //! the object does not have; and it attaches by links, which go when the agent dies.
 
 use std::{
-    collections::{HashMap, HashSet},
     ffi::CStr,
     iter,
     num::NonZero,
@@ -24,7 +23,7 @@ use rustix::io::Errno;
 use super::NetworkError;
 use crate::kernel::{
     bpf::{self, CreateAttributes, ProgramKind},
-    object,
+    object::{self, Linked, ObjectError},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/network.o"));
@@ -51,8 +50,15 @@ const PROGRAMS: [(&str, u32, u32); 13] = [
 ];
 
 /// The maps of an attached guard. The programs keep them, whatever happens to these.
-pub(super) struct Attached {
-    maps: HashMap<String, OwnedFd>,
+pub(super) struct Attached(Linked);
+
+impl From<ObjectError> for NetworkError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Damaged(why) => Self::Object(why),
+            ObjectError::Map(name, errno) => Self::Map(name, errno),
+        }
+    }
 }
 
 impl Attached {
@@ -60,30 +66,9 @@ impl Attached {
     pub(super) fn new(cgroup: BorrowedFd<'_>) -> Result<Self, NetworkError> {
         static PARSED: LazyLock<Result<Object, ParseError>> =
             LazyLock::new(|| Object::parse(OBJECT));
-        let damaged = |error: &dyn std::fmt::Display| NetworkError::Object(error.to_string());
         let parsed = PARSED.as_ref();
-        let mut object = parsed.map_err(|error| damaged(error))?.clone();
-
-        let mut maps = HashMap::new();
-        let mut places = Vec::new();
-        for (name, map) in std::mem::take(&mut object.maps) {
-            let made = create(&map).map_err(|errno| NetworkError::Map(name.clone(), errno))?;
-            places.push((name.clone(), made.as_raw_fd(), map));
-            maps.insert(name, made);
-        }
-        let text: HashSet<usize> = object
-            .functions
-            .keys()
-            .map(|(section, _)| *section)
-            .collect();
-        let places = places
-            .iter()
-            .map(|(name, fd, map)| (name.as_str(), *fd, map));
-        let relocated = object.relocate_maps(places, &text);
-        relocated.map_err(|error| damaged(&error))?;
-        let relocated = object.relocate_calls(&text);
-        relocated.map_err(|error| damaged(&error))?;
-
+        let object = parsed.map_err(|error| NetworkError::Object(error.to_string()))?;
+        let linked = Linked::of(object.clone(), create)?;
         let mut codes = Vec::new();
         for (name, program, attach) in PROGRAMS {
             let kind = ProgramKind {
@@ -91,27 +76,19 @@ impl Attached {
                 attach,
                 target: 0,
             };
-            let found = object.programs.get(name);
-            let code = found.and_then(|found| object.functions.get(&found.function_key()));
-            let code = code.ok_or_else(|| damaged(&format!("it has no program {name}")))?;
-            codes.push((
-                name,
-                kind,
-                code.instructions.iter().map(object::encode).collect(),
-            ));
+            codes.push((name, kind, linked.program(name)?));
         }
-        let programs = load(&codes, &object.license)?;
+        let programs = load(&codes, linked.licence())?;
         for (name, kind, program) in programs {
             bpf::attach_to_cgroup(cgroup, program.as_fd(), kind)
                 .map_err(|errno| NetworkError::Attach(name, errno))?;
         }
-        Ok(Self { maps })
+        Ok(Self(linked))
     }
 
     /// A map. Can be taken once.
     pub(super) fn take(&mut self, name: &'static str) -> Result<OwnedFd, NetworkError> {
-        let map = self.maps.remove(name);
-        map.ok_or_else(|| NetworkError::Object(format!("it has no map {name}")))
+        Ok(self.0.take(name)?)
     }
 
     /// A map, to be used as an array.

@@ -4,7 +4,7 @@
 //! restarted, and whoever connects cannot change it. A service that listens elsewhere than usual is not known here;
 //! permissions keep governed processes from that, as they do without the backstop.
 
-use crate::kernel::mounts::Deputy;
+use super::Deputy;
 
 /// What a service is called, and how the addresses begin where such listen. `{uid}` is a governed user's;
 /// a zero stands before an abstract name.
@@ -60,14 +60,14 @@ const SERVICES: [(&str, &[&str]); 6] = [
 const USER: &str = "{uid}";
 
 /// The beginnings of addresses that are the same for everybody, each with its service's number.
-pub(super) fn of_host() -> impl Iterator<Item = (Vec<u8>, u32)> {
+pub(in crate::kernel) fn of_host() -> impl Iterator<Item = (Vec<u8>, u32)> {
     all()
         .filter(|(beginning, _)| !beginning.contains(USER))
         .map(|(beginning, number)| (beginning.as_bytes().to_vec(), number))
 }
 
 /// Those that are a user's own.
-pub(super) fn of_user(user: u32) -> impl Iterator<Item = (Vec<u8>, u32)> {
+pub(in crate::kernel) fn of_user(user: u32) -> impl Iterator<Item = (Vec<u8>, u32)> {
     all()
         .filter(|(beginning, _)| beginning.contains(USER))
         .map(move |(beginning, number)| {
@@ -77,13 +77,13 @@ pub(super) fn of_user(user: u32) -> impl Iterator<Item = (Vec<u8>, u32)> {
 }
 
 /// What the service with this number is called.
-pub(super) fn name(number: u32) -> &'static str {
+pub(in crate::kernel) fn name(number: u32) -> &'static str {
     let index = usize::try_from(number).unwrap_or(usize::MAX);
     SERVICES.get(index).map_or("a service", |(name, _)| name)
 }
 
 /// The services that a server may reach which may reach these daemons: a bit for each, by its number.
-pub(super) fn bits(reached: &[Deputy]) -> u32 {
+pub(in crate::kernel) fn bits(reached: &[Deputy]) -> u32 {
     // In the order of the services above.
     let [dbus, systemd, engine, machines, snapd, terminals] = [1, 2, 4, 8, 16, 32];
     let of = |deputy: &Deputy| match deputy {
