@@ -59,10 +59,13 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 32] = [
+    let verbs: [&[&str]; 35] = [
         &[],
         &["run"],
         &["exec"],
+        &["agent"],
+        &["connect"],
+        &["client-config"],
         &["policy"],
         &["policy", "check"],
         &["policy", "diff"],
@@ -143,12 +146,15 @@ fn manual_has_a_page_for_every_command() {
     assert_eq!(
         pages,
         [
+            "capwarden-agent.8",
             "capwarden-approvals.8",
             "capwarden-approve.8",
             "capwarden-audit-show.8",
             "capwarden-audit-verify.8",
             "capwarden-audit.8",
+            "capwarden-client-config.8",
             "capwarden-completions.8",
+            "capwarden-connect.8",
             "capwarden-deny.8",
             "capwarden-doctor.8",
             "capwarden-exec.8",
@@ -194,7 +200,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 39));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 42));
     // What follows the options in the help is in the page.
     for told in [
         "capwarden tools diff pcap",
