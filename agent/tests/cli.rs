@@ -61,10 +61,13 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 37] = [
+    let verbs: [&[&str]; 40] = [
         &[],
         &["run"],
         &["exec"],
+        &["agent"],
+        &["connect"],
+        &["client-config"],
         &["policy"],
         &["policy", "check"],
         &["policy", "diff"],
@@ -150,12 +153,15 @@ fn manual_has_a_page_for_every_command() {
     assert_eq!(
         pages,
         [
+            "capwarden-agent.8",
             "capwarden-approvals.8",
             "capwarden-approve.8",
             "capwarden-audit-show.8",
             "capwarden-audit-verify.8",
             "capwarden-audit.8",
+            "capwarden-client-config.8",
             "capwarden-completions.8",
+            "capwarden-connect.8",
             "capwarden-deny.8",
             "capwarden-doctor.8",
             "capwarden-exec.8",

@@ -10,13 +10,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{NOBODY, capwarden, cgroups_of, wait_for},
+    agent::{NOBODY, capwarden, cgroups_of, signal, wait_for},
     mcp::{Client, PATIENCE},
     stage::{AWSLABS, Stage, granted, packets, python, text, user},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+const HTTP_SERVER: &str = include_str!("../scripts/http_server.py");
+const HTTP_CLIENT: &str = include_str!("../scripts/daemon_client.py");
 const HOSTILE: &str = include_str!("../scripts/hostile.py");
 
 const POLICY: &str = "version: 1
@@ -58,6 +60,8 @@ impl Daemon {
         stage.write("hostile.py", HOSTILE)?;
         stage.write("policy.yaml", POLICY)?;
         stage.write("awslabs.yaml", AWSLABS_POLICY)?;
+        stage.write("http_server.py", HTTP_SERVER)?;
+        stage.write("web.yaml", "version: 1\ntools: { echo: allow }\n")?;
         fs::create_dir(stage.path("agent.d"))?;
         Ok(Self { stage })
     }
@@ -78,6 +82,20 @@ impl Daemon {
                     python(AWSLABS)?.display(),
                     at("awslabs.yaml"),
                     at("captures"),
+                    user(),
+                ),
+                "web" => format!(
+                    "  web:\n    command: [{}, {}, '8000']\n    policy: {}\n    user: {}\n    listen: 127.0.0.1:8808\n    upstream: http://127.0.0.1:8000/mcp\n    anonymous: true\n",
+                    python("python3")?.display(),
+                    at("http_server.py"),
+                    at("web.yaml"),
+                    user(),
+                ),
+                "pipes" => format!(
+                    "  pipes:\n    command: [{}, {}, pipes]\n    policy: {}\n    user: {}\n    listen: 127.0.0.1:8809\n    anonymous: true\n",
+                    python("python3")?.display(),
+                    at("http_server.py"),
+                    at("web.yaml"),
                     user(),
                 ),
                 name => format!(
@@ -167,6 +185,14 @@ impl Daemon {
         })
         .with_context(|| self.stage.stderr().unwrap_or_default())
     }
+}
+
+/// What a client of the official SDK gets from the tool `echo` at an address.
+fn echoed(daemon: &Daemon, address: &str) -> Result<String> {
+    let script = daemon.stage.write("daemon_client.py", HTTP_CLIENT)?;
+    let mut command = daemon.stage.space.command(python("python3")?);
+    let done = command.arg(script).arg(address).output()?;
+    Ok(String::from_utf8(done.stdout)?.trim().to_owned())
 }
 
 fn call(file: &Path, port: u16) -> Value {
@@ -392,16 +418,97 @@ fn captures_keep_their_caps_when_the_daemon_is_killed_and_the_next_one_cleans_up
         Ok(there.then_some(()))
     })?;
 
-    // What the killed one left behind ends when the next one serves its first client.
+    // The next one serves, and takes away what the killed one left once the capture has ended, which goes on
+    // within its caps until somebody ends it.
     let mut agent = daemon.start()?;
     let mut one = daemon.client("one", 2)?;
     ensure!(one.call("echo", &json!({ "n": 3 }))?.text() == "{\"n\": 3}");
     ensure!(packets(&file)? == 20, "no more than was granted");
+    let left = cgroups_of(killed)?;
+    ensure!(!left.is_empty());
+    for group in left {
+        for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+            signal(pid.parse()?, Signal::TERM)?;
+        }
+    }
+    let mut others = 2;
     wait_for("the end of what was left", PATIENCE, || {
+        others += 1;
+        drop(daemon.client("one", others)?);
         Ok(cgroups_of(killed)?.is_empty().then_some(()))
     })?;
     agent.signal(Signal::TERM)?;
     ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
     ensure!(one.exit()?.success());
+    stage.is_empty()
+}
+
+#[test]
+fn servers_are_served_over_http_too_and_the_shared_one_is_started_again() -> Result<()> {
+    let daemon = Daemon::stage()?;
+    let stage = &daemon.stage;
+    daemon.configure(&["web", "pipes"])?;
+    let mut agent = daemon.start()?;
+    stage.listening_on(8000)?;
+    for port in [8808, 8809] {
+        let echoed = echoed(&daemon, &format!("http://127.0.0.1:{port}/mcp"))?;
+        ensure!(
+            echoed == "echo: once more",
+            "{port}: {echoed} {}",
+            stage.stderr()?
+        );
+    }
+    let (_, told) = daemon.tried(NOBODY, "web")?;
+    ensure!(
+        told.to_string()
+            .contains("it is at http://127.0.0.1:8808/mcp"),
+        "{told}"
+    );
+    let mut pipes = daemon.client("pipes", 1)?;
+    ensure!(pipes.call("echo", &json!({ "text": "x" }))?.text() == "x");
+    let config = daemon.verb(
+        NOBODY,
+        &["client-config", "web", "--for", "codex", "--http"],
+    )?;
+    let config = String::from_utf8({ config }.output()?.stdout)?;
+    ensure!(
+        config.contains("url = \"http://127.0.0.1:8808/mcp\""),
+        "{config}"
+    );
+
+    // It dies; who asks it later finds another.
+    let servers = stage.space.processes()?;
+    let line = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let shared = servers
+        .into_iter()
+        .find(|pid| line(pid).ends_with(b"\x008000\0"));
+    signal(shared.context("no server")?, Signal::KILL)?;
+    daemon.said(
+        "the server web does not run: it ended (signal: 9 (SIGKILL)); it is started again in 1 s",
+        1,
+    )?;
+    stage.listening_on(8000)?;
+    let echoed = echoed(&daemon, "http://127.0.0.1:8808/mcp")?;
+    ensure!(echoed == "echo: once more", "{echoed} {}", stage.stderr()?);
+
+    // Another policy: whoever is served under the old one is so no longer, and the address is free for the new.
+    stage.write("other.yaml", "version: 1\ntools: { slow: allow }\n")?;
+    let other = stage.path("other.yaml");
+    let beside = format!(
+        "version: 1\nservers:\n  pipes: {{ policy: {} }}\n",
+        other.display()
+    );
+    stage.write("agent.d/50-policy.yaml", &beside)?;
+    daemon.said("the server pipes is changed", 1)?;
+    ensure!(pipes.exit()?.success());
+    let denied = self::echoed(&daemon, "http://127.0.0.1:8809/mcp")?;
+    ensure!(
+        denied.contains("slow") && !denied.contains("once more"),
+        "{denied}"
+    );
+
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
+    stage.audit_is_closed("a signal", Some(0))?;
     stage.is_empty()
 }

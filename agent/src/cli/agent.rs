@@ -13,11 +13,15 @@ use serde_json::json;
 use crate::telemetry::otlp::Collector;
 use crate::{
     audit::Log,
-    config::{Config, ConfigError, Pin, ServerConfig, USUAL_FILE, USUAL_GROUP, USUAL_SOCKET},
-    engine::{self, DaemonPlan, Outcome, Prepared, StdioPlan},
+    config::{
+        Config, ConfigError, HttpConfig, Pin, ServerConfig, USUAL_FILE, USUAL_GROUP, USUAL_SOCKET,
+    },
+    engine::{self, DaemonPlan, GrantPolicies, HttpPlan, Outcome, Prepared, StdioPlan},
+    gate::http::Prepare,
     kernel::{Credentials, Surroundings},
     limits::Limits,
     policy::{Pinning, RuleRef},
+    principal::Grants,
 };
 
 use super::{
@@ -25,7 +29,9 @@ use super::{
     enforce::{self, ServerKind},
     exit::Exit,
     failure::{Account, Failure},
-    paths, term,
+    paths,
+    reception::ReceptionOptions,
+    term,
 };
 
 /// What every server's environment has. The daemon's own is not theirs.
@@ -210,7 +216,17 @@ fn check(name: &str, server: &ServerConfig) -> Result<(), Failure> {
     let kind = kind(server);
     enforce::policy_to_follow(&server.policy, server.replies, kind)?;
     credentials(name, server)?;
+    if let Some(http) = &server.http {
+        reception(http)?.tls()?;
+    }
     Ok(())
+}
+
+/// Who may come in over HTTP.
+fn reception(http: &HttpConfig) -> Result<ReceptionOptions, Failure> {
+    let reception = ReceptionOptions::of(http);
+    reception.check(http.listen)?;
+    Ok(reception)
 }
 
 fn kind(server: &ServerConfig) -> ServerKind {
@@ -271,7 +287,18 @@ impl Preparing {
             enforce::policy_to_follow(&server.policy, server.replies, kind(server))?;
         let credentials = credentials(name, server)?;
         let limits = Arc::clone(&self.limits);
-        let judge = enforce::judge_by(policy, self.state.as_deref(), limits, Some(&credentials))?;
+        let governed = (!server.command.is_empty()).then_some(&credentials);
+        let mut judge = enforce::judge_by(policy, self.state.as_deref(), limits, governed)?;
+        let http = match &server.http {
+            None => None,
+            Some(http) => {
+                let (plan, grants) = self.over_http(name, server, http, governed)?;
+                if let Some((grants, policies)) = grants {
+                    judge = judge.with_grants(grants).with_grant_policies(policies);
+                }
+                Some(plan)
+            }
+        };
         let pinning = server.pin.map(|pin| Pinning {
             strict: pin == Pin::Strict,
             rule: RuleRef {
@@ -287,7 +314,47 @@ impl Preparing {
             metrics: None,
             reload,
         };
-        Ok(Prepared { servers })
+        Ok(Prepared { servers, http })
+    }
+
+    /// How a server is served over HTTP, and whose calls are decided by grants.
+    fn over_http(
+        &self,
+        name: &str,
+        server: &ServerConfig,
+        http: &HttpConfig,
+        governed: Option<&Credentials>,
+    ) -> Result<(HttpPlan, Option<(Arc<Grants>, Arc<GrantPolicies>)>), Failure> {
+        let reception = reception(http)?;
+        let tls = reception.tls()?;
+        let authorities = http.upstream.clone().map(|upstream| {
+            let authorities = reception.authorities(upstream.is_tls())?;
+            Ok::<_, Failure>((upstream, authorities))
+        });
+        let upstream = authorities.transpose()?;
+        let grants = match http.anonymous {
+            true => None,
+            false => Some(Arc::new(enforce::grants(self.state.as_deref(), governed)?)),
+        };
+        let policies = grants.map(|grants| {
+            let policies = enforce::grant_policies(
+                Arc::clone(&grants),
+                Arc::from(name),
+                governed.map(|credentials| credentials.user),
+                server.replies,
+                kind(server),
+            );
+            (grants, policies)
+        });
+        let (grants, prepare) = policies.clone().unzip();
+        let prepare = prepare.map(|policies| -> Arc<dyn Prepare> { Arc::new(policies) });
+        let plan = HttpPlan {
+            listen: http.listen,
+            tls,
+            reception: reception.plan(Arc::from(name), grants, prepare),
+            upstream,
+        };
+        Ok((plan, policies))
     }
 }
 

@@ -30,7 +30,7 @@ mod timed;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
-pub use daemon::{DaemonPlan, LoadConfig, Prepare, Prepared, daemon, hello};
+pub use daemon::{DaemonPlan, HttpPlan, LoadConfig, Prepare, Prepared, daemon, hello};
 pub use exec::{ExecPlan, exec};
 pub use grant_policies::GrantPolicies;
 pub use host::{Capturing, HostPlan, Standing, watch_host};

@@ -18,7 +18,7 @@ use crate::{
     audit::Log,
     gate::{
         Bounds, GateEvent, Observer as _, Side,
-        http::{self, ReceptionPlan, Servers, Tls},
+        http::{self, Listener, ReceptionPlan, Servers, Tls},
     },
     kernel,
     principal::{Caller, connection_words},
@@ -40,47 +40,82 @@ pub struct PipedPlan {
     pub servers: StdioPlan,
 }
 
+/// What each gate of a server on pipes keeps itself within whose clients come over HTTP.
+pub(super) fn bounds() -> Bounds {
+    Bounds {
+        in_flight: IN_FLIGHT,
+        ..Bounds::default()
+    }
+}
+
 /// Serves until a signal comes.
 pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     let listener = house::listener(plan.listen, plan.tls)?;
-    let bounds = Bounds {
-        in_flight: IN_FLIGHT,
-        ..Bounds::default()
-    };
     let Opened {
         servers,
         record,
         tasks,
         _serving,
-    } = plan.servers.open(bounds, log).await?;
+    } = plan.servers.open(bounds(), log).await?;
     house::say_where(&listener)?;
-    let running = Arc::new(Mutex::new(JoinSet::new()));
-    let wires = Wires {
-        servers: Arc::clone(&servers),
-        running: Arc::clone(&running),
-    };
-    // A task of its own: however much there is to carry, the signals below are heard.
-    let mut serving = JoinSet::new();
-    let reception = plan.reception;
-    serving.spawn(async move {
-        http::serve_piped(&reception, listener, wires, kernel::tcp_owner).await
-    });
+    let mut served = Piped::serve(plan.reception, listener, Arc::clone(&servers));
     let (why, signal) = tokio::select! {
         signal = stop.next() => ("a signal", Some(signal)),
         () = record.broken() => ("the audit log is not whole", None),
-        _ = serving.join_next() => ("clients can no longer be served", None),
+        () = served.failed() => ("clients can no longer be served", None),
     };
     servers.stop(AGENT_ENDS);
-    // Once it has ended, nobody starts any more.
-    serving.shutdown().await;
-    let mut running = std::mem::take(&mut *running.lock().unwrap_or_else(PoisonError::into_inner));
-    while running.join_next().await.is_some() {}
+    served.end().await;
     // The record is complete once nobody can add to it.
     drop((servers, tasks));
     let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)
+}
+
+/// Clients over HTTP who are served with servers on pipes.
+pub(super) struct Piped {
+    serving: JoinSet<()>,
+    running: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Piped {
+    /// Serves whoever comes to a listener.
+    pub(super) fn serve(
+        reception: ReceptionPlan,
+        listener: Listener,
+        servers: Arc<OwnServers>,
+    ) -> Self {
+        let running = Arc::new(Mutex::new(JoinSet::new()));
+        let wires = Wires {
+            servers,
+            running: Arc::clone(&running),
+        };
+        // A task of its own: however much there is to carry, others are heard.
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let served = http::serve_piped(&reception, listener, wires, kernel::tcp_owner).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "clients can no longer be served over HTTP");
+            }
+        });
+        Self { serving, running }
+    }
+
+    /// Returns when nobody can be served any more.
+    pub(super) async fn failed(&mut self) {
+        self.serving.join_next().await;
+    }
+
+    /// Lets nobody in any more, and waits until the servers have ended, which are told to.
+    pub(super) async fn end(mut self) {
+        // Once it has ended, nobody starts any more.
+        self.serving.shutdown().await;
+        let mut running =
+            std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        while running.join_next().await.is_some() {}
+    }
 }
 
 /// Servers whose clients are wires.

@@ -9,17 +9,16 @@ use super::{
     house::{self, StopSignals},
     record::{GateObserver, PolicySource, RecordKeeper, Started},
     reload::Reload,
-    timed::Timed,
 };
 use crate::{
     audit::Log,
     gate::{
-        Bounds, Captures, Gate, OpenError, Opened, ProgramOpened,
-        http::{self, FrontPlan, Tls},
+        Bounds, Captures, Decide, Gate, OpenError, Opened, ProgramOpened,
+        http::{self, FrontPlan, Tls, UpstreamAddress},
     },
     kernel::{self, Broker, Credentials, Governed},
     operate::Desk,
-    policy::{ProgramTerms, ProxyTerms, Terms},
+    policy::{Baseline, ProgramTerms, ProxyTerms, Terms},
     session::{Attribution, EndReason, Events, SessionId, SessionKind, Sessions},
     telemetry::Endpoint,
 };
@@ -93,14 +92,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         (Some(sessions), Some((command, credentials))) => {
             let policy = plan.judge.policy();
             let (baseline, programs) = (policy.baseline(), policy.programs());
-            let baseline = baseline.map(|baseline| match plan.front.upstream.address() {
-                // Else it could not be asked at all.
-                Some(address) => {
-                    tracing::info!("the server may listen on {address}, where it is asked");
-                    baseline.listening_on(address)
-                }
-                None => baseline,
-            });
+            let baseline = asked_at(baseline, &plan.front.upstream);
             let started =
                 house::start_server(sessions, command, credentials, false, baseline, programs);
             started.await.map(Some)
@@ -178,11 +170,24 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     Ok(outcome)
 }
 
-fn gate<C: Captures>(
-    judge: Timed<Arc<Judge>>,
+/// A baseline by which a server can be asked where it listens.
+pub(super) fn asked_at(baseline: Option<Baseline>, at: &UpstreamAddress) -> Option<Baseline> {
+    baseline.map(|baseline| match at.address() {
+        // Else it could not be asked at all.
+        Some(address) => {
+            tracing::info!("the server may listen on {address}, where it is asked");
+            baseline.listening_on(address)
+        }
+        None => baseline,
+    })
+}
+
+/// A gate in front of a server that all its clients share.
+pub(super) fn gate<C: Captures, P: Decide>(
+    judge: P,
     captures: C,
     observer: GateObserver,
-) -> Arc<Gate<Timed<Arc<Judge>>, C, GateObserver>> {
+) -> Arc<Gate<P, C, GateObserver>> {
     Arc::new(Gate {
         policy: judge,
         captures,
@@ -195,7 +200,7 @@ fn gate<C: Captures>(
 }
 
 /// Ends the sessions, then the server: nothing closes its input, so it is asked to leave.
-async fn end(
+pub(super) async fn end(
     sessions: &Sessions,
     governed: &mut Governed,
     broker: Broker,
@@ -213,7 +218,7 @@ async fn end(
 }
 
 /// What there is of captures where the server was started by somebody else.
-struct Unenforced;
+pub(super) struct Unenforced;
 
 impl Captures for Unenforced {
     async fn open(&self, _: Terms) -> Result<Opened, OpenError> {

@@ -302,11 +302,11 @@ impl Routes {
     }
 }
 
-/// Sessions whose ends are told to one client.
-struct Routed {
-    sessions: Current,
-    routes: Arc<Routes>,
-    ends: mpsc::Sender<SessionEnd>,
+/// Sessions whose ends are told to one client, or to one server's clients.
+pub(super) struct Routed {
+    pub(super) sessions: Current,
+    pub(super) routes: Arc<Routes>,
+    pub(super) ends: mpsc::Sender<SessionEnd>,
 }
 
 impl Captures for Routed {

@@ -28,6 +28,11 @@ impl Timed<Arc<Judge>> {
         Self { inner, metrics }
     }
 
+    /// Who decides.
+    pub(super) fn judge(&self) -> Arc<Judge> {
+        Arc::clone(&self.inner)
+    }
+
     /// See [`Judge::bounds`].
     pub(super) fn bounds(&self, caller: &Caller) -> (Option<Baseline>, Option<ProgramNeeds>) {
         self.inner.bounds(caller)

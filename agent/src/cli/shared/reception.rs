@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use clap::Args;
 
 use crate::{
+    config::HttpConfig,
     gate::http::{Authorities, Issuer, Prepare, ReceptionPlan, Tls, TlsError},
     principal::Grants,
 };
@@ -85,6 +86,20 @@ fn host(text: &str) -> Result<String, String> {
 }
 
 impl ReceptionOptions {
+    /// As a configuration has them.
+    pub(in crate::cli) fn of(http: &HttpConfig) -> Self {
+        let (tls_cert, tls_key) = http.tls.clone().unzip();
+        Self {
+            anonymous: http.anonymous,
+            allow_origin: http.origins.clone(),
+            host: http.hosts.clone(),
+            tls_cert,
+            tls_key,
+            upstream_ca: http.upstream_ca.clone(),
+            oauth_issuer: http.issuer.clone(),
+        }
+    }
+
     /// Whether an address may be listened at in this way.
     pub(in crate::cli) fn check(&self, listen: SocketAddr) -> Result<(), Failure> {
         let usage = |what: String, hint| Err(Failure::Usage(Account::new(what).hint(hint)));

@@ -269,11 +269,10 @@ impl Admitted {
                 Err(_) => pending().await,
             }
         };
-        let end = self.served.servers.converse(stream, caller, told).await;
+        let end = self.served.converse(stream, caller, told).await;
         self.door.connections().remove(&number);
-        self.served.came(&end);
         match end {
-            Ok((why, _)) => tracing::info!(number, why, "a client of {name} has gone"),
+            Ok(why) => tracing::info!(number, why, "a client of {name} has gone"),
             Err(error) => tracing::error!(number, %error, "a client of {name} got no server"),
         }
     }

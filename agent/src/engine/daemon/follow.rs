@@ -7,7 +7,7 @@
 //! |---|---|
 //! | is new | served |
 //! | is gone | withdrawn: its clients' servers end, with their sessions |
-//! | says something else | served as it says to who comes from now on; clients who are there keep theirs, unless it is another policy's, or they may not connect any more |
+//! | says something else | served as it says to who comes from now on; clients who are there keep theirs, unless it is another policy's, or they may not connect any more; over HTTP, all of them come anew |
 //!
 //! What a policy file itself says is followed by [`reload`](super::super::reload).
 
@@ -133,10 +133,10 @@ impl Follow {
             }
             return;
         }
-        self.apply(change, house);
+        self.apply(change, house).await;
     }
 
-    fn apply(&self, change: Change, house: &House) {
+    async fn apply(&self, change: Change, house: &House) {
         for name in change.end {
             if let Some(served) = house.table.take(&name) {
                 let why = "the configuration has it no longer";
@@ -144,20 +144,23 @@ impl Follow {
                 if let Ok(observer) = house.record.observer() {
                     observer.server_withdrawn(&name, why);
                 }
-                served.servers.stop("its server was withdrawn");
+                served.end("its server was withdrawn").await;
             }
         }
         for (name, config, prepared) in change.begin {
+            let before = house.table.take(&name);
+            if let Some(before) = &before {
+                // Where it listens, the new one may listen.
+                before.close().await;
+                if before.config.policy != config.policy {
+                    before.end("another policy decides its calls now").await;
+                }
+            }
+            let verb = if before.is_some() { "changed" } else { "new" };
             match Served::begin(&name, config, prepared, house.shared()) {
                 Ok(served) => {
-                    let before = house.table.put(Arc::clone(&served));
-                    let verb = if before.is_some() { "changed" } else { "new" };
+                    house.table.put(served);
                     tracing::info!("the server {name} is {verb}");
-                    if let Some(before) = before
-                        && before.config.policy != served.config.policy
-                    {
-                        before.servers.stop("another policy decides its calls now");
-                    }
                 }
                 Err(error) => tracing::error!(%error, "the server {name} is not served"),
             }

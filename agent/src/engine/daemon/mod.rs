@@ -15,6 +15,7 @@
 //! | `door` | who comes in: the socket, the connections, their bounds |
 //! | `seats` | how many of all, and of each user, may be in |
 //! | `table`, `served`, `pace` | the servers; who may use one, and how soon a failing one is started again |
+//! | `upstream` | a server that speaks HTTP: started once, for all, and again when it ends |
 //! | `follow` | the configuration, loaded again when it changes: what is added, changed and withdrawn |
 //! | `heartbeat` | the service manager's watchdog |
 
@@ -26,9 +27,11 @@ mod pace;
 mod seats;
 mod served;
 mod table;
+mod upstream;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -45,6 +48,7 @@ use super::{
 use crate::{
     audit::Log,
     config::{Config, ServerConfig},
+    gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
     kernel::{Credentials, Manager},
     operate::Desk,
     session::{Attribution, Events},
@@ -62,8 +66,23 @@ const ENDING: Duration = Duration::from_secs(16);
 /// A server that is ready to be served.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The server, and what decides its calls.
+    /// The server, and what decides its calls. Without a command, it runs already.
     pub servers: StdioPlan,
+    /// How it is served over HTTP, if it is.
+    pub http: Option<HttpPlan>,
+}
+
+/// How a server is served over HTTP.
+#[derive(Debug)]
+pub struct HttpPlan {
+    /// Where clients come.
+    pub listen: SocketAddr,
+    /// With this certificate.
+    pub tls: Option<Tls>,
+    /// Who may come in.
+    pub reception: ReceptionPlan,
+    /// Where the server is that speaks HTTP itself, and who is believed of it.
+    pub upstream: Option<(UpstreamAddress, Authorities)>,
 }
 
 /// Loads the configuration. An error says what is wrong, and where.
@@ -217,10 +236,13 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
         door,
     } = house;
     let all = table.take_all();
-    all.iter()
-        .for_each(|served| served.servers.stop(AGENT_ENDS));
-    if timeout(ENDING, door.emptied()).await.is_err() {
-        tracing::error!("not all connections have ended in {} s", ENDING.as_secs());
+    let ends = async {
+        let all = all.iter().map(|served| served.end(AGENT_ENDS));
+        tokio::join!(join_all(all), door.emptied())
+    };
+    if timeout(ENDING, ends).await.is_err() {
+        let seconds = ENDING.as_secs();
+        tracing::error!("not all servers have ended in {seconds} s");
     }
     // The record is complete once nobody can add to it.
     tasks.shutdown().await;

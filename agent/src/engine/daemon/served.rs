@@ -1,24 +1,30 @@
 //! One server that is served: who may use it, how many do, and how its starts went.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{net::UnixStream, task::JoinSet, time::Instant};
 
 use super::{
     Prepared,
     hello::{Answer, Offer},
     pace::Pace,
     seats::{Full, Seat, Seats},
+    upstream::Upstream,
 };
 use crate::{
     config::{Client, ServerConfig},
     engine::{
-        EngineError, Outcome,
+        EngineError, Outcome, house,
         record::PolicySource,
+        run_http_stdio::{self, Piped},
         server_per_client::{OwnServers, Shared},
     },
-    gate::Bounds,
+    gate::{Bounds, http},
     kernel::{self, Peer},
+    principal::Caller,
     words,
 };
 
@@ -26,11 +32,21 @@ use crate::{
 pub(super) struct Served {
     pub(super) name: Arc<str>,
     pub(super) config: ServerConfig,
-    pub(super) servers: Arc<OwnServers>,
+    kind: Kind,
+    /// Where it is served over HTTP.
+    address: Option<String>,
     seats: Arc<Seats>,
     pace: Mutex<Pace>,
     /// What keeps its policy what its file says.
     _tasks: JoinSet<()>,
+}
+
+/// How its clients are served.
+enum Kind {
+    /// Each by one of its own; over HTTP, too, if there is something here.
+    Own(Arc<OwnServers>, Mutex<Option<Piped>>),
+    /// All by one, over HTTP.
+    Shared(Upstream),
 }
 
 impl Served {
@@ -41,19 +57,99 @@ impl Served {
         prepared: Prepared,
         shared: Shared<'_>,
     ) -> Result<Arc<Self>, EngineError> {
-        let plan = prepared.servers;
+        let Prepared {
+            servers: plan,
+            http: over_http,
+        } = prepared;
+        let listener = over_http.map(|plan| {
+            let listener = house::listener(plan.listen, plan.tls)?;
+            let scheme = if listener.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            let here = listener.tcp.local_addr()?;
+            let address = format!("{scheme}://{here}{}", http::ENDPOINT);
+            tracing::info!("the server {name} is at {address}");
+            Ok::<_, EngineError>((listener, address, plan.reception, plan.upstream))
+        });
+        let listener = listener.transpose()?;
         let policy = PolicySource::of(&plan.judge.policy());
         let observer = shared.record.observer()?;
         observer.server_served(name, &plan.started(None, &[]), &policy);
-        let (servers, tasks) = plan.join(shared, Bounds::default())?;
+        let name = Arc::clone(&plan.name);
+        let (kind, tasks, address) = match listener {
+            Some((listener, address, reception, Some(upstream))) => {
+                let (shared, tasks) = Upstream::begin(plan, reception, upstream, listener, shared)?;
+                (Kind::Shared(shared), tasks, Some(address))
+            }
+            Some((listener, address, reception, None)) => {
+                let (servers, tasks) = plan.join(shared, run_http_stdio::bounds())?;
+                let servers = Arc::new(servers);
+                let piped = Piped::serve(reception, listener, Arc::clone(&servers));
+                (
+                    Kind::Own(servers, Mutex::new(Some(piped))),
+                    tasks,
+                    Some(address),
+                )
+            }
+            None => {
+                let (servers, tasks) = plan.join(shared, Bounds::default())?;
+                (Kind::Own(Arc::new(servers), Mutex::default()), tasks, None)
+            }
+        };
         Ok(Arc::new(Self {
-            name: servers.name(),
-            servers: Arc::new(servers),
+            name,
+            kind,
+            address,
             seats: Seats::new(config.most, config.most),
             pace: Mutex::default(),
             _tasks: tasks,
             config,
         }))
+    }
+
+    /// Lets nobody in over HTTP any more; whoever came by that is let go.
+    pub(super) async fn close(&self) {
+        match &self.kind {
+            Kind::Own(_, piped) => {
+                let piped = piped.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(piped) = piped {
+                    piped.end().await;
+                }
+            }
+            Kind::Shared(upstream) => upstream.end().await,
+        }
+    }
+
+    /// Ends all of it: the servers of all clients, with their sessions.
+    pub(super) async fn end(&self, why: &'static str) {
+        if let Kind::Own(servers, _) = &self.kind {
+            servers.stop(why);
+        }
+        self.close().await;
+    }
+
+    /// Serves a client with a server of its own, until one of them has gone or `told` says so.
+    pub(super) async fn converse(
+        &self,
+        client: UnixStream,
+        caller: Caller,
+        told: impl Future<Output = &'static str>,
+    ) -> Result<&'static str, EngineError> {
+        let Kind::Own(servers, _) = &self.kind else {
+            return Ok("there are no servers of one's own"); // `place` has said so
+        };
+        let end = servers.converse(client, caller, told).await;
+        match &end {
+            Ok((_, Outcome::NeverServed(status))) => {
+                let why = format!("it ended before it had answered anything ({status})");
+                self.pace().failed(Instant::now(), why);
+            }
+            Ok(_) => self.pace().served(),
+            Err(error) => self.pace().failed(Instant::now(), error.to_string()),
+        }
+        end.map(|(why, _)| why)
     }
 
     /// Whether somebody may connect. Root may: root could take what it likes.
@@ -68,12 +164,22 @@ impl Served {
     /// A place for one more client, or what it is told in place of one.
     pub(super) fn place(&self, user: u32) -> Result<Seat, Answer> {
         let name = &self.name;
+        if let (Kind::Shared(_), Some(address)) = (&self.kind, &self.address) {
+            return Err(Answer::refused(
+                format!(
+                    "The server {name} speaks HTTP, and all its clients share it: it is at {address}."
+                ),
+                format!(
+                    "`capwarden client-config {name} --http` says what a client needs for that."
+                ),
+            ));
+        }
         if let Err((left, why)) = self.pace().may_start(Instant::now()) {
             return Err(Answer::refused(
                 format!("The server {name} could not be started several times in a row: {why}."),
                 format!(
                     "It is started again in {}; capwarden's log has what it said.",
-                    words::time(std::time::Duration::from_secs(left.as_secs() + 1))
+                    words::time(Duration::from_secs(left.as_secs() + 1))
                 ),
             ));
         }
@@ -89,33 +195,26 @@ impl Served {
         })
     }
 
-    /// What came of a client's server.
-    pub(super) fn came(&self, end: &Result<(&'static str, Outcome), EngineError>) {
-        match end {
-            Ok((_, Outcome::NeverServed(status))) => {
-                let why = format!("it ended before it had answered anything ({status})");
-                self.pace().failed(Instant::now(), why);
-            }
-            Ok(_) => self.pace().served(),
-            Err(error) => self.pace().failed(Instant::now(), error.to_string()),
-        }
-    }
-
     /// How a client who may use it finds it.
     pub(super) fn offer(&self) -> Offer {
         let pace = self.pace();
-        let (state, why) = match pace.may_start(Instant::now()) {
-            Err((_, why)) => ("failing", Some(why.to_owned())),
-            Ok(()) if self.seats.are_full() => ("full", None),
-            Ok(()) => ("ready", None),
+        let failing = match (&self.kind, pace.may_start(Instant::now())) {
+            (Kind::Shared(upstream), _) => upstream.failing(),
+            (Kind::Own(..), Err((_, why))) => Some(why.to_owned()),
+            (Kind::Own(..), Ok(())) => None,
+        };
+        let (state, why) = match failing {
+            Some(why) => ("failing", Some(why)),
+            None if self.seats.are_full() => ("full", None),
+            None => ("ready", None),
         };
         Offer {
             name: self.name.to_string(),
             state: state.to_owned(),
             clients: self.seats.count(),
             why,
-            http: None,
-            http_only: false,
+            http: self.address.clone(),
+            http_only: matches!(self.kind, Kind::Shared(_)),
         }
     }
 

@@ -17,10 +17,10 @@ impl Table {
         self.all(|all| all.get(name).cloned())
     }
 
-    /// Serves this one, in place of another of that name if there is one, which comes back.
-    pub(super) fn put(&self, served: Arc<Served>) -> Option<Arc<Served>> {
+    /// Serves this one, in place of another of that name if there is one.
+    pub(super) fn put(&self, served: Arc<Served>) {
         let name = served.name.to_string();
-        self.change(|all| all.insert(name, served))
+        self.change(|all| drop(all.insert(name, served)));
     }
 
     pub(super) fn take(&self, name: &str) -> Option<Arc<Served>> {

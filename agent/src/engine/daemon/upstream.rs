@@ -1,0 +1,245 @@
+//! A server that speaks HTTP itself: one for all its clients, started once, and again when it ends.
+
+use std::{
+    ffi::OsString,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    engine::{
+        EngineError, Judge, StdioPlan,
+        current::Current,
+        house,
+        run_http_upstream::{self, Unenforced, asked_at},
+        server_per_client::{Routed, Shared},
+    },
+    gate::http::{self, Authorities, FrontPlan, Listener, ReceptionPlan, UpstreamAddress},
+    kernel::{self, Credentials},
+    session::{Attribution, EndReason, Events, Sessions},
+};
+
+/// Ends that may wait to be told.
+const ENDS: usize = 256;
+/// How long it is waited before a server is started again; each time after that, twice as long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// At most so long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Whoever has lived so long was of use: the next pause is the first again.
+const LIVED: Duration = Duration::from_secs(60);
+
+/// A server over HTTP, and who is served by it.
+pub(super) struct Upstream {
+    /// Who serves clients, and who watches over the server. Aborted when this is dropped.
+    tasks: Mutex<Option<(JoinSet<()>, JoinSet<()>)>>,
+    stop: watch::Sender<bool>,
+    failing: Arc<Mutex<Option<String>>>,
+}
+
+/// Who starts the server, and starts it again.
+struct Supervisor {
+    name: Arc<str>,
+    command: Vec<OsString>,
+    credentials: Credentials,
+    judge: Arc<Judge>,
+    at: UpstreamAddress,
+    events: Events,
+    current: Current,
+    failing: Arc<Mutex<Option<String>>>,
+}
+
+impl Upstream {
+    /// Serves clients at a listener, and has the server started if it has a command. What comes back
+    /// besides is done for as long as it is kept.
+    pub(super) fn begin(
+        plan: StdioPlan,
+        reception: ReceptionPlan,
+        (at, authorities): (UpstreamAddress, Authorities),
+        listener: Listener,
+        shared: Shared<'_>,
+    ) -> Result<(Self, JoinSet<()>), EngineError> {
+        let starting = !plan.server.is_empty();
+        let governed = starting.then_some(plan.credentials.user);
+        let Shared {
+            record,
+            events,
+            routes,
+            metrics,
+        } = shared;
+        let (judge, following) =
+            house::decider(plan.judge, plan.reload, governed, record, metrics)?;
+        let inner = judge.judge();
+        let front = FrontPlan {
+            upstream: at.clone(),
+            authorities,
+            starting,
+            reception,
+        };
+        let observer = record.observer()?;
+        let (ends, ended) = mpsc::channel(ENDS);
+        let failing = Arc::new(Mutex::new(None));
+        let stop = watch::Sender::new(false);
+        let (mut serving, mut watching) = (JoinSet::new(), JoinSet::new());
+        if starting {
+            let (sessions, _) = house::sessions(Attribution::ByCall, &plan.credentials, events.clone())?;
+            let supervisor = Supervisor {
+                name: plan.name,
+                command: plan.server,
+                credentials: plan.credentials,
+                judge: inner,
+                at,
+                events,
+                current: Current::new(sessions.clone()),
+                failing: Arc::clone(&failing),
+            };
+            let routed = Routed {
+                sessions: supervisor.current.clone(),
+                routes,
+                ends,
+            };
+            let gate = run_http_upstream::gate(judge, routed, observer);
+            serving.spawn(async move {
+                let served = http::serve(&front, listener, gate, ended, kernel::tcp_owner).await;
+                if let Err(error) = served {
+                    tracing::error!(%error, "clients can no longer be served over HTTP");
+                }
+            });
+            let stopped = stop.subscribe();
+            watching.spawn(async move { supervisor.watch(sessions, stopped).await });
+        } else {
+            tracing::warn!(
+                "calls to {} are gated, nothing is enforced in the kernel: capwarden did not start the server at {at}",
+                plan.name
+            );
+            let gate = run_http_upstream::gate(judge, Unenforced, observer);
+            serving.spawn(async move {
+                let served = http::serve(&front, listener, gate, ended, kernel::tcp_owner).await;
+                if let Err(error) = served {
+                    tracing::error!(%error, "clients can no longer be served over HTTP");
+                }
+                drop(ends);
+            });
+        }
+        let upstream = Self {
+            tasks: Mutex::new(Some((serving, watching))),
+            stop,
+            failing,
+        };
+        Ok((upstream, following))
+    }
+
+    /// Why the server does not run, where that is so.
+    pub(super) fn failing(&self) -> Option<String> {
+        lock(&self.failing).clone()
+    }
+
+    /// Serves nobody any more, then ends the server with its sessions.
+    pub(super) async fn end(&self) {
+        self.stop.send_replace(true);
+        let tasks = lock(&self.tasks).take();
+        if let Some((mut serving, mut watching)) = tasks {
+            serving.shutdown().await;
+            while watching.join_next().await.is_some() {}
+        }
+    }
+}
+
+impl Supervisor {
+    /// Keeps a server running until it is told to stop.
+    async fn watch(self, first: Sessions, mut stop: watch::Receiver<bool>) {
+        let mut pause = PAUSE;
+        let mut ready = Some(first);
+        loop {
+            let begun = Instant::now();
+            let ended = match self.start(ready.take()).await {
+                Ok((sessions, mut governed, broker)) => {
+                    *lock(&self.failing) = None;
+                    let mut follower = house::follow_interfaces(&sessions);
+                    let (why, reason, stopped) = tokio::select! {
+                        status = governed.child.wait() => (
+                            status.map_or_else(|error| error.to_string(), |status| format!("it ended ({status})")),
+                            EndReason::ServerExit,
+                            false,
+                        ),
+                        _ = stop.wait_for(|stop| *stop) => (String::new(), EndReason::Revoked, true),
+                        _ = follower.join_next() => (
+                            "interfaces can no longer be followed".to_owned(),
+                            EndReason::Revoked,
+                            false,
+                        ),
+                    };
+                    let end =
+                        run_http_upstream::end(&sessions, &mut governed, broker, reason).await;
+                    if let Err(error) = end {
+                        tracing::error!(%error, "the server {} could not be cleared away", self.name);
+                    }
+                    if stopped {
+                        return;
+                    }
+                    why
+                }
+                Err(error) => error.to_string(),
+            };
+            if begun.elapsed() >= LIVED {
+                pause = PAUSE;
+            }
+            tracing::error!(
+                "the server {} does not run: {ended}; it is started again in {} s",
+                self.name,
+                pause.as_secs()
+            );
+            *lock(&self.failing) = Some(ended);
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Starts the server, with sessions of its own.
+    async fn start(
+        &self,
+        ready: Option<Sessions>,
+    ) -> Result<(Sessions, kernel::Governed, kernel::Broker), EngineError> {
+        let sessions = match ready {
+            Some(sessions) => sessions,
+            None => {
+                let (user, events) = (self.credentials.clone(), self.events.clone());
+                // It takes the verifier's time.
+                let made = tokio::task::spawn_blocking(move || {
+                    house::sessions(Attribution::ByCall, &user, events)
+                });
+                made.await.map_err(io::Error::other)??.0
+            }
+        };
+        let policy = self.judge.policy();
+        let (baseline, programs) = (policy.baseline(), policy.programs());
+        let baseline = asked_at(baseline, &self.at);
+        let (command, user) = (&self.command, &self.credentials);
+        self.current.replace(sessions.clone());
+        let started =
+            house::start_server(&sessions, command, user, false, baseline, programs).await;
+        let (governed, broker) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // Nobody opens sessions for a server that is not there.
+                sessions.close(EndReason::ServerExit).await;
+                return Err(error);
+            }
+        };
+        Ok((sessions, governed, broker))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Replaced as a whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
