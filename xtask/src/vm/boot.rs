@@ -76,6 +76,9 @@ impl Machine<'_> {
         // A machine that may boot again stays where it panicked, and is ended for what it says.
         let panic = if self.disk.is_some() { 0 } else { -1 };
         let mut words = format!("console=ttyS0 quiet panic={panic} oops=panic lsm={modules}");
+        if self.disk.is_some() {
+            words += " systemd.getty_auto=no"; // nothing tells systemd that a terminal has come
+        }
         if shell {
             words += " vm.shell";
         }
