@@ -192,9 +192,10 @@ impl Follow {
                 hash: line.hash,
             });
             note_server(&mut self.servers, &entry);
-            let its = self.server.as_ref().is_none_or(|wanted| {
-                server_of(&self.servers, &entry) == Some(wanted.as_str())
-            });
+            let its = self
+                .server
+                .as_ref()
+                .is_none_or(|wanted| server_of(&self.servers, &entry) == Some(wanted.as_str()));
             if entry.kind == "session-ended"
                 && let Some(session) = session_of(&entry)
             {

@@ -220,3 +220,18 @@ fn what_is_wrong_with_a_certificate_is_told_with_what_to_do() {
         assert!(err.contains(words), "{words}: {err}");
     }
 }
+
+#[test]
+fn report_says_what_is_no_log_and_an_agent_has_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = write(dir.path(), "notes.txt", "call the operator\n");
+    let log = write(dir.path(), "log.jsonl", "");
+    let (status, out, why) = told(&["report", "s1", &notes]);
+    assert_eq!((status, &*out), (2, ""));
+    assert!(why.contains("notes.txt is no audit log"), "{why}");
+    for verb in [&["report", "s1", &log][..], &["audit", "show", &log]] {
+        let (status, out, why) = told(&[verb, &["--agent", ""]].concat());
+        assert_eq!((status, &*out), (2, ""), "{verb:?}");
+        assert!(why.contains("--agent"), "{why}");
+    }
+}

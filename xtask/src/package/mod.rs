@@ -118,20 +118,24 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     show(options, &files, &parts)
 }
 
-/// The .deb as it is shipped, once for each of these revisions, in this directory.
-pub(crate) fn debs(revisions: &[u32], home: &Path) -> Result<Vec<PathBuf>> {
+/// The .deb as it is shipped, once for each of these revisions, in this directory: of this program, or of one
+/// that is built.
+pub(crate) fn debs(program: Option<&Path>, revisions: &[u32], home: &Path) -> Result<Vec<PathBuf>> {
     term::step("what makes packages", |progress| {
         setup::packagers(progress)?;
         tools::ensure(progress)
     })?;
-    let binary = Binary::build(Linked::Shared, false, home)?;
+    let binary = match program {
+        Some(program) => Binary::stripped(program, &home.join("capwarden"))?,
+        None => Binary::build(Linked::Shared, false, home)?,
+    };
     let crates = crates::linked()?;
     let time = time()?;
     let make = |progress: &Progress| {
         let stage = Stage::fill(Kind::Deb, &binary, &crates, time, &home.join("build"))?;
         let packages = revisions.iter();
         packages
-            .map(|revision| deb::make(progress, &stage, *revision, home))
+            .map(|revision| deb::make(progress, &stage, *revision, true, home))
             .collect()
     };
     term::step(".deb", make)
@@ -174,7 +178,7 @@ fn make(options: &Options, parts: &Parts, home: &Path) -> Result<Vec<PathBuf>> {
             let binary = binary.as_ref().context("it was not built")?;
             let stage = Stage::fill(kind, binary, &parts.crates, parts.time, &build.join(name))?;
             match kind {
-                Kind::Deb => deb::make(progress, &stage, 1, home),
+                Kind::Deb => deb::make(progress, &stage, 1, false, home),
                 Kind::Rpm => rpm::make(progress, &stage, home),
                 Kind::Tarball => tarball::make(progress, &stage, home),
             }?;

@@ -79,6 +79,9 @@ impl Machine<'_> {
         let mut words = format!(
             "console=ttyS0 quiet panic={panic} oops=panic lsm={modules} vm.require={layers}"
         );
+        if self.disk.is_some() {
+            words += " systemd.getty_auto=no"; // nothing tells systemd that a terminal has come
+        }
         if shell {
             words += " vm.shell";
         }

@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// Only the tests whose name contains this
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Of `package`: with this capwarden, which is built already
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Keep the machines' files, and what the kernels said, in target/vm
     #[arg(long)]
     keep: bool,
@@ -147,7 +150,13 @@ fn run(options: &Options, kernels: &[Kernel], tally: &mut Tally) -> Result<()> {
     let (only, filter) = (&options.only, options.filter.as_deref());
     if only == host::NAME {
         let kernel = kernels.first().context("no kernel")?;
-        host::run(options.keep, kernel, &home, tally)?;
+        host::run(
+            options.program.as_deref(),
+            options.keep,
+            kernel,
+            &home,
+            tally,
+        )?;
         if !options.keep {
             fs::remove_dir_all(&home)?;
         }

@@ -88,7 +88,8 @@ impl Upstream {
         let stop = watch::Sender::new(false);
         let (mut serving, mut watching) = (JoinSet::new(), JoinSet::new());
         if starting {
-            let (sessions, _) = house::sessions(Attribution::ByCall, &plan.credentials, events.clone())?;
+            let (sessions, _) =
+                house::sessions(Attribution::ByCall, &plan.credentials, events.clone())?;
             let supervisor = Supervisor {
                 name: plan.name,
                 command: plan.server,

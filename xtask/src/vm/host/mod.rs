@@ -25,10 +25,17 @@ const TRIALS: &str = include_str!("trials.sh");
 /// What starts that, at each boot.
 const UNIT: &str = include_str!("trials.service");
 
-/// Makes two packages, the second an upgrade of the first, and lets a machine try them.
-pub(super) fn run(keep: bool, kernel: &Kernel, home: &Path, tally: &mut Tally) -> Result<()> {
+/// Makes two packages, the second an upgrade of the first, and lets a machine try them: of this program, or of
+/// one that is built.
+pub(super) fn run(
+    program: Option<&Path>,
+    keep: bool,
+    kernel: &Kernel,
+    home: &Path,
+    tally: &mut Tally,
+) -> Result<()> {
     let base = term::step("Debian 12, to be booted from a disk", disk::obtain)?;
-    let packages = package::debs(&[1, 2], home)?;
+    let packages = package::debs(program, &[1, 2], home)?;
     let disk = home.join("disk.ext4");
     let archive = home.join("host.cpio");
     term::step("what the machine boots", |progress| {
