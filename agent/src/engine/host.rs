@@ -128,14 +128,11 @@ pub async fn watch_host(
         failed: None,
     };
     // It is attached by now: who comes after this line is told of.
-    match plan.lockdown {
-        true => {
-            tracing::info!("watching: packet sockets are refused from now on, until a signal comes")
-        }
-        false => tracing::info!(
-            "watching: whoever gets a packet socket is told of from now on, until a signal comes"
-        ),
-    }
+    let what = match plan.lockdown {
+        true => "packet sockets are refused",
+        false => "whoever gets a packet socket is told of",
+    };
+    tracing::info!("watching: {what} from now on, until a signal comes");
     for capturer in capturers(None) {
         if !is_managed(&capturer, &allowed) {
             teller.tell(found(capturer));

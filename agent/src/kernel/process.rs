@@ -13,6 +13,8 @@ use rustix::{
     time::Timespec,
 };
 
+use super::packet_sockets::inode_of;
+
 /// A process, pinned: its id cannot be reused behind our back. Its descriptor becomes readable when
 /// it has ended.
 #[derive(Debug)]
@@ -97,19 +99,13 @@ impl Holder {
 /// Which of these processes hold one of these sockets, by `/proc/<pid>/fd`. However often a process
 /// has duplicated them, it costs us one descriptor.
 pub fn holders(processes: &[u32], inodes: &[u64]) -> Vec<Holder> {
-    let sockets: HashSet<String> = inodes
-        .iter()
-        .map(|inode| format!("socket:[{inode}]"))
-        .collect();
+    let sockets: HashSet<u64> = inodes.iter().copied().collect();
     let held = |pid: &u32| {
         let mut left = sockets.clone();
         let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
         let descriptors: Vec<i32> = entries
             .flatten()
-            .filter(|entry| {
-                fs::read_link(entry.path())
-                    .is_ok_and(|link| link.to_str().is_some_and(|link| left.remove(link)))
-            })
+            .filter(|entry| inode_of(&entry.path()).is_some_and(|inode| left.remove(&inode)))
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect();
         if descriptors.is_empty() {

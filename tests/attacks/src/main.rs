@@ -49,17 +49,23 @@ use clap::Parser;
 
 /// What `--help` says behind the options.
 const STATUSES: &str = "\
-Each row is tried without capwarden and under it, as nobody and as root, by each door into the kernel:
+Each row is tried without capwarden and under it, as nobody and as root,
+by each door into the kernel:
 
-  ✓ passed    it works without capwarden, and under it its attacker saw what it must see
-  ✗ failed    it works under capwarden, or was stopped in another way than it must be, or does not work
-              without capwarden, so that it proves nothing
+  ✓ passed    it works without capwarden, and under it its attacker saw
+              what it must see
+  ✗ failed    it works under capwarden, or was stopped in another way than
+              it must be; or it does not work without capwarden, so that it
+              proves nothing
   · skipped   this kernel cannot do it without capwarden either
-  ! residual  it works under capwarden, as SECURITY.md says: by itself, or on hosts without a layer that
-              would stop it (--require makes the lack of one a failure)
+  ! residual  it works under capwarden, as SECURITY.md says: by itself, or
+              on hosts that lack a layer that would stop it (with --require
+              the lack is a failure)
 
-Rows that failed are printed again at the end. Exit statuses: 0 nothing failed, 1 something failed or could
-not be tried, 2 wrong usage.";
+Rows that failed are printed again at the end.
+
+Exit statuses: 0 nothing failed, 1 something failed or could not be tried,
+2 wrong usage.";
 
 /// The attack matrix, without capwarden and under it
 #[derive(Debug, Parser)]

@@ -48,9 +48,13 @@ fn can_move(from: &Cgroup, to: &Path) -> bool {
         .stderr(Stdio::null());
     let become_it = move || {
         rustix::io::write(&procs, b"0")?;
-        // SAFETY: takes numbers.
-        match unsafe { (libc::setgid(USER), libc::setuid(USER)) } {
-            (0, 0) => Ok(()),
+        // SAFETY: takes a number.
+        if unsafe { libc::setgid(USER) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as above.
+        match unsafe { libc::setuid(USER) } {
+            0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     };
