@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -48,10 +48,22 @@ tools:
 /// A user who is nobody that any configuration here names.
 const STRANGER: u32 = 4_242;
 
-/// A daemon, and where it is.
+/// A daemon, where it is, and what its service manager hears.
 struct Daemon {
     stage: Stage,
+    notify: UnixDatagram,
 }
+
+/// Has the daemon's socket passed by the service manager, as systemd does it.
+const PASSING: &str = "import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o666)
+listener.listen()
+os.dup2(listener.fileno(), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='clients')
+os.execv(sys.argv[2], sys.argv[2:])
+";
 
 impl Daemon {
     /// A stage with the files of servers: `one`, which does what it is told, and a real one.
@@ -63,7 +75,9 @@ impl Daemon {
         stage.write("http_server.py", HTTP_SERVER)?;
         stage.write("web.yaml", "version: 1\ntools: { echo: allow }\n")?;
         fs::create_dir(stage.path("agent.d"))?;
-        Ok(Self { stage })
+        let notify = UnixDatagram::bind(stage.path("notify"))?;
+        notify.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stage, notify })
     }
 
     /// The configuration with these servers, of those that there may be.
@@ -115,9 +129,17 @@ impl Daemon {
         )?)
     }
 
+    /// Starts it, and listens to what it tells its service manager.
     fn start(&self) -> Result<Client> {
+        let command = self.stage.space.command(capwarden()?);
+        self.start_by(command)
+    }
+
+    /// The same by a command that executes it in the end.
+    fn start_by(&self, mut command: Command) -> Result<Client> {
         let socket = self.stage.path("agent.sock");
-        let mut command = self.stage.space.command(capwarden()?);
+        command.env("NOTIFY_SOCKET", self.stage.path("notify"));
+        command.env("WATCHDOG_USEC", "200000");
         command.arg("agent").arg("--config");
         command.arg(self.stage.path("agent.yaml"));
         command
@@ -175,6 +197,22 @@ impl Daemon {
         drop(stdin);
         let told = serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))?;
         Ok((done, told))
+    }
+
+    /// Waits until the service manager hears something that begins so, after what it heard before.
+    fn heard(&self, words: &str) -> Result<String> {
+        loop {
+            let mut buffer = [0; 4096];
+            let length = self
+                .notify
+                .recv(&mut buffer)
+                .with_context(|| words.to_owned())?;
+            let told =
+                String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+            if told.starts_with(words) {
+                return Ok(told);
+            }
+        }
     }
 
     /// Waits until the log has these words so often.
@@ -315,6 +353,9 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
     let stage = &daemon.stage;
     daemon.configure(&["one", "two"])?;
     let mut agent = daemon.start()?;
+    let ready = daemon.heard("READY=1\n")?;
+    ensure!(ready.contains("STATUS=2 servers, 0 clients"), "{ready}");
+    daemon.heard("WATCHDOG=1\n")?;
     let mut one = daemon.client("one", 1)?;
     let mut two = daemon.client("two", 2)?;
     let file = stage.capture("two.pcap");
@@ -355,6 +396,8 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
         &format!("version: 1\nservers:\n  one: {{ clients: [user:{STRANGER}] }}\n"),
     )?;
     agent.signal(Signal::HUP)?;
+    ensure!(daemon.heard("RELOADING=1\n")?.contains("MONOTONIC_USEC="));
+    daemon.heard("READY=1\n")?;
     ensure!(one.exit()?.success());
     daemon.said("its user may no longer connect", 1)?;
     ensure!(three.call("echo", &json!({}))?.text() == "{}");
@@ -367,6 +410,7 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
     );
 
     agent.signal(Signal::TERM)?;
+    daemon.heard("STOPPING=1\n")?;
     ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
     ensure!(three.exit()?.success());
     stage.audit_is_closed("a signal", Some(0))?;
@@ -420,7 +464,15 @@ fn captures_keep_their_caps_when_the_daemon_is_killed_and_the_next_one_cleans_up
 
     // The next one serves, and takes away what the killed one left once the capture has ended, which goes on
     // within its caps until somebody ends it.
-    let mut agent = daemon.start()?;
+    // This one's socket is the service manager's.
+    fs::remove_file(stage.path("agent.sock"))?;
+    let mut command = stage.space.command(python("python3")?);
+    command
+        .args(["-c", PASSING])
+        .arg(stage.path("agent.sock"))
+        .arg(capwarden()?);
+    let mut agent = daemon.start_by(command)?;
+    daemon.said("by the service manager's socket", 1)?;
     let mut one = daemon.client("one", 2)?;
     ensure!(one.call("echo", &json!({ "n": 3 }))?.text() == "{\"n\": 3}");
     ensure!(packets(&file)? == 20, "no more than was granted");

@@ -275,6 +275,9 @@ fn credentials(name: &str, server: &ServerConfig) -> Result<Credentials, Failure
     }))
 }
 
+/// The grants of a server's clients over HTTP, and the policies that these name.
+type Bearers = (Arc<Grants>, Arc<GrantPolicies>);
+
 /// What servers are got ready with.
 struct Preparing {
     state: Option<PathBuf>,
@@ -324,7 +327,7 @@ impl Preparing {
         server: &ServerConfig,
         http: &HttpConfig,
         governed: Option<&Credentials>,
-    ) -> Result<(HttpPlan, Option<(Arc<Grants>, Arc<GrantPolicies>)>), Failure> {
+    ) -> Result<(HttpPlan, Option<Bearers>), Failure> {
         let reception = reception(http)?;
         let tls = reception.tls()?;
         let authorities = http.upstream.clone().map(|upstream| {

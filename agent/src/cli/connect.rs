@@ -54,7 +54,8 @@ impl Connect {
             Ok(stream) => carry(&stream).map(|()| Exit::Ok).map_err(|error| {
                 Failure::Internal(Account::new("the connection broke").because(error))
             }),
-            Err((failure, words)) => {
+            Err(told) => {
+                let (failure, words) = *told;
                 apologise(&words);
                 Err(failure)
             }
@@ -63,7 +64,7 @@ impl Connect {
 }
 
 /// The server's pipe; or a failure for who runs this, and what the client's user is told.
-fn connect(socket: &Path, server: &str) -> Result<UnixStream, (Failure, String)> {
+fn connect(socket: &Path, server: &str) -> Result<UnixStream, Box<(Failure, String)>> {
     let hello = Hello {
         connect: Some(server.to_owned()),
         servers: false,
@@ -74,7 +75,7 @@ fn connect(socket: &Path, server: &str) -> Result<UnixStream, (Failure, String)>
             "capwarden's agent at {} cannot be asked for the server {server}: {error}.",
             socket.display()
         );
-        (failure, words)
+        Box::new((failure, words))
     })?;
     if answer.connected {
         return Ok(stream);
@@ -88,7 +89,7 @@ fn connect(socket: &Path, server: &str) -> Result<UnixStream, (Failure, String)>
         account = account.hint(&instead);
         words = format!("{why} {instead}");
     }
-    Err((Failure::NotThere(account), words))
+    Err(Box::new((Failure::NotThere(account), words)))
 }
 
 /// What is told of an agent that cannot be asked.

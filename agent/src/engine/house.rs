@@ -1,6 +1,14 @@
 //! What `run` and `exec` have in common: the launch, the signals, and the end of it all.
 
-use std::{ffi::OsString, fmt, fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt,
+    fs::File,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::{
     process::Child,
@@ -53,12 +61,10 @@ pub(super) fn sessions(
             degraded.push(Degraded::NoCgroup);
         })
         .ok();
-    let backstop = Backstop::shared()
-        .inspect_err(|error| {
-            tracing::debug!(%error, "{}", Degraded::NoBackstop.describe());
-            degraded.push(Degraded::NoBackstop);
-        })
-        .ok();
+    let backstop = backstop();
+    if backstop.is_none() {
+        degraded.push(Degraded::NoBackstop);
+    }
     let egress = Egress::shared()
         .inspect_err(|error| {
             tracing::warn!(%error, "{}", Degraded::NoEgress.describe());
@@ -80,6 +86,22 @@ pub(super) fn sessions(
         events,
     );
     Ok((sessions, degraded))
+}
+
+/// The backstop, where the host has one. That takes the verifier long to refuse, so that a host which has
+/// none is asked again for a later server only after a while.
+fn backstop() -> Option<Arc<Backstop>> {
+    const AGAIN: Duration = Duration::from_secs(60);
+    static ABSENT: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut absent = ABSENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if absent.is_some_and(|since| since.elapsed() < AGAIN) {
+        return None;
+    }
+    let found = Backstop::shared();
+    *absent = found.is_err().then(Instant::now);
+    found
+        .inspect_err(|error| tracing::debug!(%error, "{}", Degraded::NoBackstop.describe()))
+        .ok()
 }
 
 /// Starts a server, whose network is bounded first if its policy says anything of it. Dropping the

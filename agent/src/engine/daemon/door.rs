@@ -134,16 +134,14 @@ impl Door {
         let mut running = self.running();
         while running.try_join_next().is_some() {}
         running.spawn(async move {
-            let _stranger = match stranger {
-                Ok(seat) => seat,
-                // Said without waiting, as too many wait already.
-                Err(_) => return busy(&stream),
+            let Ok(stranger) = stranger else {
+                return busy(&stream); // without waiting, as too many wait already
             };
             let answer = match hello::read(&mut stream).await {
                 Ok(hello) => match hello.connect {
                     Some(name) => match door.admit(&name, &peer) {
                         Ok(admitted) => {
-                            drop(_stranger);
+                            drop(stranger);
                             return admitted.serve(stream).await;
                         }
                         Err(answer) => answer,
