@@ -19,6 +19,7 @@ use super::{
 ///
 /// The exit status is 1 if there is no such grant.
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(after_help = "Example:\n  sudo capwarden revoke laptop")]
 pub(super) struct Revoke {
     #[command(flatten)]

@@ -107,6 +107,8 @@ fn verdicts_have_the_same_words_in_the_record_and_in_the_metrics() {
 
 fn observer(queue: usize) -> (GateObserver, mpsc::Receiver<Entry>) {
     let (entries, inbox) = mpsc::channel(queue);
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path().join("audit.jsonl")).unwrap();
     let observer = GateObserver {
         entries,
         breaks: watch::Sender::new(false),
@@ -114,6 +116,7 @@ fn observer(queue: usize) -> (GateObserver, mpsc::Receiver<Entry>) {
         alarm: Alarm::default(),
         metrics: None,
         spans: CallSpans::default(),
+        desk: Desk::unattended(&log),
     };
     (observer, inbox)
 }
