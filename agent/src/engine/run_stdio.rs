@@ -34,6 +34,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let overflow = events.overflow();
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let for_restarts = events.clone();
+    let adopted = house::adopt(&events)?;
     let (sessions, degraded) = house::sessions(Attribution::ByCall, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.judge.policy());
@@ -52,7 +53,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {
-            drop((sessions, for_restarts));
+            drop((sessions, for_restarts, adopted));
             // At a terminal nobody speaks JSON-RPC.
             if !std::io::stdin().is_terminal() {
                 let (from, to) = (kernel::Input::standard()?, kernel::Output::standard()?);
@@ -108,7 +109,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     // The record is complete once nobody can add to it: the pipe, and all of it, has gone.
     let ((why, signal), outcome) = pipe.run(told, || true).await?;
-    drop(following);
+    drop((following, adopted));
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture, ProgramOpened},
-    kernel::{Credentials, Input, Output},
+    kernel::{Broker, Credentials, Input, Output},
     policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind},
@@ -68,6 +68,8 @@ pub(super) struct OwnServers {
     bounds: Bounds,
     /// Becomes true when all are to end.
     stopping: watch::Sender<bool>,
+    /// What is left of an agent before this one.
+    _adopted: Vec<Broker>,
 }
 
 /// The servers, and what keeps their record.
@@ -88,6 +90,7 @@ impl StdioPlan {
         let (metrics, serving) = house::metrics(self.metrics, &events).await?;
         // To know, and to have recorded, what this host lacks.
         let (_, degraded) = house::sessions(Attribution::ByCall, events.clone())?;
+        let adopted = house::adopt(&events)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let source = PolicySource::of(&self.judge.policy());
         let started = Started {
@@ -115,6 +118,7 @@ impl StdioPlan {
             routes,
             bounds,
             stopping: watch::Sender::new(false),
+            _adopted: adopted,
         };
         Ok(Opened {
             servers: Arc::new(servers),

@@ -28,6 +28,7 @@ use rustix::{
 
 use super::{
     aside::{Aside, Full},
+    keeper::Stored,
     notify::{Listener, Notification},
     own_filter::{self, FilterCall},
     process::Process,
@@ -109,6 +110,8 @@ pub trait Admit: Send + Sync + 'static {
 pub struct Broker {
     stop: Option<OwnedFd>,
     thread: Option<thread::JoinHandle<()>>,
+    /// Forgotten once it answers no more.
+    stored: Option<Stored>,
 }
 
 impl Broker {
@@ -145,7 +148,17 @@ impl Broker {
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
+            stored: None,
         })
+    }
+
+    /// The same, whose listener somebody keeps for as long.
+    #[must_use]
+    pub fn with_stored(self, stored: Option<Stored>) -> Self {
+        // A struct that is dropped with care cannot be taken apart.
+        let mut broker = self;
+        broker.stored = stored;
+        broker
     }
 }
 

@@ -27,7 +27,10 @@ use std::{
         fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
@@ -53,6 +56,20 @@ pub struct Keeper {
     socket: OwnedFd,
 }
 
+/// Has a listener kept for as long as this lives; if the agent is killed, for longer.
+#[derive(Debug)]
+pub struct Stored {
+    keeper: &'static Keeper,
+    process: u32,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // A keeper sees by itself that nobody is left under the filter.
+        let _ = self.keeper.forget(self.process);
+    }
+}
+
 /// A listener that was kept.
 #[derive(Debug)]
 pub struct Kept {
@@ -63,6 +80,30 @@ pub struct Kept {
 }
 
 impl Keeper {
+    /// The one whom the environment names; none if there is none.
+    pub fn of_environment() -> Option<&'static Self> {
+        static KEEPER: OnceLock<Option<Keeper>> = OnceLock::new();
+        let find = || {
+            let address = std::env::var_os("NOTIFY_SOCKET")?;
+            Self::at(&address)
+                .inspect_err(|error| tracing::warn!(%error, "nobody at NOTIFY_SOCKET"))
+                .ok()
+        };
+        KEEPER.get_or_init(find).as_ref()
+    }
+
+    /// Keeps the listener of a process that is being started, until what comes back is dropped.
+    ///
+    /// # Errors
+    /// As of [`keep`](Self::keep).
+    pub fn store(&'static self, process: u32, listener: &Listener) -> io::Result<Stored> {
+        self.keep(process, listener)?;
+        Ok(Stored {
+            keeper: self,
+            process,
+        })
+    }
+
     /// The keeper at the address that `NOTIFY_SOCKET` holds: a path, or `@` and the name of an abstract
     /// socket.
     ///
