@@ -4,16 +4,16 @@ use std::process::ExitCode;
 
 use capwarden::{
     cli::{self, Cli},
-    filter,
+    filter, kernel,
 };
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|verb| verb == filter::COMPILE_VERB)
-    {
-        return filter::compile_child(); // a confined helper: before threads and open files
+    // Helpers, which are no verbs for people: before threads and open files.
+    match std::env::args_os().nth(1) {
+        Some(verb) if verb == filter::COMPILE_VERB => return filter::compile_child(),
+        Some(verb) if verb == kernel::LAUNCHER_VERB => return kernel::launcher(),
+        _ => {}
     }
     let cli = Cli::parse(); // wrong usage ends here, with 2
     let outcome = cli.start_log().and_then(|logging| {

@@ -76,6 +76,7 @@ pub fn workplace() -> Result<TempDir> {
 pub struct Exec<'a> {
     namespace: &'a Namespace,
     options: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     interactive: bool,
     ip_netns_exec: bool,
 }
@@ -86,6 +87,7 @@ impl<'a> Exec<'a> {
         Self {
             namespace,
             options: options.split_whitespace().map(Into::into).collect(),
+            environment: Vec::new(),
             interactive: false,
             ip_netns_exec: false,
         }
@@ -95,6 +97,13 @@ impl<'a> Exec<'a> {
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.extend([name.into(), value.into()]);
+        self
+    }
+
+    /// With this in its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -150,6 +159,7 @@ impl<'a> Exec<'a> {
         };
         let child = enter
             .env(MARK, place.path())
+            .envs(self.environment)
             .arg("exec")
             .args(["--user", &NOBODY.to_string(), "--audit"])
             .arg(place.path().join("audit.jsonl"))

@@ -230,7 +230,7 @@ fn first(place: &Path) -> Result<()> {
             keeper.keep(process, &listener)?;
             Broker::start(listener, admit)
         })?;
-        governed.child.wait().await?;
+        governed.wait().await?;
         Ok(())
     })
 }

@@ -138,7 +138,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let mut asked = false;
     let (why, reason) = loop {
         tokio::select! {
-            _ = governed.child.wait() => break ("the command exited", EndReason::Closed),
+            _ = governed.wait() => break ("the command exited", EndReason::Closed),
             () = sleep(PATIENCE), if asked => break ("a signal", EndReason::Revoked),
             signal = stop.next() => {
                 if asked {
@@ -147,7 +147,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
                 asked = true;
                 // At a terminal the command got the signal too; let it end as it would without us.
                 tracing::debug!(signal, "the command is asked to end");
-                if let Some(process) = Process::open(governed.pid) {
+                if let Some(process) = Process::open(governed.pid()) {
                     process.ask_to_end();
                 }
             }
@@ -155,7 +155,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
             _ = follower.join_next() => break ("interfaces can no longer be followed", EndReason::Revoked),
         }
     };
-    let outcome = house::clean_up(&sessions, &mut governed.child, reason).await;
+    let outcome = house::clean_up(&sessions, &mut governed, reason).await;
     tokio::task::spawn_blocking(move || drop(broker))
         .await
         .map_err(std::io::Error::other)?;

@@ -11,7 +11,6 @@ use std::{
 };
 
 use tokio::{
-    process::Child,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
     time::timeout,
@@ -30,7 +29,10 @@ use crate::{
         self, Bounds,
         http::{self, Listener, Tls},
     },
-    kernel::{self, Backstop, Broker, Cgroup, Credentials, Egress, Governed, Launch, Tree, launch},
+    kernel::{
+        self, Backstop, Broker, Cgroup, Credentials, Egress, Governed, Keeper, Launch, Stored,
+        Tree, Way, launch,
+    },
     policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
     telemetry::{Endpoint, Metrics, Serving},
@@ -71,7 +73,10 @@ pub(super) fn sessions(
             degraded.push(Degraded::NoEgress);
         })
         .ok();
-    if let Err(error) = kernel::mounts_available() {
+    // What a launcher starts has the mounts of its unit.
+    if Way::chosen() == Way::Fork
+        && let Err(error) = kernel::mounts_available()
+    {
         tracing::warn!(%error, "{}", Degraded::NoMounts.describe());
         degraded.push(Degraded::NoMounts);
     }
@@ -129,7 +134,12 @@ pub(super) async fn start_server(
             "the policy has neither `baseline`, `proxy` nor `program`: the server's network is not bounded"
         ),
     }
-    let started = launch_in(sessions, command, credentials, piped);
+    let (sessions, command, credentials) =
+        (sessions.clone(), command.to_vec(), credentials.clone());
+    // It waits for the process, and perhaps for the service manager.
+    let started =
+        tokio::task::spawn_blocking(move || launch_in(&sessions, &command, &credentials, piped));
+    let started = started.await.map_err(io::Error::other)?;
     kernel::give_back();
     started
 }
@@ -185,9 +195,51 @@ fn launch_in(
         piped,
     };
     Ok(launch(&plan, move |process, listener| {
+        let stored = store(process, &listener);
         admitted.govern(process, &credentials.reach)?;
-        Broker::start(listener, admitted)
+        Ok(Broker::start(listener, admitted)?.with_stored(stored))
     })?)
+}
+
+/// Has the service manager keep a listener, where there is one that does.
+fn store(process: u32, listener: &kernel::Listener) -> Option<Stored> {
+    let stored = Keeper::of_environment()?.store(process, listener);
+    stored
+        .inspect_err(|error| {
+            tracing::warn!(%error, process, "the listener is not kept over a restart of capwarden");
+        })
+        .ok()
+}
+
+/// Answers for an agent that has died and whose listeners the service manager has kept: no to everything, since of its
+/// sessions nothing is known. Who is refused is recorded; captures that go on are still held to what they were granted.
+pub(super) fn adopt(events: &Events) -> io::Result<Vec<Broker>> {
+    let kept = kernel::kept();
+    if kept.is_empty() {
+        return Ok(Vec::new());
+    }
+    let compiler = Compiler::new(std::env::current_exe()?);
+    let none = Sessions::new(
+        Attribution::WholeTree,
+        compiler,
+        None,
+        None,
+        None,
+        None,
+        events.clone(),
+    );
+    let adopted = kept.into_iter().filter_map(|kept| {
+        let process = kept.process;
+        let broker = Broker::adopt(kept.listener, none.clone());
+        tracing::info!(
+            process,
+            "governed by a capwarden that has ended: what it captures stays within its grant, and it gets nothing more"
+        );
+        broker
+            .inspect_err(|error| tracing::error!(%error, process, "nobody answers it"))
+            .ok()
+    });
+    Ok(adopted.collect())
 }
 
 /// Listens for clients over HTTP.
@@ -324,9 +376,13 @@ fn has_terminal() -> bool {
 }
 
 /// Ends every session with its files whole, then whatever is left of the server.
-pub(super) async fn clean_up(sessions: &Sessions, child: &mut Child, reason: EndReason) -> Outcome {
+pub(super) async fn clean_up(
+    sessions: &Sessions,
+    governed: &mut Governed,
+    reason: EndReason,
+) -> Outcome {
     sessions.close(reason).await;
-    let left = timeout(LEAVE, child.wait()).await;
+    let left = timeout(LEAVE, governed.wait()).await;
     let outcome = match left {
         Ok(Ok(status)) => Outcome::Exited(status),
         Ok(Err(_)) | Err(_) => Outcome::Killed,
@@ -334,7 +390,7 @@ pub(super) async fn clean_up(sessions: &Sessions, child: &mut Child, reason: End
     if let Some(cgroup) = sessions.cgroup() {
         cgroup.kill();
     }
-    let _ = child.start_kill();
-    let _ = child.wait().await;
+    governed.kill();
+    let _ = governed.wait().await;
     outcome
 }

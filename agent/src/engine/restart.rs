@@ -49,16 +49,14 @@ pub(super) struct Life {
 impl Life {
     /// The pipes of a server that has just been started.
     pub(super) fn pipes(&mut self) -> io::Result<(Output, Input)> {
-        let child = &mut self.governed.child;
-        let piped = child.stdin.take().zip(child.stdout.take());
-        let (input, output) = piped.ok_or_else(|| io::Error::other("the server has no pipes"))?;
-        let input = Output::to(input.into_owned_fd()?.as_fd())?;
-        Ok((input, Input::from(output.into_owned_fd()?)))
+        let pipes = self.governed.take_pipes();
+        let pipes = pipes.ok_or_else(|| io::Error::other("the server has no pipes"))?;
+        Ok((Output::to(pipes.input.as_fd())?, Input::from(pipes.output)))
     }
 
     /// Ends all of it. Whoever waits for the processes' sockets does so no longer.
     pub(super) async fn end(&mut self, reason: EndReason) -> Result<super::Outcome, EngineError> {
-        let outcome = house::clean_up(&self.sessions, &mut self.governed.child, reason).await;
+        let outcome = house::clean_up(&self.sessions, &mut self.governed, reason).await;
         let broker = self.broker.take();
         let dropped = tokio::task::spawn_blocking(move || drop(broker));
         dropped.await.map_err(io::Error::other)?;

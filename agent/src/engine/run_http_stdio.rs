@@ -57,6 +57,7 @@ pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
         record,
         tasks,
         _serving,
+        adopted,
     } = plan.servers.open(bounds(), log).await?;
     house::say_where(&listener)?;
     let mut served = Piped::serve(plan.reception, listener, Arc::clone(&servers));
@@ -68,7 +69,7 @@ pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
     servers.stop(AGENT_ENDS);
     served.end().await;
     // The record is complete once nobody can add to it.
-    drop((servers, tasks));
+    drop((servers, tasks, adopted));
     let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

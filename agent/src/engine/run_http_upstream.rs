@@ -155,7 +155,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     };
     let mut follower = house::follow_interfaces(&sessions);
     let (why, reason, signal) = tokio::select! {
-        _ = governed.child.wait() => ("the server exited", EndReason::ServerExit, None),
+        _ = governed.wait() => ("the server exited", EndReason::ServerExit, None),
         _ = serving.join_next() => ("clients can no longer be served", EndReason::Revoked, None),
         signal = stop.next() => ("a signal", EndReason::Revoked, Some(signal)),
         () = record.broken() => ("the audit log is not whole", EndReason::Revoked, None),
@@ -207,10 +207,10 @@ pub(super) async fn end(
     reason: EndReason,
 ) -> Result<Outcome, EngineError> {
     sessions.close(reason).await;
-    if let Some(process) = kernel::Process::open(governed.pid) {
+    if let Some(process) = kernel::Process::open(governed.pid()) {
         process.ask_to_end();
     }
-    let outcome = house::clean_up(sessions, &mut governed.child, reason).await;
+    let outcome = house::clean_up(sessions, governed, reason).await;
     tokio::task::spawn_blocking(move || drop(broker))
         .await
         .map_err(io::Error::other)?;

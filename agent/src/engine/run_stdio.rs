@@ -36,6 +36,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let desk = Desk::open(&plan.name, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let for_restarts = events.clone();
+    let adopted = house::adopt(&events)?;
     let (sessions, degraded) = house::sessions(Attribution::ByCall, &plan.credentials, events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let source = PolicySource::of(&plan.judge.policy());
@@ -62,7 +63,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let (governed, broker) = match started {
         Ok(started) => started,
         Err(error) => {
-            drop((sessions, for_restarts));
+            drop((sessions, for_restarts, adopted));
             // At a terminal nobody speaks JSON-RPC.
             if !std::io::stdin().is_terminal() {
                 let (from, to) = (kernel::Input::standard()?, kernel::Output::standard()?);
@@ -118,7 +119,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     };
     // The record is complete once nobody can add to it: the pipe, and all of it, has gone.
     let ((why, signal), outcome) = pipe.run(told, || true).await?;
-    drop(following);
+    drop((following, adopted));
     let outcome = signal.map_or(outcome, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

@@ -43,6 +43,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
         record,
         tasks,
         _serving,
+        adopted,
     } = plan.servers.open(Bounds::default(), log).await?;
     tracing::info!("listening on {}", plan.socket.display());
     let mut connections = JoinSet::new();
@@ -93,7 +94,7 @@ pub async fn local(plan: LocalPlan, log: Log) -> Result<Outcome, EngineError> {
     servers.stop(AGENT_ENDS);
     while connections.join_next().await.is_some() {}
     // The record is complete once nobody can add to it.
-    drop((servers, tasks));
+    drop((servers, tasks, adopted));
     let outcome = signal.map_or(Outcome::Killed, Outcome::Stopped);
     record.finish(why, outcome.status()).await?;
     Ok(outcome)

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture, ProgramOpened},
-    kernel::{Credentials, Input, Output},
+    kernel::{Broker, Credentials, Input, Output},
     operate::Desk,
     policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
@@ -80,6 +80,8 @@ pub(super) struct Opened {
     /// What is done for as long as this is kept.
     pub(super) tasks: JoinSet<()>,
     pub(super) _serving: Option<Serving>,
+    /// What is left of an agent before this one.
+    pub(super) adopted: Vec<Broker>,
 }
 
 /// What servers share that are served by one agent.
@@ -101,6 +103,7 @@ impl StdioPlan {
         // To know, and to have recorded, what this host lacks.
         let (_, degraded) =
             house::sessions(Attribution::ByCall, &self.credentials, events.clone())?;
+        let adopted = house::adopt(&events)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let source = PolicySource::of(&self.judge.policy());
         let started = self.started(Some(&source), &degraded);
@@ -127,6 +130,7 @@ impl StdioPlan {
             record,
             tasks,
             _serving: serving,
+            adopted,
         })
     }
 

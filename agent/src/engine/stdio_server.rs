@@ -102,7 +102,7 @@ where
                     served = end != PumpEnd::NeverServed;
                     break why_ended(end, let_in());
                 }
-                ended = life.governed.child.wait(), if !exited => {
+                ended = life.governed.wait(), if !exited => {
                     exited = true;
                     tell.send_replace(Some(fate_of(&name, ended.ok())));
                     continue;

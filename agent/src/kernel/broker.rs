@@ -29,6 +29,7 @@ use rustix::{
 
 use super::{
     aside::Aside,
+    keeper::Stored,
     notify::{Listener, Notification},
     packet_membership::PacketMembership,
     process::Process,
@@ -117,6 +118,8 @@ pub trait Admit: Send + Sync + 'static {
 pub struct Broker {
     stop: Option<OwnedFd>,
     thread: Option<thread::JoinHandle<()>>,
+    /// Forgotten once it answers no more.
+    stored: Option<Stored>,
 }
 
 impl Broker {
@@ -157,7 +160,17 @@ impl Broker {
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
+            stored: None,
         })
+    }
+
+    /// The same, whose listener somebody keeps for as long.
+    #[must_use]
+    pub fn with_stored(self, stored: Option<Stored>) -> Self {
+        // A struct that is dropped with care cannot be taken apart.
+        let mut broker = self;
+        broker.stored = stored;
+        broker
     }
 }
 

@@ -39,6 +39,13 @@ pub struct Cgroup {
 /// The group of the server itself, in one that is divided.
 const SERVER: &str = "server";
 
+/// Names the group, beneath where cgroup v2 is mounted, in which servers' groups are made instead of in the agent's own: so
+/// that they outlive a restart of it. See `packaging/systemd/capwarden-cgroup.service`.
+pub(super) const PLACE: &str = "CAPWARDEN_CGROUP";
+
+/// Where those go that run in a group in which servers' groups are made.
+const HOLDER: &str = "holder";
+
 /// The group that the agent moves itself to, where it has to make room in its own.
 pub(super) fn aside() -> String {
     format!("capwarden-{}-agent", std::process::id())
@@ -46,6 +53,19 @@ pub(super) fn aside() -> String {
 
 /// Where cgroup v2 is mounted, and the agent's own group in it. Hybrid hosts mount it beside v1.
 pub(super) fn own() -> Option<PathBuf> {
+    let mount = mounted()?;
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mut path = mount.join(group.trim_start_matches('/'));
+    if path.ends_with(aside()) {
+        path.pop();
+    }
+    // In a container the group's path may lead above what is mounted.
+    Some(if path.is_dir() { path } else { mount })
+}
+
+/// Where cgroup v2 is mounted.
+fn mounted() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
@@ -53,14 +73,50 @@ pub(super) fn own() -> Option<PathBuf> {
             .starts_with("cgroup2 ")
             .then(|| before.split(' ').nth(4))?
     })?;
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mut path = Path::new(mount).join(group.trim_start_matches('/'));
-    if path.ends_with(aside()) {
-        path.pop();
+    Some(mount.into())
+}
+
+/// The group in which servers' groups are made.
+fn place() -> io::Result<PathBuf> {
+    let not_mounted = || io::Error::other("cgroup v2 is not mounted");
+    let Some(named) = std::env::var_os(PLACE) else {
+        return own().ok_or_else(not_mounted);
+    };
+    let named = Path::new(&named);
+    let beneath = named.strip_prefix("/").unwrap_or(named);
+    let place = mounted().ok_or_else(not_mounted)?.join(beneath);
+    make_room(&place).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!(
+                "{} ({PLACE}): {error}; is its unit running?",
+                place.display()
+            ),
+        )
+    })?;
+    Ok(place)
+}
+
+/// Moves whoever holds the place of servers' groups into one of their own: no group may have both processes, and controllers
+/// for those beneath it.
+fn make_room(place: &Path) -> io::Result<()> {
+    let procs = place.join("cgroup.procs");
+    if fs::read_to_string(&procs)?.is_empty() {
+        return Ok(());
     }
-    // In a container the group's path may lead above what is mounted.
-    Some(if path.is_dir() { path } else { mount.into() })
+    let holder = place.join(HOLDER);
+    match fs::create_dir(&holder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    for process in processes(place) {
+        match fs::write(holder.join("cgroup.procs"), process.to_string()) {
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+            moved => moved?,
+        }
+    }
+    Ok(())
 }
 
 /// The agent's own group of a controller that is in cgroup v1.
@@ -178,10 +234,9 @@ fn place_without_way_out<'a>(own: &'a Path, credentials: &Credentials) -> &'a Pa
 }
 
 impl Cgroup {
-    /// Makes a new group beneath the agent's own.
+    /// Makes a new group beneath the agent's own, or where the service manager has made a place for it.
     pub fn create() -> io::Result<Self> {
-        let own = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
-        Self::beneath(&own)
+        Self::beneath(&place()?)
     }
 
     /// Makes a new group that processes with these credentials cannot leave: beneath the agent's own, or, where that
@@ -191,7 +246,7 @@ impl Cgroup {
     /// # Errors
     /// There is no cgroup v2, or the agent may make no groups.
     pub fn create_for(credentials: &Credentials) -> io::Result<Self> {
-        let own = own().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
+        let own = place()?;
         let place = place_without_way_out(&own, credentials);
         if place != own {
             // A dead agent that governed another user may have left something here.

@@ -23,7 +23,10 @@ use std::{
     ffi::OsStr,
     io,
     os::fd::{AsFd as _, RawFd},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -38,6 +41,20 @@ const PREFIX: &str = "capwarden-";
 #[derive(Debug)]
 pub struct Keeper(Manager);
 
+/// Has a listener kept for as long as this lives; if the agent is killed, for longer.
+#[derive(Debug)]
+pub struct Stored {
+    keeper: &'static Keeper,
+    process: u32,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // A keeper sees by itself that nobody is left under the filter.
+        let _ = self.keeper.forget(self.process);
+    }
+}
+
 /// A listener that was kept.
 #[derive(Debug)]
 pub struct Kept {
@@ -48,6 +65,26 @@ pub struct Kept {
 }
 
 impl Keeper {
+    /// The one whom the environment names; none if there is none.
+    pub fn of_environment() -> Option<&'static Self> {
+        static KEEPER: OnceLock<Option<Keeper>> = OnceLock::new();
+        KEEPER
+            .get_or_init(|| Manager::of_environment().map(Self))
+            .as_ref()
+    }
+
+    /// Keeps the listener of a process that is being started, until what comes back is dropped.
+    ///
+    /// # Errors
+    /// As of [`keep`](Self::keep).
+    pub fn store(&'static self, process: u32, listener: &Listener) -> io::Result<Stored> {
+        self.keep(process, listener)?;
+        Ok(Stored {
+            keeper: self,
+            process,
+        })
+    }
+
     /// The keeper at the address that `NOTIFY_SOCKET` holds: a path, or `@` and the name of an abstract
     /// socket.
     ///

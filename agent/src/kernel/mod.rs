@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `launch` | starts a governed process: confined before its first instruction |
+//! | `launch` | starts a governed process, confined before its first instruction: by fork, or by a launcher |
 //! | `mounts` | what it sees of the host's directories |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
 //! | `manager`, `keeper` | the service manager: what it is told and passes; listeners that outlive an agent |
@@ -84,8 +84,11 @@ pub use guard::{EndEvents, Guard, GuardError, GuardPlan, has_ended};
 pub use host::{Asked, Capturer, HostWatch, WatchedBy, capturers, is_governed, program_file};
 pub use instance::{Instances, LoadedFilter, Slot};
 pub use interfaces::{Interface, changed, changes, list, name_of};
-pub use keeper::{Keeper, Kept, kept};
-pub use launch::{Governed, Launch, LaunchError, descriptors, launch};
+pub use keeper::{Keeper, Kept, Stored, kept};
+pub use launch::{
+    Governed, LAUNCHER_VERB, Launch, LaunchError, Pipes, Way, descriptors, launch, launch_by,
+    launcher,
+};
 pub use link::LinkError;
 pub use local_socket::LocalSocket;
 pub use lsm::{Backstop, BackstopError, Membership};

@@ -5,12 +5,13 @@ use std::{io, os::fd::AsRawFd, sync::Arc};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    guard::EndEvents, host::HostWatch, network::NetworkEvents, process::Process, tree::ForkEvents,
-    watch::Inotify,
+    guard::EndEvents, host::HostWatch, launch::Connection, network::NetworkEvents,
+    process::Process, tree::ForkEvents, watch::Inotify,
 };
 
 /// What owns its descriptor for as long as it lives, and never changes it.
 pub trait Owner: AsRawFd + sealed::Sealed {}
+impl Owner for Connection {}
 impl Owner for EndEvents {}
 impl Owner for ForkEvents {}
 impl Owner for HostWatch {}
@@ -20,6 +21,7 @@ impl Owner for Process {}
 
 mod sealed {
     pub trait Sealed {}
+    impl Sealed for super::Connection {}
     impl Sealed for super::EndEvents {}
     impl Sealed for super::ForkEvents {}
     impl Sealed for super::HostWatch {}

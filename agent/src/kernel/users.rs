@@ -131,6 +131,12 @@ impl Credentials {
         }
     }
 
+    /// The user's name; its number, where it has none.
+    pub(super) fn name(&self) -> String {
+        let account = self.account.as_ref();
+        account.map_or_else(|| self.user.to_string(), |account| account.name.clone())
+    }
+
     /// Whether the file's mode lets them write to it. Without capabilities root is a user like
     /// others, but for what is its own.
     pub(super) fn may_write(&self, file: &Path) -> bool {

@@ -10,13 +10,14 @@ use std::{
 };
 
 use capwarden::kernel::{
-    Cgroup, Credentials, Launch, NetworkError, NetworkGuard, NetworkSlot, NetworkTerms, Transport,
-    launch,
+    Cgroup, Credentials, LAUNCHER_VERB, Launch, NetworkError, NetworkGuard, NetworkSlot,
+    NetworkTerms, Pipes, Transport, Way, launch_by,
 };
 use libc::{EACCES, EPERM, EPROTONOSUPPORT};
 
 use super::{
-    Guarded, SILENCE, Server, TCP4, UDP4, connect, listen, nothing, reaches, server, terms, udp,
+    Guarded, SILENCE, Server, TCP4, UDP4, connect, launchers::Launcher, listen, nothing, reaches,
+    server, terms, udp,
 };
 
 fn port(port: u16) -> NetworkTerms {
@@ -207,6 +208,13 @@ pub(crate) fn agent_is_killed() {
 
 /// As it is in earnest: another user, without capabilities, under the seccomp filter.
 pub(crate) fn nobody_leaves() {
+    leaves(&Way::Fork);
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_capwarden"));
+    let launcher = Launcher::start(program, &[LAUNCHER_VERB], &[], 65_534).unwrap();
+    leaves(&Way::Launchers(launcher.directory().to_owned()));
+}
+
+fn leaves(way: &Way) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -234,14 +242,8 @@ pub(crate) fn nobody_leaves() {
         cgroup: Some(&cgroup),
         piped: true,
     };
-    let (governed, _listener) = launch(&plan, |_, listener| Ok(listener)).unwrap();
-    let mut child = governed.child;
-    let input = child.stdin.take().unwrap().into_owned_fd().unwrap();
-    let output = child.stdout.take().unwrap().into_owned_fd().unwrap();
-    for fd in [&input, &output] {
-        let flags = rustix::fs::fcntl_getfl(fd).unwrap();
-        rustix::fs::fcntl_setfl(fd, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
-    }
+    let (mut governed, _listener) = launch_by(way, &plan, |_, listener| Ok(listener)).unwrap();
+    let Pipes { input, output } = governed.take_pipes().unwrap();
     let mut server = Server::over(fs::File::from(input), fs::File::from(output));
 
     let refused = [TCP4, "bind $ 0.0.0.0:8080"];

@@ -14,6 +14,8 @@
 )]
 
 mod caps;
+#[path = "../common/launchers.rs"]
+mod launchers;
 mod life;
 mod paths;
 mod rules;

@@ -163,6 +163,7 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     // To know, and to have recorded, what this host lacks.
     let nobody = Credentials::nobody();
     let (_, degraded) = house::sessions(Attribution::ByCall, &nobody, events.clone())?;
+    let adopted = house::adopt(&events)?;
     let (ends, ended) = mpsc::channel(ENDS);
     let command = ["capwarden", "agent", "--config"].map(Into::into);
     let command = [command.as_slice(), &[plan.file.clone().into_os_string()]].concat();
@@ -246,7 +247,9 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     }
     // The record is complete once nobody can add to it.
     tasks.shutdown().await;
-    drop((all, follow, events, routes, metrics, table, door, tasks));
+    drop((
+        all, follow, events, routes, metrics, table, door, tasks, adopted,
+    ));
     // A service that was told to stop has done so.
     record.finish(why, signal.map(|_| 0)).await?;
     Ok(signal.map_or(Outcome::Killed, Outcome::Stopped))

@@ -164,7 +164,7 @@ impl Supervisor {
                     *lock(&self.failing) = None;
                     let mut follower = house::follow_interfaces(&sessions);
                     let (why, reason, stopped) = tokio::select! {
-                        status = governed.child.wait() => (
+                        status = governed.wait() => (
                             status.map_or_else(|error| error.to_string(), |status| format!("it ended ({status})")),
                             EndReason::ServerExit,
                             false,

@@ -3,13 +3,16 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::{BufRead, BufReader, Lines, Write},
-    process::{ChildStdin, ChildStdout},
     sync::{Arc, Mutex, mpsc},
 };
 
 use super::{
-    super::{Credentials, Guard, Launch, Slot, arm, instance::tests::guard, launch},
+    super::{
+        Credentials, Guard, Launch, Pipes, Slot, Way, arm, instance::tests::guard,
+        launch::tests::a_launcher, launch_by,
+    },
     *,
 };
 use crate::filter::{Insn, Program, translate_own};
@@ -135,8 +138,8 @@ impl Admit for Slow {
 }
 
 struct Process {
-    to: ChildStdin,
-    from: Lines<BufReader<ChildStdout>>,
+    to: File,
+    from: Lines<BufReader<File>>,
 }
 
 impl Process {
@@ -148,6 +151,17 @@ impl Process {
 
 #[tokio::test]
 async fn filter_that_takes_long_holds_up_nobody_else() {
+    takes_long(&Way::Fork).await;
+}
+
+#[tokio::test]
+async fn filter_that_takes_long_holds_up_nobody_else_of_a_launcher() {
+    if let Some((_launcher, way)) = a_launcher() {
+        takes_long(&way).await;
+    }
+}
+
+async fn takes_long(way: &Way) {
     let Some(guard) = guard([1, 2], 0) else {
         return; // not root
     };
@@ -168,12 +182,11 @@ async fn filter_that_takes_long_holds_up_nobody_else() {
         piped: true,
     };
     let (mut governed, _broker) =
-        launch(&plan, |_, listener| Broker::start(listener, slow)).unwrap();
-    let to = governed.child.stdin.take().unwrap().into_owned_fd();
-    let from = governed.child.stdout.take().unwrap().into_owned_fd();
+        launch_by(way, &plan, |_, listener| Broker::start(listener, slow)).unwrap();
+    let Pipes { input, output } = governed.take_pipes().unwrap();
     let mut process = Process {
-        to: to.unwrap().into(),
-        from: BufReader::new(ChildStdout::from(from.unwrap())).lines(),
+        to: input.into(),
+        from: BufReader::new(File::from(output)).lines(),
     };
     for _ in 0..2 {
         assert_eq!(process.ask("open 0"), "opened");
@@ -204,5 +217,5 @@ async fn filter_that_takes_long_holds_up_nobody_else() {
     assert_eq!(process.ask("attach 2"), "ok");
 
     drop(process);
-    assert!(governed.child.wait().await.unwrap().success());
+    assert!(governed.wait().await.unwrap().success());
 }

@@ -1,0 +1,259 @@
+//! Both ways to start a process, and what a launcher that lies gains by it. A launcher is this program once more.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::ExitStatusExt as _,
+    },
+    path::Path,
+    thread,
+};
+
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
+
+use super::*;
+
+#[path = "../../../tests/common/launchers.rs"]
+mod launchers;
+pub(in crate::kernel) use launchers::Launcher;
+
+/// Says that this process is a launcher.
+const ROLE: &str = "CWTEST_LAUNCHER";
+const NOBODY: u32 = 65_534;
+
+/// Not a test: what [`a_launcher`] starts.
+#[test]
+fn launcher_process() {
+    if env::var_os(ROLE).is_some() {
+        assert_eq!(
+            launcher(),
+            std::process::ExitCode::FAILURE,
+            "it does not end by itself"
+        );
+    }
+}
+
+/// A launcher of `nobody`, and the way by it. None without root.
+pub(in crate::kernel) fn a_launcher() -> Option<(Launcher, Way)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let program = env::current_exe().unwrap();
+    let arguments = [
+        "--exact",
+        "kernel::launch::tests::launcher_process",
+        "--nocapture",
+    ];
+    let launcher = Launcher::start(&program, &arguments, &[(ROLE, "1")], NOBODY).unwrap();
+    let way = Way::Launchers(launcher.directory().to_owned());
+    Some((launcher, way))
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(Into::into).collect()
+}
+
+fn start(way: &Way, command: &[&str]) -> Result<Governed, LaunchError> {
+    let credentials = Credentials::choose(None).unwrap();
+    let plan = Launch {
+        command: &words(command),
+        credentials: &credentials,
+        cgroup: None,
+        piped: true,
+    };
+    let started = launch_by(way, &plan, |pid, _| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+        Ok(())
+    });
+    started.map(|(governed, ())| governed)
+}
+
+/// What a command writes.
+fn said(governed: &mut Governed) -> Vec<String> {
+    let pipes = governed.take_pipes().unwrap();
+    drop(pipes.input);
+    let lines = BufReader::new(File::from(pipes.output)).lines();
+    lines.map(Result::unwrap).collect()
+}
+
+async fn starts(way: &Way) {
+    const SCRIPT: &str = "id -u; id -g; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; echo \"$LISTEN_FDS$NOTIFY_SOCKET\"; ls /proc/self/fd | wc -l; read line; echo \"$line\"; exit 7";
+    let mut governed = start(way, &["sh", "-c", SCRIPT]).unwrap();
+    assert!(governed.pid() > 1);
+    assert_eq!(
+        said(&mut governed),
+        [
+            "65534",
+            "65534",
+            "CapEff:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "",
+            "4",
+            ""
+        ]
+    );
+    assert_eq!(governed.wait().await.unwrap().code(), Some(7));
+    // Whoever asks again is told again.
+    assert_eq!(governed.wait().await.unwrap().code(), Some(7));
+
+    let mut echo = start(way, &["cat"]).unwrap();
+    let pipes = echo.take_pipes().unwrap();
+    assert!(echo.take_pipes().is_none());
+    let mut input = File::from(pipes.input);
+    input.write_all(b"hello\n").unwrap();
+    let mut output = BufReader::new(File::from(pipes.output));
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "hello\n");
+    echo.kill();
+    assert_eq!(echo.wait().await.unwrap().signal(), Some(9));
+
+    let missing = start(way, &["/no/such/program"]).unwrap_err();
+    assert!(matches!(missing, LaunchError::Execute { .. }), "{missing}");
+    let credentials = Credentials::choose(None).unwrap();
+    let plan = Launch {
+        command: &words(&["touch", "/tmp/never"]),
+        credentials: &credentials,
+        cgroup: None,
+        piped: true,
+    };
+    let refused = launch_by(way, &plan, |_, _| Err::<(), _>(io::Error::other("no")));
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("cannot start touch: no")
+    );
+}
+
+#[tokio::test]
+async fn forked_process_is_confined() {
+    if rustix::process::geteuid().is_root() {
+        starts(&Way::Fork).await;
+    }
+}
+
+#[tokio::test]
+async fn process_of_a_launcher_is_confined() {
+    let Some((_launcher, way)) = a_launcher() else {
+        return;
+    };
+    starts(&way).await;
+}
+
+#[tokio::test]
+async fn process_whose_launcher_has_gone_is_waited_for() {
+    let Some((launcher, way)) = a_launcher() else {
+        return;
+    };
+    let mut governed = start(&way, &["cat"]).unwrap();
+    drop(launcher);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), governed.wait());
+    assert!(early.await.is_err(), "it runs");
+    drop(governed.take_pipes());
+    assert!(governed.wait().await.is_err());
+    let none = start(&way, &["cat"]).unwrap_err();
+    assert!(
+        none.to_string()
+            .contains("systemctl enable --now capwarden-server@nobody.socket"),
+        "{none}"
+    );
+}
+
+#[tokio::test]
+async fn launcher_is_asked_for_what_it_can_do() {
+    let Some((_launcher, way)) = a_launcher() else {
+        return;
+    };
+    let long = start(&way, &["true", &"a".repeat(200_000)]).unwrap_err();
+    assert!(long.to_string().contains("128 KiB"), "{long}");
+    let reaching = Credentials::choose(None)
+        .unwrap()
+        .reaching(&[crate::kernel::Deputy::Docker]);
+    let plan = Launch {
+        command: &words(&["true"]),
+        credentials: &reaching,
+        cgroup: None,
+        piped: false,
+    };
+    let refused = launch_by(&way, &plan, |_, _| Ok(())).unwrap_err();
+    assert!(refused.to_string().contains("reach: docker"), "{refused}");
+    let other = Credentials::choose(Some("1")).unwrap();
+    let plan = Launch {
+        credentials: &other,
+        ..plan
+    };
+    let nobody = launch_by(&way, &plan, |_, _| Ok(())).unwrap_err();
+    assert!(matches!(nobody, LaunchError::NoLauncher { .. }), "{nobody}");
+}
+
+/// A launcher that answers with something else than a confined process: none of it is let go on.
+#[tokio::test]
+async fn launcher_that_lies_is_not_believed() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let way = Way::Launchers(directory.path().to_owned());
+    let socket = listening(&directory.path().join("nobody.sock"));
+    let answers: [(&str, fn(&OwnedFd)); 3] = [
+        ("no seccomp listener", |connection| {
+            let file = File::open("/dev/null").unwrap();
+            let other = [file.as_fd()];
+            channel::send(connection, channel::Message::Confined(1), &other).unwrap();
+        }),
+        // A true listener, of a process that is root.
+        ("does not run as the user 65534", |connection| {
+            let filter = super::super::seccomp::governed();
+            let copy = connection.try_clone().unwrap();
+            let confined = thread::spawn(move || {
+                rustix::thread::set_no_new_privs(true).unwrap();
+                let listener = sys::install_filter(&filter).unwrap();
+                let it = [listener.as_fd()];
+                channel::send(&copy, channel::Message::Confined(1), &it).unwrap();
+            });
+            confined.join().unwrap();
+        }),
+        ("Protocol error", |connection| {
+            channel::send(connection, channel::Message::Started, &[]).unwrap();
+        }),
+    ];
+    for (told, answer) in answers {
+        let socket = socket.try_clone().unwrap();
+        let lying = thread::spawn(move || {
+            let connection = rustix::net::accept(&socket).unwrap();
+            channel::wait(&connection, None).unwrap();
+            let mut request = vec![0; request::LONGEST];
+            let received = channel::receive_bytes(connection.as_fd(), &mut request).unwrap();
+            assert_eq!(received.descriptors.len(), 3);
+            answer(&connection);
+            // Whoever is not believed gets no byte.
+            let mut byte = [0];
+            assert_eq!(rustix::io::read(&connection, &mut byte), Ok(0));
+        });
+        let refused = start(&way, &["true"]).unwrap_err().to_string();
+        assert!(refused.contains(told), "{refused}");
+        lying.join().unwrap();
+    }
+}
+
+fn listening(at: &Path) -> OwnedFd {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    let socket = socket.unwrap();
+    bind(&socket, &SocketAddrUnix::new(at).unwrap()).unwrap();
+    listen(&socket, 4).unwrap();
+    socket
+}

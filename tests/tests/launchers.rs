@@ -1,0 +1,171 @@
+//! Governed processes that a service manager starts, as far as it can be seen without one: by a launcher, in cgroups that
+//! outlive the agent, with a listener that is kept for the next one.
+#![allow(
+    unsafe_code,
+    reason = "a launcher is passed a descriptor as a service manager does it"
+)]
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use capwarden::kernel::LAUNCHER_VERB;
+use capwarden_tests::{
+    agent::{Exec, NOBODY, capwarden, workplace},
+    netns::Namespace,
+    tools,
+    traffic::Flood,
+};
+
+#[path = "../../agent/tests/common/launchers.rs"]
+mod launchers;
+use launchers::Launcher;
+
+const CAP: u64 = 5;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn capture_by_a_launcher_is_exact_in_its_cgroup_and_kept() -> Result<()> {
+    let space = Namespace::new()?;
+    let launcher = launcher(&space)?;
+    let place = Place::new("exact")?;
+    let keeping = workplace()?;
+    let keeper = UnixDatagram::bind(keeping.path().join("notify"))?;
+    keeper.set_read_timeout(Some(PATIENCE))?;
+
+    let options = format!("--interface lo --packets {CAP} --seconds 60");
+    let running = Exec::new(&space, &options)
+        .environment("CAPWARDEN_LAUNCHERS", launcher.directory())
+        .environment("CAPWARDEN_CGROUP", place.name())
+        .environment("NOTIFY_SOCKET", keeping.path().join("notify"))
+        .start("tcpdump -w {}/out.pcap -i lo".split(' '))?;
+    let [tcpdump] = *running.capturing("lo", 1)? else {
+        anyhow::bail!("not one process");
+    };
+    let status = fs::read_to_string(format!("/proc/{tcpdump}/status"))?;
+    let parent = format!("PPid:\t{}\n", launcher.process());
+    ensure!(status.contains(&parent), "not {parent}: {status}");
+    let of = |process: u32| -> Result<String> {
+        let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+        let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
+        Ok(unified.context("no cgroup v2")?.to_owned())
+    };
+    let groups = format!("{}/capwarden-{}-", place.name(), running.child.id());
+    ensure!(of(tcpdump)?.contains(&groups), "{}", of(tcpdump)?);
+    let aside = format!("{}/holder", place.name());
+    ensure!(
+        of(place.holder.id())?.ends_with(&aside),
+        "{}",
+        of(place.holder.id())?
+    );
+    let name = format!("FDNAME=capwarden-{tcpdump}\n");
+    ensure!(received(&keeper)? == format!("FDSTORE=1\n{name}"));
+
+    Flood::new(Ipv4Addr::LOCALHOST, b"by a launcher", 20).send(&space)?;
+    let done = running.finish()?;
+    ensure!(done.status.success(), "{}", done.stderr);
+    ensure!(done.ended("packets")? == CAP, "{}", done.stderr);
+    ensure!(tools::tcpdump_count(&done.file("out.pcap"))? == CAP);
+    ensure!(received(&keeper)? == format!("FDSTOREREMOVE=1\n{name}"));
+    Ok(())
+}
+
+/// An agent that is killed takes none of its processes along, and the launcher starts more.
+#[test]
+fn launcher_outlives_an_agent_and_serves_the_next() -> Result<()> {
+    let space = Namespace::new()?;
+    let launcher = launcher(&space)?;
+    let exec = || {
+        Exec::new(&space, "--interface lo --packets 5 --seconds 60")
+            .environment("CAPWARDEN_LAUNCHERS", launcher.directory())
+    };
+    let command = || "tcpdump -w {}/out.pcap -i lo".split(' ');
+    let mut first = exec().start(command())?;
+    let left = first.capturing("lo", 1)?;
+    first.kill_agent()?;
+    let second = exec().start(command())?;
+    second.capturing("lo", 1)?;
+    Flood::new(Ipv4Addr::LOCALHOST, b"by the next", 20).send(&space)?;
+    let done = second.finish()?;
+    ensure!(done.ended("packets")? == CAP, "{}", done.stderr);
+    for process in &left {
+        ensure!(Path::new(&format!("/proc/{process}")).exists(), "it lives");
+    }
+    first.clear_away(&left)?;
+    Ok(())
+}
+
+#[test]
+fn user_without_a_launcher_is_told_how_to_get_one() -> Result<()> {
+    let space = Namespace::new()?;
+    let nowhere = workplace()?;
+    let running = Exec::new(&space, "--interface lo --packets 5 --seconds 60")
+        .environment("CAPWARDEN_LAUNCHERS", nowhere.path())
+        .start(["true"])?;
+    let done = running.finish()?;
+    ensure!(!done.status.success());
+    let next = "systemctl enable --now capwarden-server@nobody.socket";
+    ensure!(done.stderr.contains(next), "{}", done.stderr);
+    Ok(())
+}
+
+fn launcher(space: &Namespace) -> Result<Launcher> {
+    let program = capwarden()?;
+    space.enter(|| Ok(Launcher::start(&program, &[LAUNCHER_VERB], &[], NOBODY)?))
+}
+
+/// The next message to a keeper of descriptors.
+fn received(keeper: &UnixDatagram) -> Result<String> {
+    let mut bytes = [0; 4_096];
+    let length = keeper.recv(&mut bytes)?;
+    let words = bytes.get(..length).unwrap_or_default();
+    Ok(String::from_utf8_lossy(words).into_owned())
+}
+
+/// A cgroup of a unit, with the process that holds it.
+struct Place {
+    path: PathBuf,
+    holder: Child,
+}
+
+impl Place {
+    fn new(what: &str) -> Result<Self> {
+        let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let mounted = mounts.iter().find(|at| at.join("cgroup.procs").exists());
+        let name = format!("cwtest-{}-{what}", std::process::id());
+        let path = mounted.context("cgroup v2 is not mounted")?.join(name);
+        fs::create_dir(&path)?;
+        let holder = Command::new("sleep")
+            .arg("infinity")
+            .stdin(Stdio::null())
+            .spawn()?;
+        fs::write(path.join("cgroup.procs"), holder.id().to_string())?;
+        Ok(Self { path, holder })
+    }
+
+    /// As the unit of the agent names it.
+    fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        format!("/{}", name.to_string_lossy())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+        for _ in 0..100 {
+            let _ = fs::remove_dir(self.path.join("holder"));
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
