@@ -113,7 +113,5 @@ pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use stdio::{Input, Output};
 pub use tree::{ForkEvents, ProgramCounts, ProgramEvent, Tree, TreeError};
-pub use users::{
-    Credentials, NoSuchUser, Surroundings, group_id, invoking_user, user_id, user_name,
-};
+pub use users::{Credentials, NoSuchUser, Surroundings, group_id, invoking_user, user_id};
 pub use watch::{FileWatch, Inotify};

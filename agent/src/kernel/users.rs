@@ -186,12 +186,6 @@ pub fn group_id(name: &str) -> Option<u32> {
     id_in(&groups, name)
 }
 
-/// The name of the user of this number.
-pub fn user_name(user: u32) -> Option<String> {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    Account::find(&passwd, |account| account.user == user).map(|account| account.name)
-}
-
 /// The id in the third field of the line of this name; of a number, the number itself.
 fn id_in(table: &str, name: &str) -> Option<u32> {
     let found = table.lines().find_map(|line| {

@@ -200,6 +200,8 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     let routes = Arc::clone(&house.routes);
     tasks.spawn(async move { routes.carry(ended).await });
     let mut follow = Follow::new(&plan.file, plan.config, plan.load, plan.prepare);
+    // It may have changed since it was loaded.
+    follow.reload(&house, true).await;
     let tell = |told: &dyn Fn(&Manager)| manager.iter().for_each(|manager| told(manager));
     tell(&|manager| manager.ready(&house.status()));
     let mut told = house.status();
