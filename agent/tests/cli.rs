@@ -59,7 +59,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 37] = [
+    let verbs: [&[&str]; 38] = [
         &[],
         &["run"],
         &["exec"],
@@ -74,6 +74,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["sessions"],
         &["stop"],
         &["top"],
+        &["web"],
         &["revoke"],
         &["logs"],
         &["approvals"],
@@ -191,6 +192,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-tools-list.8",
             "capwarden-tools.8",
             "capwarden-top.8",
+            "capwarden-web.8",
             "capwarden.8",
         ]
     );
@@ -204,7 +206,7 @@ fn manual_has_a_page_for_every_command() {
         assert!(text.contains(section), "{page}: {text}");
     }
     let (status, out, _) = told(&["man"]);
-    assert_eq!((status, out.matches(".TH ").count()), (0, 44));
+    assert_eq!((status, out.matches(".TH ").count()), (0, 45));
     // What follows the options in the help is in the page.
     for told in [
         "capwarden tools diff pcap",

@@ -116,6 +116,7 @@ const COMMANDS: &[(&str, Try)] = &[
     ),
     ("tools list", Run("tools list", 0)),
     ("top", Parse("top")),
+    ("web", Parse("web")),
 ];
 
 /// How a command of README is tried.
