@@ -61,7 +61,7 @@ fn log_at(path: &Path) -> String {
 
 #[test]
 fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
-    let verbs: [&[&str]; 40] = [
+    let verbs: [&[&str]; 41] = [
         &[],
         &["run"],
         &["exec"],
@@ -79,6 +79,7 @@ fn help_of_every_verb_renders_and_lists_the_exit_statuses() {
         &["sessions"],
         &["stop"],
         &["top"],
+        &["web"],
         &["revoke"],
         &["logs"],
         &["approvals"],
@@ -199,6 +200,7 @@ fn manual_has_a_page_for_every_command() {
             "capwarden-tools-list.8",
             "capwarden-tools.8",
             "capwarden-top.8",
+            "capwarden-web.8",
             "capwarden.8",
         ]
     );

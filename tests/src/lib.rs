@@ -12,6 +12,7 @@ pub mod redis;
 pub mod space;
 pub mod spellings;
 pub mod stage;
+pub mod terminal;
 pub mod tools;
 pub mod tracer;
 pub mod traffic;

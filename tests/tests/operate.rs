@@ -3,19 +3,19 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{Exec, NOBODY, Running, capwarden, exited, signal, wait_for},
+    agent::{Exec, NOBODY, Running, capwarden, signal, wait_for},
     mcp::{Client, PATIENCE},
     netns::Namespace,
-    stage::{AWSLABS, Stage, number, packets, python, text},
+    stage::{AWSLABS, Stage, node, number, packets, python, suite, text},
+    terminal::Terminal,
     traffic::Flood,
 };
 use rustix::process::Signal;
@@ -244,8 +244,9 @@ fn nobody_but_root_is_listened_to() -> Result<()> {
     };
     // Not everybody may look into the place of the original.
     let copy = running.file("capwarden");
-    let linked = fs::hard_link(capwarden()?, &copy);
-    linked.or_else(|_| fs::copy(capwarden()?, &copy).map(drop))?;
+    let original = capwarden()?;
+    let linked = fs::hard_link(&original, &copy);
+    linked.or_else(|_| fs::copy(&original, &copy).map(drop))?;
     for words in [&["sessions"][..], &["stop", "--all"]] {
         let (status, told) = nobody(&copy, words)?;
         ensure!(
@@ -257,7 +258,7 @@ fn nobody_but_root_is_listened_to() -> Result<()> {
         "import socket; socket.socket(socket.AF_UNIX).connect('{}')",
         socket.display()
     );
-    let (_, told) = nobody("python3".as_ref(), &["-c", &connect])?;
+    let (_, told) = nobody("/usr/bin/python3".as_ref(), &["-c", &connect])?;
     ensure!(told.contains("PermissionError"), "{told}");
     ensure!(sessions(agent)?.len() == 1);
     let (status, _) = verb(&["stop", "--server", "no such server"])?;
@@ -281,122 +282,10 @@ fn socket_of_an_agent_that_was_killed_is_swept() -> Result<()> {
     Ok(())
 }
 
-/// A verb on a terminal of its own, with 40 lines of 150 columns, as `script` makes one.
-struct Terminal {
-    child: Child,
-    /// What it has drawn so far.
-    drawn: PathBuf,
-    _place: TempDir,
-}
-
-impl Terminal {
-    fn new(words: &str) -> Result<Self> {
-        let place = tempfile::tempdir()?;
-        let drawn = place.path().join("drawn");
-        let program = capwarden()?;
-        // What the terminal is like before and after is in the same file.
-        let line = format!(
-            "stty rows 40 cols 150; stty -g; '{}' {words}; echo \"left $?\"; stty -g",
-            program.display()
-        );
-        let mut script = Command::new("script");
-        script.args(["-q", "-f", "-c", &line]).arg(&drawn);
-        let child = script
-            .env("TERM", "xterm-256color")
-            .env_remove("SUDO_UID")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()?;
-        Ok(Self {
-            child,
-            drawn,
-            _place: place,
-        })
-    }
-
-    fn press(&mut self, keys: &str) -> Result<()> {
-        let input = self.child.stdin.as_mut().context("no input")?;
-        input.write_all(keys.as_bytes())?;
-        Ok(input.flush()?)
-    }
-
-    fn drawn(&self) -> String {
-        let bytes = fs::read(&self.drawn).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Waits until these words stand in a line of the screen.
-    fn shows(&self, words: &str) -> Result<()> {
-        wait_for(&format!("{words:?} on the screen"), PATIENCE, || {
-            Ok(screen(&self.drawn()).contains(words).then_some(()))
-        })
-        .with_context(|| screen(&self.drawn()))
-    }
-
-    /// Leaves with this status, and the terminal as it was.
-    fn left(mut self, status: &str) -> Result<()> {
-        let words = format!("left {status}");
-        wait_for(&words, PATIENCE, || {
-            Ok(self.drawn().contains(&words).then_some(()))
-        })
-        .with_context(|| self.drawn())?;
-        exited(&mut self.child, PATIENCE)?;
-        let drawn = self.drawn();
-        let modes = drawn.lines().map(str::trim).filter(|line| {
-            line.matches(':').count() > 8
-                && line
-                    .bytes()
-                    .all(|byte| byte.is_ascii_hexdigit() || byte == b':')
-        });
-        let modes: Vec<&str> = modes.collect();
-        ensure!(
-            modes.len() == 2 && modes[0] == modes[1],
-            "{modes:?}: {drawn:?}"
-        );
-        ensure!(drawn.contains("\u{1b}[?1049l"), "the other screen is left");
-        Ok(())
-    }
-}
-
-/// What stands on a screen of 40 lines after all this was written to it: only what has changed is.
-fn screen(drawn: &str) -> String {
-    let mut cells = vec![[' '; 150]; 40];
-    let (mut row, mut column) = (0, 0);
-    let mut rest = drawn.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            '\u{1b}' => {
-                if rest.next() != Some('[') {
-                    continue;
-                }
-                let mut numbers = String::new();
-                let last = rest.find(|c| {
-                    numbers.push(*c);
-                    c.is_ascii_alphabetic()
-                });
-                let mut numbers = numbers.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-                let mut number = || numbers.next().and_then(Result::ok).unwrap_or(1_usize);
-                match last {
-                    Some('H') => (row, column) = (number() - 1, number() - 1),
-                    Some('J') => cells = vec![[' '; 150]; 40],
-                    _ => {}
-                }
-            }
-            '\r' => column = 0,
-            '\n' => row += 1,
-            c if !c.is_control() => {
-                if let Some(cell) = cells.get_mut(row).and_then(|row| row.get_mut(column)) {
-                    *cell = c;
-                }
-                column += 1;
-            }
-            _ => {}
-        }
-    }
-    let rows = cells
-        .iter()
-        .map(|row| row.iter().collect::<String>() + "\n");
-    rows.collect()
+/// An empty state directory.
+fn state() -> Result<TempDir> {
+    let private = fs::Permissions::from_mode(0o700);
+    Ok(tempfile::Builder::new().permissions(private).tempdir()?)
 }
 
 #[test]
@@ -404,9 +293,10 @@ fn top_stops_a_session_by_its_key_and_gives_the_terminal_back() -> Result<()> {
     let namespace = Namespace::new()?;
     let (running, _) = tcpdump(&namespace)?;
     Flood::new(LOOPBACK, PAYLOAD, 30).send(&namespace)?;
-    let place = tempfile::tempdir()?;
+    let place = state()?;
     let mut top = Terminal::new(&format!("top --state '{}'", place.path().display()))?;
     let id = text(&sessions(running.child.id())?[0], "id")[..8].to_owned();
+    top.shows("Sessions")?;
     // Other tests have sessions of their own.
     top.press(&format!("/{id}\r"))?;
     top.shows(&format!("{id}/s1"))?;
@@ -424,13 +314,15 @@ fn top_stops_a_session_by_its_key_and_gives_the_terminal_back() -> Result<()> {
 
 #[test]
 fn top_gives_the_terminal_back_when_it_is_told_to_end_and_wants_one() -> Result<()> {
-    let place = tempfile::tempdir()?;
+    let place = state()?;
     let mut top = Terminal::new(&format!("top --state '{}'", place.path().display()))?;
     top.shows("Sessions")?;
     top.press("?")?;
     top.shows("nothing ends by that")?;
-    let own = u64::from(top.child.id());
-    let shell = children(own)?.into_iter().next().context("no shell")?;
+    let shell = children(top.script().into())?
+        .into_iter()
+        .next()
+        .context("no shell")?;
     let program = children(shell)?.into_iter().next().context("no verb")?;
     signal(u32::try_from(program)?, Signal::TERM)?;
     top.left("143")?;
@@ -455,30 +347,31 @@ fn log_is_followed_as_it_is_written() -> Result<()> {
     let mut client = server(&stage)?;
     let out = stage.path("followed");
     let mut logs = Command::new(capwarden()?);
-    logs.args(["logs", "-f", "-n", "0", "--server", "fair"]);
+    logs.args(["logs", "-f", "-n", "1", "--server", "fair"]);
     let mut logs = logs
         .arg(stage.path("audit.jsonl"))
         .stdout(File::create(&out)?)
         .spawn()?;
+    // From here on, what comes is what has come since.
+    wait_for("the record of before", PATIENCE, || {
+        Ok((fs::metadata(&out)?.len() > 0).then_some(()))
+    })?;
     let answer = client.call("start_packet_capture", &json!({ "interface": "other0" }))?;
     ensure!(answer.failed(), "{}", answer.line);
     let followed = wait_for("the denial", PATIENCE, || {
         let text = fs::read_to_string(&out)?;
-        Ok(text.contains("start_packet_capture").then_some(text))
+        Ok(text.contains("start_packet_capture(").then_some(text))
     });
     logs.kill()?;
     logs.wait()?;
     let followed = followed?;
     ensure!(
-        followed.contains("deny") && followed.lines().count() == 1,
+        followed.contains("deny") && followed.lines().count() == 2,
         "{followed}"
     );
     let log = stage.path("audit.jsonl");
     let (status, told) = verb(&["logs", "-n", "1", &log.display().to_string()])?;
-    ensure!(
-        status == Some(0) && told.trim() == followed.trim(),
-        "{told}"
-    );
+    ensure!(status == Some(0) && followed.ends_with(&told), "{told}");
     // A copy that was changed is not shown as whole.
     let changed = fs::read_to_string(&log)?.replacen("\"user\":\"", "\"user\":\"1", 1);
     let copy = stage.write("changed.jsonl", &changed)?;
@@ -488,4 +381,154 @@ fn log_is_followed_as_it_is_written() -> Result<()> {
         "{told}"
     );
     stage.ends_with(client, "the client closed the connection")
+}
+
+/// A client over HTTP that carries lines, with a token.
+fn carry(stage: &Stage, token: &str, name: &str) -> Result<Client> {
+    let script = stage.write("carry.py", include_str!("../scripts/carry.py"))?;
+    let mut command = stage.space.command(python("python3")?);
+    command
+        .arg(script)
+        .args(["http://127.0.0.1:8808/mcp", token]);
+    let mut client = Client::start(&mut command, &stage.path(&format!("{name}-stderr")))?;
+    client.shake_hands()?;
+    Ok(client)
+}
+
+#[test]
+fn grant_is_revoked_with_its_sessions_and_no_others() -> Result<()> {
+    let policy = "version: 1\ntools:\n  capture:\n    capture:\n      from: { interface: interface, filter: filter }\n      interfaces: [ lo ]\n      packets: 20\n      seconds: 60\n";
+    let stage = Stage::new()?;
+    let script = stage.write("hostile.py", include_str!("../scripts/hostile.py"))?;
+    let laptop = stage.grant("laptop", "hostile.py")?;
+    let desk = stage.grant("desk", "hostile.py")?;
+    let listen = ["--listen", "127.0.0.1:8808"];
+    let mut agent = stage.run_with(policy, &listen, &[&python("python3")?, &script])?;
+    stage.listening_on(8808)?;
+    let mut one = carry(&stage, &laptop, "one")?;
+    let mut other = carry(&stage, &desk, "other")?;
+    for (client, name) in [(&mut one, "one.pcap"), (&mut other, "other.pcap")] {
+        let file = stage.capture(name);
+        let arguments = json!({ "interface": "lo", "file": file, "filter": "udp" });
+        let answer = client.call("capture", &arguments)?;
+        ensure!(!answer.failed(), "{}", answer.line);
+    }
+    let of = |one: &Value| one.pointer("/who/principal").cloned().unwrap_or_default();
+    wait_for("two sessions, and whose they are", PATIENCE, || {
+        let all = sessions(agent.pid())?;
+        let whose: Vec<Value> = all.iter().map(of).collect();
+        Ok((whose == [json!("grant:laptop"), json!("grant:desk")]).then_some(()))
+    })?;
+    let audit = stage.path("audit.jsonl").display().to_string();
+    let told = stage.verb(&["revoke", "laptop", "--audit", &audit])?;
+    ensure!(told.starts_with("revoked laptop"), "{told}");
+    ensure!(told.contains("/s1 ended: "), "{told}");
+    let left = sessions(agent.pid())?;
+    ensure!(
+        left.len() == 1 && of(&left[0]) == json!("grant:desk"),
+        "{left:?}"
+    );
+    ensure!(!stage.audit("grant")?.is_empty());
+    agent.signal(Signal::TERM)?;
+    ensure!(agent.exit()?.code() == Some(143), "{}", stage.stderr()?);
+    drop((one, other));
+    stage.is_empty()?;
+    stage.audit_is_closed("a signal", Some(143))
+}
+
+/// Asks every agent that it can reach, and says what it was told.
+const ASK: &str = "
+import glob, socket
+told = 0
+for path in glob.glob('/run/capwarden/agents/*.sock'):
+    try:
+        one = socket.socket(socket.AF_UNIX)
+        one.settimeout(5)
+        one.connect(path)
+        one.sendall(b'{\"do\":\"sessions\"}\\n')
+        told += len(one.recv(1))
+    except OSError:
+        pass
+print('told', told)
+";
+
+#[test]
+fn governed_root_is_not_listened_to() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let (running, _) = tcpdump(&namespace)?;
+    let ask = running.file("ask.py");
+    fs::write(&ask, ASK)?;
+    let outside = Command::new("python3").arg(&ask).output()?;
+    let outside = String::from_utf8_lossy(&outside.stdout).into_owned();
+    ensure!(
+        !outside.contains("told 0"),
+        "whoever is root and not governed is told: {outside}"
+    );
+    let mut governed = namespace.command(capwarden()?);
+    governed.args(["exec", "--user", "0", "-i", "lo", "--audit"]);
+    governed.arg(running.file("other.jsonl"));
+    let done = governed.args(["--", "python3"]).arg(&ask).output()?;
+    let told = String::from_utf8_lossy(&done.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&done.stderr);
+    ensure!(told.trim() == "told 0", "{told} {errors}");
+    verb(&["stop", text(&sessions(running.child.id())?[0], "id")])?;
+    running.finish()?;
+    Ok(())
+}
+
+/// Debian's headless Chromium.
+const BROWSER: &str = "/usr/bin/chromium-headless-shell";
+
+#[test]
+fn page_in_a_browser_shows_a_session_and_stops_it() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let (running, _) = tcpdump(&namespace)?;
+    Flood::new(LOOPBACK, PAYLOAD, 20).send(&namespace)?;
+    let one = session(running.child.id(), |one| seen(one, "packets") == Some(20))?;
+    let shown = format!("{}/s1", &text(&one, "id")[..8]);
+    let place = state()?;
+    let stderr = running.file("web-stderr");
+    let mut web = Command::new(capwarden()?);
+    web.args(["web", "--listen", "127.0.0.1:0", "--state"]);
+    let mut web = web
+        .arg(place.path())
+        .env_remove("SUDO_UID")
+        .stderr(File::create(&stderr)?)
+        .spawn()?;
+    let looked = look(&stderr, &shown);
+    web.kill()?;
+    web.wait()?;
+    let looked = looked?;
+    let shows = |field: &str, words: &str| {
+        ensure!(text(&looked, field).contains(words), "{field}: {looked}");
+        Ok(())
+    };
+    shows("counts", "20 of 1000 packets, 1840 of 5242880 bytes")?;
+    shows("cap", "cap 1000")?;
+    shows("told", &format!("{shown} ended: an operator stopped it"))?;
+    ensure!(
+        !text(&looked, "address").contains('#'),
+        "the token is hidden: {looked}"
+    );
+    ensure!(looked.get("problems") == Some(&json!([])), "{looked}");
+    let done = running.finish()?;
+    ensure!(done.reason()? == "stopped" && done.ended("packets")? == 20);
+    Ok(())
+}
+
+/// What a browser says of the page, whose address is in this file.
+fn look(stderr: &std::path::Path, session: &str) -> Result<Value> {
+    let address = wait_for("the page's address", PATIENCE, || {
+        let told = fs::read_to_string(stderr)?;
+        let address = told.trim().rsplit(' ').next();
+        let whole = told.ends_with('\n');
+        Ok(address.filter(|_| whole).map(str::to_owned))
+    })?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/page.mjs");
+    let mut browser = Command::new(node()?);
+    browser.arg(script).arg(suite("node_modules")?);
+    let done = browser.args([BROWSER, &address, session]).output()?;
+    let errors = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "{errors}");
+    Ok(serde_json::from_slice(&done.stdout)?)
 }

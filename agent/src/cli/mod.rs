@@ -30,6 +30,7 @@ mod shared;
 mod stop;
 mod tools;
 mod top;
+mod web;
 
 use std::process::ExitCode;
 
@@ -93,6 +94,7 @@ enum Verb {
     Filter(filter::Filter),
     Sessions(sessions::Sessions),
     Top(top::Top),
+    Web(web::Web),
     Stop(stop::Stop),
     Revoke(revoke::Revoke),
     Logs(logs::Logs),
@@ -143,6 +145,7 @@ impl Cli {
             Verb::Filter(filter) => filter.run(),
             Verb::Sessions(sessions) => sessions.run(),
             Verb::Top(top) => top.run(),
+            Verb::Web(web) => web.run(),
             Verb::Stop(stop) => stop.run(),
             Verb::Revoke(revoke) => revoke.run(),
             Verb::Logs(logs) => logs.run(),

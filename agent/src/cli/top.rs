@@ -50,12 +50,7 @@ impl Top {
             ));
         }
         agents::require_root("watch what agents do")?;
-        let calls = Calls {
-            directory: self.state.look()?,
-            table: None,
-            state: self.state,
-            audit: self.audit,
-        };
+        let calls = Calls::new(self.state, self.audit)?;
         match top::run(calls, state::operator().sudo_uid) {
             Ok(Ended::Left) => Ok(Exit::Ok),
             Ok(Ended::Signal(signal)) => {
@@ -70,7 +65,7 @@ impl Top {
 }
 
 /// The calls that wait. There may be no state yet.
-struct Calls {
+pub(super) struct Calls {
     state: State,
     directory: Option<StateDirectory>,
     table: Option<Approvals>,
@@ -78,6 +73,15 @@ struct Calls {
 }
 
 impl Calls {
+    pub(super) fn new(state: State, audit: Option<PathBuf>) -> Result<Self, Failure> {
+        Ok(Self {
+            directory: state.look()?,
+            table: None,
+            state,
+            audit,
+        })
+    }
+
     fn table(&mut self) -> Result<Option<&Approvals>, Failure> {
         if self.table.is_none() {
             if self.directory.is_none() {

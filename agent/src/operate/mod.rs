@@ -30,6 +30,7 @@
 
 mod client;
 mod desk;
+mod feed;
 mod name;
 mod office;
 mod place;
@@ -37,6 +38,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 pub mod top;
+pub mod web;
 mod wire;
 
 pub use client::{Agents, AskError, Conversation, Silent, agents};

@@ -249,7 +249,7 @@ fn response(status: StatusCode, kind: &'static str, body: String) -> Response<St
 }
 
 /// Whether a `Host` names this host: `localhost`, or a loopback address, with or without a port.
-fn is_local(host: &HeaderValue) -> bool {
+pub(crate) fn is_local(host: &HeaderValue) -> bool {
     let Ok(host) = host.to_str() else {
         return false;
     };

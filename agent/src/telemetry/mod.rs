@@ -22,6 +22,7 @@ mod spans;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use endpoint::is_local;
 pub use endpoint::{Endpoint, ServeError, Serving};
 pub use histogram::Histogram;
 pub use metrics::Metrics;

@@ -103,6 +103,7 @@ const COMMANDS: &[(&str, Try)] = &[
     ),
     ("connect pcap", Parse("connect pcap")),
     ("report s1 --html", Run("report s1 log.jsonl --html", 0)),
+    ("web", Parse("web")),
 ];
 
 /// How a command of README is tried.

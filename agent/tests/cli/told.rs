@@ -66,6 +66,7 @@ fn a_file_that_is_not_there_ends_every_verb_with_2() {
         &["audit", "show", none],
         &["audit", "show", log, "--arguments", none],
         &["audit", "verify", none],
+        &["logs", none],
         &["audit", "verify", log, "--pcap", none, "--session", "s1"],
         &["approvals", "--state", none],
         &["grant", "list", "--state", none],

@@ -13,6 +13,7 @@ use crate::{
     audit::{visible, visible_json},
     operate::{Event, EventKind},
     session::{Count, SessionKind, Standing},
+    words::counted,
 };
 
 /// Columns of a gauge.
@@ -77,7 +78,10 @@ fn draw_head(top: &Top, frame: &mut Frame<'_>, area: Rect) {
     let mut spans = vec![
         Span::styled("capwarden ", Style::new().add_modifier(Modifier::BOLD)),
         Span::raw(format!(
-            "{sessions} sessions, {servers} servers, {processes} agents"
+            "{}, {}, {}",
+            many(sessions, "session"),
+            many(servers, "server"),
+            many(processes, "agent")
         )),
     ];
     if !top.waiting().is_empty() {
@@ -92,6 +96,11 @@ fn draw_head(top: &Top, frame: &mut Frame<'_>, area: Rect) {
         spans.push(Span::styled(text, coloured(Color::Cyan)));
     }
     frame.render_widget(Paragraph::new(Line::from(spans)), area);
+}
+
+/// `2 sessions`.
+fn many(count: usize, what: &str) -> String {
+    counted(u64::try_from(count).unwrap_or(u64::MAX), what)
 }
 
 fn draw_table(top: &Top, frame: &mut Frame<'_>, area: Rect) {

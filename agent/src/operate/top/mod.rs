@@ -19,6 +19,7 @@ mod state;
 mod tests;
 
 pub use run::{Ended, TopError, run};
+pub(super) use state::Top;
 pub use state::Waiting;
 
 /// The calls that wait for an approval, and how they are answered. Each method may take a moment.

@@ -1,12 +1,8 @@
 //! The threads that hear, and the loop that draws.
 
 use std::{
-    collections::BTreeSet,
     io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
-    },
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     thread,
     time::Duration,
 };
@@ -21,14 +17,10 @@ use super::{
     state::{Act, Told, Top},
 };
 use crate::operate::{
-    AskError, Conversation, Line, Request,
-    client::{agent, agents_but},
+    AskError,
+    feed::{self, Heard},
 };
 
-/// How often agents are to say how it stands, in milliseconds.
-const EVERY: u64 = 250;
-/// How often it is looked for agents that have come.
-const LOOK: Duration = Duration::from_secs(1);
 /// How often it is looked which calls wait.
 const ASK: Duration = Duration::from_millis(500);
 /// News that may wait to be drawn.
@@ -55,8 +47,7 @@ pub enum TopError {
 }
 
 enum News {
-    Line(u32, Line),
-    Gone(u32),
+    Heard(Heard),
     Waiting(Vec<Waiting>),
     Told(Told),
     Key(KeyEvent),
@@ -64,9 +55,6 @@ enum News {
     Signal(i32),
     NoTerminal(io::Error),
 }
-
-/// Who is heard already.
-type Heard = Arc<Mutex<BTreeSet<u32>>>;
 
 /// Shows what goes on until whoever looks leaves. What is stopped is stopped by root, or by whoever called sudo.
 ///
@@ -76,19 +64,9 @@ type Heard = Arc<Mutex<BTreeSet<u32>>>;
 pub fn run(desk: impl Desk + 'static, sudo_uid: Option<u32>) -> Result<Ended, TopError> {
     let (send, news) = mpsc::sync_channel(QUEUE);
     let (answer, answers) = mpsc::channel();
-    let heard = Heard::default();
-    find(&heard, &send)?;
+    let hears = send.clone();
+    feed::start(move |heard| hears.send(News::Heard(heard)).is_ok())?;
     let mut screen = Screen::open()?;
-    {
-        let send = send.clone();
-        thread::spawn(move || {
-            loop {
-                thread::sleep(LOOK);
-                // It could be looked a moment ago, and can again.
-                let _ = find(&heard, &send);
-            }
-        });
-    }
     spawn(&send, |send| follow_keys(&send));
     spawn(&send, |send| follow_signals(&send));
     spawn(&send, move |send| follow_approvals(desk, &answers, &send));
@@ -124,8 +102,8 @@ fn take(
     sudo_uid: Option<u32>,
 ) -> io::Result<Option<Ended>> {
     match news {
-        News::Line(pid, line) => top.hear(pid, line),
-        News::Gone(pid) => top.gone(pid),
+        News::Heard(Heard::Line(pid, line)) => top.hear(pid, line),
+        News::Heard(Heard::Gone(pid)) => top.gone(pid),
         News::Waiting(waiting) => top.wait(waiting),
         News::Told(told) => top.told = Some(told),
         News::Resized => {}
@@ -138,7 +116,8 @@ fn take(
                 if let Some(pid) = top.row(&id).map(|row| row.live.pid) {
                     spawn(send, move |send| {
                         // If nobody hears it any more, nobody wants to know.
-                        let _ = send.send(News::Told(stop(pid, &id, sudo_uid)));
+                        let ended = feed::stop(pid, &id, "stopped in capwarden top", sudo_uid);
+                        let _ = send.send(News::Told(told(ended)));
                     });
                 }
             }
@@ -148,38 +127,6 @@ fn take(
         },
     }
     Ok(None)
-}
-
-/// Hears every agent that is not heard yet.
-fn find(heard: &Heard, send: &SyncSender<News>) -> Result<(), AskError> {
-    let mut known = lock(heard);
-    for agent in agents_but(&known)?.there {
-        let pid = agent.pid();
-        known.insert(pid);
-        let heard = Arc::clone(heard);
-        spawn(send, move |send| {
-            hear(agent, &send);
-            lock(&heard).remove(&pid);
-            let _ = send.send(News::Gone(pid));
-        });
-    }
-    Ok(())
-}
-
-fn lock(heard: &Heard) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Passes on what an agent says, until it says nothing more.
-fn hear(mut agent: Conversation, send: &SyncSender<News>) {
-    if agent.ask(&Request::Watch { every_ms: EVERY }).is_err() {
-        return;
-    }
-    while let Ok(line) = agent.hear() {
-        if send.send(News::Line(agent.pid(), line)).is_err() {
-            return;
-        }
-    }
 }
 
 fn follow_keys(send: &SyncSender<News>) {
@@ -252,49 +199,15 @@ fn follow_approvals(mut desk: impl Desk, answers: &Receiver<Act>, send: &SyncSen
             Ok(Act::Stop(_) | Act::Quit) | Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let good = answered.is_ok();
-        let (Ok(text) | Err(text)) = answered;
-        if send.send(News::Told(Told { text, good })).is_err() {
+        if send.send(News::Told(told(answered))).is_err() {
             return;
         }
     }
 }
 
-/// Ends a session, and says how it has ended.
-fn stop(pid: u32, id: &str, sudo_uid: Option<u32>) -> Told {
-    let asked = agent(pid).and_then(|mut agent| {
-        let request = Request::Stop {
-            sessions: vec![id.to_owned()],
-            all: false,
-            why: Some("stopped in capwarden top".to_owned()),
-            sudo_uid,
-        };
-        agent.ask(&request)?;
-        Ok(agent)
-    });
-    let mut agent = match asked {
-        Ok(agent) => agent,
-        Err(error) => return bad(id, &error.to_string()),
-    };
-    loop {
-        match agent.hear() {
-            Ok(Line::Ended(ended)) => {
-                return Told {
-                    text: format!("{} ended: {}", ended.short_id(), ended.text),
-                    good: true,
-                };
-            }
-            Ok(Line::Refused(why)) => return bad(id, &why),
-            Ok(Line::Done {}) => return bad(id, "nothing was said of its end"),
-            Ok(_) => {}
-            Err(error) => return bad(id, &error.to_string()),
-        }
-    }
-}
-
-fn bad(id: &str, why: &str) -> Told {
-    Told {
-        text: format!("{id} may be open still: {why}"),
-        good: false,
-    }
+/// What came of something, in a sentence either way.
+fn told(done: Result<String, String>) -> Told {
+    let good = done.is_ok();
+    let (Ok(text) | Err(text)) = done;
+    Told { text, good }
 }

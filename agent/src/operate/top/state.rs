@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::Serialize;
+
 use super::rates::Rates;
 use crate::operate::{Agent, Event, EventKind, Line, Live};
 
@@ -9,7 +11,7 @@ use crate::operate::{Agent, Event, EventKind, Line, Live};
 const REMEMBERED: usize = 200;
 
 /// A call that waits for an approval.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Waiting {
     /// As `capwarden approvals` shows it: `K7QM-2F9X`.
     pub id: String,
@@ -27,8 +29,8 @@ pub struct Waiting {
 
 /// One line of the table.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) live: Live,
+pub(in crate::operate) struct Row {
+    pub(in crate::operate) live: Live,
     pub(super) rates: Rates,
 }
 
@@ -71,7 +73,7 @@ pub(super) struct Told {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Top {
+pub(in crate::operate) struct Top {
     /// By the process: what is known of it as a whole, and what has come of the next moment.
     processes: BTreeMap<u32, Process>,
     rows: Vec<Row>,
@@ -95,7 +97,7 @@ struct Process {
 
 impl Top {
     /// An agent process says something.
-    pub(super) fn hear(&mut self, pid: u32, line: Line) {
+    pub(in crate::operate) fn hear(&mut self, pid: u32, line: Line) {
         let process = self.processes.entry(pid).or_default();
         match line {
             Line::Agent(agent) => process.coming.0.push(agent),
@@ -120,7 +122,7 @@ impl Top {
     }
 
     /// An agent process has gone, or cannot be heard any more.
-    pub(super) fn gone(&mut self, pid: u32) {
+    pub(in crate::operate) fn gone(&mut self, pid: u32) {
         self.processes.remove(&pid);
         self.replace(pid, Vec::new());
     }
@@ -153,7 +155,7 @@ impl Top {
     }
 
     /// The sessions that the filter lets through, oldest first.
-    pub(super) fn rows(&self) -> Vec<&Row> {
+    pub(in crate::operate) fn rows(&self) -> Vec<&Row> {
         let wanted = self.filter.to_lowercase();
         let rows = self.rows.iter();
         rows.filter(|row| wanted.is_empty() || row.words().contains(&wanted))
@@ -161,13 +163,13 @@ impl Top {
     }
 
     /// How many sessions, servers and processes there are.
-    pub(super) fn counts(&self) -> (usize, usize, usize) {
+    pub(in crate::operate) fn counts(&self) -> (usize, usize, usize) {
         let servers = self.processes.values().map(|process| process.agents.len());
         (self.rows.len(), servers.sum(), self.processes.len())
     }
 
     /// What was denied or refused, or became of approvals; the latest first.
-    pub(super) fn denials(&self) -> impl Iterator<Item = &Event> {
+    pub(in crate::operate) fn denials(&self) -> impl Iterator<Item = &Event> {
         let events = self.events.iter().rev();
         events.filter(|event| !matches!(event.kind, EventKind::Opened | EventKind::Ended))
     }
@@ -197,7 +199,7 @@ impl Top {
     }
 
     /// A session by its id.
-    pub(super) fn row(&self, id: &str) -> Option<&Row> {
+    pub(in crate::operate) fn row(&self, id: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.live.id == id)
     }
 

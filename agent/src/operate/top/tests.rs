@@ -142,7 +142,7 @@ fn table_has_counts_caps_rates_and_what_is_left() {
     hear(&mut top, vec![live(2, 7, 1_500), live(1, 250, 1_500)]);
     let shown = screen(&top, 140, 24);
     for words in [
-        "2 sessions, 1 servers, 1 agents",
+        "2 sessions, 1 server, 1 agent",
         "5f1c2a9b/s1",
         "uid:1001",
         "250/1k",

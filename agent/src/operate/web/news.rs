@@ -1,0 +1,78 @@
+//! What goes on, as the page is told of it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use super::super::{
+    AskError, Event, Live,
+    feed::{self, Heard},
+    top::{Top, Waiting},
+};
+
+/// How often a page is told.
+pub(super) const EVERY: Duration = Duration::from_millis(500);
+/// Denials that it is told of.
+const DENIALS: usize = 20;
+
+/// What was heard of all agents.
+#[derive(Default)]
+pub(super) struct Board(Mutex<Top>);
+
+/// One picture of it.
+#[derive(Serialize)]
+struct News<'a> {
+    sessions: Vec<&'a Live>,
+    servers: usize,
+    denials: Vec<&'a Event>,
+    waiting: &'a [Waiting],
+    /// Why it is not known which calls wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<&'a str>,
+}
+
+impl Board {
+    /// Hears all agents from now on, for as long as this is kept.
+    pub(super) fn follow(self: &Arc<Self>) -> Result<(), AskError> {
+        let board = Arc::downgrade(self);
+        feed::start(move |heard| {
+            let Some(board) = board.upgrade() else {
+                return false;
+            };
+            let mut top = board.top();
+            match heard {
+                Heard::Line(pid, line) => top.hear(pid, line),
+                Heard::Gone(pid) => top.gone(pid),
+            }
+            true
+        })
+    }
+
+    /// The process of a session's agent.
+    pub(super) fn process_of(&self, session: &str) -> Option<u32> {
+        self.top().row(session).map(|row| row.live.pid)
+    }
+
+    /// An event of a stream: one line of JSON.
+    pub(super) fn event(&self, waiting: &Result<Vec<Waiting>, String>) -> String {
+        let top = self.top();
+        let servers = top.counts().1;
+        let news = News {
+            sessions: top.rows().into_iter().map(|row| &row.live).collect(),
+            servers,
+            denials: top.denials().take(DENIALS).collect(),
+            waiting: waiting.as_deref().unwrap_or_default(),
+            unread: waiting.as_ref().err().map(String::as_str),
+        };
+        // It holds nothing that JSON cannot.
+        let json = serde_json::to_string(&news).unwrap_or_default();
+        format!("data: {json}\n\n")
+    }
+
+    pub(super) fn top(&self) -> MutexGuard<'_, Top> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
