@@ -105,13 +105,18 @@ fn launcher_outlives_an_agent_and_serves_the_next() -> Result<()> {
 fn user_without_a_launcher_is_told_how_to_get_one() -> Result<()> {
     let space = Namespace::new()?;
     let nowhere = workplace()?;
-    let running = Exec::new(&space, "--interface lo --packets 5 --seconds 60")
-        .environment("CAPWARDEN_LAUNCHERS", nowhere.path())
-        .start(["true"])?;
-    let done = running.finish()?;
+    let exec = "exec --user nobody --interface lo --packets 5 --seconds 60 --audit";
+    let done = space
+        .command(capwarden()?)
+        .args(exec.split(' '))
+        .arg(nowhere.path().join("audit.jsonl"))
+        .args(["--", "true"])
+        .env("CAPWARDEN_LAUNCHERS", nowhere.path())
+        .output()?;
     ensure!(!done.status.success());
+    let told = String::from_utf8_lossy(&done.stderr);
     let next = "systemctl enable --now capwarden-server@nobody.socket";
-    ensure!(done.stderr.contains(next), "{}", done.stderr);
+    ensure!(told.contains(next), "{told}");
     Ok(())
 }
 

@@ -187,6 +187,13 @@ pub(super) fn bind_packet_protocol(socket: BorrowedFd<'_>, protocol: u16) -> Res
 /// fails with EPERM (<https://github.com/torvalds/linux/blob/v5.14/security/commoncap.c#L682>).
 const KEPT_IN_BOUNDING_SET: [libc::c_ulong; 2] = [12, 13]; // NET_ADMIN, NET_RAW
 
+/// The same, as a set.
+pub(super) fn kept_in_bounding_set() -> u64 {
+    KEPT_IN_BOUNDING_SET
+        .iter()
+        .fold(0, |set, one| set | 1 << one)
+}
+
 /// Empties the capability bounding set, but for what a file on disk may name.
 pub(super) fn drop_bounding_set() -> Result<(), Errno> {
     for capability in 0..64 {

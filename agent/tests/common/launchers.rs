@@ -56,19 +56,15 @@ impl Launcher {
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .current_dir("/")
-            .uid(user)
-            .gid(user);
+            .current_dir("/");
         let pass = move || {
             for (from, to) in [(opened, PROGRAM), (listens, SOCKET)] {
                 // SAFETY: it takes numbers.
-                if unsafe { libc::dup2(from, to) } != to {
-                    return Err(io::Error::last_os_error());
-                }
+                done(unsafe { libc::dup2(from, to) })?;
             }
-            Ok(())
+            become_user(user)
         };
-        // SAFETY: it makes two system calls, and allocates nothing.
+        // SAFETY: it makes system calls only, and allocates nothing.
         unsafe { command.pre_exec(pass) };
         let process = command.spawn()?;
         Ok(Self { directory, process })
@@ -83,6 +79,28 @@ impl Launcher {
     #[allow(dead_code, reason = "not every test asks")]
     pub(crate) fn process(&self) -> u32 {
         self.process.id()
+    }
+}
+
+/// Gives up all rights but this user's, as the unit says it.
+fn become_user(user: u32) -> io::Result<()> {
+    let mut capability = 0;
+    // SAFETY: no pointers. It fails past the last capability.
+    while unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } == 0 {
+        capability += 1;
+    }
+    // SAFETY: there are no groups to read.
+    done(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: no pointers.
+    done(unsafe { libc::setgid(user) })?;
+    // SAFETY: no pointers.
+    done(unsafe { libc::setuid(user) })
+}
+
+fn done(result: i32) -> io::Result<()> {
+    match result {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

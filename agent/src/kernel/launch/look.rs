@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::kernel::users::Credentials;
+use crate::kernel::{sys, users::Credentials};
 
 /// What is different from what it has to be; none if nothing is. The process waits for the agent, so that
 /// it stays as it is.
@@ -47,6 +47,11 @@ fn of_status(status: &str, credentials: &Credentials) -> Option<String> {
     {
         return Some(format!("it has capabilities ({set})"));
     }
+    // What a file on disk may name cannot be gained, but has to be there for it to be executed at all.
+    let most = field("CapBnd").and_then(|set| u64::from_str_radix(set, 16).ok());
+    if most.is_none_or(|most| most & !sys::kept_in_bounding_set() != 0) {
+        return Some("its capability bounding set is not empty (CapBnd)".to_owned());
+    }
     if field("NoNewPrivs") != Some("1") {
         return Some("it may gain privileges by what it executes".to_owned());
     }
@@ -61,7 +66,7 @@ mod tests {
     use super::*;
 
     const STATUS: &str = "Name:\tserver\nUid:\t998\t998\t998\t998\nGid:\t997\t997\t997\t997\nGroups:\t997 110 \n\
-        CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t000001ffffffffff\n\
+        CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000003000\n\
         CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
 
     #[test]
@@ -88,6 +93,12 @@ mod tests {
             ("CapEff:\t00", "CapEff:\t01", "CapEff"),
             ("CapAmb:\t0000", "CapAmb:\t0010", "CapAmb"),
             ("CapEff", "Capeff", "CapEff"),
+            (
+                "CapBnd:\t0000000000003000",
+                "CapBnd:\t0000000000203000",
+                "CapBnd",
+            ),
+            ("CapBnd", "Capbnd", "CapBnd"),
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "gain privileges"),
             ("Seccomp:\t2", "Seccomp:\t0", "no seccomp filter"),
         ] {
