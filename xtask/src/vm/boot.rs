@@ -62,7 +62,7 @@ pub(super) struct Machine<'a> {
     pub(super) lsm: bool,
     /// Where the kernel's words go.
     pub(super) console: PathBuf,
-    /// A disk, for a machine that may boot again; without one a reboot is its end.
+    /// A disk, which outlasts it.
     pub(super) disk: Option<PathBuf>,
 }
 
@@ -73,9 +73,7 @@ impl Machine<'_> {
             true => &format!("{SECURITY_MODULES},bpf"),
             false => SECURITY_MODULES,
         };
-        // A machine that may boot again stays where it panicked, and is ended for what it says.
-        let panic = if self.disk.is_some() { 0 } else { -1 };
-        let mut words = format!("console=ttyS0 quiet panic={panic} oops=panic lsm={modules}");
+        let mut words = format!("console=ttyS0 quiet panic=-1 oops=panic lsm={modules}");
         if self.disk.is_some() {
             words += " systemd.getty_auto=no"; // nothing tells systemd that a terminal has come
         }
@@ -88,7 +86,7 @@ impl Machine<'_> {
             .args(["--foreground", "--kill-after=5", &most.to_string(), QEMU])
             .args(["-accel", ACCELERATOR, "-smp", PROCESSORS])
             .args(["-machine", "pc", "-m", "1G"])
-            .args(["-nodefaults", "-display", "none", "-serial"])
+            .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"])
             .arg(format!("file:{}", self.console.display()))
             .args(["-serial", "stdio", "-kernel"])
             .arg(&self.kernel.image)
@@ -102,8 +100,6 @@ impl Machine<'_> {
                 disk.display()
             );
             command.args(["-drive", &drive, "-device", "nvme,drive=disk,serial=disk"]);
-        } else {
-            command.arg("-no-reboot");
         }
         let clock = match self.disk {
             Some(_) => CLOCK_WITH_DISK,

@@ -52,9 +52,9 @@ send() {
 
 packets() { tcpdump --count -r "$1" 2>/dev/null | sed -n 's/ packets\?$//p'; }
 
-# Every path that a package could have left something at.
+# Every path that a package could have left something at. Tools that make users leave copies of what was before.
 files() {
-    find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path "$here" -o -path /var/lib/dpkg \
+    find / -xdev \( -path '/etc/*-' -o -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path "$here" -o -path /var/lib/dpkg \
         -o -path /var/log/journal -o -path /var/cache -o -path /root \) -prune -o -print | sort
 }
 
@@ -109,6 +109,72 @@ capture_is_capped() {
     [ "$(packets $file)" = 5 ]
 }
 
+# A server that a client comes to by the service, as a user who is nobody but a member of the group.
+server_is_named() {
+    useradd --no-create-home --gid capwarden client
+    mkdir -p /etc/capwarden/agent.d
+    cat >/etc/capwarden/policy.yaml <<'POLICY'
+version: 1
+tools:
+  capture:
+    capture: { from: { interface: interface }, interfaces: [lo], within: "udp port 9", packets: 5, seconds: 60 }
+POLICY
+    cat >/etc/capwarden/agent.d/10-trial.yaml <<'SERVERS'
+servers:
+  trial:
+    command: [/usr/local/bin/trial-server]
+    policy: /etc/capwarden/policy.yaml
+    user: capwarden-server
+    environment: { CAPTURES: /var/lib/capwarden/captures }
+SERVERS
+    install $here/server.pl /usr/local/bin/trial-server
+    capwarden agent --check
+    systemctl reload capwarden.service
+    wait_for 20 systemctl is-active capwarden.service
+}
+
+# Says to a server what a client says, and calls its tool with an interface; stays for so many seconds.
+converse() {
+    echo '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"trial","version":"1"}}}'
+    sleep 3
+    echo '{"jsonrpc":"2.0","method":"notifications/initialized"}'
+    echo '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"capture","arguments":{"interface":"'"$1"'"}}}'
+    sleep "$2"
+}
+
+service_governs_a_capture() {
+    local file=/var/lib/capwarden/captures/trial.pcap
+    rm -f $file $here/said
+    (cd / && converse lo 25 | setpriv --reuid client --regid capwarden --clear-groups capwarden connect trial) \
+        >$here/said 2>&1 &
+    wait_for 30 pidof tcpdump || { cat $here/said; return 1; }
+    sleep 2
+    send 20
+    wait $! || true
+    cat $here/said
+    grep -q '"id":2,.*started' $here/said
+    [ "$(packets $file)" = 5 ]
+    capwarden audit verify
+}
+
+service_refuses_another_interface() {
+    (cd / && converse any 3 | setpriv --reuid client --regid capwarden --clear-groups capwarden connect trial) \
+        >$here/said 2>&1 || true
+    cat $here/said
+    ! grep -q started $here/said
+    grep -q '"id":2' $here/said
+}
+
+stranger_may_not_connect() {
+    ! (cd / && converse lo 1 | setpriv --reuid 4242 --regid 4242 --clear-groups capwarden connect trial)
+}
+
+through_the_service() {
+    try service_governs_a_capture
+    try service_refuses_another_interface
+    try stranger_may_not_connect
+}
+
 chain_holds() { capwarden audit verify; }
 
 ### After a reboot
@@ -156,7 +222,10 @@ comes_again() {
 }
 
 purge_leaves_nothing() {
+    # What the trials made themselves.
+    userdel client 2>/dev/null || true
     dpkg --purge capwarden
+    rm -f /usr/local/bin/trial-server /var/tmp/capped.pcap /var/tmp/kept.pcap
     local left=0
     for what in files accounts kernel; do
         $what >$here/$what.after
@@ -180,6 +249,8 @@ case "$(cat $here/at 2>/dev/null)" in
     try host_is_fit
     if has_verb agent; then
         try service_runs
+        try server_is_named
+        through_the_service
     else
         skip service_runs "this capwarden has no verb agent"
     fi
@@ -188,20 +259,27 @@ case "$(cat $here/at 2>/dev/null)" in
     wc -l </var/log/capwarden/audit.jsonl >$here/lines
     end
     echo rebooted >$here/at
+    echo "@vm done"
     systemctl reboot
     ;;
 rebooted)
     begin rebooted
-    if has_verb agent; then try service_runs; fi
+    if has_verb agent; then
+        try service_runs
+        through_the_service
+    fi
     try chain_outlasts_a_reboot
     try upgrade_keeps_a_capture
-    if has_verb agent; then try service_runs; fi
+    if has_verb agent; then
+        try service_runs
+        try service_governs_a_capture
+    fi
     try removal_stops_and_keeps
     try comes_again
     try purge_leaves_nothing
     end
     echo "@vm done"
-    echo done >$here/at
+    echo 'all done' >$here/at
     systemctl poweroff
     ;;
 esac
