@@ -5,6 +5,7 @@
 //! their names, and the program has no path of the host in it.
 
 mod binary;
+mod check;
 mod contents;
 mod crates;
 mod deb;
@@ -177,12 +178,12 @@ fn make(options: &Options, parts: &Parts, home: &Path) -> Result<Vec<PathBuf>> {
             };
             let binary = binary.as_ref().context("it was not built")?;
             let stage = Stage::fill(kind, binary, &parts.crates, parts.time, &build.join(name))?;
-            match kind {
+            let package = match kind {
                 Kind::Deb => deb::make(progress, &stage, 1, false, home),
                 Kind::Rpm => rpm::make(progress, &stage, home),
                 Kind::Tarball => tarball::make(progress, &stage, home),
             }?;
-            Ok(())
+            check::check(kind, &package, &stage)
         })?;
     }
     let list = home.join(format!("capwarden-{VERSION}.cdx.json"));

@@ -62,7 +62,7 @@ pub(super) struct Machine<'a> {
     pub(super) lsm: bool,
     /// Where the kernel's words go.
     pub(super) console: PathBuf,
-    /// A disk, for a machine that may boot again; without one a reboot is its end.
+    /// A disk, which outlasts it.
     pub(super) disk: Option<PathBuf>,
 }
 
@@ -74,11 +74,8 @@ impl Machine<'_> {
             false => SECURITY_MODULES,
         };
         let layers = self.kernel.line.layers(self.lsm);
-        // A machine that may boot again stays where it panicked, and is ended for what it says.
-        let panic = if self.disk.is_some() { 0 } else { -1 };
-        let mut words = format!(
-            "console=ttyS0 quiet panic={panic} oops=panic lsm={modules} vm.require={layers}"
-        );
+        let mut words =
+            format!("console=ttyS0 quiet panic=-1 oops=panic lsm={modules} vm.require={layers}");
         if self.disk.is_some() {
             words += " systemd.getty_auto=no"; // nothing tells systemd that a terminal has come
         }
@@ -91,7 +88,7 @@ impl Machine<'_> {
             .args(["--foreground", "--kill-after=5", &most.to_string(), QEMU])
             .args(["-accel", ACCELERATOR, "-smp", PROCESSORS])
             .args(["-machine", "pc", "-m", "1G"])
-            .args(["-nodefaults", "-display", "none", "-serial"])
+            .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"])
             .arg(format!("file:{}", self.console.display()))
             .args(["-serial", "stdio", "-kernel"])
             .arg(&self.kernel.image)
@@ -105,8 +102,6 @@ impl Machine<'_> {
                 disk.display()
             );
             command.args(["-drive", &drive, "-device", "nvme,drive=disk,serial=disk"]);
-        } else {
-            command.arg("-no-reboot");
         }
         let clock = match self.disk {
             Some(_) => CLOCK_WITH_DISK,

@@ -22,6 +22,8 @@ pub(super) const NAME: &str = "package";
 const INIT: &str = include_str!("init.sh");
 /// What is tried.
 const TRIALS: &str = include_str!("trials.sh");
+/// A server for it.
+const SERVER: &str = include_str!("server.pl");
 /// What starts that, at each boot.
 const UNIT: &str = include_str!("trials.service");
 
@@ -49,19 +51,25 @@ pub(super) fn run(
         console: home.join("host.console"),
         disk: Some(disk),
     };
-    let booted = term::step("a machine with systemd", |progress| {
-        let start = Instant::now();
-        let (reading, lost) = machine.run(&|what| progress.say(what))?;
-        Ok(Booted {
-            kernel: kernel.version.clone(),
-            lsm: true,
-            reading,
-            lost,
-            retried: None,
-            time: start.elapsed(),
+    // A reboot is the end of an emulated machine, and the next goes on with its disk.
+    let boot = |what: &str| {
+        term::step(what, |progress| {
+            let start = Instant::now();
+            let (reading, lost) = machine.run(&|what| progress.say(what))?;
+            Ok(Booted {
+                kernel: kernel.version.clone(),
+                lsm: true,
+                reading,
+                lost,
+                retried: None,
+                time: start.elapsed(),
+            })
         })
-    })?;
-    let booted = [booted];
+    };
+    let mut booted = vec![boot("a machine with systemd")?];
+    if booted.iter().all(|machine| machine.lost.is_none()) {
+        booted.push(boot("the same, rebooted")?);
+    }
     report::show(&booted, &Programs::default(), tally);
     if keep {
         report::keep(&booted, home)?;
@@ -74,6 +82,7 @@ fn fill(progress: &term::Progress, kernel: &Kernel, packages: &[PathBuf]) -> Res
     let mut archive = guest::bare(progress)?;
     archive.text("init", INIT, 0o755);
     archive.text("trials/run", TRIALS, 0o755);
+    archive.text("trials/server.pl", SERVER, 0o755);
     archive.text("trials/trials.service", UNIT, 0o644);
     for (number, package) in (1..).zip(packages) {
         archive.file(&format!("trials/{number}.deb"), package, 0o644);

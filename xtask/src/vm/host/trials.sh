@@ -8,8 +8,11 @@ passed=0 failed=0
 
 # Runs a trial, which is a function: what it prints is shown if it fails.
 try() {
-    local said
-    if said=$(set -e; "$1" 2>&1 </dev/null); then
+    local said status
+    # Not in a condition, where nothing would end it at its first failure.
+    said=$(set -e; "$1" 2>&1 </dev/null)
+    status=$?
+    if [ $status = 0 ]; then
         passed=$((passed + 1))
         echo "test package::$1 ... ok"
     else
@@ -42,6 +45,14 @@ wait_for() {
     return 1
 }
 
+# Fails if a command succeeds: the shell goes on after a plain "! command".
+not() {
+    if "$@"; then
+        echo "but: $*"
+        return 1
+    fi
+}
+
 has_verb() { capwarden "$1" --help >/dev/null 2>&1; }
 
 # Sends datagrams over loopback.
@@ -52,10 +63,10 @@ send() {
 
 packets() { tcpdump --count -r "$1" 2>/dev/null | sed -n 's/ packets\?$//p'; }
 
-# Every path that a package could have left something at.
+# Every path that a package could have left something at. Tools that make users leave copies of what was before.
 files() {
-    find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path "$here" -o -path /var/lib/dpkg \
-        -o -path /var/log/journal -o -path /var/cache -o -path /root \) -prune -o -print | sort
+    find / -xdev \( -path '/etc/*-' -o -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path "$here" -o -path /var/lib/dpkg \
+        -o -path /var/log/journal -o -path /var/cache -o -path /root \) -prune -o -print
 }
 
 # Names of kernel programs, filters and cgroups, of which a purge must leave no more than there were.
@@ -67,7 +78,7 @@ kernel() {
     find /sys/fs/bpf -mindepth 1
 }
 
-accounts() { cut -d: -f1 /etc/passwd /etc/group | sort; }
+accounts() { cut -d: -f1 /etc/passwd /etc/group; }
 
 ### The first boot
 
@@ -82,7 +93,7 @@ documents_are_there() {
     test -s /usr/share/man/man8/capwarden.8.gz
     test -s /usr/share/bash-completion/completions/capwarden
     test -s /usr/share/doc/capwarden/third-party.txt.gz
-    capwarden policy check /usr/share/capwarden/policies/*[a-z].yaml >/dev/null || [ $? -le 1 ]
+    capwarden policy check /usr/share/capwarden/policies/sharkmcp.yaml
     capwarden --version
 }
 
@@ -101,12 +112,78 @@ capture_is_capped() {
     install -o nobody /dev/null $file
     capwarden exec --interface lo --filter 'udp port 9' --packets 5 --seconds 60 -- \
         tcpdump --immediate-mode -U -ni lo -w $file &
-    wait_for 30 grep -q 'session_opened\|SessionOpened\|"opened"\|session' /var/log/capwarden/audit.jsonl
-    wait_for 30 sh -c "grep -l tcpdump /proc/[0-9]*/comm"
+    wait_for 30 pidof tcpdump
     sleep 2
     send 20
-    wait $!
+    wait $! || echo "exec ended with $?"
     [ "$(packets $file)" = 5 ]
+}
+
+# A server that a client comes to by the service, as a user who is nobody but a member of the group.
+server_is_named() {
+    useradd --no-create-home --gid capwarden client
+    mkdir -p /etc/capwarden/agent.d
+    cat >/etc/capwarden/policy.yaml <<'POLICY'
+version: 1
+tools:
+  capture:
+    capture: { from: { interface: interface }, interfaces: [lo], within: "udp port 9", packets: 5, seconds: 60 }
+POLICY
+    cat >/etc/capwarden/agent.d/10-trial.yaml <<'SERVERS'
+servers:
+  trial:
+    command: [/usr/local/bin/trial-server]
+    policy: /etc/capwarden/policy.yaml
+    user: capwarden-server
+    environment: { CAPTURES: /var/lib/capwarden/captures }
+SERVERS
+    install $here/server.pl /usr/local/bin/trial-server
+    capwarden agent --check
+    systemctl reload capwarden.service
+    wait_for 20 systemctl is-active capwarden.service
+}
+
+# Says to a server what a client says, and calls its tool with an interface; stays for so many seconds.
+converse() {
+    echo '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"trial","version":"1"}}}'
+    sleep 3
+    echo '{"jsonrpc":"2.0","method":"notifications/initialized"}'
+    echo '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"capture","arguments":{"interface":"'"$1"'"}}}'
+    sleep "$2"
+}
+
+service_governs_a_capture() {
+    local file=/var/lib/capwarden/captures/trial.pcap
+    rm -f $file $here/said
+    (cd / && converse lo 25 | setpriv --reuid client --regid capwarden --clear-groups capwarden connect trial) \
+        >$here/said 2>&1 &
+    wait_for 30 pidof tcpdump || { cat $here/said; return 1; }
+    sleep 2
+    send 20
+    wait $! || true
+    cat $here/said
+    grep -q '"id":2,.*started' $here/said
+    [ "$(packets $file)" = 5 ]
+    capwarden audit verify
+}
+
+service_refuses_another_interface() {
+    (cd / && converse any 3 | setpriv --reuid client --regid capwarden --clear-groups capwarden connect trial) \
+        >$here/said 2>&1 || true
+    cat $here/said
+    not grep -q started $here/said
+    grep -q '"id":2' $here/said
+}
+
+stranger_may_not_connect() {
+    converse lo 1 >$here/asked
+    not setpriv --reuid 4242 --regid 4242 --clear-groups capwarden connect trial <$here/asked
+}
+
+through_the_service() {
+    try service_governs_a_capture
+    try service_refuses_another_interface
+    try stranger_may_not_connect
 }
 
 chain_holds() { capwarden audit verify; }
@@ -143,11 +220,11 @@ upgrade_keeps_a_capture() {
 
 removal_stops_and_keeps() {
     dpkg --remove capwarden
-    ! test -e /usr/bin/capwarden
+    not test -e /usr/bin/capwarden
     test -s /var/log/capwarden/audit.jsonl
     test -s /etc/capwarden/agent.yaml
-    [ -z "$(systemctl list-units --no-legend --state=active 'capwarden*')" ]
-    ! pgrep capwarden
+    systemctl list-units --no-legend --state=active 'capwarden*' | not grep .
+    not pgrep capwarden
 }
 
 comes_again() {
@@ -156,16 +233,19 @@ comes_again() {
 }
 
 purge_leaves_nothing() {
+    # What the trials made themselves.
+    userdel client 2>/dev/null || true
     dpkg --purge capwarden
+    rm -f /usr/local/bin/trial-server /var/tmp/capped.pcap /var/tmp/kept.pcap
     local left=0
     for what in files accounts kernel; do
-        $what >$here/$what.after
-        # A file that is gone is no leftover.
-        if comm -13 $here/$what.before $here/$what.after | grep .; then left=1; fi
+        $what | sort >$here/$what.after
+        # What is gone is no leftover.
+        comm -13 $here/$what.before $here/$what.after | not grep . || left=1
     done
-    systemctl list-unit-files --no-legend 'capwarden*' | grep . && left=1
-    systemctl list-units --no-legend --all 'capwarden*' | grep . && left=1
-    ! dpkg-query --show capwarden 2>/dev/null || left=1
+    systemctl list-unit-files --no-legend 'capwarden*' | not grep . || left=1
+    systemctl list-units --no-legend --all 'capwarden*' | not grep . || left=1
+    not dpkg-query --show capwarden || left=1
     return $left
 }
 
@@ -173,13 +253,15 @@ systemctl is-system-running --wait >/dev/null
 case "$(cat $here/at 2>/dev/null)" in
 "")
     # What the first boot and the shell that runs this leave is not the package's.
-    for what in files accounts kernel; do $what >$here/$what.before; done
+    for what in files accounts kernel; do $what | sort >$here/$what.before; done
     begin first-boot
     try installs
     try documents_are_there
     try host_is_fit
     if has_verb agent; then
         try service_runs
+        try server_is_named
+        through_the_service
     else
         skip service_runs "this capwarden has no verb agent"
     fi
@@ -188,20 +270,27 @@ case "$(cat $here/at 2>/dev/null)" in
     wc -l </var/log/capwarden/audit.jsonl >$here/lines
     end
     echo rebooted >$here/at
+    echo "@vm done"
     systemctl reboot
     ;;
 rebooted)
     begin rebooted
-    if has_verb agent; then try service_runs; fi
+    if has_verb agent; then
+        try service_runs
+        through_the_service
+    fi
     try chain_outlasts_a_reboot
     try upgrade_keeps_a_capture
-    if has_verb agent; then try service_runs; fi
+    if has_verb agent; then
+        try service_runs
+        try service_governs_a_capture
+    fi
     try removal_stops_and_keeps
     try comes_again
     try purge_leaves_nothing
     end
     echo "@vm done"
-    echo done >$here/at
+    echo 'all done' >$here/at
     systemctl poweroff
     ;;
 esac
