@@ -272,7 +272,16 @@ fn policies_and_the_clients_configuration_in_the_readme_can_be_used() {
             .map(|it| it.split("```").next().unwrap())
     };
     let mut policies = 0;
-    for policy in block("```yaml\n") {
+    let of_the_daemon = |text: &&str| text.contains("\nservers:\n");
+    let configurations: Vec<&str> = block("```yaml\n").filter(of_the_daemon).collect();
+    assert_eq!(configurations.len(), 1);
+    for text in configurations {
+        let path = dir.path().join("agent.yaml");
+        fs::write(&path, text).unwrap();
+        let config = capwarden::config::Config::load(&path).unwrap();
+        assert_eq!(config.servers["sharkmcp"].most, 8);
+    }
+    for policy in block("```yaml\n").filter(|text| !of_the_daemon(text)) {
         let path = dir.path().join("policy.yaml");
         fs::write(&path, policy).unwrap();
         let file = path.to_str().unwrap();
