@@ -14,7 +14,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::{
-        fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, net::UnixListener},
     },
     sync::atomic::{AtomicBool, Ordering},
@@ -154,12 +154,19 @@ pub fn passed_listener(name: &str) -> Option<UnixListener> {
         return None;
     }
     let (descriptor, _) = passed().into_iter().find(|(_, its)| its == name)?;
+    // Whoever says that it was passed may be wrong; nothing else in this process listens yet.
+    let link = std::fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
+    if !link.as_os_str().as_bytes().starts_with(b"socket:") {
+        return None;
+    }
+    // SAFETY: it is open, as was just seen, and not closed while it is looked at.
+    let looked_at = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    socket_acceptconn(looked_at)
+        .ok()
+        .filter(|listens| *listens)?;
     // SAFETY: it was passed for this process to own, under a name that nobody else looks for, and is
     // taken once.
     let owned = unsafe { own(descriptor) }?;
-    socket_acceptconn(owned.as_fd())
-        .ok()
-        .filter(|listens| *listens)?;
     Some(UnixListener::from(owned))
 }
 

@@ -37,13 +37,23 @@ fn every_command_of_the_guides_is_one_that_there_is() {
 }
 
 #[test]
-fn policies_of_the_guides_can_be_used() {
+fn policies_and_configurations_of_the_guides_can_be_used() {
     let dir = tempfile::tempdir().unwrap();
-    let mut policies = 0;
+    let (mut policies, mut configurations) = (0, 0);
     for (name, text) in guides() {
         for block in text.split("```yaml\n").skip(1) {
             let (block, _) = block.split_once("```").unwrap();
-            if !block.contains("tools:") {
+            if block.contains("servers:\n") {
+                let path = dir.path().join("agent.yaml");
+                let head = if block.contains("version:") {
+                    ""
+                } else {
+                    "version: 1\n"
+                };
+                fs::write(&path, format!("{head}{block}")).unwrap();
+                let config = capwarden::config::Config::load(&path);
+                assert_eq!(config.unwrap().servers.len(), 1, "{name}");
+                configurations += 1;
                 continue;
             }
             let path = dir.path().join("policy.yaml");
@@ -54,5 +64,5 @@ fn policies_of_the_guides_can_be_used() {
             policies += 1;
         }
     }
-    assert!(policies >= 3);
+    assert!(policies >= 3 && configurations >= 3);
 }

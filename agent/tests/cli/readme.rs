@@ -11,7 +11,6 @@ const README: &str = include_str!("../../../README.md");
 /// A command that README shows, without `capwarden`; how it is run here, and how that ends. Of what
 /// takes root, only the command line is looked at.
 const COMMANDS: &[(&str, Try)] = &[
-    ("agent", Parse("agent")),
     ("agent --check", Parse("agent --check")),
     ("approvals", Run("approvals", 0)),
     ("approve K7QM-2F9X", Run("approve K7QM-2F9X", 1)),
@@ -20,23 +19,7 @@ const COMMANDS: &[(&str, Try)] = &[
         "audit verify --pcap FILE --session s1",
         Run("audit verify log.jsonl --pcap some.pcap --session s1", 1),
     ),
-    (
-        "client-config",
-        // Without an agent, it says that there is none.
-        Run("client-config --socket /nonexistent/agent.sock", 1),
-    ),
-    (
-        "client-config sharkmcp --for cursor",
-        Run(
-            "client-config sharkmcp --for cursor --socket /nonexistent/agent.sock",
-            0,
-        ),
-    ),
     ("completions bash", Run("completions bash", 0)),
-    (
-        "connect sharkmcp",
-        Run("connect sharkmcp --socket /nonexistent/agent.sock", 1),
-    ),
     (
         "deny K7QM-2F9X --why \"not during the fair\"",
         Run("deny K7QM-2F9X --why not", 1),
@@ -255,7 +238,7 @@ fn policies_and_the_clients_configuration_in_the_readme_can_be_used() {
             .map(|it| it.split("```").next().unwrap())
     };
     let mut policies = 0;
-    for policy in block("```yaml\n").filter(|block| block.contains("tools:")) {
+    for policy in block("```yaml\n").filter(|text| text.contains("\ntools:\n")) {
         let path = dir.path().join("policy.yaml");
         fs::write(&path, policy).unwrap();
         let file = path.to_str().unwrap();

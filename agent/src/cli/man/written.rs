@@ -83,6 +83,17 @@ pub(super) const PAGES: &[Written] = &[
         ],
     },
     Written {
+        name: "capwarden-serving",
+        section: "7",
+        says: "serve a host's users, many servers by one agent",
+        text: include_str!("../../../manual/daemon.md"),
+        see: &[
+            ("capwarden-agent", "8"),
+            ("capwarden-connect", "8"),
+            ("capwarden-client-config", "8"),
+        ],
+    },
+    Written {
         name: "capwarden-over-http",
         section: "7",
         says: "serve clients over HTTP, with grants",
