@@ -72,7 +72,7 @@ impl Exit {
         match self {
             Self::Ok => "done; what was checked holds",
             Self::Unsound => {
-                "what was checked does not hold (policy check, explain, test and diff, filter prove, lint and pcap, audit verify, report, tools diff), or there is no such session, request, grant, server or tool"
+                "what was checked does not hold (policy check, explain, test and diff, filter prove, lint and pcap, audit verify, logs, report, tools diff), or there is no such session, request, grant, server or tool"
             }
             Self::Usage => "the command line is wrong, or names a file that is not there",
             Self::Policy => "the policy, or the configuration of `agent`, is wrong",
