@@ -75,7 +75,8 @@ fn tcpdump(namespace: &Namespace) -> Result<(Running<'_>, u32)> {
     let words = "tcpdump -U -B 8192 -w {}/out.pcap -i lo".split(' ');
     let running = exec.start(words)?;
     let pids = running.capturing("lo", 1)?;
-    Ok((running, pids[0]))
+    let tool = pids.first().copied().context("nobody captures")?;
+    Ok((running, tool))
 }
 
 #[test]

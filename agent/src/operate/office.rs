@@ -12,7 +12,7 @@ use super::{Event, desk::Inner, place, serve};
 use crate::kernel::LocalSocket;
 
 /// Events that a watcher may be behind.
-const BEHIND: usize = 512;
+const BEHIND: usize = 128;
 
 /// The one of this process.
 static SHARED: Mutex<Weak<Office>> = Mutex::new(Weak::new());
