@@ -3,16 +3,21 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, ErrorKind, Write as _},
-    os::unix::{
-        fs::PermissionsExt as _,
-        net::{UnixListener, UnixStream},
+    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::PermissionsExt as _,
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
     },
     path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value;
 
 /// How long an answer may take.
@@ -30,6 +35,21 @@ pub fn place(directory: &Path, program: &str) -> Result<UnixListener> {
     everybody(&control)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// A message to a keeper of descriptors, and what came with it.
+pub fn kept(keeper: &UnixDatagram) -> Result<(String, OwnedFd)> {
+    let mut bytes = [0; 4_096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let length = recvmsg(keeper, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let words = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default());
+    Ok((words.into_owned(), descriptor.context("no descriptor")?))
 }
 
 /// One that has connected.

@@ -9,7 +9,6 @@
 use std::{
     env, fs,
     io::{self, Read as _},
-    mem::MaybeUninit,
     net::Ipv4Addr,
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -38,7 +37,6 @@ use capwarden_tests::{
     netns::Namespace,
     traffic::Flood,
 };
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::json;
 
 /// What this process is: see [`main`].
@@ -81,7 +79,7 @@ fn main() -> Result<()> {
     };
     let (mut one, one_is) = connected()?;
     let (mut two, two_is) = connected()?;
-    let (words, listener) = received(&keeper)?;
+    let (words, listener) = captive::kept(&keeper)?;
     let name = words.lines().find_map(|line| line.strip_prefix("FDNAME="));
     let name = name.context("no name")?;
     ensure!(words.contains("FDSTORE=1\n"), "{words}");
@@ -150,21 +148,6 @@ fn main() -> Result<()> {
 fn waits(process: u64) -> Result<bool> {
     let call = fs::read_to_string(format!("/proc/{process}/syscall"))?;
     Ok(call.split(' ').next() == Some(&libc::SYS_socket.to_string()))
-}
-
-/// A message to the keeper, and what came with it.
-fn received(keeper: &UnixDatagram) -> Result<(String, OwnedFd)> {
-    let mut bytes = [0; 4_096];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let length = recvmsg(keeper, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
-    let descriptor = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    let words = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default());
-    Ok((words.into_owned(), descriptor.context("no descriptor")?))
 }
 
 /// Starts an agent, to which the listener is passed under this name.

@@ -8,7 +8,10 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    os::unix::net::UnixDatagram,
+    os::{
+        fd::AsRawFd as _,
+        unix::{net::UnixDatagram, process::CommandExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -17,7 +20,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use capwarden::kernel::LAUNCHER_VERB;
 use capwarden_tests::{
-    agent::{Exec, NOBODY, capwarden, workplace},
+    agent::{Exec, NOBODY, capwarden, records, wait_for, workplace},
+    captive::{self, Captive},
     netns::Namespace,
     tools,
     traffic::Flood,
@@ -117,6 +121,74 @@ fn user_without_a_launcher_is_told_how_to_get_one() -> Result<()> {
     let told = String::from_utf8_lossy(&done.stderr);
     let next = "systemctl enable --now capwarden-server@nobody.socket";
     ensure!(told.contains(next), "{told}");
+    Ok(())
+}
+
+/// What an agent that was killed has governed is answered by the next one: no, and that is recorded.
+#[test]
+fn next_agent_answers_for_one_that_was_killed() -> Result<()> {
+    let space = Namespace::new()?;
+    let place = workplace()?;
+    let control = captive::place(place.path(), env!("CARGO_BIN_EXE_captive"))?;
+    let keeper = UnixDatagram::bind(place.path().join("notify"))?;
+    keeper.set_read_timeout(Some(PATIENCE))?;
+    let mut first = Exec::new(&space, "--interface lo --packets 5 --seconds 60")
+        .environment("NOTIFY_SOCKET", place.path().join("notify"))
+        .start([
+            place.path().join("captive"),
+            "wait".into(),
+            place.path().join("control"),
+            "1".into(),
+        ])?;
+    let mut captive = wait_for("a captive", PATIENCE, || Captive::accept(&control))?;
+    captive.answer()?;
+    let (words, listener) = captive::kept(&keeper)?;
+    let name = words.lines().find_map(|line| line.strip_prefix("FDNAME="));
+    first.kill_agent()?;
+    captive.tell("open ")?;
+
+    let policy = place.path().join("policy.yaml");
+    fs::write(
+        &policy,
+        "version: 1\ndefault: deny\ntools: { any: allow }\n",
+    )?;
+    let audit = place.path().join("next.jsonl");
+    let mut command = space.command("sh");
+    command
+        .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+        .arg(capwarden()?)
+        .args(["run", "--user", "nobody", "-p"])
+        .arg(&policy)
+        .arg("--audit")
+        .arg(&audit)
+        .arg("--state")
+        .arg(place.path().join("state"))
+        .args(["--", "cat"])
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", name.context("no name")?)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let descriptor = listener.as_raw_fd();
+    let pass = move || {
+        // SAFETY: it takes numbers. What it makes is not closed when the agent is executed.
+        match unsafe { libc::dup2(descriptor, 3) } {
+            3 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: it makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(pass) };
+    let mut next = command.spawn()?;
+    ensure!(captive.answer()? == "EPERM");
+    drop(next.stdin.take());
+    ensure!(next.wait()?.success());
+    let records = records(&audit)?;
+    let refused = records
+        .iter()
+        .any(|record| record.to_string().contains("socket-refused"));
+    ensure!(refused, "{records:?}");
+    captive.leave();
+    drop(first);
     Ok(())
 }
 

@@ -84,6 +84,16 @@ impl Daemon {
         Client::start(&mut command, &self.stage.path(&format!("client-{number}")))
     }
 
+    /// What went wrong, in the words of a client and of the daemon.
+    fn said(&self, client: usize) -> String {
+        let client = fs::read_to_string(self.stage.path(&format!("client-{client}")));
+        let own = self
+            .stage
+            .stderr()
+            .unwrap_or_else(|error| error.to_string());
+        format!("{}{own}", client.unwrap_or_default())
+    }
+
     /// What it holds.
     fn holds(&self) -> Result<Holds> {
         let pid = self.child.id();
@@ -127,8 +137,8 @@ fn round(daemon: &Daemon, number: usize) -> Result<()> {
                     let mut captures = Vec::new();
                     for capture in 0..EACH {
                         let file = stage.capture(&format!("{number}-{client}-{capture}.pcap"));
-                        let answer =
-                            mcp.call("start", &json!({ "interface": "lo", "file": file }))?;
+                        let answer = mcp.call("start", &json!({ "interface": "lo", "file": file }));
+                        let answer = answer.with_context(|| daemon.said(client))?;
                         captures.push((granted(&answer)?, file));
                     }
                     Ok((mcp, captures))

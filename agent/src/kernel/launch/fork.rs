@@ -1,9 +1,12 @@
 //! A governed process as a child of the agent.
 
-use std::{ffi::OsStr, io, os::fd::AsFd as _, thread};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    thread,
+};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::os::fd::OwnedFd;
 use tokio::process::Command;
 
 use super::{
@@ -78,7 +81,7 @@ pub(super) fn launch<T: Send>(
 
 fn command(request: Request) -> Command {
     let mut words = request.command.into_iter();
-    let mut command = Command::new(words.next().unwrap_or_else(|| OsStr::new("").into()));
+    let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words).env_clear().envs(request.environment);
     command
 }

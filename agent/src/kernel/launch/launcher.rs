@@ -8,7 +8,6 @@
 //! ended, and the service manager starts another one.
 
 use std::{
-    ffi::OsString,
     io,
     os::{
         fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
@@ -87,7 +86,7 @@ fn serve() -> io::Result<std::convert::Infallible> {
             .name("launch".into())
             .spawn(move || {
                 let _one = one;
-                answer(connection);
+                answer(&connection);
             });
         // The connection closes, which the agent sees.
         if let Err(error) = started {
@@ -127,19 +126,19 @@ fn passed() -> io::Result<OwnedFd> {
 }
 
 /// Starts what one connection asks for, and tells how it ended.
-fn answer(connection: OwnedFd) {
-    let started = asked(&connection)
-        .and_then(|(request, descriptors)| start(&connection, request, descriptors));
+fn answer(connection: &OwnedFd) {
+    let started = asked(connection)
+        .and_then(|(request, descriptors)| start(connection, request, descriptors));
     let told = match started {
         Ok(mut child) => {
-            let _ = channel::send(&connection, Message::Started, &[]);
+            let _ = channel::send(connection, Message::Started, &[]);
             child.wait().map(|status| Message::Ended(status.into_raw()))
         }
         Err(errno) => Ok(Message::Unable(errno)),
     };
     // Whoever has gone has no more questions.
     if let Ok(message) = told {
-        let _ = channel::send(&connection, message, &[]);
+        let _ = channel::send(connection, message, &[]);
     }
 }
 
@@ -162,7 +161,7 @@ fn start(
     [input, output, errors]: [OwnedFd; 3],
 ) -> Result<Child, Errno> {
     let mut words = request.command.into_iter();
-    let mut command = Command::new(words.next().unwrap_or_else(OsString::new));
+    let mut command = Command::new(words.next().unwrap_or_default());
     command
         .args(words)
         .env_clear()

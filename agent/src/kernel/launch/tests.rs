@@ -204,7 +204,8 @@ async fn launcher_that_lies_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
     let way = Way::Launchers(directory.path().to_owned());
     let socket = listening(&directory.path().join("nobody.sock"));
-    let answers: [(&str, fn(&OwnedFd)); 3] = [
+    type Lie = fn(&OwnedFd);
+    let answers: [(&str, Lie); 3] = [
         ("no seccomp listener", |connection| {
             let file = File::open("/dev/null").unwrap();
             let other = [file.as_fd()];
