@@ -149,9 +149,11 @@ pub(crate) fn debs(program: Option<&Path>, revisions: &[u32], home: &Path) -> Re
 fn parts(options: &Options, home: &Path) -> Result<Parts> {
     let _ = fs::remove_dir_all(home);
     fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
+    // Beside the packages, not among them.
+    let programs = home.join("programs");
     let build = |linked: Linked| match &options.program {
-        Some(program) => Binary::stripped(program, &home.join("capwarden")),
-        None => Binary::build(linked, options.json, home),
+        Some(program) => Binary::stripped(program, &programs.join("capwarden")),
+        None => Binary::build(linked, options.json, &programs),
     };
     let shared = options.wants(Kind::Deb).then(|| build(Linked::Shared));
     let bundled = options.wants(Kind::Rpm) || options.wants(Kind::Tarball);
@@ -199,8 +201,7 @@ fn make(options: &Options, parts: &Parts, home: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(home)? {
         let path = entry?.path();
-        let program = path.extension().is_none();
-        files.extend((!program).then_some(path));
+        files.extend(path.is_file().then_some(path));
     }
     files.sort();
     let sums = home.join("SHA256SUMS");
