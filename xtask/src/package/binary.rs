@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::libpcap;
 use crate::{
@@ -55,8 +55,8 @@ impl Binary {
                 true => build(&Progress::quiet()),
                 false => term::step("libpcap, to be linked in", build),
             }?;
-            // It is looked into before the system's directories, and has an archive only.
-            cargo.args(["--", &format!("-Clink-arg=-L{}", library.display())]);
+            // It is looked into before what the crate's build script names, and has an archive only.
+            cargo.args(["--", &format!("-Lnative={}", library.display())]);
         }
         if quiet {
             let status = cargo.stdout(Stdio::null()).status();
@@ -66,7 +66,15 @@ impl Binary {
             term::loud(what, &mut cargo)?;
         }
         let built = house::target().join(PROFILE).join("capwarden");
-        Self::stripped(&built, &home.join(name))
+        let binary = Self::stripped(&built, &home.join(name))?;
+        let shared = |library: &String| library.starts_with("libpcap");
+        if linked == Linked::Bundled && binary.libraries.iter().any(shared) {
+            bail!(
+                "{} loads a libpcap, and should have its own",
+                binary.path.display()
+            );
+        }
+        Ok(binary)
     }
 
     /// A copy of a program without its symbols.

@@ -52,6 +52,9 @@ pub(crate) struct Options {
     /// Only the tarball
     #[arg(long)]
     tarball: bool,
+    /// With this capwarden, which is built already, instead of one that is built for each package
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Make everything twice, and fail if a byte is different; the program itself is built once
     #[arg(long)]
     twice: bool,
@@ -146,7 +149,12 @@ pub(crate) fn debs(program: Option<&Path>, revisions: &[u32], home: &Path) -> Re
 fn parts(options: &Options, home: &Path) -> Result<Parts> {
     let _ = fs::remove_dir_all(home);
     fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
-    let build = |linked: Linked| Binary::build(linked, options.json, home);
+    // Beside the packages, not among them.
+    let programs = home.join("programs");
+    let build = |linked: Linked| match &options.program {
+        Some(program) => Binary::stripped(program, &programs.join("capwarden")),
+        None => Binary::build(linked, options.json, &programs),
+    };
     let shared = options.wants(Kind::Deb).then(|| build(Linked::Shared));
     let bundled = options.wants(Kind::Rpm) || options.wants(Kind::Tarball);
     let bundled = bundled.then(|| build(Linked::Bundled));
@@ -193,8 +201,7 @@ fn make(options: &Options, parts: &Parts, home: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(home)? {
         let path = entry?.path();
-        let program = path.extension().is_none();
-        files.extend((!program).then_some(path));
+        files.extend(path.is_file().then_some(path));
     }
     files.sort();
     let sums = home.join("SHA256SUMS");

@@ -24,7 +24,7 @@ const SETTINGS: [(&str, &str); 8] = [
     ("_buildhost", "localhost"),
     ("use_source_date_epoch_as_buildtime", "1"),
     ("clamp_mtime_to_source_date_epoch", "1"),
-    ("_binary_payload", "w19.zstdio"),
+    ("_binary_payload", "w9.zstdio"),
     // Debian's rpm puts it elsewhere.
     ("_defaultdocdir", "/usr/share/doc"),
 ];
