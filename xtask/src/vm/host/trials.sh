@@ -252,6 +252,8 @@ purge_leaves_nothing() {
 systemctl is-system-running --wait >/dev/null
 case "$(cat $here/at 2>/dev/null)" in
 "")
+    # The index that kmod wants, of modules that were put here without it.
+    depmod
     # What the first boot and the shell that runs this leave is not the package's.
     for what in files accounts kernel; do $what | sort >$here/$what.before; done
     begin first-boot
