@@ -18,7 +18,7 @@ use crate::{
     },
     engine::{self, DaemonPlan, GrantPolicies, HttpPlan, Outcome, Prepared, StdioPlan},
     gate::http::Prepare,
-    kernel::{Credentials, Surroundings},
+    kernel::{self, Credentials, Surroundings},
     limits::Limits,
     policy::{Pinning, RuleRef},
     principal::Grants,
@@ -42,8 +42,10 @@ const ENVIRONMENT: [(&str, &str); 2] = [
     ),
     ("LANG", "C.UTF-8"),
 ];
-/// Whom servers run as where nothing is said.
-const NOBODY: &str = "65534";
+/// Whom servers run as where nothing is said: the user that the packages make for that.
+const SERVERS_USER: &str = "capwarden-server";
+/// The same where no package has made one.
+const NOBODY: &str = "nobody";
 
 /// Serve many MCP servers to many users of this host, as a service
 ///
@@ -175,6 +177,14 @@ impl Agent {
     }
 }
 
+/// Whom a server runs as that does not say so.
+fn usual_user() -> &'static str {
+    match kernel::user_id(SERVERS_USER) {
+        Some(_) => SERVERS_USER,
+        None => NOBODY,
+    }
+}
+
 /// One line of what is served.
 fn in_words(name: &str, server: &ServerConfig) -> String {
     let command = match server.command.as_slice() {
@@ -186,7 +196,7 @@ fn in_words(name: &str, server: &ServerConfig) -> String {
         [] => "root alone".to_owned(),
         clients => clients.join(", "),
     };
-    let user = server.user.as_deref().unwrap_or("nobody");
+    let user = server.user.as_deref().unwrap_or(usual_user());
     format!(
         "{name}: {command}, as {user}, under {}, for {clients}",
         server.policy.display()
@@ -242,7 +252,7 @@ fn credentials(name: &str, server: &ServerConfig) -> Result<Credentials, Failure
         let account = Account::new(format!("{}: {what}", server.at)).hint(hint);
         Err(Failure::Usage(account))
     };
-    let user = server.user.as_deref().unwrap_or(NOBODY);
+    let user = server.user.as_deref().unwrap_or(usual_user());
     let credentials = match Credentials::choose(Some(user)) {
         Ok(credentials) => credentials,
         Err(error) => {

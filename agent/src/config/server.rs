@@ -51,7 +51,7 @@ pub struct ServerConfig {
     pub command: Vec<String>,
     /// The policy that decides its calls.
     pub policy: PathBuf,
-    /// Whom it runs as, by name or number; none for nobody.
+    /// Whom it runs as, by name or number; none for `capwarden-server`, or `nobody` where there is no such user.
     pub user: Option<String>,
     /// Who may connect, besides root.
     pub clients: Vec<Client>,
