@@ -145,7 +145,7 @@ fn round(daemon: &Daemon, number: usize) -> Result<()> {
                 })
             })
             .collect();
-        let ended = begun.into_iter().map(|client| client.join());
+        let ended = begun.into_iter().map(thread::ScopedJoinHandle::join);
         ended
             .map(|client| client.map_err(|_| anyhow::anyhow!("a client panicked"))?)
             .collect::<Result<Vec<_>>>()
@@ -156,7 +156,7 @@ fn round(daemon: &Daemon, number: usize) -> Result<()> {
     })?;
     for (_, captures) in &clients {
         for (_, file) in captures {
-            stage.live(file, 1)?;
+            stage.live(file, CLIENTS * EACH)?;
         }
     }
     udp.send(usize::try_from(CAP)? * 3, 40)?;

@@ -37,9 +37,9 @@ const CLIENTS: usize = 256;
 /// Clients of one user.
 const OF_A_USER: usize = 64;
 /// Connections that have not said what they want yet.
-const STRANGERS: usize = 64;
-/// Such connections of one user.
-const STRANGERS_OF_A_USER: usize = 8;
+const STRANGERS: usize = 128;
+/// Such connections of one user: editors start all of their servers at once.
+const STRANGERS_OF_A_USER: usize = 32;
 /// How long nobody is let in when the host has no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
