@@ -45,8 +45,9 @@ struct Draft {
 pub(super) fn all(files: &[PathBuf]) -> Result<Config, ConfigError> {
     let mut wrong = Vec::new();
     let mut whole = Draft::default();
-    for file in files {
-        match one(file) {
+    for (number, file) in files.iter().enumerate() {
+        // Drop-ins are of the version of the file that they are laid over.
+        match one(file, number == 0) {
             Ok(draft) => whole = whole.then(draft),
             Err(error) => wrong.push(error),
         }
@@ -98,13 +99,13 @@ impl Draft {
     }
 }
 
-/// Reads one file.
-fn one(file: &Path) -> Loaded<Draft> {
+/// Reads one file: the first, or a drop-in.
+fn one(file: &Path, is_first: bool) -> Loaded<Draft> {
     let (name, text) = contents(file)?;
     let (source, root, _) = tree(&name, &text)?;
     let expected = "the configuration of `capwarden agent`";
     let (section, mut gather) = Section::open(&source, &root, "", expected, KEYS)?;
-    gather.keep(version(&section, gather.is_clean()));
+    gather.keep(version(&section, is_first && gather.is_clean()));
     let house = HouseConfig {
         audit: gather.keep(section.read("audit", absolute)).flatten(),
         state: gather.keep(section.read("state", absolute)).flatten(),

@@ -100,10 +100,7 @@ fn later_files_change_single_keys_and_add_servers() {
     let config = config(
         SERVER,
         &[
-            (
-                "90-last.yaml",
-                "version: 1\nservers:\n  pcap: { user: bob }\n",
-            ),
+            ("90-last.yaml", "servers:\n  pcap: { user: bob }\n"),
             (
                 "10-first.yaml",
                 "version: 1\nclients: [user:ann]\nservers:\n  pcap: { user: eve, most: 2 }\n  new: { command: [x], policy: /n.yaml }\n",

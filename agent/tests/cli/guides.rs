@@ -7,6 +7,9 @@ use super::{
     told,
 };
 
+/// The configuration that packages have.
+const PACKAGED: &str = include_str!("../../packaging/config/agent.yaml");
+
 /// The guides, by their files' names.
 fn guides() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manual");
@@ -44,13 +47,16 @@ fn policies_and_configurations_of_the_guides_can_be_used() {
         for block in text.split("```yaml\n").skip(1) {
             let (block, _) = block.split_once("```").unwrap();
             if block.contains("servers:\n") {
+                // A drop-in is laid over the file that the package has.
                 let path = dir.path().join("agent.yaml");
-                let head = if block.contains("version:") {
-                    ""
-                } else {
-                    "version: 1\n"
+                let beside = dir.path().join("agent.d");
+                fs::create_dir_all(&beside).unwrap();
+                let (main, drop_in) = match block.contains("version:") {
+                    true => (block, ""),
+                    false => (PACKAGED, block),
                 };
-                fs::write(&path, format!("{head}{block}")).unwrap();
+                fs::write(&path, main).unwrap();
+                fs::write(beside.join("10-of-the-guide.yaml"), drop_in).unwrap();
                 let config = capwarden::config::Config::load(&path);
                 assert_eq!(config.unwrap().servers.len(), 1, "{name}");
                 configurations += 1;

@@ -113,6 +113,7 @@ pub(super) fn shown(text: &str) -> BTreeSet<String> {
         }
         if !in_block {
             for code in line.split('`').skip(1).step_by(2) {
+                let code = code.strip_prefix("sudo ").unwrap_or(code);
                 if let Some(rest) = code.strip_prefix("capwarden ") {
                     add(rest);
                 }

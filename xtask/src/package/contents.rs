@@ -83,7 +83,7 @@ impl Entry {
 pub(super) struct Unit {
     /// Its file: `capwarden-server@.socket`.
     pub(super) file: String,
-    /// What is started: `capwarden-server@captures.socket`, or the same.
+    /// What is started: `capwarden-server@capwarden-server.socket`, or the same.
     pub(super) name: String,
 }
 
