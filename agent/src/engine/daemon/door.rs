@@ -269,6 +269,10 @@ impl Admitted {
         };
         let end = self.served.converse(stream, caller, told).await;
         self.door.connections().remove(&number);
+        if self.door.count() == 1 {
+            // The last one, for now: what its sessions and all before them took is the host's again.
+            kernel::give_back();
+        }
         match end {
             Ok(why) => tracing::info!(number, why, "a client of {name} has gone"),
             Err(error) => tracing::error!(number, %error, "a client of {name} got no server"),
