@@ -391,7 +391,15 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
     ensure!(three.call("echo", &json!({}))?.text() == "{}");
     ensure!(one.call("echo", &json!({ "n": 2 }))?.text() == "{\"n\": 2}");
 
-    // Who may not connect any more is connected no more, whichever file says so.
+    // Whoever is connected stays with what they have when the server changes for who comes later.
+    stage.write(
+        "agent.d/55-later.yaml",
+        "servers:\n  one: { environment: { LATER: \"1\" } }\n",
+    )?;
+    daemon.said("the server one is changed", 1)?;
+    ensure!(one.call("echo", &json!({ "n": 3 }))?.text() == "{\"n\": 3}");
+
+    // Who may not connect any more is connected no more, whichever file says so, and whenever they came.
     stage.write(
         "agent.d/60-mine.yaml",
         &format!("version: 1\nservers:\n  one: {{ clients: [user:{STRANGER}] }}\n"),

@@ -37,6 +37,7 @@ impl Revoke {
             let who = one.who.as_ref();
             who.is_some_and(|who| who.grant.as_ref() == Some(&grant.id))
         };
+        let unasked = agents.silent.len();
         let its: Vec<&Live> = live.iter().filter(its).collect();
         let ended = stop::stop_these(agents, &its, Some("its grant is revoked"))?;
         let paint = Paint::for_stdout();
@@ -46,6 +47,9 @@ impl Revoke {
                 writeln!(out, "{id} ended: {}", visible(&ended.text))
             })
         })?;
+        if unasked > 0 {
+            return Err(stop::not_all_asked(unasked));
+        }
         Ok(Exit::Ok)
     }
 }

@@ -5,6 +5,7 @@ use clap::{ArgGroup, Args};
 use crate::{
     audit::visible,
     operate::{self, Agents, Conversation, Ended, Line, Live, Request},
+    words::counted,
 };
 
 use super::{
@@ -48,6 +49,7 @@ impl Stop {
         let mut agents = agents::ask("stop what agents do")?;
         let (_, live) = agents.sessions();
         agents::warn_of_silent(&agents);
+        let unasked = agents.silent.len();
         let wanted = self.wanted(&live)?;
         let why = self.why.as_deref();
         let ended = stop_these(agents, &wanted, why)?;
@@ -59,6 +61,9 @@ impl Stop {
             }
             Ok(())
         })?;
+        if self.ids.is_empty() && unasked > 0 {
+            return Err(not_all_asked(unasked));
+        }
         Ok(Exit::Ok)
     }
 
@@ -84,6 +89,17 @@ impl Stop {
         }
         Ok(wanted)
     }
+}
+
+/// Some agents could not be asked: what they do goes on.
+pub(super) fn not_all_asked(count: usize) -> Failure {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    let what = format!(
+        "{} could not be asked: what runs there goes on",
+        counted(count, "agent")
+    );
+    let hint = "see the warnings above; try again, or end the agent itself";
+    Failure::Internal(Account::new(what).hint(hint))
 }
 
 fn not_there(what: String) -> Failure {

@@ -195,6 +195,11 @@ impl OwnServers {
         &self.observer
     }
 
+    /// Whether all were told to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.borrow().is_some()
+    }
+
     /// Tells all servers to end, and why.
     pub(super) fn stop(&self, why: &'static str) {
         self.stopping.send_replace(Some(why));

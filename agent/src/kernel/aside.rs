@@ -11,6 +11,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use super::broker::{LEAVE, join_within};
+
 /// So much is under way at once, of all sessions of a server.
 const THREADS: usize = 2;
 /// So much of one session waits for its turn.
@@ -21,7 +23,7 @@ const WAITING: usize = 128;
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads. When it is dropped, what has not begun is dropped, and what is under way is
-/// waited for.
+/// waited for, within bounds.
 pub(super) struct Aside {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -86,7 +88,7 @@ impl Drop for Aside {
         drop(left);
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            join_within(thread, LEAVE);
         }
     }
 }

@@ -19,7 +19,8 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::{FileExt, MetadataExt},
     sync::Arc,
-    thread,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -117,7 +118,7 @@ pub trait Admit: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Broker {
     stop: Option<OwnedFd>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     /// Forgotten once it answers no more.
     stored: Option<Stored>,
 }
@@ -150,6 +151,14 @@ impl Broker {
                         pulse.rest();
                         continue;
                     };
+                    if matches!(
+                        i64::from(call.number),
+                        libc::SYS_bind | libc::SYS_setsockopt
+                    ) {
+                        // Its caller's memory is read, which can take as long as that likes; whom it
+                        // harms is the caller, whose calls all wait for this one.
+                        pulse.rest();
+                    }
                     if std::mem::take(&mut abandoned) {
                         refuse_abandoned(&listener, &*admit, &call);
                     }
@@ -174,11 +183,29 @@ impl Broker {
     }
 }
 
+/// How long a thread may take to end: one that reads a caller's memory is as slow as whoever provides that.
+pub(super) const LEAVE: Duration = Duration::from_secs(3);
+
+/// Waits for a thread's end, but not for ever: it goes with the process at the latest.
+pub(super) fn join_within(thread: JoinHandle<()>, limit: Duration) {
+    let start = Instant::now();
+    while !thread.is_finished() {
+        if start.elapsed() > limit {
+            tracing::warn!(
+                "a thread still waits for a governed process's memory, and is left to it"
+            );
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let _ = thread.join();
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         drop(self.stop.take()); // the loop sees the pipe hang up
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            join_within(thread, LEAVE);
         }
     }
 }

@@ -55,6 +55,30 @@ impl Peer {
     }
 }
 
+/// Whether a process that was a peer may be governed: as its cgroup is called, or as it is confined, which no process takes off.
+/// True if it has gone: what it was can no longer be seen, and who has its socket now is not known.
+#[must_use]
+pub fn may_be_governed(process: u32) -> bool {
+    let of = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}"));
+    match (of("cgroup"), of("status")) {
+        (Ok(groups), Ok(status)) => groups.contains("/capwarden-") || is_confined(&status),
+        _ => true,
+    }
+}
+
+/// Whether a process has what governed ones have: a filter, no way to privileges, and of these none that it could have.
+fn is_confined(status: &str) -> bool {
+    let field = |name: &str| {
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        lines.find_map(|(key, value)| (key == name).then_some(value.trim()))
+    };
+    let nothing = |set: &str| set.bytes().all(|digit| digit == b'0');
+    field("NoNewPrivs") == Some("1")
+        && field("Seccomp") == Some("2")
+        && field("CapBnd").is_some_and(nothing)
+        && field("Uid").is_some_and(|ids| ids.split_whitespace().any(|id| id == "0"))
+}
+
 /// The kernel has told us of a socket before: if it says that there is none, there is none.
 static ANSWERS: AtomicBool = AtomicBool::new(false);
 
@@ -221,6 +245,25 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn peers_are_governed_by_what_they_cannot_take_off_or_unknown() {
+        assert!(!may_be_governed(std::process::id()));
+        assert!(may_be_governed(u32::MAX), "nobody is known to be there");
+        let status = "Uid:\t0\t0\t0\t0\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        assert!(is_confined(status));
+        for (as_it_is, otherwise) in [
+            ("Uid:\t0\t0\t0\t0", "Uid:\t1000\t1000\t1000\t1000"),
+            ("CapBnd:\t0", "CapBnd:\t1"),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+            ("Seccomp:\t2", "Seccomp:\t0"),
+        ] {
+            assert!(
+                !is_confined(&status.replace(as_it_is, otherwise)),
+                "{otherwise}"
+            );
+        }
+    }
 
     #[test]
     fn own_connection_is_ones_own() {

@@ -129,6 +129,15 @@ impl Door {
 
     /// Hears what somebody wants, on a task of its own.
     pub(super) fn meet(self: &Arc<Self>, mut stream: UnixStream, peer: Peer) {
+        if kernel::may_be_governed(peer.process) {
+            // It would have sessions, and use up limits, as its user.
+            tracing::warn!(
+                user = peer.user,
+                process = peer.process,
+                "refused a governed process, or one that has gone, that asked for a server"
+            );
+            return;
+        }
         let door = Arc::clone(self);
         let stranger = self.strangers.take(peer.user);
         let mut running = self.running();
@@ -191,14 +200,33 @@ impl Door {
         })
     }
 
-    /// Ends those connections that may not be any more: `still` says what is to be said to whom.
-    pub(super) fn review(&self, still: impl Fn(&Served, &Peer) -> Option<&'static str>) {
+    /// Why somebody may no longer be connected to a server that was served when they came; none if they may. What
+    /// counts is what is served under that name now, however often it has changed since.
+    fn over(&self, served: &Served, peer: &Peer) -> Option<&'static str> {
+        let Some(now) = self.table.get(&served.name) else {
+            return Some("its server was withdrawn");
+        };
+        if now.config.policy != served.config.policy {
+            return Some("another policy decides its calls now");
+        }
+        (!now.lets_in(peer)).then_some("its user may no longer connect")
+    }
+
+    /// Ends those connections that may not be any more.
+    pub(super) fn review(&self) {
+        self.end(|connection| self.over(&connection.served, &connection.peer));
+    }
+
+    /// Ends all connections.
+    pub(super) fn end_all(&self, why: &'static str) {
+        self.end(|_| Some(why));
+    }
+
+    fn end(&self, over: impl Fn(&Connection) -> Option<&'static str>) {
         let mut connections = self.connections();
         let over: Vec<(u64, &'static str)> = connections
             .iter()
-            .filter_map(|(number, connection)| {
-                Some((*number, still(&connection.served, &connection.peer)?))
-            })
+            .filter_map(|(number, connection)| Some((*number, over(connection)?)))
             .collect();
         for (number, why) in over {
             if let Some(connection) = connections.remove(&number) {
@@ -255,6 +283,12 @@ impl Admitted {
             end,
         };
         self.door.connections().insert(number, connection);
+        // What has changed since it was let in was asked of those who were here already.
+        if let Some(why) = self.door.over(&self.served, &self.peer) {
+            self.door.connections().remove(&number);
+            tracing::info!(number, why, "a client of {name} is let go");
+            return;
+        }
         let caller = Caller {
             principal: Principal::User(user),
             grant: None,

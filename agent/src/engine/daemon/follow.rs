@@ -162,14 +162,18 @@ impl Follow {
                     house.table.put(served);
                     tracing::info!("the server {name} is {verb}");
                 }
-                Err(error) => tracing::error!(%error, "the server {name} is not served"),
+                Err(error) => match before {
+                    // Who comes from now on is served as before, but over HTTP.
+                    Some(before) if !before.is_ended() => {
+                        tracing::error!(%error, "the server {name} stays as it was");
+                        house.table.put(before);
+                    }
+                    _ => tracing::error!(%error, "the server {name} is not served"),
+                },
             }
         }
         // Who may connect is asked of what is served now.
-        house.door.review(|served, peer| {
-            let now = house.table.get(&served.name)?;
-            (!now.lets_in(peer)).then_some("its user may no longer connect")
-        });
+        house.door.review();
     }
 }
 

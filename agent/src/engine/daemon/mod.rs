@@ -239,6 +239,7 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
         door,
     } = house;
     let all = table.take_all();
+    door.end_all(AGENT_ENDS);
     let ends = async {
         let all = all.iter().map(|served| served.end(AGENT_ENDS));
         tokio::join!(join_all(all), door.emptied())

@@ -1,6 +1,7 @@
 //! One server that is served: who may use it, how many do, and how its starts went.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,9 +25,20 @@ use crate::{
     },
     gate::{Bounds, http},
     kernel::{self, Peer},
-    principal::Caller,
+    principal::{Caller, Principal},
     words,
 };
+
+/// Users whose crashes are remembered.
+const USERS: usize = 1_024;
+
+/// How many of a server one user may have: where others may connect, they get some, too.
+fn most_of_one(config: &ServerConfig) -> usize {
+    match config.clients.as_slice() {
+        [] | [Client::User(_)] => config.most,
+        _ => config.most.div_ceil(2),
+    }
+}
 
 /// A server, for as long as it is served or somebody is connected to it.
 pub(super) struct Served {
@@ -37,6 +49,8 @@ pub(super) struct Served {
     address: Option<String>,
     seats: Arc<Seats>,
     pace: Mutex<Pace>,
+    /// Of each user whose client's first words a server did not survive.
+    crashes: Mutex<HashMap<u32, Pace>>,
     /// What keeps its policy what its file says.
     _tasks: JoinSet<()>,
 }
@@ -102,8 +116,9 @@ impl Served {
             name,
             kind,
             address,
-            seats: Seats::new(config.most, config.most),
+            seats: Seats::new(config.most, most_of_one(&config)),
             pace: Mutex::default(),
+            crashes: Mutex::default(),
             _tasks: tasks,
             config,
         }))
@@ -119,6 +134,14 @@ impl Served {
                 }
             }
             Kind::Shared(upstream) => upstream.end().await,
+        }
+    }
+
+    /// Whether its clients' servers were told to end.
+    pub(super) fn is_ended(&self) -> bool {
+        match &self.kind {
+            Kind::Own(servers, _) => servers.is_stopping(),
+            Kind::Shared(_) => true,
         }
     }
 
@@ -140,14 +163,27 @@ impl Served {
         let Kind::Own(servers, _) = &self.kind else {
             return Ok("there are no servers of one's own"); // `place` has said so
         };
+        let user = match caller.principal {
+            Principal::User(user) => Some(user),
+            Principal::Bearer(_) => None,
+        };
         let end = servers.converse(client, caller, told).await;
-        match &end {
-            Ok((_, Outcome::NeverServed(status))) => {
+        match (&end, user) {
+            // It may be what this client said to it.
+            (Ok((_, Outcome::NeverServed(status))), Some(user)) => {
                 let why = format!("it ended before it had answered anything ({status})");
-                self.pace().failed(Instant::now(), why);
+                let mut crashes = self.crashes();
+                if crashes.len() >= USERS {
+                    crashes.clear();
+                }
+                let its = crashes.entry(user).or_default();
+                its.failed(Instant::now(), why);
             }
-            Ok(_) => self.pace().served(),
-            Err(error) => self.pace().failed(Instant::now(), error.to_string()),
+            (Ok(_), _) => {
+                self.pace().served();
+                user.map(|user| self.crashes().remove(&user));
+            }
+            (Err(error), _) => self.pace().failed(Instant::now(), error.to_string()),
         }
         end.map(|(why, _)| why)
     }
@@ -174,7 +210,15 @@ impl Served {
                 ),
             ));
         }
-        if let Err((left, why)) = self.pace().may_start(Instant::now()) {
+        let now = Instant::now();
+        let waits = {
+            let waits = |pace: &Pace| {
+                let (left, why) = pace.may_start(now).err()?;
+                Some((left, why.to_owned()))
+            };
+            waits(&self.pace()).or_else(|| self.crashes().get(&user).and_then(waits))
+        };
+        if let Some((left, why)) = waits {
             return Err(Answer::refused(
                 format!("The server {name} could not be started several times in a row: {why}."),
                 format!(
@@ -184,9 +228,16 @@ impl Served {
             ));
         }
         self.seats.take(user).map_err(|full| {
-            let (Full::All(most) | Full::User(most)) = full;
+            let run = match full {
+                Full::All(most) => {
+                    format!("{most} of the server {name} run already, each for one client.")
+                }
+                Full::User(most) => format!(
+                    "{most} of the server {name} run for you already, and others may want one, too."
+                ),
+            };
             Answer::refused(
-                format!("{most} of the server {name} run already, each for one client."),
+                run,
                 format!(
                     "Close one of them, or let more run: `most` of {}.",
                     self.config.at
@@ -216,6 +267,11 @@ impl Served {
             http: self.address.clone(),
             http_only: matches!(self.kind, Kind::Shared(_)),
         }
+    }
+
+    fn crashes(&self) -> MutexGuard<'_, HashMap<u32, Pace>> {
+        // Whole after every statement.
+        self.crashes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
