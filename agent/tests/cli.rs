@@ -155,6 +155,7 @@ fn manual_has_a_page_for_every_command() {
         pages,
         [
             "capwarden-agent.8",
+            "capwarden-agent.yaml.5",
             "capwarden-approvals.8",
             "capwarden-approve.8",
             "capwarden-audit-show.8",
@@ -208,9 +209,10 @@ fn manual_has_a_page_for_every_command() {
     for page in pages {
         let of = if page.ends_with(".5") { "man5" } else { "man8" };
         let text = fs::read_to_string(path.join(of).join(&page)).unwrap();
-        let section = match page.ends_with(".5") {
-            true => ".SH LIMITS",
-            false => ".SH \"EXIT STATUS\"",
+        let section = match page.as_str() {
+            "capwarden-policy.5" => ".SH LIMITS",
+            "capwarden-agent.yaml.5" => ".SH \"OF EACH SERVER\"",
+            _ => ".SH \"EXIT STATUS\"",
         };
         assert!(text.contains(section), "{page}: {text}");
     }

@@ -72,3 +72,26 @@ fn policies_and_configurations_of_the_guides_can_be_used() {
     }
     assert!(policies >= 3 && configurations >= 3);
 }
+
+#[test]
+fn every_key_of_the_agents_configuration_is_explained() {
+    let (_, page) = guides()
+        .into_iter()
+        .find(|(name, _)| name == "configuration.md")
+        .unwrap();
+    let (of_all, of_each) = page.split_once("## Of each server").unwrap();
+    for (part, keys) in [
+        (of_all, capwarden::config::KEYS),
+        (of_each, capwarden::config::SERVER_KEYS),
+    ] {
+        let explained: Vec<&str> = part
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        let mut keys = keys.to_vec();
+        let mut sorted = explained.clone();
+        keys.sort_unstable();
+        sorted.sort_unstable();
+        assert_eq!(sorted, keys);
+    }
+}

@@ -32,6 +32,13 @@ pub(super) const PAGES: &[Written] = &[
         ],
     },
     Written {
+        name: "capwarden-agent.yaml",
+        section: "5",
+        says: "what capwarden agent serves, to whom",
+        text: include_str!("../../../manual/configuration.md"),
+        see: &[("capwarden-agent", "8"), ("capwarden-serving", "7")],
+    },
+    Written {
         name: "capwarden-sharkmcp",
         section: "7",
         says: "hand SharkMCP to a model",
@@ -184,6 +191,8 @@ fn body(text: &str, page: &mut Roff) {
             page.control("SH", [title.to_uppercase().as_str()]);
         } else if let Some(title) = line.strip_prefix("### ") {
             page.control("SS", [title]);
+        } else if lines.peek().is_some_and(|next| next.starts_with("|---")) {
+            // The head of a table, of which a page has none.
         } else if let Some(row) = line.strip_prefix("| ") {
             let (key, says) = row
                 .trim_end_matches('|')
