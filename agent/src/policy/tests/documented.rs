@@ -23,7 +23,9 @@ fn blocks(document: &str) -> Vec<(usize, String)> {
 fn policies_in_the_documents_load() {
     let mut count = 0;
     for (name, document) in [("policies/README.md", LANGUAGE), ("README.md", README)] {
-        for (line, text) in blocks(document) {
+        // The agent's configuration is tried by the test of the command line.
+        let policies = blocks(document).into_iter();
+        for (line, text) in policies.filter(|(_, text)| !text.starts_with("servers:")) {
             let policy = Policy::parse(&format!("{name}:{line}"), &text)
                 .unwrap_or_else(|error| panic!("{error:?}"));
             assert_eq!(policy.dialect(), Dialect::Capwarden);
