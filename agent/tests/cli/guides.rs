@@ -43,7 +43,11 @@ fn every_command_of_the_guides_is_one_that_there_is() {
 fn policies_and_configurations_of_the_guides_can_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let (mut policies, mut configurations) = (0, 0);
-    for (name, text) in guides() {
+    let readme = (
+        "README.md".to_owned(),
+        include_str!("../../../README.md").to_owned(),
+    );
+    for (name, text) in guides().into_iter().chain([readme]) {
         for block in text.split("```yaml\n").skip(1) {
             let (block, _) = block.split_once("```").unwrap();
             if block.contains("servers:\n") {
