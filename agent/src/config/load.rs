@@ -103,6 +103,9 @@ impl Draft {
 fn one(file: &Path, is_first: bool) -> Loaded<Draft> {
     let (name, text) = contents(file)?;
     let (source, root, _) = tree(&name, &text)?;
+    if !is_first && matches!(root.tree, Tree::Null) {
+        return Ok(Draft::default()); // all of it is commented out
+    }
     let expected = "the configuration of `capwarden agent`";
     let (section, mut gather) = Section::open(&source, &root, "", expected, KEYS)?;
     gather.keep(version(&section, is_first && gather.is_clean()));

@@ -105,6 +105,7 @@ fn later_files_change_single_keys_and_add_servers() {
                 "10-first.yaml",
                 "version: 1\nclients: [user:ann]\nservers:\n  pcap: { user: eve, most: 2 }\n  new: { command: [x], policy: /n.yaml }\n",
             ),
+            ("50-nothing.yaml", "# servers: {}\n"),
             ("ignored.txt", "rubbish"),
             (".hidden.yaml", "rubbish"),
         ],
@@ -117,7 +118,7 @@ fn later_files_change_single_keys_and_add_servers() {
         config.servers["new"].clients,
         [Client::User("ann".to_owned())]
     );
-    assert_eq!(config.files.len(), 3);
+    assert_eq!(config.files.len(), 4);
 }
 
 #[test]

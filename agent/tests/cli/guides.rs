@@ -56,7 +56,7 @@ fn policies_and_configurations_of_the_guides_can_be_used() {
                 let beside = dir.path().join("agent.d");
                 fs::create_dir_all(&beside).unwrap();
                 let (main, drop_in) = match block.contains("version:") {
-                    true => (block, "version: 1\n"),
+                    true => (block, ""),
                     false => (PACKAGED, block),
                 };
                 fs::write(&path, main).unwrap();

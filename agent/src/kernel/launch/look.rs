@@ -52,6 +52,10 @@ fn of_status(status: &str, credentials: &Credentials) -> Option<String> {
     if most.is_none_or(|most| most & !sys::kept_in_bounding_set() != 0) {
         return Some("its capability bounding set is not empty (CapBnd)".to_owned());
     }
+    // What is told is the first thread's: another could be as it likes.
+    if field("Threads") != Some("1") {
+        return Some("it has more threads than one".to_owned());
+    }
     if field("NoNewPrivs") != Some("1") {
         return Some("it may gain privileges by what it executes".to_owned());
     }
@@ -67,7 +71,7 @@ mod tests {
 
     const STATUS: &str = "Name:\tserver\nUid:\t998\t998\t998\t998\nGid:\t997\t997\t997\t997\nGroups:\t997 110 \n\
         CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000003000\n\
-        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
+        CapAmb:\t0000000000000000\nThreads:\t1\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
 
     #[test]
     fn every_difference_is_seen() {
@@ -99,6 +103,7 @@ mod tests {
                 "CapBnd",
             ),
             ("CapBnd", "Capbnd", "CapBnd"),
+            ("Threads:\t1", "Threads:\t2", "threads"),
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "gain privileges"),
             ("Seccomp:\t2", "Seccomp:\t0", "no seccomp filter"),
         ] {
