@@ -207,7 +207,7 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
         let first = *first.get_or_insert(holds);
         // What is given back to the allocator, and not to the kernel, is more at one time than at another.
         ensure!(
-            holds.memory <= first.memory.max(WORKED) * 3 / 2,
+            holds.memory <= first.memory.max(WORKED) * 2,
             "{first:?}, after {rounds} rounds {holds:?}"
         );
         let over = seconds.map_or(rounds >= 2, |seconds| start.elapsed().as_secs() >= seconds);
@@ -218,13 +218,13 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
     signal(daemon.child.id(), Signal::TERM)?;
     let status = exited(&mut daemon.child, LONG)?;
     let said = daemon.stage.stderr()?;
-    ensure!(status.code() == Some(128 + 15), "{status}: {said}");
+    ensure!(status.success(), "{status}: {said}");
     // Nothing is lost of the record, either.
     let ends = daemon.stage.audit("session-ended")?;
     let exact = |end: &&Value| end.get("packets") == Some(&json!(CAP));
     ensure!(ends.iter().filter(exact).count() == rounds * CLIENTS * EACH);
     ensure!(ends.iter().all(|end| text(end, "reason") == "packet-cap"));
-    daemon.stage.audit_is_closed("a signal", Some(128 + 15))?;
+    daemon.stage.audit_is_closed("a signal", Some(0))?;
     ensure!(daemon.stage.processes(&[])?.is_empty());
     Ok(())
 }
