@@ -209,8 +209,9 @@ pub(crate) fn agent_is_killed() {
 /// As it is in earnest: another user, without capabilities, under the seccomp filter.
 pub(crate) fn nobody_leaves() {
     leaves(&Way::Fork);
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_capwarden"));
-    let launcher = Launcher::start(program, &[LAUNCHER_VERB], &[], 65_534).unwrap();
+    // Machines have this program, and no other of ours.
+    let program = std::env::current_exe().unwrap();
+    let launcher = Launcher::start(&program, &[LAUNCHER_VERB], &[], 65_534).unwrap();
     leaves(&Way::Launchers(launcher.directory().to_owned()));
 }
 

@@ -33,8 +33,8 @@ use std::{
 };
 
 use capwarden::kernel::{
-    AddressRange, Cgroup, Credentials, NetworkCaps, NetworkGuard, NetworkInterfaces, NetworkRule,
-    NetworkSlot, NetworkTerms, NetworkUse, Transport,
+    AddressRange, Cgroup, Credentials, LAUNCHER_VERB, NetworkCaps, NetworkGuard, NetworkInterfaces,
+    NetworkRule, NetworkSlot, NetworkTerms, NetworkUse, Transport,
 };
 use server::Server;
 
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some("agent") => return life::agent(),
+        Some(verb) if verb == LAUNCHER_VERB => return capwarden::kernel::launcher(),
         _ => {}
     }
     if !rustix::process::geteuid().is_root() {

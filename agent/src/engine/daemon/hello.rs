@@ -154,7 +154,7 @@ fn parse(line: &[u8]) -> Result<Hello, String> {
 }
 
 /// Says what is wanted to the daemon that listens at a path, and waits for its answer. After
-/// [`connected`](Answer::connected), the stream is the server's pipe.
+/// `connected`, the stream is the server's pipe.
 ///
 /// # Errors
 ///
