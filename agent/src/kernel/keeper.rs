@@ -134,8 +134,7 @@ pub fn kept() -> Vec<Kept> {
 
 /// Owns a descriptor that was passed, if it is a listener.
 fn take(descriptor: RawFd) -> Option<Listener> {
-    let link = std::fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
-    if link.as_os_str() != "anon_inode:seccomp notify" {
+    if !Listener::is_at(descriptor) {
         return None;
     }
     // SAFETY: it was passed for this process to own, and is taken once.

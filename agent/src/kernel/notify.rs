@@ -4,7 +4,7 @@
 
 use std::{
     mem,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use rustix::io::Errno;
@@ -39,6 +39,12 @@ pub(super) struct Notification {
 }
 
 impl Listener {
+    /// Whether a descriptor of this process is one.
+    pub(super) fn is_at(descriptor: RawFd) -> bool {
+        let link = std::fs::read_link(format!("/proc/self/fd/{descriptor}"));
+        link.is_ok_and(|kind| kind.as_os_str() == "anon_inode:seccomp notify")
+    }
+
     pub(super) fn new(fd: OwnedFd) -> Self {
         let listener = Self(fd);
         // Linux 6.6: the waiting thread is woken on this CPU. Only faster; older kernels say EINVAL.

@@ -18,7 +18,7 @@ use rustix::{
     },
 };
 
-use super::sys;
+use super::{process::status_field, sys};
 
 /// Who is at the other end of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +68,7 @@ pub fn may_be_governed(process: u32) -> bool {
 
 /// Whether a process has what governed ones have: a filter, no way to privileges, and of these none that it could have.
 fn is_confined(status: &str) -> bool {
-    let field = |name: &str| {
-        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
-        lines.find_map(|(key, value)| (key == name).then_some(value.trim()))
-    };
+    let field = |name: &str| status_field(status, name);
     let nothing = |set: &str| set.bytes().all(|digit| digit == b'0');
     field("NoNewPrivs") == Some("1")
         && field("Seccomp") == Some("2")

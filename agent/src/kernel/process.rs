@@ -63,12 +63,7 @@ impl Process {
         const SIGTERM: u64 = 1 << 14;
         let caught = fs::read_to_string(format!("/proc/{}/status", self.pid))
             .ok()
-            .and_then(|status| {
-                let caught = status
-                    .lines()
-                    .find_map(|line| line.strip_prefix("SigCgt:"))?;
-                u64::from_str_radix(caught.trim(), 16).ok()
-            })
+            .and_then(|status| u64::from_str_radix(status_field(&status, "SigCgt")?, 16).ok())
             .unwrap_or(0);
         let signal = if caught & SIGTERM == 0 && caught & SIGINT != 0 {
             Signal::INT
@@ -129,4 +124,9 @@ pub(super) fn kill(pid: u32) {
 fn readable(fd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+/// A field of what `/proc/PID/status` says, without the blanks around it.
+pub(super) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    lines.find_map(|(key, value)| (key == name).then_some(value.trim()))
 }

@@ -7,7 +7,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd, OwnedFd, RawFd},
         unix::process::ExitStatusExt as _,
     },
     path::{Path, PathBuf},
@@ -163,7 +163,7 @@ fn confined(connection: &OwnedFd, launch: &Launch<'_>) -> Result<(Process, Liste
         user: launch.credentials.name(),
         why,
     };
-    if !is_listener(listener.as_fd()) {
+    if !Listener::is_at(listener.as_raw_fd()) {
         return Err(unconfined(
             "what it handed over is no seccomp listener".to_owned(),
         ));
@@ -177,11 +177,6 @@ fn confined(connection: &OwnedFd, launch: &Launch<'_>) -> Result<(Process, Liste
         return Err(prepare(Errno::SRCH));
     }
     Ok((process, Listener::new(listener)))
-}
-
-fn is_listener(descriptor: BorrowedFd<'_>) -> bool {
-    let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    std::fs::read_link(link).is_ok_and(|kind| kind.as_os_str() == "anon_inode:seccomp notify")
 }
 
 /// A process that a launcher has started.

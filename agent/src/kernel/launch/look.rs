@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::kernel::{sys, users::Credentials};
+use crate::kernel::{process::status_field, sys, users::Credentials};
 
 /// What is different from what it has to be; none if nothing is. The process waits for the agent, so that
 /// it stays as it is.
@@ -14,10 +14,7 @@ pub(super) fn difference(process: u32, credentials: &Credentials) -> Option<Stri
 }
 
 fn of_status(status: &str, credentials: &Credentials) -> Option<String> {
-    let field = |name: &str| {
-        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
-        lines.find_map(|(key, value)| (key == name).then_some(value.trim()))
-    };
+    let field = |name: &str| status_field(status, name);
     let numbers = |name: &str| -> Vec<Option<u32>> {
         let words = field(name).unwrap_or_default().split_whitespace();
         words.map(|word| word.parse().ok()).collect()
