@@ -28,7 +28,12 @@ def reach(port):
 
 def detached(work):
     """As daemons do it: neither parent, session, process group nor descriptors tell whose it is."""
-    if os.fork():
+    middle = os.fork()
+    if middle:
+        try:
+            os.waitpid(middle, 0)
+        except ChildProcessError:
+            pass  # gone: its end is ignored, so there is nothing to be told
         return
     os.setsid()
     if os.fork():

@@ -111,7 +111,8 @@ fn detached_programs_are_gone_when_they_are_stopped() -> Result<()> {
     );
     let failed = rig.client.call("fail", &json!({}))?;
     ensure!(failed.failed(), "{}", failed.line);
-    ensure!(rig.programs()? == 2, "another's failure ended it");
+    let left = rig.programs()?;
+    ensure!(left == 2, "another's failure left {left}");
     rig.client.call("stop", &json!({}))?;
     let end = rig.is_over(&session, "stop-call")?;
     ensure!(number(&end, "peak_processes") >= Some(2), "{end}");
