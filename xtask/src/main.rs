@@ -5,6 +5,7 @@
     reason = "a developer's command talks to its terminal"
 )]
 
+mod again;
 mod apt;
 mod attacks;
 mod bench;
@@ -15,6 +16,7 @@ mod package;
 mod root;
 mod run;
 mod setup;
+mod tally;
 mod term;
 mod test;
 mod vm;

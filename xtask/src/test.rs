@@ -4,7 +4,7 @@
 //! What fails does not stop what comes after it: the last line counts everything.
 
 use std::{
-    fmt, fs,
+    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{attacks, house, root, setup, term, vm};
+use crate::{again, attacks, house, root, setup, tally::Tally, term, vm};
 
 /// Test programs of the agent that run as it is shipped: they do so much that the time to build
 /// them optimized comes back many times over.
@@ -90,8 +90,10 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         tally.broken.push(format!("{error:#}"));
     }
 
+    again::bound(&mut tally);
     println!();
     print!("{}", tally.skipped());
+    print!("{}", tally.unsteady());
     print!("{}", tally.failures());
     for broken in &tally.broken {
         println!("{} {broken}", term::mark(false));
@@ -106,90 +108,6 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         bail!("not everything passed; one part alone: cargo xtask test --only lint|unit|e2e|vm");
     }
     Ok(())
-}
-
-/// What the tests came to.
-#[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) passed: usize,
-    pub(crate) failed: usize,
-    /// The names of those that failed: whoever sees the end of the output only sees these.
-    pub(crate) failures: Vec<String>,
-    /// Name and reason.
-    pub(crate) skips: Vec<(String, String)>,
-    /// What failed besides single tests: a lint, a build, a test binary that died.
-    pub(crate) broken: Vec<String>,
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (passed, failed, skipped) = (self.passed, self.failed, self.skips.len());
-        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")?;
-        match self.broken.len() {
-            0 => Ok(()),
-            1 => f.write_str(", and 1 step failed"),
-            n => write!(f, ", and {n} steps failed"),
-        }
-    }
-}
-
-impl Tally {
-    /// What was skipped, a line for each; one that was skipped several times has how often.
-    pub(crate) fn skipped(&self) -> String {
-        let mut lines: Vec<(&(String, String), usize)> = vec![];
-        for skip in &self.skips {
-            match lines.iter_mut().find(|(known, _)| *known == skip) {
-                Some((_, times)) => *times += 1,
-                None => lines.push((skip, 1)),
-            }
-        }
-        let line = |((name, reason), times): &(&(String, String), usize)| match times {
-            1 => format!("skipped {name}: {reason}\n"),
-            times => format!("skipped {name}, {times} times: {reason}\n"),
-        };
-        lines.iter().map(line).collect()
-    }
-
-    /// What failed, a line for each.
-    pub(crate) fn failures(&self) -> String {
-        let failures = self.failures.iter();
-        failures.map(|name| format!("failed {name}\n")).collect()
-    }
-
-    /// Counts one line that a test binary printed.
-    pub(crate) fn count(&mut self, line: &str) {
-        if let Some(totals) = line.strip_prefix("test result: ") {
-            self.passed += number_before(totals, " passed");
-            self.failed += number_before(totals, " failed");
-        } else if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|test| test.strip_suffix(" ... FAILED"))
-        {
-            self.failures.push(name.to_owned());
-        } else if let Some((name, mark)) = line
-            .strip_prefix("test ")
-            .and_then(|test| test.split_once(" ... ignored"))
-        {
-            let reason = mark.trim_start_matches([',', ' ']);
-            let reason = if reason.is_empty() { "ignored" } else { reason };
-            self.skips.push((name.to_owned(), reason.to_owned()));
-        }
-    }
-
-    /// Counts the skips that the tests noted themselves.
-    pub(crate) fn count_noted(&mut self, notes: &str) {
-        for note in notes.lines() {
-            let (name, reason) = note.split_once('\t').unwrap_or((note, "no reason given"));
-            self.skips.push((name.to_owned(), reason.to_owned()));
-            self.passed = self.passed.saturating_sub(1);
-        }
-    }
-}
-
-fn number_before(text: &str, word: &str) -> usize {
-    text.split_once(word)
-        .and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok())
-        .unwrap_or(0)
 }
 
 fn lint(tally: &mut Tally) {
@@ -314,14 +232,16 @@ fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
             ("RUST_BACKTRACE", "1".into()),
         ];
         // `timeout` runs inside sudo: only root can end what root runs.
-        let mut command = root::command(Path::new("timeout"), &variables)?;
-        command
-            .current_dir(&tests)
-            .args(["--kill-after=10", MOST_SECONDS])
-            .arg(&binary);
-        command.args(&options.filter);
-        let failed = tally.failed;
-        match echo(&mut command, tally)? {
+        let command = || -> Result<Command> {
+            let mut command = root::command(Path::new("timeout"), &variables)?;
+            command
+                .current_dir(&tests)
+                .args(["--kill-after=10", MOST_SECONDS])
+                .arg(&binary);
+            Ok(command)
+        };
+        let (failed, known) = (tally.failed, tally.failures.len());
+        match echo(command()?.args(&options.filter), tally)? {
             0 => {}
             TIMED_OUT => tally.broken.push(format!(
                 "{name}: ended after {MOST_SECONDS} s; the test it hung in is the last one above"
@@ -332,6 +252,11 @@ fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
                 .push(format!("{name}: died (exit code {code})")),
         }
         tally.count_noted(&fs::read_to_string(&notes).unwrap_or_default());
+        again::alone(tally, known, |test| {
+            let mut alone = Tally::default();
+            let code = echo(command()?.args(["--exact", test]), &mut alone)?;
+            Ok(code == 0 && alone.passed == 1)
+        })?;
     }
     Ok(())
 }
@@ -399,39 +324,4 @@ fn echo(command: &mut Command, tally: &mut Tally) -> Result<i32> {
         line.clear();
     }
     Ok(child.wait()?.code().unwrap_or(-1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tally_counts_what_libtest_prints() {
-        let mut tally = Tally::default();
-        for line in [
-            "running 4 tests",
-            "test caps::exact ... ok",
-            "test lsm::probe ... ignored, needs BPF LSM",
-            "test caps::late ... FAILED",
-            "test result: FAILED. 12 passed; 1 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s",
-        ] {
-            tally.count(line);
-        }
-        tally.count_noted("namespaces\tno ip netns here\n");
-        assert_eq!((tally.passed, tally.failed), (11, 1));
-        assert_eq!(
-            tally.skips,
-            [
-                ("lsm::probe".to_owned(), "needs BPF LSM".to_owned()),
-                ("namespaces".to_owned(), "no ip netns here".to_owned()),
-            ]
-        );
-        assert_eq!(tally.to_string(), "11 passed, 1 failed, 2 skipped");
-        assert_eq!(tally.failures(), "failed caps::late\n");
-
-        tally.count_noted("namespaces\tno ip netns here\n");
-        let shown = "skipped lsm::probe: needs BPF LSM\n\
-                     skipped namespaces, 2 times: no ip netns here\n";
-        assert_eq!(tally.skipped(), shown);
-    }
 }

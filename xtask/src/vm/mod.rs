@@ -31,7 +31,7 @@ use self::{
     programs::Programs,
     reading::Reading,
 };
-use crate::{house, setup, term, test::Tally};
+use crate::{house, setup, tally::Tally, term};
 
 /// So many machines run at a time, each on one processor of the host.
 const AT_A_TIME: usize = 2;

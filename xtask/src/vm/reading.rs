@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::test::Tally;
+use crate::tally::Tally;
 
 /// What the machine says itself begins so.
 const MARK: &str = "@vm ";

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 
 use super::{Booted, Programs, reading::Run};
-use crate::{term, test::Tally};
+use crate::{tally::Tally, term};
 
 /// Shows it, and counts it.
 pub(super) fn show(booted: &[Booted], programs: &Programs, tally: &mut Tally) {

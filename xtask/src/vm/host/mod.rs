@@ -13,7 +13,7 @@ use anyhow::Result;
 use super::{
     Booted, archive::Archive, boot::Machine, guest, kernels::Kernel, programs::Programs, report,
 };
-use crate::{package, term, test::Tally};
+use crate::{package, tally::Tally, term};
 
 /// What `--only` calls it.
 pub(super) const NAME: &str = "package";
