@@ -196,7 +196,9 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
             Ok(match first {
                 Some(first) => (holds.descriptors <= first.descriptors + SPARE
                     && holds.cgroups <= first.cgroups
-                    && holds.objects <= first.objects)
+                    && holds.objects <= first.objects
+                    // Memory is given back some seconds after clients have left.
+                    && holds.memory <= first.memory.max(WORKED) * 3 / 2)
                     .then_some(holds),
                 None => (holds.cgroups == 0).then_some(holds),
             })
@@ -204,12 +206,7 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
         let holds = settled.with_context(|| format!("{first:?}, now {:?}", daemon.holds()))?;
         eprintln!("round {rounds}, {:.1?}: {holds:?}", start.elapsed());
         // What the first round leaves is what an agent has that has worked.
-        let first = *first.get_or_insert(holds);
-        // What is given back to the allocator, and not to the kernel, is more at one time than at another.
-        ensure!(
-            holds.memory <= first.memory.max(WORKED) * 2,
-            "{first:?}, after {rounds} rounds {holds:?}"
-        );
+        first.get_or_insert(holds);
         let over = seconds.map_or(rounds >= 2, |seconds| start.elapsed().as_secs() >= seconds);
         if over {
             break;

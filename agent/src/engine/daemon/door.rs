@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -113,6 +113,8 @@ pub(super) struct Door {
     connections: Mutex<HashMap<u64, Connection>>,
     running: Mutex<JoinSet<()>>,
     next: AtomicU64,
+    /// Whether a client has left since that was asked.
+    left: AtomicBool,
 }
 
 impl Door {
@@ -124,6 +126,7 @@ impl Door {
             connections: Mutex::default(),
             running: Mutex::default(),
             next: AtomicU64::new(1),
+            left: AtomicBool::default(),
         })
     }
 
@@ -236,6 +239,11 @@ impl Door {
         }
     }
 
+    /// Whether a client has left since this was asked.
+    pub(super) fn somebody_left(&self) -> bool {
+        self.left.swap(false, Ordering::Relaxed)
+    }
+
     /// How many clients are connected.
     pub(super) fn count(&self) -> usize {
         self.clients.count()
@@ -303,10 +311,7 @@ impl Admitted {
         };
         let end = self.served.converse(stream, caller, told).await;
         self.door.connections().remove(&number);
-        if self.door.count() == 1 {
-            // The last one, for now: what its sessions and all before them took is the host's again.
-            kernel::give_back();
-        }
+        self.door.left.store(true, Ordering::Relaxed);
         match end {
             Ok(why) => tracing::info!(number, why, "a client of {name} has gone"),
             Err(error) => tracing::error!(number, %error, "a client of {name} got no server"),

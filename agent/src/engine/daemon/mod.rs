@@ -18,6 +18,7 @@
 //! | `upstream` | a server that speaks HTTP: started once, for all, and again when it ends |
 //! | `follow` | the configuration, loaded again when it changes: what is added, changed and withdrawn |
 //! | `heartbeat` | the service manager's watchdog |
+//! | `tidy` | memory that is given back when clients have left |
 
 mod door;
 mod follow;
@@ -27,6 +28,7 @@ mod pace;
 mod seats;
 mod served;
 mod table;
+mod tidy;
 mod upstream;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -199,6 +201,7 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     let mut tasks = heartbeat::start(manager.clone());
     let routes = Arc::clone(&house.routes);
     tasks.spawn(async move { routes.carry(ended).await });
+    tasks.spawn(tidy::give_back(Arc::clone(&house.door)));
     let mut follow = Follow::new(&plan.file, plan.config, plan.load, plan.prepare);
     // It may have changed since it was loaded.
     follow.reload(&house, true).await;
