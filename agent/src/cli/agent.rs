@@ -211,11 +211,9 @@ fn load(file: &Path) -> Result<Config, Failure> {
             Err(failure) => failure,
             Ok(()) => Failure::Usage(Account::new("there is no file").on(file.display())),
         },
-        ConfigError::Exposed { ref file, .. } => {
-            Failure::Usage(Account::new(error.to_string()).hint(format!(
-                "sudo chown root {0}; sudo chmod go-w {0}",
-                file.display()
-            )))
+        ConfigError::Exposed { ref by, .. } => {
+            let remedy = by.remedy();
+            Failure::Usage(Account::new(error.to_string()).hint(remedy))
         }
         ConfigError::System { .. } => Failure::Internal(Account::new(error.to_string())),
     })

@@ -31,7 +31,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{limits::Address, policy::PolicyError, telemetry::Endpoint};
+use crate::{limits::Address, policy::PolicyError, store::Exposure, telemetry::Endpoint};
 
 pub use client::Client;
 pub use http::HttpConfig;
@@ -84,12 +84,12 @@ pub enum ConfigError {
     #[error("there is no file {}", .0.display())]
     Missing(PathBuf),
     /// Somebody else could say what runs here, and as whom.
-    #[error("{}: {why}, so it is not read", file.display())]
+    #[error("{}: {by}, so it is not read", file.display())]
     Exposed {
         /// The file.
         file: PathBuf,
-        /// Who could change what.
-        why: String,
+        /// What could be changed, and by whom.
+        by: Exposure,
     },
     /// The system would not let it be read.
     #[error("{}: {source}", file.display())]
