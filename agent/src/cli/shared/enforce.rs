@@ -381,6 +381,9 @@ fn failure(error: EngineError) -> Failure {
             let account = Account::new("cannot execute").on(program).because(source);
             Failure::NotStarted(account.hint(hint))
         }
+        EngineError::Launch(error @ LaunchError::Directory { .. }) => {
+            Failure::NotStarted(Account::new(error.to_string()))
+        }
         EngineError::Launch(LaunchError::Confine {
             program,
             step,

@@ -149,11 +149,7 @@ fn confined(connection: &OwnedFd, launch: &Launch<'_>) -> Result<(Process, Liste
     let (sender, listener) = match next(connection).map_err(prepare)? {
         (Message::Confined(_), Some(sender), Some(listener)) => (sender, listener),
         (Message::Failed(step, errno), _, _) => {
-            return Err(LaunchError::Confine {
-                program: launch.program(),
-                step: step.name(),
-                source: errno.into(),
-            });
+            return Err(launch.stopped_at(step, errno.into()));
         }
         (Message::Unable(errno), _, _) => return Err(prepare(errno)),
         _ => return Err(prepare(Errno::PROTO)),
