@@ -5,6 +5,8 @@
     reason = "clippy takes the helpers of a test file for no tests"
 )]
 
+#[path = "cli/check.rs"]
+mod check;
 #[path = "cli/guides.rs"]
 mod guides;
 #[path = "cli/readme.rs"]

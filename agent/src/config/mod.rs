@@ -22,6 +22,7 @@ mod client;
 mod files;
 mod http;
 mod load;
+mod places;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use crate::{limits::Address, policy::PolicyError, store::Exposure, telemetry::En
 pub use client::Client;
 pub use http::HttpConfig;
 pub use load::KEYS;
+pub use places::Places;
 pub use server::{Pin, SERVER_KEYS, ServerConfig};
 
 /// Where the configuration is unless somebody says otherwise.
@@ -75,6 +77,8 @@ pub struct HouseConfig {
     pub socket: Option<PathBuf>,
     /// The group that may connect there; none for [`USUAL_GROUP`].
     pub socket_group: Option<String>,
+    /// Where each of these keys stands.
+    pub places: Places,
 }
 
 /// Why there is no configuration.

@@ -87,17 +87,41 @@ mod tests {
     #[test]
     fn references_are_to_where_things_are_installed() {
         for (written, installed_so) in [
-            ("see [rust](https://rust-lang.org).", "see [rust](https://rust-lang.org)."),
-            ("[`policies/`](policies), [x](policies/netmcp.yaml)", "[`policies/`](/usr/share/capwarden/policies), [x](/usr/share/capwarden/policies/netmcp.yaml)"),
-            ("| [SharkMCP](agent/manual/sharkmcp.md), [many](agent/manual/daemon.md) |", "| SharkMCP (`man 7 capwarden-sharkmcp`), many (`man 7 capwarden-serving`) |"),
-            ("[keys](agent/manual/configuration.md)", "keys (`man 5 capwarden-agent.yaml`)"),
-            ("[SECURITY.md](SECURITY.md)", "[SECURITY.md](/usr/share/doc/capwarden/SECURITY.md)"),
-            ("[ARCHITECTURE.md](ARCHITECTURE.md)", "ARCHITECTURE.md (in the source)"),
-            ("[MIT](LICENSE-MIT)", "[MIT](/usr/share/doc/capwarden/copyright)"),
+            (
+                "see [rust](https://rust-lang.org).",
+                "see [rust](https://rust-lang.org).",
+            ),
+            (
+                "[`policies/`](policies), [x](policies/netmcp.yaml)",
+                "[`policies/`](/usr/share/capwarden/policies), [x](/usr/share/capwarden/policies/netmcp.yaml)",
+            ),
+            (
+                "| [SharkMCP](agent/manual/sharkmcp.md), [many](agent/manual/daemon.md) |",
+                "| SharkMCP (`man 7 capwarden-sharkmcp`), many (`man 7 capwarden-serving`) |",
+            ),
+            (
+                "[keys](agent/manual/configuration.md)",
+                "keys (`man 5 capwarden-agent.yaml`)",
+            ),
+            (
+                "[SECURITY.md](SECURITY.md)",
+                "[SECURITY.md](/usr/share/doc/capwarden/SECURITY.md)",
+            ),
+            (
+                "[ARCHITECTURE.md](ARCHITECTURE.md)",
+                "ARCHITECTURE.md (in the source)",
+            ),
+            (
+                "[MIT](LICENSE-MIT)",
+                "[MIT](/usr/share/doc/capwarden/copyright)",
+            ),
         ] {
             assert_eq!(installed(written, Kind::Deb).unwrap(), installed_so);
         }
-        assert_eq!(installed("[MIT](LICENSE-MIT)", Kind::Rpm).unwrap(), "[MIT](/usr/share/doc/capwarden/LICENSE-MIT)");
+        assert_eq!(
+            installed("[MIT](LICENSE-MIT)", Kind::Rpm).unwrap(),
+            "[MIT](/usr/share/doc/capwarden/LICENSE-MIT)"
+        );
         for wrong in ["[a](no/such.md)", "[a](x", "a](README.md)"] {
             assert!(installed(wrong, Kind::Deb).is_err(), "{wrong}");
         }
@@ -105,7 +129,10 @@ mod tests {
 
     #[test]
     fn no_installed_document_refers_to_the_checkout() {
-        let documents = FILES.iter().map(|(from, _)| *from).chain(["policies/README.md"]);
+        let documents = FILES
+            .iter()
+            .map(|(from, _)| *from)
+            .chain(["policies/README.md"]);
         for document in documents.filter(|from| from.ends_with(".md")) {
             let text = fs::read_to_string(house::root().join(document)).unwrap();
             for kind in [Kind::Deb, Kind::Rpm, Kind::Tarball] {
@@ -113,7 +140,10 @@ mod tests {
                 for link in text.split("](").skip(1) {
                     let target = link.split(')').next().unwrap();
                     let absolute = Path::new(target).is_absolute();
-                    assert!(absolute || target.starts_with("https://"), "{document}: {target}");
+                    assert!(
+                        absolute || target.starts_with("https://"),
+                        "{document}: {target}"
+                    );
                 }
             }
         }

@@ -77,7 +77,9 @@ impl Exit {
             Self::Usage => {
                 "the command line is wrong, names a file that is not there, or a session that could be several"
             }
-            Self::Policy => "the policy, or the configuration of `agent`, is wrong",
+            Self::Policy => {
+                "the policy is wrong, or the configuration of `agent`, or what that names cannot be used"
+            }
             Self::NeedsRoot => "root is needed",
             Self::Kernel => "the kernel lacks a layer that is required",
             Self::NotStarted => "the server or the command could not be started",

@@ -47,6 +47,7 @@ use self::{
 use super::{cgroup::Cgroup, notify::Listener, sys, users::Credentials};
 
 pub(super) use ask::Connection;
+pub use ask::launcher_socket;
 pub use launcher::{LAUNCHER_VERB, launcher};
 pub use limits::descriptors;
 
@@ -75,6 +76,9 @@ pub enum Way {
 /// Where the launchers' sockets are; without it, governed processes are children of the agent.
 const LAUNCHERS: &str = "CAPWARDEN_LAUNCHERS";
 
+/// Where they are under the service, as `packaging/systemd/capwarden.service` says.
+const USUAL_LAUNCHERS: &str = "/run/capwarden/launch";
+
 /// What a service manager, or a unit of ours, tells the agent and nobody else.
 const FOR_THE_AGENT: [&str; 8] = [
     LAUNCHERS,
@@ -92,6 +96,16 @@ impl Way {
     #[must_use]
     pub fn chosen() -> Self {
         env::var_os(LAUNCHERS).map_or(Self::Fork, |at| Self::Launchers(at.into()))
+    }
+
+    /// The one that the service takes on this host: by launchers, where packages have made the place for their sockets.
+    #[must_use]
+    pub fn of_service() -> Self {
+        let usual = PathBuf::from(USUAL_LAUNCHERS);
+        match (Self::chosen(), usual.is_dir()) {
+            (Self::Fork, true) => Self::Launchers(usual),
+            (chosen, _) => chosen,
+        }
     }
 }
 

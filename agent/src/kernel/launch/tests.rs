@@ -224,8 +224,9 @@ async fn launcher_is_asked_for_what_it_can_do() {
         cgroup: None,
         piped: false,
     };
-    let refused = launch_by(&way, &plan, |_, _| Ok(())).unwrap_err();
-    assert!(refused.to_string().contains("reach: docker"), "{refused}");
+    // What may be reached is for the agent to say, and to record; whether it is found there, for the launcher's unit.
+    let (mut governed, ()) = launch_by(&way, &plan, |_, _| Ok(())).unwrap();
+    assert!(governed.wait().await.unwrap().success());
     let other = Credentials::choose(Some("1")).unwrap();
     let plan = Launch {
         credentials: &other,
