@@ -391,11 +391,27 @@ impl Log {
     }
 }
 
+/// Whether a log could be appended to here. Nothing is made or written; that there is none yet is no error.
+///
+/// # Errors
+///
+/// It cannot be opened, is no file of its own, or may be written by others.
+pub fn check_file(path: &Path) -> Result<(), AuditError> {
+    match open_with(path, OFlags::empty()) {
+        Err(AuditError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => opened.map(drop),
+    }
+}
+
 fn open_file(path: &Path) -> Result<File, AuditError> {
+    open_with(path, OFlags::CREATE)
+}
+
+fn open_with(path: &Path, more: OFlags) -> Result<File, AuditError> {
     // NONBLOCK: a pipe under this name must not hold us up before it is refused.
-    let flags = OFlags::RDWR
+    let flags = more
+        | OFlags::RDWR
         | OFlags::APPEND
-        | OFlags::CREATE
         | OFlags::NOFOLLOW
         | OFlags::CLOEXEC
         | OFlags::NONBLOCK

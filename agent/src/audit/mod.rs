@@ -93,7 +93,7 @@ pub use capture::{
 pub use error::AuditError;
 pub use follow::{Follow, Followed};
 pub use hash::{Hash, HashError};
-pub use log::{Head, Log};
+pub use log::{Head, Log, check_file};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
     FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, NetworkBounded,

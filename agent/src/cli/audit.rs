@@ -22,6 +22,7 @@ use super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    session::{self, SessionName},
     term::{self, Paint},
 };
 
@@ -50,9 +51,11 @@ enum Verb {
 struct Show {
     #[command(flatten)]
     log: LogFile,
-    /// Only records of this session: s1
-    #[arg(long, value_name = "SESSION")]
-    session: Option<String>,
+    /// Only records of this session: s1, or 5f1c2a9b/s1 of the agent whose name begins so
+    ///
+    /// The exit status is 1 if the log has none such.
+    #[arg(long, value_name = "SESSION", value_parser = session::name)]
+    session: Option<SessionName>,
     /// Only records of this agent
     ///
     /// Each run of capwarden has a name of its own, and numbers its sessions anew. The name's
@@ -124,9 +127,16 @@ impl Audit {
 impl Show {
     fn run(self) -> Result<Exit, Failure> {
         let path = paths::audit_to_read(self.log.file.as_deref())?;
+        let (agent, session) = match self.session {
+            Some(named) => {
+                let named = named.of_agent(self.agent.as_deref())?;
+                (named.agent, Some(named.session))
+            }
+            None => (self.agent, None),
+        };
         let filter = Filter {
-            session: self.session,
-            agent: self.agent,
+            session,
+            agent,
             kind: self.kind,
             arguments: self.arguments.as_deref().map(read_object).transpose()?,
             last: self.last,
@@ -162,8 +172,7 @@ impl Show {
                 sessions => format!("it has {}", sessions.join(", ")),
             };
             let said = format!("the log has no session {session}; {there_are}");
-            let hint = "capwarden audit show --kind session-opened";
-            return Err(Failure::Usage(Account::new(said).hint(hint)));
+            return Err(SessionName::not_there(said));
         }
         match shown {
             Ok(shown) if shown.unreadable > 0 => {

@@ -1,4 +1,6 @@
-//! `capwarden client-config`: what the usual MCP clients want in their configurations.
+//! `capwarden client-config`: what the usual MCP clients want in their configurations. `clients` has what each wants.
+
+mod clients;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -6,18 +8,16 @@ use serde_json::{Value, json};
 use crate::{
     audit::visible,
     config::USUAL_SOCKET,
-    engine::hello::{self, Hello, Offer},
+    engine::hello::{self, Answer, Hello, Offer},
 };
 
+use self::clients::{Client, Snippet, TOKEN, Text, Way, key};
 use super::{
     connect::{self, AgentSocket},
     exit::Exit,
     failure::{Account, Failure},
     term,
 };
-
-/// The variable that clients take a grant's token from.
-const TOKEN: &str = "CAPWARDEN_TOKEN";
 
 /// Print what an MCP client's configuration needs for a server of the agent's
 ///
@@ -54,97 +54,26 @@ pub(super) struct ClientConfig {
     socket: AgentSocket,
 }
 
-/// An MCP client. What each wants is what its maker documents:
-///
-/// - Claude Desktop: <https://modelcontextprotocol.io/docs/develop/connect-local-servers>
-/// - Claude Code: <https://code.claude.com/docs/en/mcp>
-/// - Cursor: <https://cursor.com/docs/mcp>
-/// - VS Code: <https://code.visualstudio.com/docs/copilot/reference/mcp-configuration>
-/// - Zed: <https://zed.dev/docs/ai/mcp>
-/// - Codex: <https://developers.openai.com/codex/mcp>
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Client {
-    /// Claude's desktop app
-    ClaudeDesktop,
-    /// Claude in a terminal, or an editor
-    ClaudeCode,
-    /// The Cursor editor
-    Cursor,
-    /// Visual Studio Code
-    Vscode,
-    /// The Zed editor
-    Zed,
-    /// OpenAI's Codex
-    Codex,
-}
-
-/// How a client reaches a server.
-enum Way {
-    /// It starts this.
-    Command {
-        program: String,
-        arguments: Vec<String>,
-    },
-    /// It asks this address.
-    Http(String),
-}
-
-/// What belongs into which file.
-struct Snippet {
-    file: &'static str,
-    config: Text,
-}
-
-enum Text {
-    Json(Value),
-    Toml(String),
-}
-
 impl ClientConfig {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let hello = Hello {
-            connect: None,
-            servers: true,
-        };
-        let asked = hello::ask(&self.socket.path, &hello);
-        let offers = match &asked {
-            Ok((_, answer)) => answer.servers.clone(),
-            Err(_) => None,
-        };
+        let offers = self.offers();
         let Some(name) = &self.server else {
-            let offers = match (asked, offers) {
-                (Err(error), _) => return Err(connect::unreachable(&self.socket.path, &error)),
-                (Ok((_, answer)), None) => {
-                    let why = answer.error.unwrap_or_else(|| "it did not say".to_owned());
-                    let account = Account::new("the agent does not say which servers there are");
-                    return Err(Failure::Internal(account.because(why)));
-                }
-                (Ok(_), Some(offers)) => offers,
-            };
-            return self.list(&offers);
+            return self.list(&offers?);
         };
-        let offer = match &offers {
-            None => {
+        let offer = match offers {
+            Ok(offers) => Some(offer_of(name, offers)?),
+            // Where it is over HTTP is for the agent to say.
+            Err(failure) if self.http => return Err(failure),
+            Err(failure) => {
                 tracing::warn!(
-                    "the agent at {} cannot be asked: whether it serves {} is not known",
-                    self.socket.path.display(),
-                    visible(name)
+                    "whether the agent serves {} to you is not known: {}",
+                    visible(name),
+                    failure.with_hint()
                 );
                 None
             }
-            Some(offers) => Some(offers.iter().find(|offer| offer.name == *name).ok_or_else(
-                || {
-                    let names: Vec<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
-                    let account = Account::new("there is for you no server").on(name);
-                    Failure::NotThere(match names.as_slice() {
-                        [] => account
-                            .hint("`clients` in the agent's configuration says who may connect"),
-                        names => account.hint(format!("there is: {}", names.join(", "))),
-                    })
-                },
-            )?),
         };
-        let way = self.way(name, offer)?;
+        let way = self.way(name, offer.as_ref())?;
         let snippet = self.client.snippet(&key(name), &way)?;
         if self.json {
             let (format, config) = match &snippet.config {
@@ -168,6 +97,30 @@ impl ClientConfig {
         Ok(Exit::Ok)
     }
 
+    /// The servers that there are for this user, or why that is not known.
+    fn offers(&self) -> Result<Vec<Offer>, Failure> {
+        let hello = Hello {
+            connect: None,
+            servers: true,
+        };
+        let asked = hello::ask(&self.socket.path, &hello);
+        let (_, answer) = asked.map_err(|error| connect::unreachable(&self.socket.path, &error))?;
+        let Answer {
+            servers,
+            error,
+            instead,
+            ..
+        } = answer;
+        servers.ok_or_else(|| {
+            let account = Account::new("the agent does not say which servers there are");
+            let account = account.because(error.unwrap_or_else(|| "it gave no reason".to_owned()));
+            Failure::Internal(match instead {
+                Some(instead) => account.hint(instead),
+                None => account.hint("see its log: journalctl -u capwarden"),
+            })
+        })
+    }
+
     /// What is said beside it.
     fn aside(&self, snippet: &Snippet) -> String {
         let mut text = format!("This belongs into {}.\n", snippet.file);
@@ -185,12 +138,11 @@ impl ClientConfig {
             let address = offer.and_then(|offer| offer.http.clone());
             return address.map(Way::Http).ok_or_else(|| {
                 let account = Account::new("no address is known for").on(name);
-                Failure::NotThere(match offer {
-                    Some(_) => account
+                Failure::NotThere(
+                    account
                         .because("the agent does not serve it over HTTP")
                         .hint("leave --http out, or give it `listen` in the agent's configuration"),
-                    None => account.hint("see that the agent runs: systemctl status capwarden"),
-                })
+                )
             });
         }
         if offer.is_some_and(|offer| offer.http_only) {
@@ -245,184 +197,15 @@ impl ClientConfig {
     }
 }
 
-/// What a server is called in a client's configuration: several take nothing but letters, digits, - and _.
-fn key(name: &str) -> String {
-    let plain = |c: char| match c.is_ascii_alphanumeric() || c == '_' {
-        true => c,
-        false => '-',
-    };
-    let key: String = name.chars().map(plain).collect();
-    match key.trim_matches('-') {
-        "" => "capwarden".to_owned(),
-        key => key.to_owned(),
-    }
-}
-
-impl Client {
-    fn snippet(self, key: &str, way: &Way) -> Result<Snippet, Failure> {
-        let bearer = |token: String| json!({ "Authorization": format!("Bearer {token}") });
-        let of_environment = format!("${{{TOKEN}}}");
-        let plain = |way: &Way, token: String| match way {
-            Way::Command { program, arguments } => json!({ "command": program, "args": arguments }),
-            Way::Http(url) => json!({ "url": url, "headers": bearer(token) }),
-        };
-        let typed = |way: &Way, token: String| {
-            let (kind, mut entry) = match way {
-                Way::Command { .. } => ("stdio", plain(way, token)),
-                Way::Http(_) => ("http", plain(way, token)),
-            };
-            if let Some(entry) = entry.as_object_mut() {
-                entry.shift_insert(0, "type".to_owned(), kind.into());
-            }
-            entry
-        };
-        Ok(match self {
-            Self::ClaudeDesktop => match way {
-                Way::Command { .. } => Snippet {
-                    file: "~/.config/Claude/claude_desktop_config.json (on macOS: ~/Library/Application Support/Claude/)",
-                    config: Text::Json(json!({ "mcpServers": { key: plain(way, String::new()) } })),
-                },
-                Way::Http(_) => {
-                    let account = Account::new(
-                        "Claude's desktop app takes no servers over HTTP from its configuration",
-                    );
-                    return Err(Failure::Usage(account.hint("leave --http out")));
-                }
-            },
-            Self::ClaudeCode => Snippet {
-                file: ".mcp.json of the project (or `claude mcp add-json NAME JSON` with what stands under the name)",
-                config: Text::Json(json!({ "mcpServers": { key: typed(way, of_environment) } })),
-            },
-            Self::Cursor => Snippet {
-                file: "~/.cursor/mcp.json, or .cursor/mcp.json of the project",
-                config: Text::Json(
-                    json!({ "mcpServers": { key: plain(way, format!("${{env:{TOKEN}}}")) } }),
-                ),
-            },
-            Self::Vscode => {
-                let mut config = json!({ "servers": { key: typed(way, "${input:capwarden-token}".to_owned()) } });
-                if let (Way::Http(_), Some(config)) = (way, config.as_object_mut()) {
-                    let input = json!([{
-                        "type": "promptString",
-                        "id": "capwarden-token",
-                        "description": "The token of a capwarden grant",
-                        "password": true,
-                    }]);
-                    config.insert("inputs".to_owned(), input);
-                }
-                Snippet {
-                    file: ".vscode/mcp.json of the workspace (or the command `MCP: Open User Configuration`)",
-                    config: Text::Json(config),
-                }
-            }
-            Self::Zed => Snippet {
-                file: "~/.config/zed/settings.json",
-                config: Text::Json(
-                    json!({ "context_servers": { key: plain(way, "TOKEN".to_owned()) } }),
-                ),
-            },
-            Self::Codex => Snippet {
-                file: "~/.codex/config.toml",
-                config: Text::Toml(toml(key, way)),
-            },
+/// What is said of the server of this name.
+fn offer_of(name: &str, offers: Vec<Offer>) -> Result<Offer, Failure> {
+    let names: Vec<String> = offers.iter().map(|offer| offer.name.clone()).collect();
+    let found = offers.into_iter().find(|offer| offer.name == name);
+    found.ok_or_else(|| {
+        let account = Account::new("there is for you no server").on(name);
+        Failure::NotThere(match names.as_slice() {
+            [] => account.hint("`clients` in the agent's configuration says who may connect"),
+            names => account.hint(format!("there is: {}", names.join(", "))),
         })
-    }
-}
-
-/// Codex's table. What JSON writes of strings and lists of them is TOML, too.
-fn toml(key: &str, way: &Way) -> String {
-    let quoted = |value: Value| value.to_string();
-    let lines = match way {
-        Way::Command { program, arguments } => format!(
-            "command = {}\nargs = {}\n",
-            quoted(json!(program)),
-            quoted(json!(arguments))
-        ),
-        Way::Http(url) => format!(
-            "url = {}\nbearer_token_env_var = \"{TOKEN}\"\n",
-            quoted(json!(url))
-        ),
-    };
-    format!("[mcp_servers.{key}]\n{lines}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(client: Client, way: &Way) -> String {
-        match client.snippet("pcap", way).unwrap().config {
-            Text::Json(value) => value.to_string(),
-            Text::Toml(text) => text,
-        }
-    }
-
-    #[test]
-    fn each_client_gets_what_it_documents() {
-        let command = Way::Command {
-            program: "/usr/bin/capwarden".to_owned(),
-            arguments: vec!["connect".to_owned(), "pcap".to_owned()],
-        };
-        let http = Way::Http("http://127.0.0.1:8808/mcp".to_owned());
-        let started = r#""command":"/usr/bin/capwarden","args":["connect","pcap"]"#;
-        for (client, way, text) in [
-            (
-                Client::ClaudeDesktop,
-                &command,
-                format!(r#"{{"mcpServers":{{"pcap":{{{started}}}}}}}"#),
-            ),
-            (
-                Client::ClaudeCode,
-                &command,
-                format!(r#"{{"mcpServers":{{"pcap":{{"type":"stdio",{started}}}}}}}"#),
-            ),
-            (
-                Client::ClaudeCode,
-                &http,
-                r#"{"mcpServers":{"pcap":{"type":"http","url":"http://127.0.0.1:8808/mcp","headers":{"Authorization":"Bearer ${CAPWARDEN_TOKEN}"}}}}"#.to_owned(),
-            ),
-            (
-                Client::Cursor,
-                &http,
-                r#"{"mcpServers":{"pcap":{"url":"http://127.0.0.1:8808/mcp","headers":{"Authorization":"Bearer ${env:CAPWARDEN_TOKEN}"}}}}"#.to_owned(),
-            ),
-            (
-                Client::Vscode,
-                &command,
-                format!(r#"{{"servers":{{"pcap":{{"type":"stdio",{started}}}}}}}"#),
-            ),
-            (
-                Client::Zed,
-                &command,
-                format!(r#"{{"context_servers":{{"pcap":{{{started}}}}}}}"#),
-            ),
-            (
-                Client::Codex,
-                &command,
-                "[mcp_servers.pcap]\ncommand = \"/usr/bin/capwarden\"\nargs = [\"connect\",\"pcap\"]\n".to_owned(),
-            ),
-            (
-                Client::Codex,
-                &http,
-                "[mcp_servers.pcap]\nurl = \"http://127.0.0.1:8808/mcp\"\nbearer_token_env_var = \"CAPWARDEN_TOKEN\"\n".to_owned(),
-            ),
-        ] {
-            assert_eq!(config(client, way), text, "{client:?}");
-        }
-        assert!(config(Client::Vscode, &http).contains(r#""inputs":[{"type":"promptString""#));
-        assert!(Client::ClaudeDesktop.snippet("pcap", &http).is_err());
-    }
-
-    #[test]
-    fn names_are_such_as_all_clients_take() {
-        for (name, plain) in [
-            ("sharkmcp", "sharkmcp"),
-            ("@playwright/mcp", "playwright-mcp"),
-            ("awslabs.pcap", "awslabs-pcap"),
-            ("a b\"]\n[x", "a-b----x"),
-            ("@", "capwarden"),
-        ] {
-            assert_eq!(key(name), plain);
-        }
-    }
+    })
 }

@@ -277,7 +277,7 @@ fn policy(file: &Path) -> Result<Policy, Failure> {
     };
     match store::exposed(&path, None) {
         Ok(None) => Ok(policy),
-        Ok(Some(why)) => Err(unsafe_to_use(why)),
+        Ok(Some(by)) => Err(unsafe_to_use(by.to_string())),
         Err(error) => Err(unsafe_to_use(error.to_string())),
     }
 }

@@ -16,6 +16,7 @@ use super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    session::{self, SessionName},
     term::Paint,
 };
 
@@ -42,8 +43,10 @@ pub(super) struct Logs {
     #[arg(short, long)]
     follow: bool,
     /// Only records of this session: s3, or 5f1c2a9b/s3 of the agent whose name begins so
-    #[arg(long, value_name = "SESSION")]
-    session: Option<String>,
+    ///
+    /// Without -f, the exit status is 1 if the log has none such.
+    #[arg(long, value_name = "SESSION", value_parser = session::name)]
+    session: Option<SessionName>,
     /// Only records of agents of this server
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
@@ -58,9 +61,9 @@ pub(super) struct Logs {
 impl Logs {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let path = paths::audit_to_read(self.file.as_deref())?;
-        let (agent, session) = match self.session.as_deref().map(|name| name.split_once('/')) {
-            Some(Some((agent, session))) => (Some(agent.to_owned()), Some(session.to_owned())),
-            _ => (None, self.session),
+        let (agent, session) = match self.session.clone() {
+            Some(SessionName { agent, session }) => (agent, Some(session)),
+            None => (None, None),
         };
         let filter = Filter {
             session,
@@ -74,14 +77,37 @@ impl Logs {
         };
         let mut follow = Follow::open(&path, filter, self.server, rendering)?;
         let mut broken = false;
-        match tail(&mut follow, self.last, self.follow, &mut broken) {
+        let mut tail = || -> Result<Option<&SessionName>, AuditError> {
+            let shown = end(&mut follow, self.last, &mut broken)?;
+            match &self.session {
+                Some(name) if shown == 0 && !self.follow => return Ok(Some(name)),
+                Some(name) if shown == 0 => {
+                    tracing::info!("the log has no session {} yet", name.session);
+                }
+                _ => {}
+            }
+            match self.follow {
+                true => go_on(&mut follow, &mut broken).map(|()| None),
+                false => Ok(None),
+            }
+        };
+        let done = tail();
+        if !self.follow && follow.is_torn() {
+            tracing::warn!("the last line is cut short, or is just being written");
+        }
+        match done {
+            Ok(Some(name)) => {
+                let what = format!("the log has no session {}", name.session);
+                return Err(SessionName::not_there(what));
+            }
             Err(AuditError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(AuditError::Print(error)) => {
                 return Err(Failure::Internal(
                     Account::new("cannot write to standard output").because(error),
                 ));
             }
-            done => done?,
+            Err(error) => return Err(error.into()),
+            Ok(None) => {}
         }
         Ok(match broken {
             true => Exit::Unsound,
@@ -90,17 +116,15 @@ impl Logs {
     }
 }
 
-/// Prints the last few records, then, if that is wanted, all that come.
-fn tail(
-    follow: &mut Follow,
-    last: usize,
-    goes_on: bool,
-    broken: &mut bool,
-) -> Result<(), AuditError> {
-    let mut held = VecDeque::new();
+/// Prints the last few records; how many there were to choose from.
+fn end(follow: &mut Follow, last: usize, broken: &mut bool) -> Result<u64, AuditError> {
+    let (mut held, mut found) = (VecDeque::new(), 0);
     follow.read(&mut |one| {
         match one {
-            Followed::Record(text) => held.push_back(text),
+            Followed::Record(text) => {
+                found += 1;
+                held.push_back(text);
+            }
             other => tell(other, broken)?,
         }
         if held.len() > last {
@@ -111,12 +135,11 @@ fn tail(
     held.into_iter()
         .try_for_each(|text| tell(Followed::Record(text), broken))
         .map_err(AuditError::Print)?;
-    if !goes_on {
-        if follow.is_torn() {
-            tracing::warn!("the last line is cut short, or is just being written");
-        }
-        return Ok(());
-    }
+    Ok(found)
+}
+
+/// Prints all that come.
+fn go_on(follow: &mut Follow, broken: &mut bool) -> Result<(), AuditError> {
     loop {
         thread::sleep(LOOK);
         follow.read(&mut |one| tell(one, broken))?;

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use shared::{
-    agents, counters, enforce, exit, failure, log, paths, reception, state, term, values,
+    agents, counters, enforce, exit, failure, log, paths, reception, session, state, term, values,
 };
 pub use shared::{
     exit::Exit,

@@ -18,6 +18,7 @@ use super::{
     exit::Exit,
     failure::{Account, Failure},
     paths,
+    session::{self, SessionName},
     term::{self, Paint},
 };
 
@@ -29,12 +30,12 @@ const BAR: u8 = 24;
 /// What was asked, what was allowed, what ran, what was seen and what was refused meanwhile: each with the line of the
 /// audit log that says so and, in JSON and in the page, its hash, so that the report can be held against the
 /// log. Calls that were denied opened no session: `audit show` has them. The exit status is 1 if the log is not
-/// what capwarden wrote.
+/// what capwarden wrote, or has no such session.
 #[derive(Debug, Args)]
 pub(super) struct Report {
-    /// The session: s1
-    #[arg(value_name = "SESSION")]
-    session: String,
+    /// The session: s1, or 5f1c2a9b/s1 of the agent whose name begins so, as `capwarden sessions` prints it
+    #[arg(value_name = "SESSION", value_parser = session::name)]
+    session: SessionName,
     /// The audit log
     ///
     /// Without it: /var/log/capwarden/audit.jsonl for root, otherwise
@@ -65,8 +66,9 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let log = paths::audit_to_read(self.file.as_deref())?;
-        let mut report =
-            audit::session_report(&log, &self.session, self.agent.as_deref()).map_err(not_found)?;
+        let SessionName { agent, session } = self.session.of_agent(self.agent.as_deref())?;
+        let report = audit::session_report(&log, &session, agent.as_deref());
+        let mut report = report.map_err(not_found)?;
         if !self.pcap.is_empty() {
             self.pcap
                 .iter()
@@ -107,15 +109,14 @@ pub(super) fn not_found(error: NoSession) -> Failure {
         NoSession::Log(error) => error.into(),
         error @ NoSession::Damaged { .. } => Failure::Internal(Account::new(error.to_string())),
         error @ NoSession::Ambiguous { .. } => {
-            Failure::Usage(Account::new(error.to_string()).hint("say which with --agent AGENT"))
+            let hint = "say which: AGENT/SESSION, or --agent AGENT";
+            Failure::Usage(Account::new(error.to_string()).hint(hint))
         }
         error @ NoSession::NotALog(_) => Failure::Usage(
             Account::new(error.to_string())
                 .hint("name the file that --audit named, or none for the one of this host"),
         ),
-        error @ NoSession::NotFound { .. } => Failure::Usage(
-            Account::new(error.to_string()).hint("capwarden audit show --kind session-opened"),
-        ),
+        error @ NoSession::NotFound { .. } => SessionName::not_there(error.to_string()),
     }
 }
 

@@ -4,7 +4,7 @@ use clap::{ArgGroup, Args};
 
 use crate::{
     audit::visible,
-    operate::{self, Agents, Conversation, Ended, Line, Live, Request},
+    operate::{self, Agents, Conversation, Ended, Line, Live, NoSuchSession, Request},
     words::counted,
 };
 
@@ -22,7 +22,7 @@ use super::{
 /// is complete. Returns when all have ended, and says how. Who did it, and why, is in the audit log before it
 /// is done; the MCP client is told that an operator stopped it.
 ///
-/// The exit status is 1 if there is no such session.
+/// The exit status is 1 if there is no such session, 2 if several could be meant.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "all", "server"]))]
 #[command(
@@ -82,7 +82,7 @@ impl Stop {
             }
         }
         for id in &self.ids {
-            let one = operate::select(live, id).map_err(|error| not_there(error.to_string()))?;
+            let one = operate::select(live, id).map_err(|error| no_such(&error))?;
             if !wanted.contains(&one) {
                 wanted.push(one);
             }
@@ -104,6 +104,15 @@ pub(super) fn not_all_asked(count: usize) -> Failure {
 
 fn not_there(what: String) -> Failure {
     Failure::NotThere(Account::new(what).hint("capwarden sessions lists those that are"))
+}
+
+fn no_such(error: &NoSuchSession) -> Failure {
+    match error {
+        NoSuchSession::None(_) => not_there(error.to_string()),
+        NoSuchSession::Several { .. } => {
+            Failure::Usage(Account::new(error.to_string()).hint("say which: AGENT/SESSION"))
+        }
+    }
 }
 
 /// Ends these sessions of these agents, and says how each has ended. All agents are told before the first is

@@ -40,9 +40,9 @@ pub(super) fn of(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     for file in &files {
         match store::exposed(file, None) {
             Ok(None) => {}
-            Ok(Some(why)) => {
+            Ok(Some(by)) => {
                 let file = file.clone();
-                return Err(ConfigError::Exposed { file, why });
+                return Err(ConfigError::Exposed { file, by });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ConfigError::Missing(file.clone()));

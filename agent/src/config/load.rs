@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    Config, ConfigError, HouseConfig, MOST_SERVERS,
+    Config, ConfigError, HouseConfig, MOST_SERVERS, Places,
     client::{self, Client},
     server::{ServerDraft, absolute, parsed},
 };
@@ -83,6 +83,7 @@ impl Draft {
                 .or(before.counters_password_file),
             socket: after.socket.or(before.socket),
             socket_group: after.socket_group.or(before.socket_group),
+            places: before.places.then(after.places),
         };
         for (name, draft) in later.servers {
             let draft = match self.servers.remove(&name) {
@@ -119,6 +120,7 @@ fn one(file: &Path, is_first: bool) -> Loaded<Draft> {
             .flatten(),
         socket: gather.keep(section.read("socket", absolute)).flatten(),
         socket_group: gather.keep(section.read("socket_group", group)).flatten(),
+        places: Places::of(&section),
     };
     let clients = gather
         .keep(section.read("clients", client::clients))

@@ -22,6 +22,7 @@ mod client;
 mod files;
 mod http;
 mod load;
+mod places;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -31,11 +32,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{limits::Address, policy::PolicyError, telemetry::Endpoint};
+use crate::{limits::Address, policy::PolicyError, store::Exposure, telemetry::Endpoint};
 
 pub use client::Client;
 pub use http::HttpConfig;
 pub use load::KEYS;
+pub use places::Places;
 pub use server::{Pin, SERVER_KEYS, ServerConfig};
 
 /// Where the configuration is unless somebody says otherwise.
@@ -75,6 +77,8 @@ pub struct HouseConfig {
     pub socket: Option<PathBuf>,
     /// The group that may connect there; none for [`USUAL_GROUP`].
     pub socket_group: Option<String>,
+    /// Where each of these keys stands.
+    pub places: Places,
 }
 
 /// Why there is no configuration.
@@ -84,12 +88,12 @@ pub enum ConfigError {
     #[error("there is no file {}", .0.display())]
     Missing(PathBuf),
     /// Somebody else could say what runs here, and as whom.
-    #[error("{}: {why}, so it is not read", file.display())]
+    #[error("{}: {by}, so it is not read", file.display())]
     Exposed {
         /// The file.
         file: PathBuf,
-        /// Who could change what.
-        why: String,
+        /// What could be changed, and by whom.
+        by: Exposure,
     },
     /// The system would not let it be read.
     #[error("{}: {source}", file.display())]

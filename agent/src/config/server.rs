@@ -11,6 +11,7 @@ use crate::{
 };
 
 use super::{
+    Places,
     client::{self, Client},
     http::{HttpConfig, HttpDraft},
 };
@@ -71,6 +72,8 @@ pub struct ServerConfig {
     pub http: Option<HttpConfig>,
     /// Where it stands first.
     pub at: RuleRef,
+    /// Where each of its keys stands.
+    pub places: Places,
 }
 
 /// What becomes of definitions that are seen first.
@@ -92,12 +95,19 @@ impl ServerConfig {
         };
         moved == *other
     }
+
+    /// Where a key of it stands, or the server itself where no file says that key.
+    #[must_use]
+    pub fn place(&self, key: &str) -> &RuleRef {
+        self.places.of_key(key).unwrap_or(&self.at)
+    }
 }
 
 /// What one file says of a server.
 pub(super) struct ServerDraft {
     source: Source,
     at: RuleRef,
+    places: Places,
     place: Place,
     command: Option<Vec<String>>,
     policy: Option<PathBuf>,
@@ -118,6 +128,7 @@ impl ServerDraft {
         let mut draft = Self {
             source: field.source.clone(),
             at: field.rule(),
+            places: Places::of(&section),
             place: field.place,
             command: gather.keep(section.read("command", command)).flatten(),
             policy: gather.keep(section.read("policy", absolute)).flatten(),
@@ -147,6 +158,7 @@ impl ServerDraft {
         Self {
             source: self.source,
             at: self.at,
+            places: self.places.then(later.places),
             place: self.place,
             command: later.command.or(self.command),
             policy: later.policy.or(self.policy),
@@ -213,6 +225,7 @@ impl ServerDraft {
             replies: self.replies,
             http,
             at: self.at,
+            places: self.places,
         })
     }
 }

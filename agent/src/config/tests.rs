@@ -119,6 +119,17 @@ fn later_files_change_single_keys_and_add_servers() {
         [Client::User("ann".to_owned())]
     );
     assert_eq!(config.files.len(), 4);
+    let at = |server: &str, key: &str| {
+        let place = config.servers[server].place(key);
+        let file = Path::new(&*place.file).file_name().unwrap();
+        format!("{}:{}:{}", file.display(), place.line, place.column)
+    };
+    assert_eq!(at("pcap", "command"), "agent.yaml:3:11");
+    assert_eq!(at("pcap", "user"), "90-last.yaml:2:11");
+    assert_eq!(at("pcap", "most"), "10-first.yaml:4:22");
+    assert_eq!(at("new", "directory"), "10-first.yaml:5:3", "it says none");
+    let clients = config.house.places.of_key("clients").unwrap();
+    assert_eq!((clients.line, clients.column), (2, 1));
 }
 
 #[test]

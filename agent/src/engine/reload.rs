@@ -104,7 +104,10 @@ pub(super) fn unsafe_to_load(path: &Path, governed: Option<u32>) -> Option<Strin
         Ok(None) => return None,
         // It cannot be read either, and that is told.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Ok(Some(why)) => format!("the server could change it, so it is not loaded again: {why}"),
+        Ok(Some(by)) => format!(
+            "the server could change it, so it is not loaded again: {by}; `{}`",
+            by.remedy()
+        ),
         Err(error) => format!("cannot be looked at: {error}"),
     };
     Some(format!("{}: {why}", path.display()))

@@ -53,8 +53,8 @@ impl LocalSocket {
         let directory = path.parent().filter(|at| !at.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         // Else somebody could put a link in its place, for its owner or its mode to be changed.
-        if let Some(why) = store::exposed(directory, (user != 0).then_some(user))? {
-            let why = format!("{why}; choose another directory");
+        if let Some(by) = store::exposed(directory, (user != 0).then_some(user))? {
+            let why = format!("{by}; `{}`, or choose another directory", by.remedy());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         let listener = match UnixListener::bind(path) {

@@ -4,12 +4,12 @@
 //! | file | what |
 //! |---|---|
 //! | `launch` | starts a governed process, confined before its first instruction: by fork, or by a launcher |
-//! | `mounts` | what it sees of the host's directories |
+//! | `mounts`, `deputy` | what it sees of the host's directories; daemons that would start programs for it, and where they listen |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
 //! | `manager`, `keeper` | the service manager: what it is told and passes; listeners that outlive an agent |
 //! | `pulse` | whether the loops that answer governed processes are stuck |
 //! | `own_filter`, `aside` | reading the filter that it attaches itself; threads that wait for the verifier |
-//! | `rings` | reading what receive ring it wants, and setting it |
+//! | `rings`, `packet_membership` | reading what receive ring, or what of an interface, it wants, and setting it |
 //! | `socket` | the arming sequence; [`ArmedSocket`] as proof of it |
 //! | `egress` | what keeps capture sockets from sending |
 //! | `guard`, `link` | the session's program and maps |
@@ -21,17 +21,21 @@
 //! | `object` | what an object file of kernel programs has, as the kernel wants it |
 //! | `sys`, `bpf` | the calls that rustix and aya do not have |
 //! | `cgroup`, `program_group`, `process`, `users` | finding, capping and ending processes, and whose they are |
+//! | `access` | what a user may do with files, asked as that user |
 //! | `interfaces`, `clock`, `readable` | what grants name, and what sessions wait for |
 //! | `watch` | noticing that a file has changed |
 //! | `local_socket` | Unix sockets at a path, for one user or for a group |
 //! | `stdio` | pipes and sockets that a thread reads and writes, waiting for them |
 //! | `peer` | whose the other end of a connection is |
+//! | `sock_diag`, `packet_sockets` | what the kernel's tables say of sockets, and of packet sockets |
+//! | `memory` | memory that the allocator keeps |
 //! | `probe` | what this host offers, by trying it |
 #![expect(
     unsafe_code,
     reason = "the only room with unsafe code; each block says why it is sound"
 )]
 
+mod access;
 mod aside;
 mod bpf;
 mod broker;
@@ -74,6 +78,7 @@ mod tree;
 mod users;
 mod watch;
 
+pub use access::{AccessError, enterable_by, executable_by};
 pub use bpf::LoadError;
 pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;
@@ -87,7 +92,7 @@ pub use interfaces::{Interface, changed, changes, list, name_of};
 pub use keeper::{Keeper, Kept, Stored, kept};
 pub use launch::{
     Governed, LAUNCHER_VERB, Launch, LaunchError, Pipes, Way, descriptors, launch, launch_by,
-    launcher,
+    launcher, launcher_socket,
 };
 pub use link::LinkError;
 pub use local_socket::LocalSocket;

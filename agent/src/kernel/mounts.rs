@@ -84,18 +84,6 @@ impl Mounts {
         }
     }
 
-    /// Has the server started in this directory, instead of where the agent is.
-    ///
-    /// # Errors
-    /// The path has a null character.
-    pub(super) fn at(self, directory: Option<&Path>) -> io::Result<Self> {
-        let here = match directory {
-            Some(directory) => CString::new(directory.as_os_str().as_bytes())?,
-            None => self.here,
-        };
-        Ok(Self { here, ..self })
-    }
-
     /// Enters it. System calls only: for the child between fork and exec.
     pub(super) fn enter(&self) -> Result<(), Errno> {
         move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;

@@ -132,7 +132,8 @@ impl Credentials {
     }
 
     /// The user's name; its number, where it has none.
-    pub(super) fn name(&self) -> String {
+    #[must_use]
+    pub fn name(&self) -> String {
         let account = self.account.as_ref();
         account.map_or_else(|| self.user.to_string(), |account| account.name.clone())
     }
@@ -184,6 +185,20 @@ pub fn user_id(name: &str) -> Option<u32> {
 pub fn group_id(name: &str) -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     id_in(&groups, name)
+}
+
+/// The name of the group of this number; the number where it has none.
+pub(super) fn group_name(number: u32) -> String {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    name_in(&groups, number).unwrap_or_else(|| number.to_string())
+}
+
+fn name_in(table: &str, number: u32) -> Option<String> {
+    table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(number)).then(|| name.to_owned())
+    })
 }
 
 /// The id in the third field of the line of this name; of a number, the number itself.
@@ -266,6 +281,8 @@ mod tests {
         assert_eq!(id_in(PASSWD, "17"), Some(17));
         assert_eq!(id_in(PASSWD, "broken"), None);
         assert_eq!(id_in(PASSWD, "bob"), None);
+        assert_eq!(name_in(PASSWD, 1000).as_deref(), Some("ann"));
+        assert_eq!(name_in(PASSWD, 17), None);
         assert!(Credentials::choose(Some("no such user")).is_err());
     }
 }

@@ -84,6 +84,15 @@ impl PolicyError {
         &self.1
     }
 
+    /// Each thing that is wrong, by itself.
+    #[must_use]
+    pub fn each(self) -> Vec<Self> {
+        let Self(first, others) = self;
+        let mut each = vec![Self(first, Vec::new())];
+        each.extend(others);
+        each
+    }
+
     /// Takes up what else is wrong.
     pub(super) fn join(&mut self, mut other: Self) {
         self.1.append(&mut other.1);

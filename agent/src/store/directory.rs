@@ -1,7 +1,7 @@
 //! Where the state is, and whether it is safe there.
 
 use std::{
-    env, fs,
+    env, fmt, fs,
     fs::{DirBuilder, Metadata},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -60,12 +60,41 @@ impl StateDirectory {
         let own = rustix::process::geteuid().as_raw();
         for at in path.ancestors() {
             let metadata = fs::symlink_metadata(at).map_err(failed)?;
-            if let Some(why) = fault(&metadata, at == path, own, governed) {
-                let (path, at) = (path.clone(), at.to_owned());
-                return Err(StoreError::Exposed { path, at, why });
+            if let Some(fault) = fault(&metadata, at == path, own, governed) {
+                let at = at.to_owned();
+                let by = Exposure { at, own, fault };
+                return Err(StoreError::Exposed { path, by });
             }
         }
         Ok(Self { path })
+    }
+
+    /// Whether [`open`](Self::open) would find it usable: nothing is made. What is above it is looked at where it is not
+    /// there yet.
+    ///
+    /// # Errors
+    ///
+    /// As of `open`.
+    pub fn check(path: &Path, governed: Option<u32>) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Directory {
+            path: path.to_owned(),
+            source,
+        };
+        if path.symlink_metadata().is_ok() {
+            if !path.metadata().map_err(failed)?.is_dir() {
+                return Err(failed(io::ErrorKind::NotADirectory.into()));
+            }
+            return Self::open(path, governed).map(drop);
+        }
+        let there = path.ancestors().skip(1).find(|above| above.exists());
+        let by = exposed(there.unwrap_or(Path::new("/")), governed).map_err(failed)?;
+        match by {
+            Some(by) => Err(StoreError::Exposed {
+                path: path.to_owned(),
+                by,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Where it is, free of symbolic links.
@@ -85,39 +114,91 @@ impl StateDirectory {
     }
 }
 
+/// A file or a directory that somebody else can change, or look into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposure {
+    /// Which: the path that was asked for, or one above it.
+    pub at: PathBuf,
+    /// The user who asked.
+    own: u32,
+    fault: Fault,
+}
+
+/// What is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It is another user's.
+    Owner(u32),
+    /// It is the user's as whom servers run.
+    Governed(u32),
+    /// It is the state directory, and others may look into it.
+    Open(u32),
+    /// Others may write to it.
+    Writable(u32),
+}
+
+impl Exposure {
+    /// The command that closes it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        let at = self.at.display();
+
+        match self.fault {
+            Fault::Owner(_) => format!("sudo chown {} {at}", self.own),
+            Fault::Governed(_) => format!("sudo chown root {at}"),
+            Fault::Open(_) => format!("sudo chmod 0700 {at}"),
+            Fault::Writable(_) => format!("sudo chmod go-w {at}"),
+        }
+    }
+}
+
+/// As in `/srv may be changed by others (mode 0777)`.
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.at.display())?;
+        match self.fault {
+            Fault::Owner(owner) => write!(f, "belongs to user {owner}"),
+            Fault::Governed(owner) => write!(f, "belongs to user {owner}, as whom servers are run"),
+            Fault::Open(mode) => write!(f, "is open to others (mode {mode:04o}, not 0700)"),
+            Fault::Writable(mode) => write!(f, "may be changed by others (mode {mode:04o})"),
+        }
+    }
+}
+
 /// Who else may change what stands at a path: the file or directory itself, or one above it. None
 /// if nobody but root and the own user can; `governed` is counted as somebody else.
 ///
 /// # Errors
 ///
 /// It cannot be looked at.
-pub fn exposed(path: &Path, governed: Option<u32>) -> io::Result<Option<String>> {
+pub fn exposed(path: &Path, governed: Option<u32>) -> io::Result<Option<Exposure>> {
     let own = rustix::process::geteuid().as_raw();
     let path = fs::canonicalize(path)?;
     for at in path.ancestors() {
         let metadata = fs::symlink_metadata(at)?;
-        if let Some(why) = fault(&metadata, false, own, governed) {
-            return Ok(Some(format!("{} {why}", at.display())));
+        if let Some(fault) = fault(&metadata, false, own, governed) {
+            let at = at.to_owned();
+            return Ok(Some(Exposure { at, own, fault }));
         }
     }
     Ok(None)
 }
 
 /// What is wrong with a directory of the path, `own` and `governed` being user ids.
-fn fault(metadata: &Metadata, is_last: bool, own: u32, governed: Option<u32>) -> Option<String> {
+fn fault(metadata: &Metadata, is_last: bool, own: u32, governed: Option<u32>) -> Option<Fault> {
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if owner != 0 && owner != own {
-        return Some(format!("belongs to user {owner}"));
+        return Some(Fault::Owner(owner));
     }
     if owner != 0 && Some(owner) == governed {
-        return Some(format!("belongs to user {owner}, as whom servers are run"));
+        return Some(Fault::Governed(owner));
     }
     if is_last && mode & 0o077 != 0 {
-        return Some(format!("is open to others (mode {mode:04o}, not 0700)"));
+        return Some(Fault::Open(mode));
     }
     // With the sticky bit, only its owner can rename or remove what is in it.
     if mode & 0o022 != 0 && mode & 0o1000 == 0 {
-        return Some(format!("may be changed by others (mode {mode:04o})"));
+        return Some(Fault::Writable(mode));
     }
     None
 }

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use super::Exposure;
+
 /// The store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -18,16 +20,14 @@ pub enum StoreError {
     },
     /// Somebody else may change what is in the directory.
     #[error(
-        "the state would not be safe in {}: {} {why}; change that, or name another with --state",
-        .path.display(), .at.display()
+        "the state would not be safe in {}: {by}; `{}`, or name another directory with --state",
+        .path.display(), .by.remedy()
     )]
     Exposed {
         /// The state directory.
         path: PathBuf,
         /// It, or the directory above it that is at fault.
-        at: PathBuf,
-        /// What is wrong with that.
-        why: String,
+        by: Exposure,
     },
     /// A file could not be read or written.
     #[error("cannot {doing} {}: {source}", .path.display())]

@@ -47,7 +47,7 @@ mod tenure;
 pub(crate) mod tests;
 
 pub use clock::Clock;
-pub use directory::{StateDirectory, exposed};
+pub use directory::{Exposure, StateDirectory, exposed};
 pub use error::StoreError;
 pub use slots::{Found, Held, Key, SLOT_CAPACITY, Slots};
 pub use sync::SYNC_EVERY;

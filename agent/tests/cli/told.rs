@@ -236,3 +236,92 @@ fn report_says_what_is_no_log_and_an_agent_has_a_name() {
         assert!(why.contains("--agent"), "{why}");
     }
 }
+
+#[test]
+fn a_session_that_is_not_there_ends_every_verb_with_1_and_one_that_is_with_its_agents_name_is_found()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, capture) = (dir.path().join("audit.jsonl"), dir.path().join("one.pcap"));
+    super::log_of_a_session(&path);
+    super::capture_file_of(&capture, 1, 0, &[]);
+    let (log, capture) = (path.to_str().unwrap(), capture.to_str().unwrap());
+    let text = fs::read_to_string(&path).unwrap();
+    let opened: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let agent: String = opened["agent"].as_str().unwrap().chars().take(8).collect();
+    let verbs = |session: &str| -> [Vec<String>; 4] {
+        [
+            vec!["report", session, log],
+            vec!["audit", "show", log, "--session", session],
+            vec!["logs", log, "--session", session],
+            vec![
+                "audit",
+                "verify",
+                log,
+                "--session",
+                session,
+                "--pcap",
+                capture,
+            ],
+        ]
+        .map(|words| words.into_iter().map(str::to_owned).collect())
+    };
+    let told = |words: &[String]| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        told(&words)
+    };
+    for session in [
+        "s9".to_owned(),
+        format!("{agent}/s9"),
+        "0000zz/s1".to_owned(),
+    ] {
+        for words in verbs(&session) {
+            let (status, _, err) = told(&words);
+            assert_eq!(status, 1, "{words:?}: {err}");
+            let number = session.rsplit('/').next().unwrap();
+            let why = format!("the log has no session {number}");
+            assert!(err.contains(&why), "{words:?}: {err}");
+        }
+    }
+    for session in ["s1".to_owned(), format!("{agent}/s1")] {
+        for words in verbs(&session) {
+            let (_, out, err) = told(&words);
+            assert!(
+                !out.is_empty() && !err.contains("no session"),
+                "{words:?}: {err}"
+            );
+        }
+    }
+    // A second agent had a session of that number, too.
+    super::log_of_a_session(&path);
+    for verb in [&verbs("s1")[0], &verbs("s1")[3]] {
+        let (status, _, err) = told(verb);
+        assert_eq!(status, 2, "{err}");
+        assert!(err.contains("say which: AGENT/SESSION"), "{err}");
+    }
+    let (status, out, _) = told(&verbs(&format!("{agent}/s1"))[0]);
+    assert_eq!(status, 0);
+    assert!(out.contains(&agent), "{out}");
+}
+
+#[test]
+fn client_config_says_why_the_agent_cannot_be_asked_and_what_to_do() {
+    let none = "/nonexistent/agent.sock";
+    let (status, out, err) = told(&["client-config", "pcap", "--socket", none]);
+    assert_eq!(status, 0, "{err}");
+    assert!(out.contains("\"connect\""), "{out}");
+    for words in [
+        "whether the agent serves pcap to you is not known",
+        none,
+        "No such file",
+        "systemctl status capwarden",
+    ] {
+        assert!(err.contains(words), "{words}: {err}");
+    }
+    // Nothing is known of where it is over HTTP.
+    let (status, out, err) = told(&["client-config", "pcap", "--http", "--socket", none]);
+    assert_eq!((status, out.as_str()), (1, ""), "{err}");
+    assert!(
+        err.contains("cannot ask the agent at") && err.contains("hint: "),
+        "{err}"
+    );
+}

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{VERSION, binary::Binary, crates::Crate, deb, licences};
+use super::{VERSION, binary::Binary, crates::Crate, deb, documents, licences};
 use crate::{house, term::Progress};
 
 /// Where units are.
@@ -20,7 +20,7 @@ const UNITS: &str = "agent/packaging/systemd";
 const UNIT_ENDS: [&str; 4] = ["service", "slice", "socket", "target"];
 
 /// Files of the checkout, and where they go.
-const FILES: [(&str, &str); 6] = [
+pub(super) const FILES: [(&str, &str); 6] = [
     ("agent/packaging/sysusers.d/capwarden.conf", SYSUSERS),
     (
         "agent/packaging/tmpfiles.d/capwarden.conf",
@@ -39,13 +39,14 @@ const FILES: [(&str, &str); 6] = [
 ];
 
 /// The texts of our licences: Debian has them elsewhere.
-const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
+pub(super) const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 
 /// Who and which groups are made.
 const SYSUSERS: &str = "/usr/lib/sysusers.d/capwarden.conf";
 
-/// Ready policies.
-const POLICIES: &str = "policies";
+/// Ready policies, and where they go.
+pub(super) const POLICIES: &str = "policies";
+pub(super) const POLICIES_AT: &str = "/usr/share/capwarden/policies";
 
 /// A kind of package.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,7 +133,11 @@ impl Stage {
         let doc = "/usr/share/doc/capwarden";
         stage.copy("/usr/bin/capwarden", &binary.path, 0o755)?;
         for (from, to) in FILES {
-            stage.copy(to, &house::root().join(from), 0o644)?;
+            let from = house::root().join(from);
+            match from.extension().is_some_and(|end| end == "md") {
+                true => stage.document(kind, to, &from)?,
+                false => stage.copy(to, &from, 0o644)?,
+            }
         }
         for unit in files(UNITS)? {
             if unit
@@ -143,7 +148,7 @@ impl Stage {
             }
         }
         for policy in files(POLICIES)? {
-            stage.copy_into("/usr/share/capwarden/policies", &policy)?;
+            stage.copy_into(POLICIES_AT, &policy)?;
         }
         stage.manuals(&binary.path)?;
         stage.completions(kind, &binary.path)?;
@@ -195,6 +200,14 @@ impl Stage {
     fn copy(&mut self, to: &str, from: &Path, mode: u32) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.put(to, &content, mode)
+    }
+
+    /// A document, with references that work where it goes.
+    fn document(&mut self, kind: Kind, to: &str, from: &Path) -> Result<()> {
+        let text = fs::read_to_string(from);
+        let text = text.with_context(|| format!("cannot read {}", from.display()))?;
+        let text = documents::installed(&text, kind).with_context(|| from.display().to_string())?;
+        self.text(to, &text)
     }
 
     fn text(&mut self, to: &str, text: &str) -> Result<()> {

@@ -9,6 +9,7 @@ mod check;
 mod contents;
 mod crates;
 mod deb;
+mod documents;
 mod libpcap;
 mod licences;
 mod rpm;

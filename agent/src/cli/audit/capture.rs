@@ -16,6 +16,7 @@ use super::super::{
     enforce,
     failure::{Account, Failure},
     paths, report,
+    session::{self, SessionName},
     term::Paint,
 };
 
@@ -24,9 +25,9 @@ pub(super) struct Capture {
     /// A file of the session's capture; give it once for each file
     #[arg(long, value_name = "FILE", requires = "session")]
     pcap: Vec<PathBuf>,
-    /// The session that the files belong to: s1
-    #[arg(long, value_name = "SESSION", requires = "pcap")]
-    session: Option<String>,
+    /// The session that the files belong to: s1, or 5f1c2a9b/s1 of the agent whose name begins so
+    #[arg(long, value_name = "SESSION", requires = "pcap", value_parser = session::name)]
+    session: Option<SessionName>,
     /// The agent that opened the session, where several had one of this number
     ///
     /// The beginning of its name is enough.
@@ -47,8 +48,8 @@ impl Capture {
         self.pcap
             .iter()
             .try_for_each(|file| paths::is_there(file))?;
-        let granted =
-            find_session(log, session, self.agent.as_deref()).map_err(report::not_found)?;
+        let SessionName { agent, session } = session.clone().of_agent(self.agent.as_deref())?;
+        let granted = find_session(log, &session, agent.as_deref()).map_err(report::not_found)?;
         let report = verify_capture(&granted, &self.pcap, &enforce::compiler()?);
         report
             .map(Some)

@@ -332,7 +332,7 @@ pub(in crate::cli) fn denied(denial: &Denial) -> Failure {
 }
 
 /// Where a program is on PATH.
-fn found(program: &str, path: &str) -> Option<PathBuf> {
+pub(in crate::cli) fn found(program: &str, path: &str) -> Option<PathBuf> {
     let mut files = std::env::split_paths(path).map(|directory| directory.join(program));
     files.find(|file| file.is_file())
 }
@@ -381,6 +381,9 @@ fn failure(error: EngineError) -> Failure {
             let account = Account::new("cannot execute").on(program).because(source);
             Failure::NotStarted(account.hint(hint))
         }
+        EngineError::Launch(error @ LaunchError::Directory { .. }) => {
+            Failure::NotStarted(Account::new(error.to_string()))
+        }
         EngineError::Launch(LaunchError::Confine {
             program,
             step,
@@ -427,7 +430,7 @@ fn failure(error: EngineError) -> Failure {
 }
 
 /// What to do where an address, or a socket's path, cannot be listened at.
-fn not_listening(at: &str, kind: ErrorKind) -> String {
+pub(in crate::cli) fn not_listening(at: &str, kind: ErrorKind) -> String {
     let port = at.parse::<SocketAddr>().ok().map(|address| address.port());
     match (kind, port) {
         (ErrorKind::AddrInUse, Some(port)) => format!(

@@ -72,10 +72,14 @@ impl Exit {
         match self {
             Self::Ok => "done; what was checked holds",
             Self::Unsound => {
-                "what was checked does not hold (policy check, explain, test and diff, filter prove, lint and pcap, audit verify, logs, report, tools diff), or there is no such session, request, grant, server or tool"
+                "what was checked does not hold (policy check, explain, test and diff, filter prove, lint and pcap, audit verify, logs, report, tools diff), or what was named on the command line is not there: no such session, request, grant, server or tool"
             }
-            Self::Usage => "the command line is wrong, or names a file that is not there",
-            Self::Policy => "the policy, or the configuration of `agent`, is wrong",
+            Self::Usage => {
+                "the command line is wrong, names a file that is not there, or a session that could be several"
+            }
+            Self::Policy => {
+                "the policy is wrong, or the configuration of `agent`, or what that names cannot be used"
+            }
             Self::NeedsRoot => "root is needed",
             Self::Kernel => "the kernel lacks a layer that is required",
             Self::NotStarted => "the server or the command could not be started",

@@ -133,6 +133,26 @@ impl Failure {
         }
     }
 
+    /// The same, and what to do next.
+    pub(in crate::cli) fn with_hint(&self) -> String {
+        let next = self.next_step();
+        let line = self.in_a_line();
+        next.map_or(line.clone(), |next| format!("{line}; {}", visible(&next)))
+    }
+
+    /// What to do next.
+    pub(in crate::cli) fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Policy(error) => error.help_text().map(str::to_owned),
+            Self::Usage(account)
+            | Self::NotThere(account)
+            | Self::NeedsRoot(account)
+            | Self::Kernel(account)
+            | Self::NotStarted(account)
+            | Self::Internal(account) => account.hint.clone(),
+        }
+    }
+
     /// Tells it on standard error.
     pub(in crate::cli) fn tell(&self) {
         let text = self.render(Paint::for_stderr());

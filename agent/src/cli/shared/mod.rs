@@ -7,7 +7,7 @@
 //! | `exit`, `failure` | exit statuses, and why a verb could not do its work |
 //! | `paths`, `state` | where the log and the state are; files that are not there; who runs the verb |
 //! | `term`, `log` | standard output and its colours, standard error |
-//! | `values`, `counters`, `reception` | values and options that are read in one way |
+//! | `values`, `session`, `counters`, `reception` | values and options that are read in one way |
 
 pub(super) mod agents;
 pub(super) mod counters;
@@ -17,6 +17,7 @@ pub(super) mod failure;
 pub(super) mod log;
 pub(super) mod paths;
 pub(super) mod reception;
+pub(super) mod session;
 pub(super) mod state;
 pub(super) mod term;
 pub(super) mod values;

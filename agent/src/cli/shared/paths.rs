@@ -85,7 +85,8 @@ pub(in crate::cli) fn missing(path: &Path) -> Failure {
     })
 }
 
-fn default_audit() -> Result<PathBuf, Failure> {
+/// The log of whoever runs this, unless another is named.
+pub(in crate::cli) fn default_audit() -> Result<PathBuf, Failure> {
     let is_root = rustix::process::geteuid().is_root();
     let state = env::var_os("XDG_STATE_HOME");
     default_audit_for(is_root, state, env::var_os("HOME")).ok_or_else(|| {

@@ -3,7 +3,11 @@
 
 pub(super) mod services;
 
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
 use serde::Serialize;
+
+use super::users;
 
 /// Daemons that start programs for others, as `--reach` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -81,6 +85,43 @@ impl Deputy {
             | Self::Snapd
             | Self::Terminals => &[],
         }
+    }
+
+    /// Where it listens on most hosts, where that is one place.
+    pub fn usual_socket(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Docker => "/run/docker.sock",
+            Self::Podman => "/run/podman/podman.sock",
+            Self::Dbus => "/run/dbus/system_bus_socket",
+            Self::Systemd => "/run/systemd/private",
+            Self::Libvirt => "/run/libvirt/libvirt-sock",
+            Self::Snapd => "/run/snapd.socket",
+            Self::User | Self::Cron | Self::Incus | Self::Terminals => return None,
+        })
+    }
+
+    /// What a drop-in of `capwarden-server@USER.service` says for servers of the service to find it: they have the mounts
+    /// and the groups of their launcher.
+    pub fn drop_in(self) -> String {
+        let Some(socket) = self.usual_socket() else {
+            return "BindPaths= or InaccessiblePaths=, see systemd.exec(5)".to_owned();
+        };
+        let group = self.sockets().first().and_then(|path| {
+            let group = fs::metadata(path).ok()?.gid();
+            (group != 0).then(|| users::group_name(group))
+        });
+        match group {
+            Some(group) => format!("BindPaths={socket} and SupplementaryGroups={group}"),
+            None => format!("BindPaths={socket}"),
+        }
+    }
+
+    /// Whether a process finds it among its mounts; true where it is not known where it listens, or where it does not.
+    pub(super) fn is_found_by(self, process: u32) -> bool {
+        self.usual_socket().is_none_or(|socket| {
+            let theirs = format!("/proc/{process}/root{socket}");
+            !Path::new(socket).exists() || Path::new(&theirs).exists()
+        })
     }
 
     /// How the names in `/run` begin that are its own.

@@ -8,7 +8,7 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, AsRawFd, OwnedFd, RawFd},
-        unix::process::ExitStatusExt as _,
+        unix::{fs::FileTypeExt as _, process::ExitStatusExt as _},
     },
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -28,7 +28,9 @@ use super::{
     channel::{self, GO, Message},
     look,
 };
-use crate::kernel::{cgroup::Cgroup, notify::Listener, process::Process, readable::Readable};
+use crate::kernel::{
+    cgroup::Cgroup, notify::Listener, process::Process, readable::Readable, users::Credentials,
+};
 
 /// How long a launcher may take for one step: the service manager may have to start it first.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,14 +43,6 @@ pub(super) fn launch<T: Send>(
 ) -> Result<(Governed, T), LaunchError> {
     let prepare = |source: io::Error| launch.prepare(source);
     let failed = |error: Errno| prepare(error.into());
-    if let Some(deputy) = launch.credentials.reach.first() {
-        return Err(prepare(io::Error::other(format!(
-            "what it reaches is a matter of its unit, where the service manager starts it: leave `reach: {}` out, and \
-             give capwarden-server@{}.service a drop-in",
-            deputy.name(),
-            launch.credentials.name()
-        ))));
-    }
     let request = launch.request().encode().ok_or_else(|| {
         let limit = super::request::LONGEST / 1024;
         prepare(io::Error::other(format!(
@@ -78,6 +72,17 @@ pub(super) fn launch<T: Send>(
             source,
         })?;
     }
+    // It has the mounts of its launcher, which the agent cannot change for one of its servers.
+    let unfound = launch.credentials.reach.iter();
+    for deputy in unfound.filter(|deputy| !deputy.is_found_by(pid)) {
+        tracing::warn!(
+            "`reach: {}`: {} does not find it: give capwarden-server@{}.service a drop-in with {}, and restart it",
+            deputy.name(),
+            launch.program(),
+            launch.credentials.name(),
+            deputy.drop_in()
+        );
+    }
     let admitted = admit(pid, listener).map_err(prepare)?;
     channel::send_bytes(&connection, &[GO], &[]).map_err(failed)?;
     match next(&connection).map_err(failed)? {
@@ -101,24 +106,47 @@ pub(super) fn launch<T: Send>(
 
 /// A connection to the launcher of the user.
 fn connected(directory: &Path, launch: &Launch<'_>) -> Result<OwnedFd, LaunchError> {
-    let user = launch.credentials.name();
-    // A user may be named by a number, too.
-    let numbered = launch.credentials.user.to_string();
-    let mut failure = None;
-    for name in [&user, &numbered] {
-        let at = directory.join(format!("{name}.sock"));
-        match to(&at) {
-            Ok(connection) => return Ok(connection),
-            Err(error) => failure = failure.or(Some((at, error))),
-        }
-    }
-    let (at, source) = failure.unwrap_or_else(|| (PathBuf::new(), io::ErrorKind::NotFound.into()));
-    Err(LaunchError::NoLauncher {
+    first(directory, launch.credentials, to).map_err(|(at, source)| LaunchError::NoLauncher {
         program: launch.program(),
-        user,
+        user: launch.credentials.name(),
         at,
         source,
     })
+}
+
+/// The socket of the launcher that starts servers as this user, which is only looked at.
+///
+/// # Errors
+///
+/// Where it would be, and what the system says of that.
+pub fn launcher_socket(
+    directory: &Path,
+    credentials: &Credentials,
+) -> Result<PathBuf, (PathBuf, io::Error)> {
+    first(directory, credentials, |at| {
+        match at.symlink_metadata()?.file_type().is_socket() {
+            true => Ok(at.to_owned()),
+            false => Err(io::Error::other("it is no socket")),
+        }
+    })
+}
+
+/// What comes of the first place of a user's launcher at which anything does.
+fn first<T>(
+    directory: &Path,
+    credentials: &Credentials,
+    mut of: impl FnMut(&Path) -> io::Result<T>,
+) -> Result<T, (PathBuf, io::Error)> {
+    let mut failure = None;
+    // A user may be named by a number, too.
+    for name in [credentials.name(), credentials.user.to_string()] {
+        let at = directory.join(format!("{name}.sock"));
+        match of(&at) {
+            Ok(found) => return Ok(found),
+            Err(error) => failure = failure.or(Some((at, error))),
+        }
+    }
+    Err(failure.unwrap_or_else(|| (PathBuf::new(), io::ErrorKind::NotFound.into())))
 }
 
 fn to(at: &Path) -> io::Result<OwnedFd> {
@@ -149,11 +177,7 @@ fn confined(connection: &OwnedFd, launch: &Launch<'_>) -> Result<(Process, Liste
     let (sender, listener) = match next(connection).map_err(prepare)? {
         (Message::Confined(_), Some(sender), Some(listener)) => (sender, listener),
         (Message::Failed(step, errno), _, _) => {
-            return Err(LaunchError::Confine {
-                program: launch.program(),
-                step: step.name(),
-                source: errno.into(),
-            });
+            return Err(launch.stopped_at(step, errno.into()));
         }
         (Message::Unable(errno), _, _) => return Err(prepare(errno)),
         _ => return Err(prepare(Errno::PROTO)),

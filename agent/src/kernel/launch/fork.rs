@@ -13,7 +13,7 @@ use super::{
     Governed, Launch, LaunchError, Started,
     channel::{self, GO, Message, STOP},
     limits::{DESCRIPTORS, descriptors},
-    request::Request,
+    request::{Place, Request},
     steps::{ChildPlan, Step},
 };
 use crate::kernel::notify::Listener;
@@ -31,15 +31,15 @@ pub(super) fn launch<T: Send>(
         None,
     )
     .map_err(|error| prepare(error.into()))?;
-    let mut command = command(launch.request());
-    if let Some(directory) = &launch.credentials.surroundings.directory {
-        command.current_dir(directory);
-    }
+    let request = launch.request();
+    // Where the agent is it is anyway.
+    let place = Some(request.place.clone()).filter(|place| matches!(place, Place::In(_)));
+    let mut command = command(request);
     let pipes = launch.pipes().map_err(prepare)?.map(|(ours, theirs)| {
         command.stdin(theirs.input).stdout(theirs.output);
         ours
     });
-    let plan = ChildPlan::of_agent(launch, theirs).map_err(prepare)?;
+    let plan = ChildPlan::of_agent(launch, theirs, place).map_err(prepare)?;
     descriptors(DESCRIPTORS);
     let mut plan = Some(plan);
     // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
@@ -65,11 +65,7 @@ pub(super) fn launch<T: Send>(
                 };
                 Ok((governed, admitted))
             }
-            (_, Err(Admission::Step(step, source))) => Err(LaunchError::Confine {
-                program: launch.program(),
-                step: step.name(),
-                source,
-            }),
+            (_, Err(Admission::Step(step, source))) => Err(launch.stopped_at(step, source)),
             (Err(source), Ok(_)) => Err(LaunchError::Execute {
                 program: launch.program(),
                 source,

@@ -171,7 +171,7 @@ fn start(
         .stderr(errors);
     let channel = connection.try_clone();
     let channel = channel.map_err(|error| errno(&error))?;
-    let mut plan = Some(ChildPlan::of_launcher(channel, Some(request.directory)));
+    let mut plan = Some(ChildPlan::of_launcher(channel, Some(request.place)));
     // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || plan.take().map_or(Ok(()), ChildPlan::confine));

@@ -33,7 +33,7 @@ fn of_status(status: &str, credentials: &Credentials) -> Option<String> {
     if let Some(lent) = lent {
         let which = lent.map_or_else(String::new, |group| format!(" {group}"));
         return Some(format!(
-            "its user is in the group{which}, which may lend it the hands of a daemon; give servers a user of their own"
+            "its user is in the group{which}, which may lend it the hands of a daemon; give servers a user of their own, or say which daemon they may `reach`"
         ));
     }
     let nothing =

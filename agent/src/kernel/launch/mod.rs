@@ -39,10 +39,15 @@ use std::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::process::Child;
 
-use self::{ask::Asked, request::Request};
+use self::{
+    ask::Asked,
+    request::{Place, Request},
+    steps::Step,
+};
 use super::{cgroup::Cgroup, notify::Listener, sys, users::Credentials};
 
 pub(super) use ask::Connection;
+pub use ask::launcher_socket;
 pub use launcher::{LAUNCHER_VERB, launcher};
 pub use limits::descriptors;
 
@@ -71,6 +76,9 @@ pub enum Way {
 /// Where the launchers' sockets are; without it, governed processes are children of the agent.
 const LAUNCHERS: &str = "CAPWARDEN_LAUNCHERS";
 
+/// Where they are under the service, as `packaging/systemd/capwarden.service` says.
+const USUAL_LAUNCHERS: &str = "/run/capwarden/launch";
+
 /// What a service manager, or a unit of ours, tells the agent and nobody else.
 const FOR_THE_AGENT: [&str; 8] = [
     LAUNCHERS,
@@ -88,6 +96,16 @@ impl Way {
     #[must_use]
     pub fn chosen() -> Self {
         env::var_os(LAUNCHERS).map_or(Self::Fork, |at| Self::Launchers(at.into()))
+    }
+
+    /// The one that the service takes on this host: by launchers, where packages have made the place for their sockets.
+    #[must_use]
+    pub fn of_service() -> Self {
+        let usual = PathBuf::from(USUAL_LAUNCHERS);
+        match (Self::chosen(), usual.is_dir()) {
+            (Self::Fork, true) => Self::Launchers(usual),
+            (chosen, _) => chosen,
+        }
     }
 }
 
@@ -173,6 +191,23 @@ pub enum LaunchError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The directory that it is to be started in is not there, or the governed user may not enter it; nothing was
+    /// executed.
+    #[error(
+        "cannot start {program} in {directory}: {source}; make that directory, and see that {user} may enter it, and \
+         each above it (x), in the mounts that it has",
+        directory = .directory.display()
+    )]
+    Directory {
+        /// As it was named.
+        program: String,
+        /// The directory.
+        directory: PathBuf,
+        /// The user's name, or number.
+        user: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// There is no launcher for the user.
     #[error(
         "cannot start {program}: nobody starts servers as {user} here ({at}: {source}); if that user is to have \
@@ -254,6 +289,24 @@ impl Launch<'_> {
         LaunchError::Prepare { program, source }
     }
 
+    /// What is told of a process that could not take one of its steps.
+    fn stopped_at(&self, step: Step, source: io::Error) -> LaunchError {
+        let program = self.program();
+        match (step, &self.credentials.surroundings.directory) {
+            (Step::Directory, Some(directory)) => LaunchError::Directory {
+                program,
+                directory: directory.clone(),
+                user: self.credentials.name(),
+                source,
+            },
+            _ => LaunchError::Confine {
+                program,
+                step: step.name(),
+                source,
+            },
+        }
+    }
+
     /// What is executed, where, and with which environment.
     fn request(&self) -> Request {
         let surroundings = &self.credentials.surroundings;
@@ -272,15 +325,19 @@ impl Launch<'_> {
         );
         let added = surroundings.environment.iter().flatten();
         environment.extend(added.map(|(name, value)| (name.into(), value.into())));
-        let here = match &surroundings.directory {
-            Some(directory) => directory.clone(),
-            None => env::current_dir().unwrap_or_else(|_| "/".into()),
+        // A path has no null character.
+        let path = |path: PathBuf| CString::new(path.into_os_string().into_vec());
+        let place = match &surroundings.directory {
+            Some(directory) => Place::In(path(directory.clone()).unwrap_or_default()),
+            None => {
+                let here = env::current_dir().unwrap_or_else(|_| "/".into());
+                Place::Near(path(here).unwrap_or_default())
+            }
         };
         Request {
             command: self.command.to_vec(),
             environment,
-            // A path has no null character.
-            directory: CString::new(here.into_os_string().into_vec()).unwrap_or_default(),
+            place,
         }
     }
 

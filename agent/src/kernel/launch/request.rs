@@ -5,6 +5,8 @@ use std::{
     os::unix::ffi::OsStrExt as _,
 };
 
+use rustix::{io::Errno, process::chdir};
+
 /// What a request begins with. A launcher of another version says no.
 const MAGIC: &[u8] = b"capwarden launch 1";
 /// The most bytes of a request: what a socket of the usual size holds.
@@ -17,8 +19,44 @@ pub(super) struct Request {
     pub(super) command: Vec<OsString>,
     /// All of its environment.
     pub(super) environment: Vec<(OsString, OsString)>,
-    /// Where it is started; where that is not possible, in `/`.
-    pub(super) directory: CString,
+    /// Where it is started.
+    pub(super) place: Place,
+}
+
+/// Where a process is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In this directory, or not at all: somebody has said so.
+    In(CString),
+    /// In this one, where the agent is; in `/` where that is not possible.
+    Near(CString),
+}
+
+/// What a place begins with that need not be.
+const NEAR: &[u8] = b"?";
+
+impl Place {
+    /// Enters it. A system call only: for the child between fork and exec.
+    pub(super) fn enter(&self) -> Result<(), Errno> {
+        match self {
+            Self::In(directory) => chdir(&**directory),
+            Self::Near(directory) => chdir(&**directory).or_else(|_| chdir(c"/")),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::In(directory) => directory.to_bytes().to_vec(),
+            Self::Near(directory) => [NEAR, directory.to_bytes()].concat(),
+        }
+    }
+
+    fn decode(word: &[u8]) -> Option<Self> {
+        Some(match word.strip_prefix(NEAR) {
+            Some(directory) => Self::Near(CString::new(directory).ok()?),
+            None => Self::In(CString::new(word).ok()?),
+        })
+    }
 }
 
 impl Request {
@@ -39,7 +77,8 @@ impl Request {
         }
         let count = self.command.len().to_string();
         let mut bytes = Vec::new();
-        let head = [MAGIC, count.as_bytes(), self.directory.as_bytes()];
+        let place = self.place.encode();
+        let head = [MAGIC, count.as_bytes(), &place];
         for word in head.into_iter().chain(words) {
             bytes.extend_from_slice(word);
             bytes.push(0);
@@ -52,7 +91,7 @@ impl Request {
         let mut words = bytes.strip_suffix(&[0])?.split(|byte| *byte == 0);
         let magic = words.next()?;
         let count: usize = str::from_utf8(words.next()?).ok()?.parse().ok()?;
-        let directory = CString::new(words.next()?).ok()?;
+        let place = Place::decode(words.next()?)?;
         if magic != MAGIC || count == 0 {
             return None;
         }
@@ -65,7 +104,7 @@ impl Request {
         (command.len() == count).then_some(Self {
             command,
             environment,
-            directory,
+            place,
         })
     }
 }
@@ -82,13 +121,13 @@ mod tests {
         let request = Request {
             command: vec!["/bin/server".into(), OsString::new(), odd.clone()],
             environment: vec![("PATH".into(), "/bin".into()), ("EMPTY".into(), odd)],
-            directory: c"/var/lib/server".to_owned(),
+            place: Place::In(c"/var/lib/server".to_owned()),
         };
         let bytes = request.encode().unwrap();
         assert_eq!(Request::decode(&bytes).as_ref(), Some(&request));
         let bare = Request {
             environment: Vec::new(),
-            directory: CString::default(),
+            place: Place::Near(c"/root".to_owned()),
             ..request.clone()
         };
         assert_eq!(Request::decode(&bare.encode().unwrap()), Some(bare));

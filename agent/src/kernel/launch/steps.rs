@@ -3,7 +3,6 @@
 //! nothing is executed.
 
 use std::{
-    ffi::CString,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -19,6 +18,7 @@ use super::{
     Launch,
     channel::{GO, Message, STOP, send},
     limits::first_limit,
+    request::Place,
 };
 use crate::kernel::{cgroup::Cgroup, mounts::Mounts, seccomp, sys};
 
@@ -91,7 +91,7 @@ pub(super) struct ChildPlan {
     /// The limit of descriptors that it gets back.
     descriptors: Option<Rlimit>,
     privileged: Option<Privileged>,
-    directory: Option<CString>,
+    place: Option<Place>,
     landlock: Option<OwnedFd>,
     filter: seccomp::Filter,
 }
@@ -107,34 +107,37 @@ struct Privileged {
 
 impl ChildPlan {
     /// For a child of the agent.
-    pub(super) fn of_agent(launch: &Launch<'_>, channel: OwnedFd) -> io::Result<Self> {
+    pub(super) fn of_agent(
+        launch: &Launch<'_>,
+        channel: OwnedFd,
+        place: Option<Place>,
+    ) -> io::Result<Self> {
         let credentials = launch.credentials;
-        let directory = credentials.surroundings.directory.as_deref();
         let mounts = Mounts::without_deputies(&credentials.reach, credentials.user)?;
         Ok(Self {
             new_session: launch.piped,
             descriptors: Some(first_limit()),
             privileged: Some(Privileged {
                 cgroup: launch.cgroup.map(Cgroup::procs).transpose()?,
-                mounts: mounts.map(|mounts| mounts.at(directory)).transpose()?,
+                mounts,
                 user: credentials.user,
                 group: credentials.group,
                 groups: credentials.groups.clone(),
             }),
-            ..Self::of_launcher(channel, None)
+            ..Self::of_launcher(channel, place)
         })
     }
 
     /// For a child of somebody without privileges, who has the user, the groups and the mounts that it is to have.
     /// The agent moves it into its cgroup.
-    pub(super) fn of_launcher(channel: OwnedFd, directory: Option<CString>) -> Self {
+    pub(super) fn of_launcher(channel: OwnedFd, place: Option<Place>) -> Self {
         Self {
             channel,
             parent: Some(getpid()),
             new_session: true,
             descriptors: None,
             privileged: None,
-            directory,
+            place,
             landlock: landlock_domain(),
             filter: seccomp::governed(),
         }
@@ -163,10 +166,9 @@ impl ChildPlan {
         if let Some(privileged) = &self.privileged {
             privileged.steps()?;
         }
-        if let Some(directory) = &self.directory {
-            rustix::process::chdir(&**directory)
-                .or_else(|_| rustix::process::chdir(c"/"))
-                .map_err(at(Step::Directory))?;
+        // As the user that it is by now.
+        if let Some(place) = &self.place {
+            place.enter().map_err(at(Step::Directory))?;
         }
         sys::clear_capabilities().map_err(at(Step::Capabilities))?;
         rustix::thread::set_no_new_privs(true).map_err(at(Step::NoNewPrivileges))?;

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::process::ExitStatusExt as _,
+        unix::{fs::PermissionsExt, process::ExitStatusExt as _},
     },
     path::Path,
     thread,
@@ -18,6 +18,7 @@ use rustix::net::{
 };
 
 use super::*;
+use crate::kernel::Surroundings;
 
 #[path = "../../../tests/common/launchers.rs"]
 mod launchers;
@@ -116,6 +117,7 @@ async fn starts(way: &Way) {
     echo.kill();
     assert_eq!(echo.wait().await.unwrap().signal(), Some(9));
 
+    in_its_directory(way).await;
     let missing = start(way, &["/no/such/program"]).unwrap_err();
     assert!(matches!(missing, LaunchError::Execute { .. }), "{missing}");
     let credentials = Credentials::choose(None).unwrap();
@@ -132,6 +134,44 @@ async fn starts(way: &Way) {
             .to_string()
             .contains("cannot start touch: no")
     );
+}
+
+/// A directory that was said is entered, or nothing is started.
+async fn in_its_directory(way: &Way) {
+    let place = tempfile::tempdir().unwrap();
+    let closed = place.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    mode(place.path(), 0o755).unwrap();
+    mode(&closed, 0o700).unwrap();
+    let start = |directory: &Path| {
+        let credentials = Credentials::choose(None).unwrap().within(Surroundings {
+            environment: Some(vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+            directory: Some(directory.to_owned()),
+        });
+        let plan = Launch {
+            command: &words(&["pwd"]),
+            credentials: &credentials,
+            cgroup: None,
+            piped: true,
+        };
+        launch_by(way, &plan, |_, _| Ok(())).map(|(governed, ())| governed)
+    };
+    let mut governed = start(place.path()).unwrap();
+    assert_eq!(said(&mut governed), [place.path().to_str().unwrap()]);
+    assert!(governed.wait().await.unwrap().success());
+    for (directory, why) in [
+        (place.path().join("none"), "No such file"),
+        // Root's, which the agent could enter.
+        (closed, "Permission denied"),
+    ] {
+        let error = start(&directory).unwrap_err();
+        assert!(matches!(error, LaunchError::Directory { .. }), "{error}");
+        let told = error.to_string();
+        assert!(told.contains(why), "{told}");
+        assert!(told.contains(directory.to_str().unwrap()), "{told}");
+        assert!(told.contains("nobody may enter it"), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -184,8 +224,9 @@ async fn launcher_is_asked_for_what_it_can_do() {
         cgroup: None,
         piped: false,
     };
-    let refused = launch_by(&way, &plan, |_, _| Ok(())).unwrap_err();
-    assert!(refused.to_string().contains("reach: docker"), "{refused}");
+    // What may be reached is for the agent to say, and to record; whether it is found there, for the launcher's unit.
+    let (mut governed, ()) = launch_by(&way, &plan, |_, _| Ok(())).unwrap();
+    assert!(governed.wait().await.unwrap().success());
     let other = Credentials::choose(Some("1")).unwrap();
     let plan = Launch {
         credentials: &other,

@@ -24,18 +24,47 @@ fn directory_is_made_for_the_owner_alone() {
 fn directories_that_others_can_change_are_refused() {
     let (home, directory) = directory();
     let refused = |what: &str| match StateDirectory::open(directory.path(), Some(NOBODY)) {
-        Err(StoreError::Exposed { why, .. }) => assert!(why.contains(what), "{why}"),
+        Err(StoreError::Exposed { path, by }) => {
+            assert!(by.to_string().contains(what), "{by}");
+            // What is looked at alone is refused for the same reason.
+            let looked = StateDirectory::check(directory.path(), Some(NOBODY)).unwrap_err();
+            let error = StoreError::Exposed {
+                path,
+                by: by.clone(),
+            }
+            .to_string();
+            assert_eq!(looked.to_string(), error);
+            assert!(error.contains(&by.remedy()), "{error}");
+            by
+        }
         other => panic!("{other:?}"),
     };
     let mode = |path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     mode(directory.path(), 0o750);
-    refused("is open to others (mode 0750");
+    let by = refused("is open to others (mode 0750");
+    let command = format!("sudo chmod 0700 {}", directory.path().display());
+    assert_eq!(by.remedy(), command);
     mode(directory.path(), 0o700);
     mode(home.path(), 0o770);
-    refused("may be changed by others (mode 0770)");
+    // It is the one above that is at fault, and that is to be changed.
+    let by = refused("may be changed by others (mode 0770)");
+    assert_eq!(by.at, home.path());
+    let command = format!("sudo chmod go-w {}", home.path().display());
+    assert_eq!(by.remedy(), command);
     // As /tmp is: nobody can rename what belongs to somebody else.
     mode(home.path(), 0o1777);
     StateDirectory::open(directory.path(), Some(NOBODY)).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_only_looked_at_is_not_made() {
+    let (home, directory) = directory();
+    let place = home.path().join("deep/er");
+    StateDirectory::check(&place, None).unwrap();
+    assert!(!home.path().join("deep").exists());
+    StateDirectory::check(directory.path(), Some(NOBODY)).unwrap();
+    fs::write(home.path().join("deep"), "").unwrap();
+    assert!(StateDirectory::check(&home.path().join("deep"), None).is_err());
 }
 
 #[test]
@@ -45,7 +74,7 @@ fn what_others_can_change_is_told_of_any_path() {
     fs::write(&file, "").unwrap();
     let mode =
         |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    let why = |path: &Path| exposed(path, None).unwrap();
+    let why = |path: &Path| exposed(path, None).unwrap().map(|by| by.to_string());
     assert_eq!((why(&file), why(directory.path())), (None, None));
     mode(&file, 0o664);
     assert!(why(&file).is_some_and(|why| why.contains("policy.yaml may be changed by others")));
