@@ -18,7 +18,7 @@ use crate::{
     },
     engine::{self, DaemonPlan, GrantPolicies, HttpPlan, Outcome, Prepared, StdioPlan},
     gate::http::Prepare,
-    kernel::{self, Credentials, Surroundings},
+    kernel::{self, Credentials, Predecessor, Surroundings},
     limits::Limits,
     policy::{Pinning, RuleRef},
     principal::Grants,
@@ -89,6 +89,10 @@ impl Agent {
             return self.check();
         }
         enforce::require_root()?;
+        // First of all, so that nobody else gets it.
+        let predecessor = Predecessor::of_environment().map_err(|error| {
+            Failure::Internal(Account::new("cannot follow another agent").because(error))
+        })?;
         let config = load(&self.config)?;
         let house = config.house.clone();
         let counters = Counters::of(house.counters, house.counters_password_file);
@@ -113,6 +117,7 @@ impl Agent {
             socket: house.socket.unwrap_or_else(|| USUAL_SOCKET.into()),
             group: house.socket_group.unwrap_or_else(|| USUAL_GROUP.to_owned()),
             metrics: house.metrics,
+            predecessor,
             file: self.config,
             config,
         };
