@@ -66,7 +66,7 @@
 //! A line that was cut short (power loss, full disk) is found by the next writer. It is not thrown
 //! away: a line that lacks only its `\n` is completed; any other fragment is copied to
 //! `<file>.torn-<time>`, and a `torn-tail` record says so with its hash. `approval`, `operator`,
-//! `session-ended`, `server-restarted`, `server-served`, `server-withdrawn`, `socket-refused`, `unmanaged-capture`, `network-refused`, `unanswered`, `agent-stopped` and `torn-tail` are on the disk when [`Log::append`] returns.
+//! `session-ended`, `server-restarted`, `server-served`, `server-withdrawn`, `handed-over`, `socket-refused`, `unmanaged-capture`, `network-refused`, `unanswered`, `agent-stopped` and `torn-tail` are on the disk when [`Log::append`] returns.
 
 #![forbid(unsafe_code)]
 
@@ -96,7 +96,7 @@ pub use hash::{Hash, HashError};
 pub use log::{Head, Log, check_file};
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
-    FilterAttached, FilterRecord, GrantRecord, InterfaceRecord, KINDS, NetworkBounded,
+    FilterAttached, FilterRecord, GrantRecord, HandedOver, InterfaceRecord, KINDS, NetworkBounded,
     NetworkRefused, OperatorRecord, Origin, PolicyFile, PolicyRefused, PolicyReloaded,
     ProgramOpened, ProxyOpened, Record, ServerRestarted, ServerServed, ServerWithdrawn,
     SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered, UnmanagedCapture,

@@ -67,6 +67,8 @@ pub enum Record {
     ServerServed(Box<ServerServed>),
     /// An agent of many servers serves this one no longer.
     ServerWithdrawn(ServerWithdrawn),
+    /// An agent takes no more clients: its program's next version does.
+    HandedOver(HandedOver),
     /// capwarden stopped.
     AgentStopped(AgentStopped),
     /// A line that was cut short by a crash was put aside. Written by [`super::Log`] itself.
@@ -74,7 +76,7 @@ pub enum Record {
 }
 
 /// Every value of `kind`.
-pub const KINDS: [&str; 24] = [
+pub const KINDS: [&str; 25] = [
     "agent-started",
     "call",
     "approval",
@@ -97,6 +99,7 @@ pub const KINDS: [&str; 24] = [
     "policy-refused",
     "server-served",
     "server-withdrawn",
+    "handed-over",
     "agent-stopped",
     "torn-tail",
 ];
@@ -123,6 +126,7 @@ impl Record {
                 | Self::PolicyRefused(_)
                 | Self::ServerServed(_)
                 | Self::ServerWithdrawn(_)
+                | Self::HandedOver(_)
                 | Self::AgentStopped(_)
                 | Self::TornTail(_)
         )
@@ -198,6 +202,21 @@ pub struct ServerWithdrawn {
     pub server: Text,
     /// Why.
     pub why: Text,
+}
+
+/// An agent takes no more clients. Those whom it has stay with it, under guard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HandedOver {
+    /// What the one is called that takes them, in its own records.
+    pub to: Text,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: Text,
+    /// How many clients stay.
+    pub clients: u64,
+    /// How many sessions are open.
+    pub sessions: u64,
 }
 
 /// A policy decides in place of another from now on.

@@ -163,7 +163,7 @@ fn render(entry: &Entry, colour: bool) -> String {
     };
     let style = match entry.kind.as_str() {
         "agent-started" | "agent-stopped" | "policy-reloaded" | "server-served"
-        | "server-withdrawn" => "1",
+        | "server-withdrawn" | "handed-over" => "1",
         "session-opened" | "proxy-opened" | "program-opened" | "socket-armed" => "32",
         "session-ended" => "36",
         "approval" if matches!(entry.text("became"), Some("denied" | "expired")) => "31",
@@ -486,6 +486,14 @@ pub(super) fn describe(entry: &Entry) -> String {
             text
         }
         "server-withdrawn" => format!("{}: {}", text("server"), text("why")),
+        "handed-over" => format!(
+            "to {} (pid {}, version {}): {} and {} stay",
+            text("to"),
+            number("pid"),
+            text("version"),
+            counted(number("clients"), "client"),
+            counted(number("sessions"), "session")
+        ),
         "agent-stopped" => {
             let status = entry.fields.get("status").and_then(Value::as_i64);
             let status = status.map_or_else(String::new, |status| format!(", status {status}"));

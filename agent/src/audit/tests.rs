@@ -771,6 +771,13 @@ fn kinds_are_all_of_them() {
             server: "pcap".into(),
             why: "w".into(),
         }),
+        Record::HandedOver(HandedOver {
+            to: "a".into(),
+            pid: 1,
+            version: "0".into(),
+            clients: 1,
+            sessions: 1,
+        }),
         stopped(),
         Record::TornTail(TornTail {
             bytes: 1,

@@ -18,6 +18,7 @@ use crate::{
     audit::Log,
     config::{Config, ConfigError, USUAL_FILE, USUAL_GROUP, USUAL_SOCKET},
     engine::{self, DaemonPlan, Outcome},
+    kernel::Predecessor,
 };
 
 use self::prepare::Preparing;
@@ -76,6 +77,10 @@ impl Agent {
             return check::run(&self.config, self.json);
         }
         enforce::require_root()?;
+        // First of all, so that nobody else gets it.
+        let predecessor = Predecessor::of_environment().map_err(|error| {
+            Failure::Internal(Account::new("cannot follow another agent").because(error))
+        })?;
         let config = load(&self.config)?;
         let house = config.house.clone();
         let counters = Counters::of(house.counters, house.counters_password_file);
@@ -100,6 +105,7 @@ impl Agent {
             socket: house.socket.unwrap_or_else(|| USUAL_SOCKET.into()),
             group: house.socket_group.unwrap_or_else(|| USUAL_GROUP.to_owned()),
             metrics: house.metrics,
+            predecessor,
             file: self.config,
             config,
         };

@@ -139,11 +139,7 @@ fn write(session: &Live, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     }
     line(
         "opened",
-        &format!(
-            "{} by agent process {}",
-            visible(&session.started),
-            session.pid
-        ),
+        &visible(&format!("{} by {}", session.started, session.agent_words())),
     )
 }
 

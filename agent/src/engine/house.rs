@@ -80,7 +80,7 @@ pub(super) fn sessions(
         tracing::warn!(%error, "{}", Degraded::NoMounts.describe());
         degraded.push(Degraded::NoMounts);
     }
-    let compiler = Compiler::new(std::env::current_exe()?);
+    let compiler = Compiler::own();
     let sessions = Sessions::new(
         attribution,
         compiler,
@@ -218,7 +218,7 @@ pub(super) fn adopt(events: &Events) -> io::Result<Vec<Broker>> {
     if kept.is_empty() {
         return Ok(Vec::new());
     }
-    let compiler = Compiler::new(std::env::current_exe()?);
+    let compiler = Compiler::own();
     let none = Sessions::new(
         Attribution::WholeTree,
         compiler,

@@ -27,6 +27,7 @@ mod server_per_client;
 mod stay;
 mod stdio_server;
 mod timed;
+mod turn;
 
 use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
@@ -88,6 +89,9 @@ pub enum EngineError {
         /// What the system said.
         source: io::Error,
     },
+    /// The agent that was to hand over has gone, or does not.
+    #[error("the agent that was to be followed {0}")]
+    NotFollowed(&'static str),
     /// The system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -104,6 +108,8 @@ pub enum Outcome {
     Killed,
     /// The agent was told to stop by this signal.
     Stopped(i32),
+    /// The agent's place was taken by its program's next version, and its last client has gone.
+    Replaced,
 }
 
 impl Outcome {
@@ -115,6 +121,7 @@ impl Outcome {
             }
             Self::Killed => Some(128 + 9),
             Self::Stopped(signal) => Some(128 + signal),
+            Self::Replaced => Some(0),
         }
     }
 }

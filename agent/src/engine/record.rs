@@ -25,14 +25,14 @@ use crate::{
     approval::{self, By, What},
     audit::{
         AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
-        DefinitionRecord, FilterAttached, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
-        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, ServerRestarted,
-        ServerServed, ServerWithdrawn, SessionOpened, SocketArmed, SocketRefused, Text, TextList,
-        Unanswered, Values,
+        DefinitionRecord, FilterAttached, HandedOver, Hash, Log, NetworkBounded, NetworkRefused,
+        PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record,
+        ServerRestarted, ServerServed, ServerWithdrawn, SessionOpened, SocketArmed, SocketRefused,
+        Text, TextList, Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
-    kernel::Deputy,
+    kernel::{Deputy, Ready},
     operate::Desk,
     policy::Policy,
     session::{Happened, SessionEnd, SessionEvent, SessionId},
@@ -189,6 +189,19 @@ impl GateObserver {
         self.write(Entry::Policy(Record::ServerWithdrawn(ServerWithdrawn {
             server: Text::new(server),
             why: Text::new(why),
+        })));
+    }
+
+    /// Another agent takes clients from now on; those whom this one has stay.
+    pub(super) fn handed_over(&self, to: &Ready, clients: usize, sessions: usize) {
+        self.desk.replaced_by(to.process);
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.write(Entry::Policy(Record::HandedOver(HandedOver {
+            to: Text::new(to.agent.as_str()),
+            pid: to.process,
+            version: Text::new(to.version.as_str()),
+            clients: count(clients),
+            sessions: count(sessions),
         })));
     }
 
@@ -351,6 +364,11 @@ impl RecordKeeper {
             metrics,
             desk,
         })
+    }
+
+    /// What this agent is called in the log.
+    pub(super) fn agent(&self) -> &str {
+        self.log.agent()
     }
 
     pub(super) fn observer(&self) -> io::Result<GateObserver> {

@@ -25,6 +25,7 @@ use super::{
     restart::{Again, Life},
     stdio_server::Pipe,
     timed::Timed,
+    turn::Turn,
 };
 use crate::{
     audit::Log,
@@ -90,6 +91,8 @@ pub(super) struct Shared<'a> {
     pub(super) events: Events,
     pub(super) routes: Arc<Routes>,
     pub(super) metrics: Option<Arc<Metrics>>,
+    /// What each server waits for before it is served.
+    pub(super) turn: Turn,
 }
 
 impl StdioPlan {
@@ -122,6 +125,7 @@ impl StdioPlan {
             events,
             routes: Arc::clone(&routes),
             metrics,
+            turn: Turn::now(),
         };
         let (servers, mut tasks) = self.join(shared, bounds)?;
         tasks.spawn(async move { routes.carry(ended).await });
@@ -162,6 +166,7 @@ impl StdioPlan {
             events,
             routes,
             metrics,
+            turn: _,
         } = shared;
         let (judge, tasks) = house::decider(self.judge, self.reload, user, record, metrics)?;
         let servers = OwnServers {

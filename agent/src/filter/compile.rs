@@ -166,6 +166,11 @@ impl Compiler {
         }
     }
 
+    /// A compiler that runs what this process executes, even where another version is in its place by now.
+    pub fn own() -> Self {
+        Self::new("/proc/self/exe")
+    }
+
     /// The same compiler with another limit on the time one expression may take.
     #[must_use]
     pub fn with_time_limit(self, time_limit: Duration) -> Self {

@@ -12,6 +12,10 @@
 //! granted itself. Capture sockets that are armed already keep their guard without any agent. Calls that
 //! A had received and not answered are refused by B as soon as it receives one ([`Broker::adopt`]).
 //!
+//! An agent that has handed over ([`successor`](super::successor)) is heard no more. What was kept stays kept for as long as its
+//! processes live; the listener of a server that such an agent starts again is not kept, and if that agent is killed, the
+//! server's `socket(AF_PACKET)` fails at once (ENOSYS) instead of waiting.
+//!
 //! systemd drops a listener by itself when the last process under its filter has ended.
 //!
 //! The protocol: <https://www.freedesktop.org/software/systemd/man/252/sd_pid_notify_with_fds.html>,
@@ -37,6 +41,9 @@ use super::{
 /// What the name of a kept listener begins with; the process that was started under it follows.
 const PREFIX: &str = "capwarden-";
 
+/// Nothing is told any more: see [`Keeper::retire`].
+static RETIRED: AtomicBool = AtomicBool::new(false);
+
 /// Somebody who keeps descriptors for this process.
 #[derive(Debug)]
 pub struct Keeper(Manager);
@@ -51,6 +58,9 @@ pub struct Stored {
 impl Drop for Stored {
     fn drop(&mut self) {
         // A keeper sees by itself that nobody is left under the filter.
+        if RETIRED.load(Ordering::Acquire) {
+            return;
+        }
         let _ = self.keeper.forget(self.process);
     }
 }
@@ -68,9 +78,18 @@ impl Keeper {
     /// The one whom the environment names; none if there is none.
     pub fn of_environment() -> Option<&'static Self> {
         static KEEPER: OnceLock<Option<Keeper>> = OnceLock::new();
+        if RETIRED.load(Ordering::Acquire) {
+            return None;
+        }
         KEEPER
             .get_or_init(|| Manager::of_environment().map(Self))
             .as_ref()
+    }
+
+    /// From now on this process is not the service's main one, and not heard by its manager: what it starts is
+    /// kept by nobody.
+    pub fn retire() {
+        RETIRED.store(true, Ordering::Release);
     }
 
     /// Keeps the listener of a process that is being started, until what comes back is dropped.

@@ -2,9 +2,12 @@
 
 use std::{
     fs, io,
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
-        net::UnixStream as Peer,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+            net::UnixStream as Peer,
+        },
     },
     path::{Path, PathBuf},
 };
@@ -75,6 +78,40 @@ impl LocalSocket {
         Ok(socket)
     }
 
+    /// The same of a listener that another process has bound at a path; none if it is at another one. It goes
+    /// from there when this is dropped. Must be called within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// It is no listener.
+    pub fn adopt(listener: OwnedFd, path: &Path) -> io::Result<Option<Self>> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        if listener.local_addr()?.as_pathname() != Some(path) {
+            return Ok(None);
+        }
+        listener.set_nonblocking(true)?;
+        let meta = fs::symlink_metadata(path)?;
+        Ok(Some(Self {
+            listener: UnixListener::from_std(listener)?,
+            path: path.to_owned(),
+            file: (meta.dev(), meta.ino()),
+        }))
+    }
+
+    /// A copy of the listener, for another process.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Listens no more here, and leaves what is at the path to who has a copy.
+    pub fn leave(mut self) {
+        self.file = (u64::MAX, u64::MAX);
+    }
+
     /// Waits for a client.
     ///
     /// # Errors
@@ -129,6 +166,22 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert!(bind(&path).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn socket_is_left_to_who_has_a_copy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = bind(&path).unwrap();
+        let copy = socket.copy().unwrap();
+        socket.leave();
+        assert!(Peer::connect(&path).is_ok());
+        let elsewhere = LocalSocket::adopt(copy.try_clone().unwrap(), directory.path());
+        assert!(elsewhere.unwrap().is_none());
+        let socket = LocalSocket::adopt(copy, &path).unwrap().unwrap();
+        socket.accept().await.unwrap();
+        drop(socket);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::{
-        fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, net::UnixListener},
     },
     sync::atomic::{AtomicBool, Ordering},
@@ -22,11 +22,13 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
     net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
         SocketFlags, SocketType, connect, sendmsg, socket_with, sockopt::socket_acceptconn,
     },
+    pipe::{PipeFlags, pipe_with},
     time::{ClockId, clock_gettime},
 };
 
@@ -92,6 +94,34 @@ impl Manager {
     /// The process is about to end.
     pub fn stopping(&self) {
         self.say("STOPPING=1\nSTATUS=Ending the sessions\n");
+    }
+
+    /// Another process is the main one from now on, and serves: who watches over the service, and hears
+    /// only its main process (`NotifyAccess=main`), is to hear that one. This one is not heard any more.
+    ///
+    /// # Errors
+    /// The manager does not take it, at this moment or at all.
+    pub fn replaced_by(&self, process: u32, status: &str) -> io::Result<()> {
+        let status = line(status);
+        let words = format!("MAINPID={process}\nREADY=1\nSTATUS={status}\n");
+        self.tell(&words, &[])
+    }
+
+    /// Waits until the manager has read what it was told, at most so long (`BARRIER=1`, systemd 246). Blocks.
+    ///
+    /// # Errors
+    /// It has not, or cannot be told so.
+    pub fn heard(&self, at_most: Duration) -> io::Result<()> {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.tell("BARRIER=1", &[theirs.as_fd()])?;
+        drop(theirs);
+        // It closes its copy when it has come so far.
+        let limit = Timespec::try_from(at_most).map_err(io::Error::other)?;
+        let mut wanted = [PollFd::new(&ours, PollFlags::IN)];
+        match poll(&mut wanted, Some(&limit))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
     }
 
     /// What is shown of the service.
@@ -224,6 +254,12 @@ mod tests {
         assert!(time.trim_end().parse::<u64>().unwrap() > 0);
         manager.alive();
         assert_eq!(next(), "WATCHDOG=1\n");
+        manager.replaced_by(4711, "2 servers").unwrap();
+        assert_eq!(next(), "MAINPID=4711\nREADY=1\nSTATUS=2 servers\n");
+        // Nobody has read that far.
+        let late = manager.heard(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(next(), "BARRIER=1");
         manager.stopping();
         assert!(next().starts_with("STOPPING=1\n"));
         assert!(Manager::at(OsStr::new("relative")).is_err());

@@ -7,6 +7,7 @@
 //! | `mounts`, `deputy` | what it sees of the host's directories; daemons that would start programs for it, and where they listen |
 //! | `seccomp`, `notify`, `broker` | what it may call, and the agent's answers to `socket(AF_PACKET)` |
 //! | `manager`, `keeper` | the service manager: what it is told and passes; listeners that outlive an agent |
+//! | `successor` | the program's next version: started beside this one, with its listeners, and told when it serves |
 //! | `pulse` | whether the loops that answer governed processes are stuck |
 //! | `own_filter`, `aside` | reading the filter that it attaches itself; threads that wait for the verifier |
 //! | `rings`, `packet_membership` | reading what receive ring, or what of an interface, it wants, and setting it |
@@ -73,6 +74,7 @@ mod seccomp;
 mod sock_diag;
 mod socket;
 mod stdio;
+mod successor;
 mod sys;
 mod tree;
 mod users;
@@ -117,6 +119,7 @@ pub use readable::{Owner, Readable};
 pub use rustix::io::Errno;
 pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, arm};
 pub use stdio::{Input, Output};
+pub use successor::{Predecessor, Program, Ready, Successor, Word, Words};
 pub use tree::{ForkEvents, ProgramCounts, ProgramEvent, Tree, TreeError};
 pub use users::{Credentials, NoSuchUser, Surroundings, group_id, invoking_user, user_id};
 pub use watch::{FileWatch, Inotify};

@@ -6,7 +6,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     guard::EndEvents, host::HostWatch, launch::Connection, network::NetworkEvents,
-    process::Process, tree::ForkEvents, watch::Inotify,
+    process::Process, successor::Line, tree::ForkEvents, watch::Inotify,
 };
 
 /// What owns its descriptor for as long as it lives, and never changes it.
@@ -16,6 +16,7 @@ impl Owner for EndEvents {}
 impl Owner for ForkEvents {}
 impl Owner for HostWatch {}
 impl Owner for Inotify {}
+impl Owner for Line {}
 impl Owner for Arc<NetworkEvents> {}
 impl Owner for Process {}
 
@@ -26,6 +27,7 @@ mod sealed {
     impl Sealed for super::ForkEvents {}
     impl Sealed for super::HostWatch {}
     impl Sealed for super::Inotify {}
+    impl Sealed for super::Line {}
     impl Sealed for super::Arc<super::NetworkEvents> {}
     impl Sealed for super::Process {}
 }

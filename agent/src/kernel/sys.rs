@@ -268,6 +268,18 @@ pub(super) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     raw(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOEXEC) }).map(drop)
 }
 
+/// Forks, and ends the one that has called: whoever is left is no child of its parent. For a child between fork and
+/// exec, which has one thread.
+pub(super) fn fork_and_leave() -> Result<(), Errno> {
+    // SAFETY: no pointers. There is one thread, so that nobody else has a lock.
+    match unsafe { libc::fork() } {
+        0 => Ok(()),
+        // SAFETY: it ends at once, and runs nothing that was registered for an end.
+        child if child > 0 => unsafe { libc::_exit(0) },
+        _ => Err(last_error()),
+    }
+}
+
 /// Installs a seccomp filter on this thread and returns its listener.
 pub(super) fn install_filter(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
     const SET_MODE_FILTER: libc::c_uint = 1;

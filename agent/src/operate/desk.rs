@@ -29,6 +29,9 @@ const REMEMBERED: usize = 256;
 /// How long the agent's end waits for operators to be told of the sessions that they stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What this program calls itself.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What operators are told of one server, or of a command. Cheap to clone; when the last one has gone, nobody
 /// is told of it any more.
 #[derive(Clone)]
@@ -43,6 +46,8 @@ pub(super) struct Inner {
     who: Mutex<BTreeMap<SessionId, Asked>>,
     /// Who asked for every session, where no call does.
     always: OnceLock<Who>,
+    /// The process that takes clients in place of this one.
+    replaced_by: OnceLock<u32>,
     /// Where acts are recorded; none once the record is being closed.
     log: Mutex<Option<Arc<Log>>>,
     /// Operators who wait for the end of what they stopped.
@@ -101,6 +106,7 @@ impl Desk {
             roll,
             who: Mutex::default(),
             always: OnceLock::new(),
+            replaced_by: OnceLock::new(),
             log: Mutex::default(),
             waiting: watch::Sender::new(0),
             office,
@@ -121,6 +127,12 @@ impl Desk {
             tool: short(command),
         });
         self
+    }
+
+    /// Another process takes clients from now on.
+    pub fn replaced_by(&self, process: u32) {
+        // There is one at most.
+        let _ = self.0.replaced_by.set(process);
     }
 
     /// What operators do is recorded here from now on.
@@ -205,6 +217,8 @@ impl Inner {
             server: self.server.clone(),
             audit: short(&self.audit.to_string_lossy()),
             started: self.started.clone(),
+            version: Some(VERSION.to_owned()),
+            replaced_by: self.replaced_by.get().copied(),
         }
     }
 
@@ -224,6 +238,8 @@ impl Inner {
                 server: asked.map_or(&self.server, |asked| &asked.server).clone(),
                 who: asked.map(|asked| &asked.who).or(self.always.get()).cloned(),
                 started: format!("{:.3}", started.unwrap_or(moment)),
+                version: Some(VERSION.to_owned()),
+                replaced_by: self.replaced_by.get().copied(),
                 now,
             }
             .bounded()

@@ -30,6 +30,8 @@ fn live(agent: &str, session: u32) -> Live {
         server: "pcap".to_owned(),
         who: None,
         started: String::new(),
+        version: None,
+        replaced_by: None,
         now: Snapshot {
             session: SessionId(session),
             kind: SessionKind::Capture,

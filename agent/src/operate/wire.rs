@@ -75,6 +75,12 @@ pub struct Agent {
     pub audit: String,
     /// When it was started (RFC 3339).
     pub started: String,
+    /// capwarden's version; none if it is one that does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The process that takes clients in its place, if one does: it serves those whom it has until they leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<u32>,
 }
 
 /// A session that is open, and whose it is.
@@ -93,6 +99,12 @@ pub struct Live {
     pub who: Option<Who>,
     /// When it was opened (RFC 3339).
     pub started: String,
+    /// The agent's version; none if it is one that does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The process that takes clients in its agent's place, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<u32>,
     /// What it has come to.
     #[serde(flatten)]
     pub now: Snapshot,
@@ -190,6 +202,21 @@ impl Live {
     #[must_use]
     pub fn short_id(&self) -> String {
         short_id(&self.id)
+    }
+
+    /// `agent process 812`, and what there is to say of it after an upgrade.
+    #[must_use]
+    pub fn agent_words(&self) -> String {
+        let agent = format!("agent process {}", self.pid);
+        match (&self.version, self.replaced_by) {
+            (Some(version), Some(by)) => {
+                format!(
+                    "{agent} (version {}, replaced by process {by})",
+                    short(version)
+                )
+            }
+            _ => agent,
+        }
     }
 }
 

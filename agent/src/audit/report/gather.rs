@@ -161,6 +161,7 @@ impl<'a> Gathered<'a> {
         let its_own = entry.text("session") == Some(self.session);
         let part = match entry.kind.as_str() {
             "agent-started" | "agent-stopped" | "network-bounded" => Part::Setting,
+            "handed-over" if self.open => Part::Setting,
             "policy-reloaded" | "policy-refused" if self.open || self.lines.len() < 16 => {
                 Part::Setting
             }

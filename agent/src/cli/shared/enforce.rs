@@ -173,7 +173,7 @@ pub(in crate::cli) fn unfit_for_any(
 
 pub(in crate::cli) fn compiler() -> Result<Compiler, Failure> {
     let own = std::env::current_exe();
-    own.map(Compiler::new).map_err(|error| {
+    own.map(|_| Compiler::own()).map_err(|error| {
         Failure::Internal(Account::new("cannot find capwarden itself").because(error))
     })
 }
@@ -317,6 +317,7 @@ pub(in crate::cli) fn exit(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Exited(status) => Exit::of_child(status),
         Outcome::NeverServed(_) => Exit::NeverServed,
+        Outcome::Replaced => Exit::Ok,
         Outcome::Killed => Exit::Child(137),
         Outcome::Stopped(signal) => Exit::Child(u8::try_from(128 + signal).unwrap_or(255)),
     }

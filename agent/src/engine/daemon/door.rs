@@ -1,10 +1,10 @@
 //! Clients on the daemon's socket: who they are, what they want, and that they get no more than their share.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::pending,
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,11 +22,13 @@ use tokio::{
 use super::{
     hello::{self, Answer},
     seats::{Full, Seats},
-    served::Served,
+    served::{Served, lets_in},
     table::Table,
+    take_over::{Inherited, OWN_CLIENTS, PASSED_CLIENTS},
 };
 use crate::{
     audit::visible,
+    config::ServerConfig,
     engine::{EngineError, house},
     kernel::{self, LocalSocket, Peer},
     principal::{Caller, Principal},
@@ -53,13 +55,29 @@ pub(super) enum Entrance {
 
 impl Entrance {
     /// The service manager's socket, or else one at this path for a group.
-    pub(super) fn open(path: &Path, group: &str) -> Result<Self, EngineError> {
+    /// What a predecessor had comes first.
+    pub(super) fn open(
+        path: &Path,
+        group: &str,
+        inherited: &mut Inherited,
+    ) -> Result<Self, EngineError> {
         let failed = |error| house::not_listening(path.display(), error);
-        if let Some(listener) = kernel::passed_listener("clients") {
+        let passed = inherited.take(PASSED_CLIENTS).map(Into::into);
+        if let Some(listener) = passed.or_else(|| kernel::passed_listener("clients")) {
+            let listener: std::os::unix::net::UnixListener = listener;
             listener.set_nonblocking(true).map_err(failed)?;
             let listener = UnixListener::from_std(listener).map_err(failed)?;
             tracing::info!("clients come by the service manager's socket");
             return Ok(Self::Passed(listener));
+        }
+        if let Some(listener) = inherited.take(OWN_CLIENTS)
+            && let Some(socket) = LocalSocket::adopt(listener, path).map_err(failed)?
+        {
+            tracing::info!(
+                "listening on {}, as the earlier version did",
+                path.display()
+            );
+            return Ok(Self::Own(socket));
         }
         let socket = match kernel::group_id(group) {
             Some(group) => LocalSocket::bind_for_group(path, group).map_err(failed)?,
@@ -74,6 +92,23 @@ impl Entrance {
         };
         tracing::info!("listening on {}", path.display());
         Ok(Self::Own(socket))
+    }
+
+    /// A copy, for a successor, and what that is called.
+    pub(super) fn copy(&self) -> io::Result<(String, OwnedFd)> {
+        let (name, copy) = match self {
+            Self::Own(socket) => (OWN_CLIENTS, socket.copy()?),
+            Self::Passed(listener) => (PASSED_CLIENTS, listener.as_fd().try_clone_to_owned()?),
+        };
+        Ok((name.to_owned(), copy))
+    }
+
+    /// Takes nobody any more, and leaves that to who has a copy.
+    pub(super) fn leave(self) {
+        match self {
+            Self::Own(socket) => socket.leave(),
+            Self::Passed(listener) => drop(listener),
+        }
     }
 
     /// Waits for a client, and asks the kernel who it is.
@@ -206,18 +241,21 @@ impl Door {
     /// Why somebody may no longer be connected to a server that was served when they came; none if they may. What
     /// counts is what is served under that name now, however often it has changed since.
     fn over(&self, served: &Served, peer: &Peer) -> Option<&'static str> {
-        let Some(now) = self.table.get(&served.name) else {
-            return Some("its server was withdrawn");
-        };
-        if now.config.policy != served.config.policy {
-            return Some("another policy decides its calls now");
-        }
-        (!now.lets_in(peer)).then_some("its user may no longer connect")
+        let now = self.table.get(&served.name);
+        over(served, peer, now.as_ref().map(|now| &now.config))
     }
 
     /// Ends those connections that may not be any more.
     pub(super) fn review(&self) {
         self.end(|connection| self.over(&connection.served, &connection.peer));
+    }
+
+    /// The same by these servers, whichever are served.
+    pub(super) fn review_by(&self, servers: &BTreeMap<String, ServerConfig>) {
+        self.end(|connection| {
+            let served = &connection.served;
+            over(served, &connection.peer, servers.get(&*served.name))
+        });
     }
 
     /// Ends all connections.
@@ -244,6 +282,13 @@ impl Door {
         self.left.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether nobody is connected, or about to be.
+    pub(super) fn is_empty(&self) -> bool {
+        let mut running = self.running();
+        while running.try_join_next().is_some() {}
+        running.is_empty()
+    }
+
     /// How many clients are connected.
     pub(super) fn count(&self) -> usize {
         self.clients.count()
@@ -265,6 +310,17 @@ impl Door {
     fn running(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why somebody may no longer be connected to a server for which this is configured now.
+fn over(served: &Served, peer: &Peer, now: Option<&ServerConfig>) -> Option<&'static str> {
+    let Some(now) = now else {
+        return Some("its server was withdrawn");
+    };
+    if now.policy != served.config.policy {
+        return Some("another policy decides its calls now");
+    }
+    (!lets_in(now, peer)).then_some("its user may no longer connect")
 }
 
 /// A client that gets a server.

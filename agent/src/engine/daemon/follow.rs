@@ -136,6 +136,20 @@ impl Follow {
         self.apply(change, house).await;
     }
 
+    /// Loads the configuration for who is served still by a daemon that takes nobody any more: what it gives to nobody
+    /// is taken away, and nothing else is changed.
+    pub(super) async fn narrow(&mut self, house: &House) {
+        self.seen = stamps(&self.file);
+        let load = Arc::clone(&self.load);
+        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        match loaded.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(config) => house.door.review_by(&config.servers),
+            Err(why) => tracing::error!(
+                "the configuration cannot be used, so whoever is served stays served: {why}"
+            ),
+        }
+    }
+
     async fn apply(&self, change: Change, house: &House) {
         for name in change.end {
             if let Some(served) = house.table.take(&name) {

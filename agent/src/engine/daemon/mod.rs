@@ -17,41 +17,49 @@
 //! | `table`, `served`, `pace` | the servers; who may use one, and how soon a failing one is started again |
 //! | `upstream` | a server that speaks HTTP: started once, for all, and again when it ends |
 //! | `follow` | the configuration, loaded again when it changes: what is added, changed and withdrawn |
+//! | `life` | the loops: it serves, and once it is replaced by another version it serves who is there |
+//! | `hand_over`, `take_over` | an upgrade: what the earlier process does, and what the later one |
 //! | `heartbeat` | the service manager's watchdog |
 //! | `tidy` | memory that is given back when clients have left |
 
 mod door;
 mod follow;
+mod hand_over;
 mod heartbeat;
 pub mod hello;
+mod life;
 mod pace;
 mod seats;
 mod served;
 mod table;
 mod tidy;
+mod take_over;
 mod upstream;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
-use self::{door::Door, door::Entrance, follow::Follow, served::Served, table::Table};
+use self::{
+    door::{Door, Entrance},
+    follow::Follow,
+    life::{End, Life, Signals},
+    served::Served,
+    table::Table,
+    take_over::{Inherited, TakeOver},
+};
 use super::{
-    EngineError, Outcome, StdioPlan,
-    house::{self, StopSignals},
+    EngineError, Outcome, StdioPlan, house,
     record::{RecordKeeper, Started},
     server_per_client::{AGENT_ENDS, Routes, Shared},
+    turn::Turn,
 };
 use crate::{
     audit::Log,
     config::{Config, ServerConfig},
     gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
-    kernel::{Credentials, Manager},
+    kernel::{Credentials, Manager, Predecessor},
     operate::Desk,
     session::{Attribution, Events},
     telemetry::Endpoint,
@@ -110,6 +118,8 @@ pub struct DaemonPlan {
     pub group: String,
     /// Where metrics are served.
     pub metrics: Option<Endpoint>,
+    /// The earlier version, which hands over to this one, if that is how it was started.
+    pub predecessor: Option<Predecessor>,
 }
 
 impl std::fmt::Debug for DaemonPlan {
@@ -128,6 +138,7 @@ struct House {
     metrics: Option<Arc<crate::telemetry::Metrics>>,
     table: Arc<Table>,
     door: Arc<Door>,
+    turn: Turn,
 }
 
 impl House {
@@ -137,12 +148,23 @@ impl House {
             events: self.events.clone(),
             routes: Arc::clone(&self.routes),
             metrics: self.metrics.clone(),
+            turn: self.turn.clone(),
         }
+    }
+
+    /// How many clients are connected.
+    fn clients(&self) -> usize {
+        self.door.count()
+    }
+
+    /// Whether nobody is served, and no session is open.
+    fn is_empty(&self) -> bool {
+        self.door.is_empty() && self.events.roll().live().is_empty()
     }
 
     /// What the service manager shows.
     fn status(&self) -> String {
-        let (servers, clients) = (self.table.names().len(), self.door.count());
+        let (servers, clients) = (self.table.names().len(), self.clients());
         let plural = |count: usize, one: &str| counted(u64::try_from(count).unwrap_or(0), one);
         format!(
             "{}, {}",
@@ -152,16 +174,17 @@ impl House {
     }
 }
 
-/// Serves until a signal comes.
-pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> {
-    let mut stop = StopSignals::but_hang_up()?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+/// Serves until a signal comes, or until another version has taken its place and its last client has gone.
+pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> {
+    let mut signals = Signals::new()?;
     let manager = Manager::of_environment().map(Arc::new);
-    let entrance = Entrance::open(&plan.socket, &plan.group)?;
+    let mut inherited = Inherited::of(plan.predecessor.as_mut());
+    let (take_over, turn) = TakeOver::new(plan.predecessor);
+    let entrance = Entrance::open(&plan.socket, &plan.group, &mut inherited)?;
     let (events, happened) = Events::channel();
     let overflow = events.overflow();
     let desk = Desk::open(CALLED, &log, events.roll());
-    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let (metrics, serving) = house::metrics(plan.metrics, &events).await?;
     // To know, and to have recorded, what this host lacks.
     let nobody = Credentials::nobody();
     let (_, degraded) = house::sessions(Attribution::ByCall, &nobody, events.clone())?;
@@ -193,46 +216,41 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
         metrics,
         door: Door::new(Arc::clone(&table)),
         table,
+        turn,
     };
-    for (name, config, prepared) in plan.servers {
-        let served = Served::begin(&name, config, prepared, house.shared())?;
-        house.table.put(served);
-    }
-    let mut tasks = heartbeat::start(manager.clone());
+    let mut tasks = JoinSet::new();
     let routes = Arc::clone(&house.routes);
     tasks.spawn(async move { routes.carry(ended).await });
     tasks.spawn(tidy::give_back(Arc::clone(&house.door)));
     let mut follow = Follow::new(&plan.file, plan.config, plan.load, plan.prepare);
-    // It may have changed since it was loaded.
-    follow.reload(&house, true).await;
-    let tell = |told: &dyn Fn(&Manager)| manager.iter().for_each(|manager| told(manager));
-    tell(&|manager| manager.ready(&house.status()));
-    let mut told = house.status();
-    let (why, signal) = loop {
-        tokio::select! {
-            signal = stop.next() => break ("a signal", Some(signal)),
-            () = house.record.broken() => break ("the audit log is not whole", None),
-            (stream, peer) = entrance.accept() => house.door.meet(stream, peer),
-            _ = hang_up.recv() => {
-                tell(&|manager| manager.reloading());
-                follow.reload(&house, false).await;
-                tell(&|manager| manager.ready(&house.status()));
+    let mut life = Life::new(manager, entrance, serving);
+    let begun = plan
+        .servers
+        .into_iter()
+        .try_for_each(|(name, config, prepared)| {
+            let served = Served::begin(&name, config, prepared, house.shared())?;
+            house.table.put(served);
+            Ok::<_, EngineError>(())
+        });
+    let end = match begun {
+        Err(error) => End::NotBegun(error),
+        Ok(()) => {
+            // It may have changed since it was loaded.
+            follow.reload(&house, true).await;
+            let take_over = tokio::select! {
+                served = take_over.served(house.record.agent()) => served.map_err(End::NotFollowed),
+                signal = signals.stop.next() => Err(End::Signal(signal)),
+            };
+            match take_over {
+                Ok(kept) => {
+                    let _kept = kept;
+                    life.lead(&house, &mut follow, &mut signals).await
+                }
+                Err(end) => end,
             }
-            () = follow.changed() => {
-                tell(&|manager| manager.reloading());
-                follow.reload(&house, true).await;
-                tell(&|manager| manager.ready(&house.status()));
-            }
-            () = tokio::time::sleep(STATUS) => {}
-        }
-        let status = house.status();
-        if status != told {
-            tell(&|manager| manager.status(&status));
-            told = status;
         }
     };
-    tell(&|manager| manager.stopping());
-    drop(entrance);
+    life.stop();
     let House {
         record,
         events,
@@ -240,6 +258,7 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
         metrics,
         table,
         door,
+        turn: _,
     } = house;
     let all = table.take_all();
     door.end_all(AGENT_ENDS);
@@ -254,12 +273,8 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     // The record is complete once nobody can add to it.
     tasks.shutdown().await;
     drop((
-        all, follow, events, routes, metrics, table, door, tasks, adopted,
+        all, follow, life, events, routes, metrics, table, door, tasks, adopted,
     ));
-    // A service that was told to stop has done so.
-    record.finish(why, signal.map(|_| 0)).await?;
-    Ok(signal.map_or(Outcome::Killed, Outcome::Stopped))
+    record.finish(&end.in_words(), end.status()).await?;
+    end.outcome()
 }
-
-/// How often it is looked whether the service manager is to be told of another status.
-const STATUS: Duration = Duration::from_secs(5);

@@ -40,6 +40,15 @@ fn most_of_one(config: &ServerConfig) -> usize {
     }
 }
 
+/// Whether somebody may connect to a server that is configured so. Root may: root could take what it likes.
+pub(super) fn lets_in(config: &ServerConfig, peer: &Peer) -> bool {
+    let is = |client: &Client| match client {
+        Client::User(name) => kernel::user_id(name) == Some(peer.user),
+        Client::Group(name) => kernel::group_id(name).is_some_and(|group| peer.is_in(group)),
+    };
+    peer.user == 0 || config.clients.iter().any(is)
+}
+
 /// A server, for as long as it is served or somebody is connected to it.
 pub(super) struct Served {
     pub(super) name: Arc<str>,
@@ -188,13 +197,9 @@ impl Served {
         end.map(|(why, _)| why)
     }
 
-    /// Whether somebody may connect. Root may: root could take what it likes.
+    /// Whether somebody may connect.
     pub(super) fn lets_in(&self, peer: &Peer) -> bool {
-        let is = |client: &Client| match client {
-            Client::User(name) => kernel::user_id(name) == Some(peer.user),
-            Client::Group(name) => kernel::group_id(name).is_some_and(|group| peer.is_in(group)),
-        };
-        peer.user == 0 || self.config.clients.iter().any(is)
+        lets_in(&self.config, peer)
     }
 
     /// A place for one more client, or what it is told in place of one.

@@ -72,6 +72,7 @@ impl Upstream {
             events,
             routes,
             metrics,
+            turn: _,
         } = shared;
         let (judge, following) =
             house::decider(plan.judge, plan.reload, governed, record, metrics)?;

@@ -106,7 +106,7 @@ pub(super) fn send(
 }
 
 /// The same, of anything, with at most three descriptors.
-pub(super) fn send_bytes(
+pub(in crate::kernel) fn send_bytes(
     channel: &OwnedFd,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
@@ -138,14 +138,17 @@ pub(super) fn receive(channel: BorrowedFd<'_>) -> Result<Option<Received>, Errno
 }
 
 /// Bytes that came, without what is longer than there was room for.
-pub(super) struct Bytes {
-    pub(super) length: usize,
-    pub(super) sender: Option<u32>,
-    pub(super) descriptors: Vec<OwnedFd>,
+pub(in crate::kernel) struct Bytes {
+    pub(in crate::kernel) length: usize,
+    pub(in crate::kernel) sender: Option<u32>,
+    pub(in crate::kernel) descriptors: Vec<OwnedFd>,
 }
 
 /// The same, of anything.
-pub(super) fn receive_bytes(channel: BorrowedFd<'_>, into: &mut [u8]) -> Result<Bytes, Errno> {
+pub(in crate::kernel) fn receive_bytes(
+    channel: BorrowedFd<'_>,
+    into: &mut [u8],
+) -> Result<Bytes, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -169,7 +172,7 @@ pub(super) fn receive_bytes(channel: BorrowedFd<'_>, into: &mut [u8]) -> Result<
 }
 
 /// Waits until something has come, or the other side has gone; at most so long.
-pub(super) fn wait(channel: &impl AsFd, at_most: Option<Duration>) -> Result<(), Errno> {
+pub(in crate::kernel) fn wait(channel: &impl AsFd, at_most: Option<Duration>) -> Result<(), Errno> {
     let limit = at_most.and_then(|limit| Timespec::try_from(limit).ok());
     let mut wanted = [PollFd::new(channel, PollFlags::IN)];
     loop {

@@ -17,7 +17,7 @@
 //! looked for by the agent itself.
 
 mod ask;
-mod channel;
+pub(super) mod channel;
 mod fork;
 mod launcher;
 mod limits;
@@ -80,8 +80,9 @@ const LAUNCHERS: &str = "CAPWARDEN_LAUNCHERS";
 const USUAL_LAUNCHERS: &str = "/run/capwarden/launch";
 
 /// What a service manager, or a unit of ours, tells the agent and nobody else.
-const FOR_THE_AGENT: [&str; 8] = [
+const FOR_THE_AGENT: [&str; 9] = [
     LAUNCHERS,
+    super::successor::CHANNEL,
     super::cgroup::PLACE,
     "LISTEN_FDNAMES",
     "LISTEN_FDS",

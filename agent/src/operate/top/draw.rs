@@ -409,7 +409,7 @@ fn detail(row: &Row) -> Vec<Line<'static>> {
         pair("session", &format!("{} ({})", live.id, kind(now.kind))),
         pair(
             "server",
-            &format!("{}, agent process {}", live.server, live.pid),
+            &format!("{}, {}", live.server, live.agent_words()),
         ),
     ];
     if let Some(who) = &live.who {

@@ -28,6 +28,8 @@ fn live(session: u32, packets: u64, age_ms: u64) -> Live {
             tool: "start\u{1b}[2J".to_owned(),
         }),
         started: format!("2026-11-21T14:00:0{session}.000Z"),
+        version: None,
+        replaced_by: None,
         now: Snapshot {
             session: SessionId(session),
             kind: SessionKind::Capture,
@@ -66,6 +68,8 @@ fn hear(top: &mut Top, sessions: Vec<Live>) {
             server: "pcap".to_owned(),
             audit: "/var/log/a".to_owned(),
             started: "2026-11-21T13:00:00.000Z".to_owned(),
+            version: None,
+            replaced_by: None,
         }),
     );
     for session in sessions {

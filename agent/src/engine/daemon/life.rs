@@ -1,0 +1,311 @@
+//! What the daemon does until it ends: it serves whoever comes, and once another version has taken its place, whoever is
+//! there.
+//!
+//! ```text
+//!            SIGHUP, and another program is in place of its own
+//!   serves ─────────────────────────────────────────────────▶ serves, and a successor is being started
+//!     ▲                                                          │              │ it can serve
+//!     └──────────────────── it ends, or is not ready in time ────┘              ▼
+//!                                                              the service manager is told; the successor serves
+//!                                                                               │
+//!   ends ◀── its last client has gone, and its last session has ended ── serves who is there
+//! ```
+
+use std::{borrow::Cow, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::{
+    House,
+    door::Entrance,
+    follow::Follow,
+    hand_over::{HandOver, Next, announce},
+    heartbeat,
+};
+use crate::{
+    engine::{EngineError, Outcome, house::StopSignals},
+    kernel::{Keeper, Manager, Successor},
+    telemetry::Serving,
+    words::counted,
+};
+
+/// How often it is looked whether the service manager is to be told of another status.
+const STATUS: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody is left whom this process serves, once it has handed over.
+const LEFT: Duration = Duration::from_millis(500);
+
+/// The signals that the daemon hears.
+pub(super) struct Signals {
+    pub(super) stop: StopSignals,
+    hang_up: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: StopSignals::but_hang_up()?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Why the daemon ends.
+pub(super) enum End {
+    /// It was told to, by this signal.
+    Signal(i32),
+    /// What happens cannot be recorded.
+    Broken,
+    /// A server could not be served from the start.
+    NotBegun(EngineError),
+    /// It was started to take over, and the predecessor did this instead of handing over.
+    NotFollowed(&'static str),
+    /// This process has taken its place, and nobody is left.
+    Replaced(u32),
+}
+
+impl End {
+    pub(super) fn in_words(&self) -> Cow<'static, str> {
+        match self {
+            Self::Signal(_) => "a signal".into(),
+            Self::Broken => "the audit log is not whole".into(),
+            Self::NotBegun(error) => error.to_string().into(),
+            Self::NotFollowed(what) => format!("the agent that was to be followed {what}").into(),
+            Self::Replaced(by) => format!("replaced by process {by}, and nobody is left").into(),
+        }
+    }
+
+    /// A service that was told to stop has done so.
+    pub(super) fn status(&self) -> Option<i32> {
+        matches!(self, Self::Signal(_) | Self::Replaced(_)).then_some(0)
+    }
+
+    pub(super) fn outcome(self) -> Result<Outcome, EngineError> {
+        match self {
+            Self::Signal(signal) => Ok(Outcome::Stopped(signal)),
+            Self::Broken => Ok(Outcome::Killed),
+            Self::NotBegun(error) => Err(error),
+            Self::NotFollowed(what) => Err(EngineError::NotFollowed(what)),
+            Self::Replaced(_) => Ok(Outcome::Replaced),
+        }
+    }
+}
+
+/// What the daemon has while it takes clients.
+pub(super) struct Life {
+    manager: Option<Arc<Manager>>,
+    entrance: Option<Entrance>,
+    serving: Option<Serving>,
+    hand_over: HandOver,
+    /// Why the last successor did not follow.
+    not_replaced: Option<String>,
+    beating: JoinSet<()>,
+    told: String,
+}
+
+impl Life {
+    pub(super) fn new(
+        manager: Option<Arc<Manager>>,
+        entrance: Entrance,
+        serving: Option<Serving>,
+    ) -> Self {
+        Self {
+            manager,
+            entrance: Some(entrance),
+            serving,
+            hand_over: HandOver::new(),
+            not_replaced: None,
+            beating: JoinSet::new(),
+            told: String::new(),
+        }
+    }
+
+    /// Serves, hands over if that is due, and serves who is there then.
+    pub(super) async fn lead(
+        &mut self,
+        house: &House,
+        follow: &mut Follow,
+        signals: &mut Signals,
+    ) -> End {
+        self.beating = heartbeat::start(self.manager.clone());
+        self.ready(house);
+        let (successor, to) = match self.serve(house, follow, signals).await {
+            Ok(next) => next,
+            Err(end) => return end,
+        };
+        self.leave(house, &to.version, to.process);
+        drain(house, follow, signals, successor).await
+    }
+
+    /// Serves until another process does, or until the end.
+    async fn serve(
+        &mut self,
+        house: &House,
+        follow: &mut Follow,
+        signals: &mut Signals,
+    ) -> Result<Next, End> {
+        loop {
+            let settled = !self.hand_over.is_under_way();
+            tokio::select! {
+                signal = signals.stop.next() => return Err(End::Signal(signal)),
+                () = house.record.broken() => return Err(End::Broken),
+                (stream, peer) = accept(self.entrance.as_ref()) => house.door.meet(stream, peer),
+                _ = signals.hang_up.recv(), if settled => {
+                    self.tell(Manager::reloading);
+                    if self.hand_over.is_due() {
+                        self.status("Handing over to another version");
+                        match self.sockets() {
+                            Ok(sockets) => {
+                                self.hand_over.begin(sockets);
+                                continue;
+                            }
+                            Err(error) => self.failed(error.to_string()),
+                        }
+                    }
+                    follow.reload(house, false).await;
+                    self.ready(house);
+                }
+                tried = self.hand_over.outcome(), if !settled => {
+                    let tried = match tried {
+                        Ok(next) => self.commit(house, next).await,
+                        Err(why) => Err(why),
+                    };
+                    match tried {
+                        Ok(next) => return Ok(next),
+                        Err(why) => self.failed(why),
+                    }
+                    // That is what a reload is for, too.
+                    follow.reload(house, false).await;
+                    self.ready(house);
+                }
+                () = follow.changed(), if settled => {
+                    self.tell(Manager::reloading);
+                    follow.reload(house, true).await;
+                    self.ready(house);
+                }
+                () = sleep(STATUS), if settled => {}
+            }
+            if !self.hand_over.is_under_way() {
+                let status = self.in_words(house);
+                if status != self.told {
+                    self.status(&status);
+                }
+            }
+        }
+    }
+
+    /// Has a successor serve that can.
+    async fn commit(&self, house: &House, next: Next) -> Result<Next, String> {
+        let (mut successor, to) = next;
+        if let Some(manager) = &self.manager {
+            let told = announce(manager, &to, &house.status()).await;
+            told.map_err(|error| format!("the service manager cannot be told of it: {error}"))?;
+        }
+        let served = successor.serve();
+        served.map_err(|error| format!("it has ended when it was to serve: {error}"))?;
+        match house.record.observer() {
+            Ok(observer) => {
+                let sessions = house.events.roll().live().len();
+                observer.handed_over(&to, house.clients(), sessions);
+            }
+            Err(error) => tracing::error!(%error, "the hand-over is not recorded"),
+        }
+        Ok((successor, to))
+    }
+
+    /// Takes nobody any more; what others have a copy of stays where it is.
+    fn leave(&mut self, house: &House, version: &str, process: u32) {
+        Keeper::retire();
+        self.manager = None;
+        self.beating.abort_all();
+        if let Some(entrance) = self.entrance.take() {
+            entrance.leave();
+        }
+        self.serving = None;
+        let clients = counted(u64::try_from(house.clients()).unwrap_or(u64::MAX), "client");
+        tracing::info!(
+            "version {version} in process {process} takes clients from now on; captures of {clients} stay with the \
+             earlier version in process {} until they leave",
+            std::process::id()
+        );
+    }
+
+    /// Copies of all listeners, for a successor.
+    fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let mut sockets = Vec::new();
+        if let Some(entrance) = &self.entrance {
+            sockets.push(entrance.copy()?);
+        }
+        Ok(sockets)
+    }
+
+    fn failed(&mut self, why: String) {
+        tracing::error!(
+            "the other version does not take over, and this one goes on as before: {why}"
+        );
+        self.not_replaced = Some(why);
+    }
+
+    /// The daemon is about to end.
+    pub(super) fn stop(&mut self) {
+        self.tell(Manager::stopping);
+        self.entrance = None;
+        self.beating.abort_all();
+    }
+
+    fn ready(&mut self, house: &House) {
+        let status = self.in_words(house);
+        self.tell(|manager| manager.ready(&status));
+        self.told = status;
+    }
+
+    fn status(&mut self, status: &str) {
+        self.tell(|manager| manager.status(status));
+        status.clone_into(&mut self.told);
+    }
+
+    fn in_words(&self, house: &House) -> String {
+        let mut words = house.status();
+        if let Some(why) = &self.not_replaced {
+            words += &format!("; not replaced: {why}");
+        }
+        words
+    }
+
+    fn tell(&self, words: impl FnOnce(&Manager)) {
+        if let Some(manager) = &self.manager {
+            words(manager);
+        }
+    }
+}
+
+async fn accept(entrance: Option<&Entrance>) -> (tokio::net::UnixStream, crate::kernel::Peer) {
+    match entrance {
+        Some(entrance) => entrance.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves who is there, until nobody is left.
+async fn drain(
+    house: &House,
+    follow: &mut Follow,
+    signals: &mut Signals,
+    successor: Successor,
+) -> End {
+    loop {
+        if house.is_empty() {
+            return End::Replaced(successor.process());
+        }
+        tokio::select! {
+            signal = signals.stop.next() => return End::Signal(signal),
+            () = house.record.broken() => return End::Broken,
+            _ = signals.hang_up.recv() => follow.narrow(house).await,
+            () = follow.changed() => follow.narrow(house).await,
+            () = sleep(LEFT) => {}
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The program that runs, and whether another file is in its place.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs, io,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::store;
+
+/// What this process executes, even if it has been removed.
+const OWN: &str = "/proc/self/exe";
+/// What the kernel puts behind the path of a file that was removed.
+const REMOVED: &[u8] = b" (deleted)";
+
+/// The program of this process, and how it was started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+    name: OsString,
+    arguments: Vec<OsString>,
+    /// The device and the inode of the file.
+    file: (u64, u64),
+}
+
+impl Program {
+    /// That of this process. Where it was started by a path, that is where its next version is expected: a link
+    /// there may lead elsewhere then.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn own() -> io::Result<Self> {
+        let file = identity(Path::new(OWN))?;
+        let mut words = env::args_os();
+        let name = words.next().unwrap_or_default();
+        let named = Path::new(&name);
+        let named = match named.components().nth(1) {
+            Some(_) => std::path::absolute(named).ok(),
+            None => None,
+        };
+        let path = match named.filter(|path| identity(path).is_ok_and(|there| there == file)) {
+            Some(path) => path,
+            None => present(fs::read_link(OWN)?),
+        };
+        Ok(Self {
+            path,
+            name,
+            arguments: words.collect(),
+            file,
+        })
+    }
+
+    /// The same with another file and other arguments.
+    #[cfg(test)]
+    pub(super) fn at(path: &Path, arguments: &[&str]) -> Self {
+        Self {
+            path: path.to_owned(),
+            name: path.into(),
+            arguments: arguments.iter().map(Into::into).collect(),
+            file: (0, 0),
+        }
+    }
+
+    /// The same in another place.
+    #[cfg(test)]
+    pub(crate) fn elsewhere(self, path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            ..self
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn name(&self) -> &OsString {
+        &self.name
+    }
+
+    pub(super) fn arguments(&self) -> &[OsString] {
+        &self.arguments
+    }
+
+    /// Whether another file is there now.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        let there = fs::metadata(&self.path);
+        there.is_ok_and(|meta| meta.is_file() && (meta.dev(), meta.ino()) != self.file)
+    }
+
+    /// Why what is there now must not be executed, if that is so: others than root could have put it there.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn exposed(&self) -> io::Result<Option<String>> {
+        let meta = fs::metadata(&self.path)?;
+        let own = rustix::process::geteuid().as_raw();
+        let at = self.path.display();
+        if meta.uid() != 0 && meta.uid() != own {
+            return Ok(Some(format!("{at} belongs to user {}", meta.uid())));
+        }
+        if meta.mode() & 0o022 != 0 {
+            let mode = meta.mode() & 0o7777;
+            return Ok(Some(format!(
+                "{at} may be changed by others (mode {mode:04o})"
+            )));
+        }
+        // Of a link, both where it is and where it leads.
+        let links = self.path.parent().map(|above| store::exposed(above, None));
+        if let Some(why) = links.transpose()?.flatten() {
+            return Ok(Some(why));
+        }
+        let file = fs::canonicalize(&self.path)?;
+        let leads = file.parent().map(|above| store::exposed(above, None));
+        Ok(leads.transpose()?.flatten())
+    }
+}
+
+/// The device and the inode of what is there.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// The path of a file that may have been removed.
+fn present(path: PathBuf) -> PathBuf {
+    match path.as_os_str().as_bytes().strip_suffix(REMOVED) {
+        Some(bare) if !path.exists() => OsString::from_vec(bare.to_owned()).into(),
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_at_the_path_is_noticed_and_none_is_not_taken_for_one() {
+        let own = Program::own().unwrap();
+        assert!(!own.is_replaced(), "{own:?}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        fs::write(&path, "1").unwrap();
+        let program = Program {
+            path: path.clone(),
+            file: identity(&path).unwrap(),
+            ..own
+        };
+        assert!(!program.is_replaced());
+        let kept = fs::File::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(!program.is_replaced(), "there is nothing to start");
+        fs::create_dir(&path).unwrap();
+        assert!(!program.is_replaced(), "nor is a directory");
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "2").unwrap();
+        assert!(program.is_replaced());
+        drop(kept);
+    }
+
+    #[test]
+    fn programs_that_others_could_have_put_there_are_told() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        fs::write(&path, "").unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&path, 0o755);
+        let program = Program::at(&path, &[]);
+        assert_eq!(program.exposed().unwrap(), None);
+        mode(&path, 0o775);
+        let why = program.exposed().unwrap().unwrap();
+        assert!(
+            why.ends_with("program may be changed by others (mode 0775)"),
+            "{why}"
+        );
+        mode(&path, 0o755);
+        mode(directory.path(), 0o777);
+        assert!(program.exposed().unwrap().is_some());
+    }
+
+    #[test]
+    fn path_of_a_removed_file_is_where_it_was() {
+        let gone = |path: &str| present(path.into());
+        assert_eq!(
+            gone("/nonexistent/a (deleted)"),
+            Path::new("/nonexistent/a")
+        );
+        assert_eq!(gone("/nonexistent/a"), Path::new("/nonexistent/a"));
+    }
+}

@@ -1,0 +1,371 @@
+//! `capwarden agent` when another version is put in its place: who is served stays served, and whoever comes is served
+//! by the other.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::{UnixDatagram, UnixStream},
+    },
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use capwarden_tests::{
+    agent::{NOBODY, capwarden, signal, wait_for},
+    mcp::{Client, PATIENCE},
+    stage::{Stage, granted, number, packets, python, text, user},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const HOSTILE: &str = include_str!("../scripts/hostile.py");
+
+const POLICY: &str = "version: 1
+default: deny
+tools:
+  echo: allow
+  capture:
+    capture:
+      from: { interface: interface, filter: filter }
+      interfaces: [ lo ]
+      packets: 20
+      seconds: 60
+";
+
+/// A daemon whose program can be replaced, and what its service manager hears.
+struct Daemon {
+    stage: Stage,
+    notify: UnixDatagram,
+}
+
+impl Daemon {
+    /// With these servers in its configuration, as YAML.
+    fn stage(servers: &str) -> Result<Self> {
+        let stage = Stage::new()?;
+        stage.write("hostile.py", HOSTILE)?;
+        stage.write("policy.yaml", POLICY)?;
+        let at = |name: &str| stage.path(name).display().to_string();
+        let config = format!(
+            "version: 1\naudit: {}\nstate: {}\nsocket: {}\nsocket_group: nogroup\nclients: [user:{NOBODY}]\nservers:\n  \
+             one:\n    command: [{}, {}]\n    policy: {}\n    user: {}\n    directory: {}\n{servers}",
+            at("audit.jsonl"),
+            at("state"),
+            at("agent.sock"),
+            python("python3")?.display(),
+            at("hostile.py"),
+            at("policy.yaml"),
+            user(),
+            at("captures"),
+        );
+        stage.write("agent.yaml", &config)?;
+        fs::create_dir(stage.path("bin"))?;
+        symlink(capwarden()?, stage.path("bin/capwarden"))?;
+        let notify = UnixDatagram::bind(stage.path("notify"))?;
+        notify.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stage, notify })
+    }
+
+    fn start(&self) -> Result<Client> {
+        let mut command = self.stage.space.command(self.program());
+        command.arg("agent").arg("--config");
+        command.arg(self.stage.path("agent.yaml"));
+        command.env("NOTIFY_SOCKET", self.stage.path("notify"));
+        command.env("WATCHDOG_USEC", "200000");
+        command.env_remove("CAPWARDEN_LOG");
+        let agent = Client::start(&mut command, &self.stage.path("stderr"))?;
+        self.heard("READY=1\n")
+            .with_context(|| self.stage.stderr().unwrap_or_default())?;
+        Ok(agent)
+    }
+
+    fn program(&self) -> PathBuf {
+        self.stage.path("bin/capwarden")
+    }
+
+    /// Puts another file in the program's place, as a package manager does it.
+    fn replace(&self, make: impl FnOnce(&PathBuf) -> io::Result<()>) -> Result<()> {
+        let new = self.stage.path("bin/new");
+        make(&new)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+        Ok(fs::rename(new, self.program())?)
+    }
+
+    /// The same with another copy of the program.
+    fn replace_by_another(&self) -> Result<()> {
+        let program = capwarden()?;
+        self.replace(|new| fs::copy(program, new).map(drop))
+    }
+
+    /// A client of the server `one`, which has shaken hands.
+    fn client(&self, number: usize) -> Result<Client> {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={NOBODY}"));
+        command.arg(format!("--regid={NOBODY}"));
+        command.arg("--clear-groups").arg("--").arg(capwarden()?);
+        command.args(["connect", "one", "--socket"]);
+        command.arg(self.stage.path("agent.sock"));
+        command.env_remove("CAPWARDEN_LOG");
+        let stderr = self.stage.path(&format!("client-{number}"));
+        let mut client = Client::start(&mut command, &stderr)?;
+        client.shake_hands().with_context(|| {
+            let told = fs::read_to_string(&stderr).unwrap_or_default();
+            format!("{told}{}", self.stage.stderr().unwrap_or_default())
+        })?;
+        Ok(client)
+    }
+
+    /// Waits until the service manager hears something that begins so, after what it heard before.
+    fn heard(&self, words: &str) -> Result<String> {
+        loop {
+            let mut buffer = [0; 4096];
+            let length = self.notify.recv(&mut buffer);
+            let length = length
+                .with_context(|| format!("{words}: {}", self.stage.stderr().unwrap_or_default()))?;
+            let heard = buffer.get(..length).unwrap_or_default();
+            let told = String::from_utf8_lossy(heard).into_owned();
+            if told.starts_with(words) {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// Waits until the log has these words.
+    fn said(&self, words: &str) -> Result<()> {
+        wait_for(words, PATIENCE, || {
+            Ok(self.stage.stderr()?.contains(words).then_some(()))
+        })
+        .with_context(|| self.stage.stderr().unwrap_or_default())
+    }
+
+    /// The process that the service manager is to watch from now on.
+    fn main_process(&self) -> Result<Later> {
+        let told = self.heard("MAINPID=")?;
+        let number = told
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("MAINPID="));
+        ensure!(told.contains("\nREADY=1\n"), "{told}");
+        Ok(Later(number.context("no number")?.parse()?))
+    }
+}
+
+/// A later version, which is no child of this process. It goes with the test.
+struct Later(u32);
+
+impl Later {
+    /// Waits for the end of one that was told to stop.
+    fn gone(&self) -> Result<()> {
+        let stat = format!("/proc/{}/stat", self.0);
+        wait_for("the end of the later version", PATIENCE, || {
+            let stat = fs::read_to_string(&stat).unwrap_or_default();
+            Ok((stat.is_empty() || stat.contains(") Z ")).then_some(()))
+        })
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = signal(self.0, Signal::KILL);
+    }
+}
+
+/// Connects again and again, and counts how often nobody listened.
+struct Knocking {
+    stop: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
+    thread: JoinHandle<usize>,
+}
+
+impl Knocking {
+    fn at(mut knock: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
+        let (stop, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&refused));
+        let thread = thread::spawn(move || {
+            let mut times = 0;
+            while !stopped.load(Ordering::Acquire) {
+                if knock().is_err() {
+                    counted.fetch_add(1, Ordering::AcqRel);
+                }
+                times += 1;
+                thread::sleep(Duration::from_millis(2));
+            }
+            times
+        });
+        Self {
+            stop,
+            refused,
+            thread,
+        }
+    }
+
+    /// Nobody was turned away.
+    fn was_answered(self) -> Result<()> {
+        self.stop.store(true, Ordering::Release);
+        let times = self.thread.join().map_err(|_| anyhow!("it panicked"))?;
+        let refused = self.refused.load(Ordering::Acquire);
+        ensure!(refused == 0, "{refused} of {times} were refused");
+        ensure!(times > 10);
+        Ok(())
+    }
+}
+
+fn call(file: &std::path::Path, port: u16) -> Value {
+    json!({ "interface": "lo", "file": file, "filter": format!("udp port {port}") })
+}
+
+#[test]
+fn running_captures_keep_their_guard_and_whoever_comes_is_served_by_the_later_version() -> Result<()>
+{
+    let daemon = Daemon::stage("")?;
+    let stage = &daemon.stage;
+    let mut earlier = daemon.start()?;
+    let mut first = daemon.client(1)?;
+    let udp = stage.space.udp()?;
+    let file = stage.capture("kept.pcap");
+    let session = granted(&first.call("capture", &call(&file, udp.port()))?)?;
+    stage.live(&file, 1)?;
+    udp.send(5, 10)?;
+
+    let socket = stage.path("agent.sock");
+    let knocking = Knocking::at(move || UnixStream::connect(&socket).map(drop));
+    daemon.replace_by_another()?;
+    earlier.signal(Signal::HUP)?;
+    ensure!(daemon.heard("RELOADING=1\n")?.contains("MONOTONIC_USEC="));
+    let later = daemon.main_process()?;
+    daemon.heard("READY=1\n")?;
+    daemon.heard("WATCHDOG=1\n")?;
+    daemon.said("captures of 1 client stay with the earlier version")?;
+    let runs = fs::read_link(format!("/proc/{}/exe", later.0))?;
+    ensure!(runs == daemon.program(), "{}", runs.display());
+    let status = fs::read_to_string(format!("/proc/{}/status", later.0))?;
+    ensure!(
+        !status.contains(&format!("PPid:\t{}\n", earlier.pid())),
+        "the service manager does not hear of a grandchild's end: {status}"
+    );
+
+    // The client and its capture are where they were, and an operator sees that.
+    let mut sessions = Command::new(capwarden()?);
+    let sessions = String::from_utf8(sessions.arg("sessions").output()?.stdout)?;
+    let replaced = format!("agent process {} (version ", earlier.pid());
+    ensure!(sessions.contains(&replaced), "{sessions}");
+    ensure!(
+        sessions.contains(&format!("replaced by process {})", later.0)),
+        "{sessions}"
+    );
+    ensure!(first.call("echo", &json!({ "n": 1 }))?.text() == "{\"n\": 1}");
+    udp.send(50, 10)?;
+    let end = first.session_end(&session)?;
+    ensure!(text(&end, "reason") == "packet-cap", "{end}");
+    ensure!(packets(&file)? == 20);
+    // It may ask for another one.
+    let again = stage.capture("again.pcap");
+    let session = granted(&first.call("capture", &call(&again, udp.port()))?)?;
+    stage.live(&again, 1)?;
+
+    // Who comes now is served by the other, which the record names.
+    let mut second = daemon.client(2)?;
+    ensure!(second.call("echo", &json!({ "n": 2 }))?.text() == "{\"n\": 2}");
+    let handed = stage.audited("handed-over", 1)?;
+    let handed = handed.first().context("no record")?;
+    ensure!(number(handed, "pid") == Some(later.0.into()), "{handed}");
+    ensure!(number(handed, "clients") == Some(1), "{handed}");
+    ensure!(number(handed, "sessions") == Some(1), "{handed}");
+    let calls = stage.audited("call", 4)?;
+    let agents: Vec<&str> = calls.iter().map(|call| text(call, "agent")).collect();
+    let (before, after) = (text(handed, "agent"), text(handed, "to"));
+    ensure!(agents == [before, before, before, after], "{agents:?}");
+
+    // When its last client has left, the earlier one ends by itself.
+    udp.send(50, 10)?;
+    first.session_end(&session)?;
+    first.close_input();
+    first.exit()?;
+    ensure!(earlier.exit()?.success(), "{}", stage.stderr()?);
+    ensure!(packets(&again)? == 20);
+    stage.audit_is_closed(
+        &format!("replaced by process {}, and nobody is left", later.0),
+        Some(0),
+    )?;
+    ensure!(second.call("echo", &json!({ "n": 3 }))?.text() == "{\"n\": 3}");
+    knocking.was_answered()?;
+
+    signal(later.0, Signal::TERM)?;
+    daemon.heard("STOPPING=1\n")?;
+    ensure!(second.exit()?.success());
+    later.gone()?;
+    ensure!(!stage.path("agent.sock").exists());
+    stage.audit_is_closed("a signal", Some(0))?;
+    stage.is_empty()
+}
+
+#[test]
+fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
+    let daemon = Daemon::stage("")?;
+    let stage = &daemon.stage;
+    let mut agent = daemon.start()?;
+    let mut first = daemon.client(1)?;
+    let udp = stage.space.udp()?;
+    let file = stage.capture("kept.pcap");
+    let session = granted(&first.call("capture", &call(&file, udp.port()))?)?;
+    stage.live(&file, 1)?;
+
+    for (program, why) in [
+        ("#!/bin/sh\nexit 1\n", "it ended before it was ready"),
+        (
+            "#!/nonexistent/program\n",
+            "it cannot be started: No such file",
+        ),
+    ] {
+        daemon.replace(|new| fs::write(new, program))?;
+        agent.signal(Signal::HUP)?;
+        daemon.heard("RELOADING=1\n")?;
+        daemon.heard("STATUS=Handing over to another version\n")?;
+        let ready = daemon.heard("READY=1\n")?;
+        ensure!(ready.contains(&format!("not replaced: {why}")), "{ready}");
+        daemon.said(&format!("this one goes on as before: {why}"))?;
+    }
+    // What is new is a configuration that cannot be served.
+    let config = fs::read_to_string(stage.path("agent.yaml"))?;
+    stage.write("agent.yaml", &format!("{config}  two: {{ pollicy: /x }}\n"))?;
+    daemon.said("so what was served before is served still: ")?;
+    daemon.replace_by_another()?;
+    agent.signal(Signal::HUP)?;
+    daemon.heard("STATUS=Handing over to another version\n")?;
+    let ready = daemon.heard("READY=1\n")?;
+    ensure!(
+        ready.contains("not replaced: it ended before it was ready"),
+        "{ready}"
+    );
+
+    ensure!(first.call("echo", &json!({ "n": 1 }))?.text() == "{\"n\": 1}");
+    udp.send(50, 10)?;
+    let end = first.session_end(&session)?;
+    ensure!(text(&end, "reason") == "packet-cap", "{end}");
+    ensure!(packets(&file)? == 20);
+    let mut second = daemon.client(2)?;
+    ensure!(second.call("echo", &json!({ "n": 2 }))?.text() == "{\"n\": 2}");
+    ensure!(stage.audit("handed-over")?.is_empty());
+
+    // One that is sound takes over after all.
+    stage.write("agent.yaml", &config)?;
+    agent.signal(Signal::HUP)?;
+    let later = daemon.main_process()?;
+    for client in [&mut first, &mut second] {
+        client.close_input();
+        client.exit()?;
+    }
+    ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
+    signal(later.0, Signal::TERM)?;
+    later.gone()?;
+    stage.audit_is_closed("a signal", Some(0))?;
+    stage.is_empty()
+}
