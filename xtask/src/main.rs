@@ -16,6 +16,7 @@ mod package;
 mod root;
 mod run;
 mod setup;
+mod shell;
 mod tally;
 mod term;
 mod test;

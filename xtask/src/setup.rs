@@ -107,7 +107,7 @@ const PACKAGES: [Package; 5] = [
 ];
 
 /// Needed to test it.
-const TEST_PACKAGES: [Package; 4] = [
+const TEST_PACKAGES: [Package; 5] = [
     Package {
         // With the compiler, as a test's server is source code.
         name: "default-jdk-headless",
@@ -124,6 +124,10 @@ const TEST_PACKAGES: [Package; 4] = [
     Package {
         name: "perl",
         sign: Sign::PerlModule("JSON::PP"),
+    },
+    Package {
+        name: "shellcheck",
+        sign: Sign::Program("shellcheck"),
     },
 ];
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{again, attacks, house, root, setup, tally::Tally, term, vm};
+use crate::{again, attacks, house, root, setup, shell, tally::Tally, term, vm};
 
 /// Test programs of the agent that run as it is shipped: they do so much that the time to build
 /// them optimized comes back many times over.
@@ -129,6 +129,9 @@ fn lint(tally: &mut Tally) {
         println!(
             "  cargo deny is not installed and takes minutes to build, so licences and advisories are left to the GitHub workflow (here: cargo install cargo-deny --locked)"
         );
+    }
+    if let Err(error) = shell::check() {
+        tally.broken.push(format!("{error:#}"));
     }
 }
 

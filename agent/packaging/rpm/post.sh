@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # $1 is how many versions are installed now: 1 after an installation, 2 in an upgrade.
 systemd-sysusers capwarden.conf || :
 systemd-tmpfiles --create capwarden.conf || :

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # $1 is how many versions stay: 1 in an upgrade. The state and the audit log stay after a removal, as users do.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :

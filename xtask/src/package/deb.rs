@@ -32,7 +32,7 @@ const DEPENDS: [&str; 3] = [
 /// The scripts that dpkg runs.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
-/// Makes it from what was staged, and says where it is; `fast` where nobody minds its size.
+/// Makes it from what was staged, and says where it is; `fast` where nobody minds its size, but how long it takes to make and to unpack.
 pub(super) fn make(
     progress: &Progress,
     stage: &Stage,
@@ -60,7 +60,11 @@ pub(super) fn make(
         .arg(&manifest)
         .arg("--output")
         .arg(&package)
-        .args(fast.then_some("--fast"))
+        .args(
+            fast.then_some(["--fast", "--compress-type=gz"])
+                .into_iter()
+                .flatten(),
+        )
         .env("CARGO_TARGET_DIR", made.join("target"))
         .env("SOURCE_DATE_EPOCH", stage.time.to_string());
     progress.run(&mut deb)?;

@@ -123,27 +123,40 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     show(options, &files, &parts)
 }
 
-/// The .deb as it is shipped, once for each of these revisions, in this directory: of this program, or of one
-/// that is built.
-pub(crate) fn debs(program: Option<&Path>, revisions: &[u32], home: &Path) -> Result<Vec<PathBuf>> {
+/// Packages that are tried: each of two revisions, the second an upgrade of the first.
+pub(crate) struct Tried {
+    pub(crate) debs: Vec<PathBuf>,
+    pub(crate) rpms: Vec<PathBuf>,
+}
+
+/// The .deb and the .rpm as they are shipped, in this directory: of this program, or of one that is built.
+pub(crate) fn tried(program: Option<&Path>, home: &Path) -> Result<Tried> {
     term::step("what makes packages", |progress| {
         setup::packagers(progress)?;
         tools::ensure(progress)
     })?;
-    let binary = match program {
-        Some(program) => Binary::stripped(program, &home.join("capwarden"))?,
-        None => Binary::build(Linked::Shared, false, home)?,
+    let binary = |linked: Linked| match program {
+        Some(program) => Binary::stripped(program, &home.join("capwarden")),
+        None => Binary::build(linked, false, home),
     };
+    let (shared, bundled) = (binary(Linked::Shared)?, binary(Linked::Bundled)?);
     let crates = crates::linked()?;
     let time = time()?;
-    let make = |progress: &Progress| {
-        let stage = Stage::fill(Kind::Deb, &binary, &crates, time, &home.join("build"))?;
-        let packages = revisions.iter();
-        packages
-            .map(|revision| deb::make(progress, &stage, *revision, true, home))
-            .collect()
+    let revisions = [1, 2];
+    let debs = |progress: &Progress| {
+        let stage = Stage::fill(Kind::Deb, &shared, &crates, time, &home.join("build-deb"))?;
+        let each = revisions.map(|revision| deb::make(progress, &stage, revision, true, home));
+        each.into_iter().collect()
     };
-    term::step(".deb", make)
+    let rpms = |progress: &Progress| {
+        let stage = Stage::fill(Kind::Rpm, &bundled, &crates, time, &home.join("build-rpm"))?;
+        let each = revisions.map(|release| rpm::make(progress, &stage, release, home));
+        each.into_iter().collect()
+    };
+    Ok(Tried {
+        debs: term::step(".deb", debs)?,
+        rpms: term::step(".rpm", rpms)?,
+    })
 }
 
 /// Builds the program, and finds out what is in it.
@@ -189,7 +202,7 @@ fn make(options: &Options, parts: &Parts, home: &Path) -> Result<Vec<PathBuf>> {
             let stage = Stage::fill(kind, binary, &parts.crates, parts.time, &build.join(name))?;
             let package = match kind {
                 Kind::Deb => deb::make(progress, &stage, 1, false, home),
-                Kind::Rpm => rpm::make(progress, &stage, home),
+                Kind::Rpm => rpm::make(progress, &stage, 1, home),
                 Kind::Tarball => tarball::make(progress, &stage, home),
             }?;
             check::check(kind, &package, &stage)

@@ -30,11 +30,16 @@ const SETTINGS: [(&str, &str); 8] = [
 ];
 
 /// Makes it from what was staged, and says where it is.
-pub(super) fn make(progress: &Progress, stage: &Stage, home: &Path) -> Result<PathBuf> {
+pub(super) fn make(
+    progress: &Progress,
+    stage: &Stage,
+    release: u32,
+    home: &Path,
+) -> Result<PathBuf> {
     let made = stage.root.with_extension("rpmbuild");
     fs::create_dir_all(&made).with_context(|| format!("cannot make {}", made.display()))?;
     let file = made.join("capwarden.spec");
-    fs::write(&file, spec(stage)?)?;
+    fs::write(&file, spec(stage, release)?)?;
     let mut rpm = Command::new("rpmbuild");
     rpm.args(["-bb", "--target", "x86_64-linux"])
         .arg("--define")
@@ -45,7 +50,7 @@ pub(super) fn make(progress: &Progress, stage: &Stage, home: &Path) -> Result<Pa
         rpm.arg("--define").arg(format!("{name} {value}"));
     }
     progress.run(rpm.arg(&file))?;
-    let name = format!("capwarden-{VERSION}-1.x86_64.rpm");
+    let name = format!("capwarden-{VERSION}-{release}.x86_64.rpm");
     let package = home.join(&name);
     fs::copy(made.join("RPMS/x86_64").join(&name), &package)
         .with_context(|| format!("rpmbuild made no {name}"))?;
@@ -53,11 +58,11 @@ pub(super) fn make(progress: &Progress, stage: &Stage, home: &Path) -> Result<Pa
 }
 
 /// What rpmbuild is told.
-fn spec(stage: &Stage) -> Result<String> {
+fn spec(stage: &Stage, release: u32) -> Result<String> {
     let description = deb::DESCRIPTION;
     let root = stage.root.display();
     let mut spec = format!(
-        "Name: capwarden\nVersion: {VERSION}\nRelease: 1\nSummary: Governs packet captures that language models start\n\
+        "Name: capwarden\nVersion: {VERSION}\nRelease: {release}\nSummary: Governs packet captures that language models start\n\
          License: Apache-2.0 OR MIT\nRequires: systemd\n\n%description\n{description}\n\n\
          %install\ncp --archive '{root}/.' '%{{buildroot}}'\n"
     );

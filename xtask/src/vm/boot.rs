@@ -1,8 +1,8 @@
 //! One machine: QEMU with a kernel and what is to be run, watched until it ends.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader},
+    fs::{self, File},
+    io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
@@ -60,7 +60,8 @@ pub(super) struct Machine<'a> {
     pub(super) archive: &'a Path,
     /// Whether `bpf` is an active security module.
     pub(super) lsm: bool,
-    /// Where the kernel's words go.
+    /// Where the kernel's words go. What its programs print is beside it, as it comes, in a file that ends in
+    /// `.said`.
     pub(super) console: PathBuf,
     /// A disk, which outlasts it.
     pub(super) disk: Option<PathBuf>,
@@ -146,12 +147,21 @@ impl Machine<'_> {
             }
         });
 
+        let said = self.console.with_extension("said");
+        let mut said =
+            File::create(&said).with_context(|| format!("cannot write {}", said.display()))?;
         let start = Instant::now();
         let mut reading = Reading::default();
         let mut lost = None;
         loop {
             match lines.recv_timeout(LOOK) {
                 Ok((when, line)) => {
+                    let _ = writeln!(
+                        said,
+                        "{:8.1}  {}",
+                        start.elapsed().as_secs_f64(),
+                        line.trim_end()
+                    );
                     reading.line(when, &line);
                     tell(reading.now());
                     continue;

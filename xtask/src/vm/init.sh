@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The first process of a machine: makes it look like a host, runs what /vm/list names, and ends it.
 # The kernel speaks on ttyS0; all that is said here, a line that begins with @vm among it, is on ttyS1.
 /bin/busybox --install -s /bin
@@ -30,12 +31,13 @@ fi
 echo "@vm up $(uname -r) $(cat /sys/kernel/security/lsm)"
 # The layers that must work here: without one, the attack table would call residual what it lets through.
 required=$(sed -n 's/.*vm\.require=\([^ ]*\).*/\1/p' /proc/cmdline)
-cd /vm
+cd /vm || poweroff -f
 while read -r name most when command; do
     [ "$when" = always ] || grep -qw "$when" /sys/kernel/security/lsm || continue
     [ "$name" != attacks ] || command="$command --require $required"
     : >"$CAPWARDEN_SKIPS"
     echo "@vm run $name"
+    # shellcheck disable=SC2086 # words
     timeout -k 5 "$most" "./$name" $command </dev/null
     printf '\n@vm end %s\n' "$?"
     sed 's/^/@vm skip /' "$CAPWARDEN_SKIPS"

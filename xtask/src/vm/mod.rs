@@ -152,6 +152,7 @@ fn run(options: &Options, kernels: &[Kernel], tally: &mut Tally) -> Result<()> {
         let kernel = kernels.first().context("no kernel")?;
         host::run(
             options.program.as_deref(),
+            filter,
             options.keep,
             kernel,
             &home,

@@ -14,7 +14,10 @@ use crate::{
     },
 };
 
-use super::{super::text::MAX_TEXT, granted::Granted};
+use super::{
+    super::text::MAX_TEXT,
+    granted::{Granted, Window},
+};
 
 /// Violations that are listed; all are counted.
 const MAX_LISTED: usize = 1000;
@@ -117,6 +120,7 @@ pub fn verify_capture(
 ) -> Result<CaptureReport, CaptureFileError> {
     let mut check = Check {
         granted,
+        window: granted.window(),
         compiler,
         report: CaptureReport {
             session: granted.session.clone(),
@@ -135,6 +139,7 @@ pub fn verify_capture(
 
 struct Check<'a> {
     granted: &'a Granted,
+    window: Window,
     compiler: &'a Compiler,
     report: CaptureReport,
 }
@@ -196,6 +201,13 @@ impl Check<'_> {
 
     /// What the log does not say.
     fn note_gaps(&mut self) {
+        if let Some(by) = self.window.set {
+            let direction = if by.is_negative() { "back" } else { "on" };
+            let by = by.unsigned_abs().as_secs();
+            self.unchecked(format!(
+                "to the second when packets came: the host's clock was set {direction} by {by} s while the session was open"
+            ));
+        }
         if self.granted.link.is_none() {
             self.unchecked("the link type: the log's version did not record it".to_owned());
         }
@@ -383,18 +395,13 @@ impl Check<'_> {
         let Some(time) = time else {
             return Some("the file gives it no time that there is".to_owned());
         };
-        let opened = self.granted.opened;
-        if time < opened.saturating_sub(TOLERANCE).unwrap_or(Timestamp::MIN) {
+        let Window { first, last, .. } = self.window;
+        if time < first.saturating_sub(TOLERANCE).unwrap_or(Timestamp::MIN) {
             return Some(format!(
-                "captured at {time}, and the session opened at {opened}"
+                "captured at {time}, and the session opened at {first}"
             ));
         }
-        let ended = self.granted.ended.map(|ended| ended.time);
-        let last = match (self.granted.deadline, ended) {
-            (Some(deadline), Some(ended)) => deadline.min(ended),
-            (Some(last), None) | (None, Some(last)) => last,
-            (None, None) => return None,
-        };
+        let last = last?;
         let late = time > last.saturating_add(TOLERANCE).unwrap_or(Timestamp::MAX);
         late.then(|| format!("captured at {time}, and the session was over at {last}"))
     }

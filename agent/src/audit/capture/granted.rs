@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::super::{
@@ -14,6 +14,9 @@ use super::super::{
     line::{Entry, next_line},
     verify::snapshot,
 };
+
+/// What lies between a moment and its record at most, on a host that is not quite stuck. More is a clock that was set.
+const UNSET: SignedDuration = SignedDuration::from_secs(5);
 
 /// A session's grant, as it was recorded.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,48 @@ pub struct Ended {
     pub packets: u64,
     /// Bytes that the guard delivered.
     pub bytes: u64,
+    /// How long it lasted, by a clock that nobody sets; none in logs of older versions.
+    pub lasted: Option<SignedDuration>,
+}
+
+/// When a session's packets may have come, by the host's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    /// When the session opened; earlier by as much as the clock was set back meanwhile.
+    pub(super) first: Timestamp,
+    /// When it was over, if that is known; later by as much as the clock was set on meanwhile.
+    pub(super) last: Option<Timestamp>,
+    /// How far the clock was set while the session was open, if it was.
+    pub(super) set: Option<SignedDuration>,
+}
+
+impl Granted {
+    /// The window. That the clock was set is seen by the times of the records, which do not fit how long the
+    /// session lasted. The guard's own deadline knows of no such clock.
+    pub(super) fn window(&self) -> Window {
+        let set = self.clock_set();
+        let by = set.unwrap_or_default();
+        let moved = |time: Timestamp, by: SignedDuration| time.saturating_add(by).unwrap_or(time);
+        let ended = self.ended.map(|ended| moved(ended.time, -by));
+        let last = match (self.deadline, ended) {
+            (Some(deadline), Some(ended)) => Some(deadline.min(ended)),
+            (deadline, ended) => deadline.or(ended),
+        };
+        Window {
+            first: moved(self.opened, by.min(SignedDuration::ZERO)),
+            last: last.map(|last| moved(last, by.max(SignedDuration::ZERO))),
+            set,
+        }
+    }
+
+    fn clock_set(&self) -> Option<SignedDuration> {
+        let ended = self.ended?;
+        let by = ended
+            .time
+            .duration_since(self.opened)
+            .saturating_sub(ended.lasted?);
+        (by > UNSET || by < -UNSET).then_some(by)
+    }
 }
 
 /// Why there is no grant to check against.
@@ -202,6 +247,10 @@ fn granted(opened: &Entry, ended: Option<&Entry>) -> Result<Granted, &'static st
             time: entry.time.parse().map_err(|_| "time")?,
             packets: count("packets")?,
             bytes: count("bytes")?,
+            lasted: count("milliseconds")
+                .ok()
+                .and_then(|lasted| i64::try_from(lasted).ok())
+                .map(SignedDuration::from_millis),
         })
     });
     Ok(Granted {
@@ -219,4 +268,69 @@ fn granted(opened: &Entry, ended: Option<&Entry>) -> Result<Granted, &'static st
         payload,
         ended: ended.transpose()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A session of 15 seconds that was open for 16, by records of these times.
+    fn session(opened: &str, deadline: &str, ended: &str) -> Granted {
+        let entry = |kind: &str, time: &str, fields: Value| {
+            let mut entry = json!({
+                "seq": 1, "time": time, "agent": "a", "prev": "p", "kind": kind, "session": "s1",
+                "interfaces": [], "filters": [], "payload": "full", "snap": 65535
+            });
+            let fields = fields.as_object().unwrap().clone();
+            entry.as_object_mut().unwrap().extend(fields);
+            Entry::parse(entry.to_string().as_bytes()).unwrap()
+        };
+        let opened = entry("session-opened", opened, json!({ "deadline": deadline }));
+        let counts = json!({ "packets": 1, "bytes": 1, "milliseconds": 16_000 });
+        let ended = entry("session-ended", ended, counts);
+        granted(&opened, Some(&ended)).unwrap()
+    }
+
+    #[test]
+    fn window_is_from_the_opening_to_the_deadline() {
+        let granted = session(
+            "2026-11-20T09:00:00Z",
+            "2026-11-20T09:00:15Z",
+            "2026-11-20T09:00:17Z",
+        );
+        let window = granted.window();
+        assert_eq!(window.first, granted.opened);
+        assert_eq!(window.last, granted.deadline);
+        assert_eq!(window.set, None);
+    }
+
+    #[test]
+    fn window_is_wider_by_as_much_as_the_clock_was_set() {
+        let at = |time: &str| time.parse::<Timestamp>().unwrap();
+        let day = SignedDuration::from_hours(24);
+        let (opened, deadline) = ("2026-11-20T09:00:00Z", "2026-11-20T09:00:15Z");
+        let on = session(opened, deadline, "2026-11-21T09:00:16Z").window();
+        assert_eq!(on.set, Some(day));
+        assert_eq!(on.first, at(opened));
+        assert_eq!(on.last, Some(at("2026-11-21T09:00:15Z")));
+        let back = session(opened, deadline, "2026-11-19T09:00:16Z").window();
+        assert_eq!(back.set, Some(-day));
+        assert_eq!(back.first, at("2026-11-19T09:00:00Z"));
+        assert_eq!(back.last, Some(at(deadline)));
+    }
+
+    #[test]
+    fn session_that_goes_on_says_nothing_of_clocks() {
+        let mut granted = session(
+            "2026-11-20T09:00:00Z",
+            "2026-11-20T09:00:15Z",
+            "2026-11-21T09:00:00Z",
+        );
+        granted.ended = None;
+        assert_eq!(granted.window().set, None);
+        granted.deadline = None;
+        assert_eq!(granted.window().last, None);
+    }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::{house, root, setup, term::Progress};
 
 /// What is in it besides Debian's smallest system: an init, what the package needs, and what the trials ask.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "bpftool",
     "dbus",
     "init-system-helpers",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 10] = [
     "kmod",
     "libpcap0.8",
     "procps",
+    "rpm",
     "systemd",
     "systemd-sysv",
     "tcpdump",

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Before the disk: puts what is tried onto it, and goes on from there.
 /bin/busybox --install -s /bin
 export PATH=/bin

@@ -1,5 +1,6 @@
 #!/usr/bin/perl
-# An MCP server on pipes, for the trials: one tool, which starts tcpdump and does not wait for it.
+# An MCP server on pipes, for the trials: a tool which starts tcpdump and does not wait for it, and one that does
+# nothing.
 use strict;
 use warnings;
 $| = 1;
@@ -12,7 +13,10 @@ while (my $line = <STDIN>) {
     if ($line =~ /"initialize"/) {
         answer $id, '{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"trial","version":"1"}}';
     } elsif ($line =~ m{"tools/list"}) {
-        answer $id, '{"tools":[{"name":"capture","inputSchema":{"type":"object","properties":{"interface":{"type":"string"}}}}]}';
+        answer $id, '{"tools":[{"name":"capture","inputSchema":{"type":"object","properties":{"interface":{"type":"string"}}}},'
+            . '{"name":"rare","inputSchema":{"type":"object"}}]}';
+    } elsif ($line =~ /"rare"/) {
+        answer $id, '{"content":[{"type":"text","text":"done"}]}';
     } elsif ($line =~ m{"tools/call"}) {
         my ($interface) = $line =~ /"interface":\s*"(\w+)"/;
         if (!fork) {
