@@ -156,7 +156,7 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     let mut hang_up = signal(SignalKind::hangup())?;
     let manager = Manager::of_environment().map(Arc::new);
     let entrance = Entrance::open(&plan.socket, &plan.group)?;
-    let (events, happened) = Events::channel();
+    let (events, happened) = Events::channel(CALLED);
     let overflow = events.overflow();
     let desk = Desk::open(CALLED, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;

@@ -73,8 +73,14 @@ impl Upstream {
             routes,
             metrics,
         } = shared;
-        let (judge, following) =
-            house::decider(plan.judge, plan.reload, governed, record, metrics)?;
+        let (judge, following) = house::decider(
+            &plan.name,
+            plan.judge,
+            plan.reload,
+            governed,
+            record,
+            metrics.as_deref(),
+        )?;
         let inner = judge.judge();
         let front = FrontPlan {
             upstream: at.clone(),
@@ -82,7 +88,7 @@ impl Upstream {
             starting,
             reception,
         };
-        let observer = record.observer()?;
+        let observer = record.observer(&plan.name)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let failing = Arc::new(Mutex::new(None));
         let stop = watch::Sender::new(false);
