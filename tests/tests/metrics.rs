@@ -69,15 +69,48 @@ impl Scraped {
         Ok(Self(serde_json::from_slice(&done.stdout)?))
     }
 
-    /// The value of a series: `name{label=value,…}` without the prefix.
+    /// The value of a series: `name{label=value,…}` without the prefix, and without the server, which is the
+    /// only one here.
     fn value(&self, series: &str) -> Result<u64> {
         let name = format!("capwarden_{series}");
+        let name = match name.starts_with("capwarden_audit_") {
+            true => name,
+            false => of_server(&name, &self.server()?),
+        };
         let value = self.0.get("samples").and_then(|all| all.get(&name));
         let value = value.and_then(Value::as_f64);
         let value = value.with_context(|| format!("{name} in {}", self.0))?;
         // Counts are whole, and small here.
         Ok(format!("{value:.0}").parse()?)
     }
+
+    /// The one server that there is.
+    fn server(&self) -> Result<String> {
+        let all = self.0.get("samples").and_then(Value::as_object);
+        let all = all.context("no samples")?;
+        let mut servers: Vec<&str> = all
+            .keys()
+            .filter_map(|name| {
+                name.strip_prefix("capwarden_sessions_live{server=")?
+                    .strip_suffix('}')
+            })
+            .collect();
+        ensure!(servers.len() == 1, "{servers:?}");
+        Ok(servers.remove(0).to_owned())
+    }
+}
+
+/// `name{a=b,server=S,tool=c}` of `name{a=b,tool=c}`: labels are sorted.
+fn of_server(name: &str, server: &str) -> String {
+    let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+    let labels = labels.trim_end_matches('}').split(',');
+    let mut labels: Vec<String> = labels
+        .filter(|label| !label.is_empty())
+        .map(str::to_owned)
+        .collect();
+    labels.push(format!("server={server}"));
+    labels.sort();
+    format!("{name}{{{}}}", labels.join(","))
 }
 
 /// Where the log says that metrics are served.

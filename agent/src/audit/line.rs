@@ -9,12 +9,22 @@ use serde_json::{Map, Value};
 use super::{
     error::AuditError,
     hash::{Hash, Hasher},
-    record::Record,
-    text::visible_json,
+    record::{Record, ServerRecord},
+    text::{Text, visible_json},
 };
 
 /// The longest line.
 pub(super) const MAX_LINE: usize = 1 << 20;
+
+/// What is written, and the server that it is about where the record does not say so itself.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a>(pub(super) Option<&'a Text>, pub(super) &'a Record);
+
+impl<'a> From<&'a ServerRecord> for About<'a> {
+    fn from(one: &'a ServerRecord) -> Self {
+        Self(one.server.as_ref(), &one.record)
+    }
+}
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -22,6 +32,8 @@ struct Written<'a> {
     time: String,
     agent: &'a str,
     prev: Hash,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a Text>,
     #[serde(flatten)]
     record: &'a Record,
 }
@@ -31,14 +43,15 @@ pub(super) fn encode(
     seq: u64,
     agent: &str,
     prev: Hash,
-    record: &Record,
+    about: &About<'_>,
 ) -> Result<String, AuditError> {
     let line = serde_json::to_string(&Written {
         seq,
         time: format!("{:.6}", Timestamp::now()),
         agent,
         prev,
-        record,
+        server: about.0,
+        record: about.1,
     });
     // Records hold nothing that JSON cannot: numbers, text, and lists of both.
     let line = visible_json(&line.map_err(|error| AuditError::Print(error.into()))?);

@@ -20,8 +20,8 @@ use rustix::{
 use super::{
     error::AuditError,
     hash::Hash,
-    line::{Entry, MAX_LINE, encode, next_line},
-    record::{Record, TornTail},
+    line::{About, Entry, MAX_LINE, encode, next_line},
+    record::{Record, ServerRecord, TornTail},
     text::Text,
 };
 
@@ -120,13 +120,22 @@ impl Log {
     /// Appends a record and returns the new head. Records that end something or refuse something
     /// are on the disk on return.
     pub fn append(&self, record: &Record) -> Result<Head, AuditError> {
+        self.append_one(About(None, record))
+    }
+
+    /// The same for a record about this server.
+    pub fn append_about(&self, server: &str, record: Record) -> Result<Head, AuditError> {
+        self.append_one(About::from(&ServerRecord::new(server, record)))
+    }
+
+    fn append_one(&self, one: About<'_>) -> Result<Head, AuditError> {
         let head = {
             let mut end = self.end();
             let _lock = Lock::take(&self.file, &self.path)?;
             self.catch_up(&mut end)?;
-            self.write(&mut end, std::slice::from_ref(record))?
+            self.write(&mut end, &mut [one].into_iter())?
         };
-        if record.must_last() {
+        if one.1.must_last() {
             self.sync()?;
         }
         Ok(head)
@@ -134,7 +143,7 @@ impl Log {
 
     /// Appends records in their order, as one write where they fit. Returns as [`append`](Self::append)
     /// does; if that fails, records before the one that could not be written may be in the log.
-    pub fn append_all(&self, records: &[Record]) -> Result<(), AuditError> {
+    pub fn append_all(&self, records: &[ServerRecord]) -> Result<(), AuditError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -142,9 +151,9 @@ impl Log {
             let mut end = self.end();
             let _lock = Lock::take(&self.file, &self.path)?;
             self.catch_up(&mut end)?;
-            self.write(&mut end, records)?;
+            self.write(&mut end, &mut records.iter().map(About::from))?;
         }
-        if records.iter().any(Record::must_last) {
+        if records.iter().any(|one| one.record.must_last()) {
             self.sync()?;
         }
         Ok(())
@@ -310,17 +319,21 @@ impl Log {
             sha256: Hash::of(fragment),
             kept: Text::new(path.to_string_lossy()),
         });
-        self.write(end, &[record])?;
+        self.write(end, &mut [About(None, &record)].into_iter())?;
         self.sync()
     }
 
     /// Writes lines at the end. The lock is held and the end is known.
-    fn write(&self, end: &mut End, records: &[Record]) -> Result<Head, AuditError> {
+    fn write(
+        &self,
+        end: &mut End,
+        records: &mut dyn Iterator<Item = About<'_>>,
+    ) -> Result<Head, AuditError> {
         let mut lines = String::new();
         let mut next = *end;
         for record in records {
             let seq = next.head.seq.saturating_add(1);
-            let line = encode(seq, &self.agent, next.head.hash, record);
+            let line = encode(seq, &self.agent, next.head.hash, &record);
             let Ok(line) = line else {
                 self.put(end, &lines, next)?;
                 return line.map(|_| end.head);

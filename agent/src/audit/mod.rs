@@ -98,8 +98,9 @@ pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
     FilterAttached, FilterRecord, GrantRecord, HandedOver, InterfaceRecord, KINDS, NetworkBounded,
     NetworkRefused, OperatorRecord, Origin, PolicyFile, PolicyRefused, PolicyReloaded,
-    ProgramOpened, ProxyOpened, Record, ServerRestarted, ServerServed, ServerWithdrawn,
-    SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered, UnmanagedCapture,
+    ProgramOpened, ProxyOpened, Record, ServerRecord, ServerRestarted, ServerServed,
+    ServerWithdrawn, SessionOpened, SocketArmed, SocketRefused, TornTail, Unanswered,
+    UnmanagedCapture,
 };
 pub use report::{
     CaptureOf, Gauge, Made, Moment, Part, ReportLine, SessionReport, Traffic, html, session_report,

@@ -75,6 +75,35 @@ pub enum Record {
     TornTail(TornTail),
 }
 
+/// A record, and the server that it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerRecord {
+    /// What the server is called; none where the record says so itself, or is about no server.
+    pub(super) server: Option<Text>,
+    /// The record.
+    pub(super) record: Record,
+}
+
+impl ServerRecord {
+    /// A record about this server.
+    #[must_use]
+    pub fn new(server: &str, record: Record) -> Self {
+        Self {
+            server: (!record.names_server()).then(|| Text::new(server)),
+            record,
+        }
+    }
+}
+
+impl From<Record> for ServerRecord {
+    fn from(record: Record) -> Self {
+        Self {
+            server: None,
+            record,
+        }
+    }
+}
+
 /// Every value of `kind`.
 pub const KINDS: [&str; 25] = [
     "agent-started",
@@ -105,6 +134,20 @@ pub const KINDS: [&str; 25] = [
 ];
 
 impl Record {
+    /// True if `server` is a field of the record's own.
+    const fn names_server(&self) -> bool {
+        matches!(
+            self,
+            Self::AgentStarted(_)
+                | Self::Call(_)
+                | Self::Approval(_)
+                | Self::Grant(_)
+                | Self::Definition(_)
+                | Self::ServerServed(_)
+                | Self::ServerWithdrawn(_)
+        )
+    }
+
     /// True if the record must be on the disk before anything else happens.
     pub(super) fn must_last(&self) -> bool {
         if let Self::Definition(definition) = self {

@@ -199,8 +199,30 @@ fn seconds(milliseconds: u64) -> String {
     words::time(Duration::from_millis(milliseconds))
 }
 
-/// What a record says, in a phrase. Kinds of later versions show their fields.
+/// What a record says, in a phrase, and at which server that was.
 pub(super) fn describe(entry: &Entry) -> String {
+    let phrase = phrase(entry);
+    match entry.text("server") {
+        Some(server) if !NAME_SERVER.contains(&entry.kind.as_str()) => {
+            format!("{phrase}, at {}", visible(server))
+        }
+        _ => phrase,
+    }
+}
+
+/// Kinds whose phrase has the server already, or the command that it is.
+const NAME_SERVER: [&str; 7] = [
+    "agent-started",
+    "approval",
+    "call",
+    "definition",
+    "grant",
+    "server-served",
+    "server-withdrawn",
+];
+
+/// Kinds of later versions show their fields.
+fn phrase(entry: &Entry) -> String {
     let text = |field: &str| visible(entry.text(field).unwrap_or("?"));
     let number = |field: &str| entry.fields.get(field).and_then(Value::as_u64).unwrap_or(0);
     let optional = |before: &str, field: &str| {
@@ -501,7 +523,7 @@ pub(super) fn describe(entry: &Entry) -> String {
         }
         "torn-tail" => format!("{} bytes kept in {}", number("bytes"), text("kept")),
         _ => {
-            let fields = entry.fields.iter();
+            let fields = entry.fields.iter().filter(|(name, _)| *name != "server");
             let fields = fields.map(|(name, value)| visible(&format!("{name}={value}")));
             fields.collect::<Vec<_>>().join(" ")
         }

@@ -143,11 +143,10 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
-    let title = format!("session {} of agent {}", report.session, report.agent);
     writeln!(
         out,
         "{} {}",
-        paint.strong(&visible(&title)),
+        paint.strong(&report.title()),
         report.outcome()
     )?;
     for gauge in report.gauges() {

@@ -1,6 +1,6 @@
 //! `exec`: the guard alone, around one command.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{borrow::Cow, ffi::OsString, path::Path, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
@@ -15,7 +15,9 @@ use crate::{
     operate::Desk,
     policy::Terms,
     principal::Principal,
-    session::{Attribution, EndReason, Events, Happened, Roll, SessionEnd, SessionEvent},
+    session::{
+        Attribution, EndReason, Events, Happened, Roll, ServerEvent, SessionEnd, SessionEvent,
+    },
     telemetry::Endpoint,
 };
 
@@ -57,7 +59,7 @@ const TOLD: usize = 5;
 fn listen(
     mut events: Happened,
 ) -> (
-    mpsc::Receiver<SessionEvent>,
+    mpsc::Receiver<ServerEvent>,
     JoinHandle<(Vec<String>, usize)>,
 ) {
     let (on, next) = mpsc::channel(1);
@@ -68,7 +70,7 @@ fn listen(
                 caller,
                 refusal,
                 times,
-            } = &event
+            } = &event.event
             {
                 let who = caller.as_ref().map_or_else(
                     || "a process that has gone".to_owned(),
@@ -91,17 +93,21 @@ fn listen(
 
 /// Where operators are told of the command: whoever runs it asked for its session.
 fn desk(command: &[OsString], log: &Log, roll: Roll) -> Desk {
-    let program = command.first().map(Path::new).and_then(Path::file_name);
-    let program = program.unwrap_or_default().to_string_lossy();
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let user = Principal::User(kernel::invoking_user());
-    Desk::open(&program, log, roll).asked_by(&user.to_string(), &words.join(" "))
+    Desk::open(&program(command), log, roll).asked_by(&user.to_string(), &words.join(" "))
+}
+
+/// What a command is called: its file's name.
+fn program(command: &[OsString]) -> Cow<'_, str> {
+    let program = command.first().map(Path::new).and_then(Path::file_name);
+    program.unwrap_or_default().to_string_lossy()
 }
 
 /// Runs a command under one session.
 pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let mut stop = StopSignals::new()?;
-    let (events, happened) = Events::channel();
+    let (events, happened) = Events::channel(&program(&plan.command));
     let overflow = events.overflow();
     let desk = desk(&plan.command, &log, events.roll());
     let (happened, heard) = listen(happened);

@@ -35,7 +35,7 @@ use crate::{
     },
     policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
-    telemetry::{Endpoint, Metrics, Serving},
+    telemetry::{Endpoint, Metrics, ServerMetrics, Serving},
 };
 
 /// How long a server may take to leave once its input is closed.
@@ -278,7 +278,7 @@ pub(super) async fn metrics(
         return Ok((None, None));
     };
     let metrics = Arc::new(Metrics::new());
-    metrics.refusals_are(events.refusals(), events.network_refusals());
+    count_refusals(&metrics, events);
     #[cfg(feature = "otlp")]
     if let Some(dropped) = crate::telemetry::otlp::dropped_spans() {
         metrics.dropped_spans_are(dropped);
@@ -288,15 +288,23 @@ pub(super) async fn metrics(
     Ok((Some(metrics), Some(serving)))
 }
 
-/// Whoever decides, by a policy that is loaded again for as long as the other part is kept.
+/// Counts what is refused to a server.
+pub(super) fn count_refusals(metrics: &Metrics, events: &Events) {
+    let its = metrics.server(events.server());
+    its.refusals_are(events.refusals(), events.network_refusals());
+}
+
+/// Whoever decides on calls to this server, by a policy that is loaded again for as long as the other part is kept.
 /// `governed` is the user that servers run as, if any is started.
 pub(super) fn decider(
+    server: &Arc<str>,
     judge: Judge,
     reload: Reload,
     governed: Option<u32>,
     record: &RecordKeeper,
-    metrics: Option<Arc<Metrics>>,
+    metrics: Option<&Metrics>,
 ) -> io::Result<(Timed<Arc<Judge>>, JoinSet<()>)> {
+    let metrics: Option<Arc<ServerMetrics>> = metrics.map(|metrics| metrics.server(server));
     let judge = judge
         .telling(record.approvals())
         .keeping(record.definitions());
@@ -304,9 +312,14 @@ pub(super) fn decider(
     if let Some(metrics) = &metrics {
         metrics.unavailable_limits_are(judge.unavailable());
     }
-    let mut following = follow_policy(reload, governed, Arc::clone(&judge), record.observer()?)?;
+    let mut following = follow_policy(
+        reload,
+        governed,
+        Arc::clone(&judge),
+        record.observer(server)?,
+    )?;
     if let Some((policies, changes)) = judge.grant_policies() {
-        following.spawn(policies.follow(changes, record.observer()?));
+        following.spawn(policies.follow(changes, record.observer(server)?));
     }
     Ok((Timed::new(judge, metrics), following))
 }

@@ -27,16 +27,16 @@ use crate::{
         AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
         DefinitionRecord, FilterAttached, HandedOver, Hash, Log, NetworkBounded, NetworkRefused,
         PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record,
-        ServerRestarted, ServerServed, ServerWithdrawn, SessionOpened, SocketArmed, SocketRefused,
-        Text, TextList, Unanswered, Values,
+        ServerRecord, ServerRestarted, ServerServed, ServerWithdrawn, SessionOpened, SocketArmed,
+        SocketRefused, Text, TextList, Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
     kernel::{Deputy, Ready},
     operate::Desk,
     policy::Policy,
-    session::{Happened, SessionEnd, SessionEvent, SessionId},
-    telemetry::{CallSpans, Metrics, SessionSpans},
+    session::{Happened, ServerEvent, SessionEnd, SessionEvent, SessionId},
+    telemetry::{CallSpans, Metrics, ServerMetrics, SessionSpans},
 };
 
 use self::writing::{Alarm, write_all};
@@ -85,8 +85,8 @@ enum Entry {
     LongCall(Box<CallRecord>, usize),
     Approval(approval::Event),
     Definition(definitions::Event),
-    Session(SessionEvent),
-    Policy(Record),
+    Session(ServerEvent),
+    Policy(Box<ServerRecord>),
 }
 
 /// Writes what happens into the audit log.
@@ -106,12 +106,13 @@ pub(super) struct RecordKeeper {
 
 /// The gate's line to the record keeper, and to whoever counts and follows calls.
 pub(super) struct GateObserver {
+    server: Arc<str>,
     entries: mpsc::Sender<Entry>,
     breaks: watch::Sender<bool>,
     /// Bytes of calls that wait for the disk.
     waiting: Arc<AtomicUsize>,
     alarm: Alarm,
-    metrics: Option<Arc<Metrics>>,
+    metrics: Option<Arc<ServerMetrics>>,
     spans: CallSpans,
     desk: Desk,
 }
@@ -161,7 +162,7 @@ impl GateObserver {
         let before = before.file_record().sha256;
         let policy = PolicySource::of(policy).file_record();
         let reloaded = PolicyReloaded { policy, before };
-        self.write(Entry::Policy(Record::PolicyReloaded(reloaded)));
+        self.write(Record::PolicyReloaded(reloaded));
     }
 
     /// The policy's file cannot be used as it is now.
@@ -169,7 +170,7 @@ impl GateObserver {
         let stays = stays.file_record();
         let why = Text::new(why);
         let refused = PolicyRefused { stays, why };
-        self.write(Entry::Policy(Record::PolicyRefused(refused)));
+        self.write(Record::PolicyRefused(refused));
     }
 
     /// A server of many is served so from now on.
@@ -181,40 +182,41 @@ impl GateObserver {
             user: Text::new(started.user.to_string()),
             reach: started.reach_record(),
         };
-        self.write(Entry::Policy(Record::ServerServed(Box::new(served))));
+        self.write(Record::ServerServed(Box::new(served)));
     }
 
     /// A server of many is served no longer.
     pub(super) fn server_withdrawn(&self, server: &str, why: &str) {
-        self.write(Entry::Policy(Record::ServerWithdrawn(ServerWithdrawn {
+        self.write(Record::ServerWithdrawn(ServerWithdrawn {
             server: Text::new(server),
             why: Text::new(why),
-        })));
+        }));
     }
 
     /// Another agent takes clients from now on; those whom this one has stay.
     pub(super) fn handed_over(&self, to: &Ready, clients: usize, sessions: usize) {
         self.desk.replaced_by(to.process);
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        self.write(Entry::Policy(Record::HandedOver(HandedOver {
+        self.write(Record::HandedOver(HandedOver {
             to: Text::new(to.agent.as_str()),
             pid: to.process,
             version: Text::new(to.version.as_str()),
             clients: count(clients),
             sessions: count(sessions),
-        })));
+        }));
     }
 
     fn unanswered(&self, connection: u64, id: &str, session: Option<SessionId>, what: &str) {
-        self.write(Entry::Policy(Record::Unanswered(Unanswered {
+        self.write(Record::Unanswered(Unanswered {
             connection,
             call: Text::new(id),
             session,
             what: Text::new(what),
-        })));
+        }));
     }
 
-    fn write(&self, entry: Entry) {
+    fn write(&self, record: Record) {
+        let entry = Entry::Policy(Box::new(ServerRecord::new(&self.server, record)));
         if self.entries.try_send(entry).is_err() {
             tracing::error!("the record cannot keep up");
             self.breaks.send_replace(true);
@@ -324,7 +326,9 @@ impl RecordKeeper {
                 let (mut finished, mut bytes) = (Vec::new(), 0);
                 let mut records = Vec::with_capacity(batch.len());
                 let made = batch.drain(..).try_for_each(|entry| {
-                    if let Entry::Session(SessionEvent::Ended(end)) = &entry {
+                    if let Entry::Session(event) = &entry
+                        && let SessionEvent::Ended(end) = &event.event
+                    {
                         finished.push(end.clone());
                     }
                     if let Entry::Call(_, size) | Entry::LongCall(_, size) = &entry {
@@ -371,16 +375,19 @@ impl RecordKeeper {
         self.log.agent()
     }
 
-    pub(super) fn observer(&self) -> io::Result<GateObserver> {
+    /// The line of the gate of the server of this name.
+    pub(super) fn observer(&self, server: &str) -> io::Result<GateObserver> {
         let breaks = self.breaks.clone();
         let closed = || io::Error::other("the record is closed");
         let entries = self.entries.clone().ok_or_else(closed)?;
+        let metrics = self.metrics.as_ref();
         Ok(GateObserver {
+            server: server.into(),
             entries,
             breaks,
             waiting: Arc::clone(&self.waiting),
             alarm: self.alarm.clone(),
-            metrics: self.metrics.clone(),
+            metrics: metrics.map(|metrics| metrics.server(server)),
             spans: CallSpans::default(),
             desk: self.desk.clone(),
         })
@@ -394,7 +401,7 @@ impl RecordKeeper {
         let desk = self.desk.clone();
         move |event| {
             if let Some(metrics) = &metrics {
-                metrics.approval(&event);
+                metrics.server(&event.server).approval(&event);
             }
             desk.approval(&event);
             let entries = entries.as_ref();
@@ -467,17 +474,17 @@ impl RecordKeeper {
 /// Where events of sessions come from.
 pub(super) trait Told {
     /// The next one; none once there will be no more.
-    fn next(&mut self) -> impl Future<Output = Option<SessionEvent>> + Send;
+    fn next(&mut self) -> impl Future<Output = Option<ServerEvent>> + Send;
 }
 
 impl Told for Happened {
-    async fn next(&mut self) -> Option<SessionEvent> {
+    async fn next(&mut self) -> Option<ServerEvent> {
         self.recv().await
     }
 }
 
-impl Told for mpsc::Receiver<SessionEvent> {
-    async fn next(&mut self) -> Option<SessionEvent> {
+impl Told for mpsc::Receiver<ServerEvent> {
+    async fn next(&mut self) -> Option<ServerEvent> {
         self.recv().await
     }
 }
@@ -516,35 +523,44 @@ impl Started<'_> {
     }
 }
 
-fn record(entry: Entry) -> Result<Record, AuditError> {
-    Ok(match entry {
-        Entry::Policy(record) => record,
+fn record(entry: Entry) -> Result<ServerRecord, AuditError> {
+    let record = match entry {
+        Entry::Policy(record) => return Ok(*record),
         Entry::Call(call, _) => Record::Call(Box::new(call_record(&call)?)),
         Entry::LongCall(record, _) => Record::Call(record),
         Entry::Approval(event) => Record::Approval(Box::new(approval_record(event))),
         Entry::Definition(event) => Record::Definition(Box::new(definition_record(event))),
-        Entry::Session(SessionEvent::Opened { session, grant }) => {
+        Entry::Session(ServerEvent { server, event }) => {
+            return Ok(ServerRecord::new(&server, session_record(event)));
+        }
+    };
+    Ok(record.into())
+}
+
+fn session_record(event: SessionEvent) -> Record {
+    match event {
+        SessionEvent::Opened { session, grant } => {
             Record::SessionOpened(Box::new(SessionOpened::new(session, &grant)))
         }
-        Entry::Session(SessionEvent::Armed {
+        SessionEvent::Armed {
             session,
             caller,
             kind,
-        }) => Record::SocketArmed(SocketArmed {
+        } => Record::SocketArmed(SocketArmed {
             session,
             pid: caller.process,
             thread: caller.thread,
             comm: Text::new(caller.name),
             socket: Text::new(kind.name()),
         }),
-        Entry::Session(SessionEvent::FilterAttached {
+        SessionEvent::FilterAttached {
             session,
             caller,
             kind,
             length,
             digest,
             relation,
-        }) => Record::FilterAttached(FilterAttached::new(
+        } => Record::FilterAttached(FilterAttached::new(
             SocketArmed {
                 session,
                 pid: caller.process,
@@ -556,11 +572,11 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
             digest.into(),
             relation,
         )),
-        Entry::Session(SessionEvent::Refused {
+        SessionEvent::Refused {
             caller,
             refusal,
             times,
-        }) => {
+        } => {
             let (pid, comm) =
                 caller.map_or((0, String::new()), |caller| (caller.process, caller.name));
             Record::SocketRefused(SocketRefused {
@@ -570,31 +586,27 @@ fn record(entry: Entry) -> Result<Record, AuditError> {
                 times,
             })
         }
-        Entry::Session(SessionEvent::Bounded { baseline }) => {
+        SessionEvent::Bounded { baseline } => {
             Record::NetworkBounded(NetworkBounded::new(&baseline))
         }
-        Entry::Session(SessionEvent::ProxyOpened { session, grant }) => {
+        SessionEvent::ProxyOpened { session, grant } => {
             Record::ProxyOpened(Box::new(ProxyOpened::new(session, &grant)))
         }
-        Entry::Session(SessionEvent::ProgramOpened { session, grant }) => {
+        SessionEvent::ProgramOpened { session, grant } => {
             Record::ProgramOpened(Box::new(ProgramOpened::new(session, &grant)))
         }
-        Entry::Session(SessionEvent::NetworkRefused(refusal)) => {
-            Record::NetworkRefused(NetworkRefused {
-                session: refusal.session,
-                what: Text::new(refusal.what),
-                times: refusal.times,
-            })
-        }
-        Entry::Session(SessionEvent::Restarted(restart)) => {
-            Record::ServerRestarted(ServerRestarted {
-                session: restart.session,
-                milliseconds: u64::try_from(restart.took.as_millis()).unwrap_or(u64::MAX),
-                failed: restart.failed.map(Text::new),
-            })
-        }
-        Entry::Session(SessionEvent::Ended(end)) => Record::SessionEnded(end),
-    })
+        SessionEvent::NetworkRefused(refusal) => Record::NetworkRefused(NetworkRefused {
+            session: refusal.session,
+            what: Text::new(refusal.what),
+            times: refusal.times,
+        }),
+        SessionEvent::Restarted(restart) => Record::ServerRestarted(ServerRestarted {
+            session: restart.session,
+            milliseconds: u64::try_from(restart.took.as_millis()).unwrap_or(u64::MAX),
+            failed: restart.failed.map(Text::new),
+        }),
+        SessionEvent::Ended(end) => Record::SessionEnded(end),
+    }
 }
 
 fn approval_record(event: approval::Event) -> ApprovalRecord {

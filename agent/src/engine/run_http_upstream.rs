@@ -51,10 +51,11 @@ pub struct ServePlan {
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     let listener = house::listener(plan.listen, plan.tls)?;
-    house::say_name(&plan.front.reception.server);
-    let (events, happened) = Events::channel();
+    let name = &plan.front.reception.server;
+    house::say_name(name);
+    let (events, happened) = Events::channel(name);
     let overflow = events.overflow();
-    let desk = Desk::open(&plan.front.reception.server, &log, events.roll());
+    let desk = Desk::open(name, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
     let (sessions, degraded) = match &plan.server {
         Some((_, governed)) => {
@@ -107,13 +108,19 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
             return Err(error);
         }
     };
-    let observer = record.observer()?;
+    let observer = record.observer(name)?;
     let governed_user = plan
         .server
         .as_ref()
         .map(|(_, credentials)| credentials.user);
-    let (judge, following) =
-        house::decider(plan.judge, plan.reload, governed_user, &record, metrics)?;
+    let (judge, following) = house::decider(
+        name,
+        plan.judge,
+        plan.reload,
+        governed_user,
+        &record,
+        metrics.as_deref(),
+    )?;
     house::say_where(&listener)?;
 
     // Tasks of their own: however much there is to carry, the signals below are heard.

@@ -31,7 +31,7 @@ const ONLY_CONNECTION: u64 = 1;
 pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     house::say_name(&plan.name);
-    let (events, happened) = Events::channel();
+    let (events, happened) = Events::channel(&plan.name);
     let overflow = events.overflow();
     let desk = Desk::open(&plan.name, &log, events.roll());
     let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
@@ -74,7 +74,15 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         }
     };
     let user = Some(plan.credentials.user);
-    let (judge, following) = house::decider(plan.judge, plan.reload, user, &record, metrics)?;
+    let (judge, following) = house::decider(
+        &plan.name,
+        plan.judge,
+        plan.reload,
+        user,
+        &record,
+        metrics.as_deref(),
+    )?;
+    let observer = record.observer(&plan.name)?;
     let current = Current::new(sessions.clone());
     let caller = Caller {
         principal: Principal::User(kernel::invoking_user()),
@@ -86,7 +94,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let gate = Gate {
         policy: Arc::clone(&judge),
         captures: current.clone(),
-        observer: record.observer()?,
+        observer,
         bounds: Bounds::default(),
     };
     let pipe = Pipe {

@@ -85,7 +85,7 @@ pub(super) struct Opened {
     pub(super) adopted: Vec<Broker>,
 }
 
-/// What servers share that are served by one agent.
+/// What servers share that are served by one agent; the events are one server's own.
 pub(super) struct Shared<'a> {
     pub(super) record: &'a RecordKeeper,
     pub(super) events: Events,
@@ -99,7 +99,7 @@ impl StdioPlan {
     /// Gets ready to start servers, each within these bounds, in an agent that serves no others.
     pub(super) async fn open(mut self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
         house::say_name(&self.name);
-        let (events, happened) = Events::channel();
+        let (events, happened) = Events::channel(&self.name);
         let overflow = events.overflow();
         let desk = Desk::open(&self.name, &log, events.roll());
         let (metrics, serving) = house::metrics(self.metrics.take(), &events).await?;
@@ -168,13 +168,20 @@ impl StdioPlan {
             metrics,
             turn: _,
         } = shared;
-        let (judge, tasks) = house::decider(self.judge, self.reload, user, record, metrics)?;
+        let (judge, tasks) = house::decider(
+            &self.name,
+            self.judge,
+            self.reload,
+            user,
+            record,
+            metrics.as_deref(),
+        )?;
         let servers = OwnServers {
+            observer: Arc::new(record.observer(&self.name)?),
             name: self.name,
             command: self.server,
             credentials: self.credentials,
             judge: Arc::new(judge),
-            observer: Arc::new(record.observer()?),
             events,
             routes,
             bounds,

@@ -9,19 +9,19 @@ use crate::{
     gate::{CallEnd, Decide, DecidedBy},
     policy::{Baseline, Call, Denial, ProgramNeeds, RuleRef, Said, Verdict},
     principal::Caller,
-    telemetry::Metrics,
+    telemetry::ServerMetrics,
 };
 
 /// Decides as another does. Without metrics, nothing is added to that.
 #[derive(Debug)]
 pub(super) struct Timed<D> {
     inner: D,
-    metrics: Option<Arc<Metrics>>,
+    metrics: Option<Arc<ServerMetrics>>,
 }
 
 impl Timed<Arc<Judge>> {
     /// The tools of the judge's policy are told apart in the metrics.
-    pub(super) fn new(inner: Arc<Judge>, metrics: Option<Arc<Metrics>>) -> Self {
+    pub(super) fn new(inner: Arc<Judge>, metrics: Option<Arc<ServerMetrics>>) -> Self {
         if let Some(metrics) = &metrics {
             metrics.name_tools(inner.policy().tool_names());
         }

@@ -20,7 +20,7 @@ use crate::{
     audit::{AuditError, Log, OperatorRecord, Record, Text},
     gate::{CallEvent, CallVerdict, GateEvent},
     principal::Operator,
-    session::{EndReason, Roll, SessionEvent, SessionId},
+    session::{EndReason, Roll, ServerEvent, SessionEvent, SessionId},
     words::counted,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct Inner {
     audit: PathBuf,
     started: String,
     roll: Roll,
-    who: Mutex<BTreeMap<SessionId, Asked>>,
+    who: Mutex<BTreeMap<SessionId, Who>>,
     /// Who asked for every session, where no call does.
     always: OnceLock<Who>,
     /// The process that takes clients in place of this one.
@@ -54,12 +54,6 @@ pub(super) struct Inner {
     waiting: watch::Sender<usize>,
     /// None if there is no socket.
     office: Option<Arc<Office>>,
-}
-
-/// Who asked for a session, and which server: an agent may have several.
-struct Asked {
-    who: Who,
-    server: String,
 }
 
 /// Why a session was not stopped.
@@ -163,7 +157,7 @@ impl Desk {
     }
 
     /// Something happened to a session.
-    pub fn session(&self, event: &SessionEvent) {
+    pub fn session(&self, event: &ServerEvent) {
         self.0.session(event);
     }
 
@@ -176,7 +170,8 @@ impl Desk {
             event.tool,
             event.principal
         );
-        self.0.tell(None, EventKind::Approval, &text, None);
+        let server = &event.server;
+        self.0.tell(server, None, EventKind::Approval, &text, None);
     }
 }
 
@@ -191,7 +186,7 @@ impl Inner {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn who(&self) -> MutexGuard<'_, BTreeMap<SessionId, Asked>> {
+    fn who(&self) -> MutexGuard<'_, BTreeMap<SessionId, Who>> {
         self.who.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,16 +222,15 @@ impl Inner {
         let snapshots = self.roll.snapshots();
         let moment = Timestamp::now();
         let who = self.who();
-        let live = snapshots.into_iter().map(|now| {
-            let asked = who.get(&now.session);
+        let live = snapshots.into_iter().map(|(server, now)| {
             let age = i64::try_from(now.age_ms).unwrap_or(i64::MAX);
             let started = moment.checked_sub(SignedDuration::from_millis(age));
             Live {
                 id: self.id(now.session),
                 agent: self.agent.clone(),
                 pid: std::process::id(),
-                server: asked.map_or(&self.server, |asked| &asked.server).clone(),
-                who: asked.map(|asked| &asked.who).or(self.always.get()).cloned(),
+                server: short(&server),
+                who: who.get(&now.session).or(self.always.get()).cloned(),
                 started: format!("{:.3}", started.unwrap_or(moment)),
                 version: Some(VERSION.to_owned()),
                 replaced_by: self.replaced_by.get().copied(),
@@ -257,16 +251,14 @@ impl Inner {
     ) -> Result<Option<AuditError>, NotStopped> {
         let log = self.log();
         let log = log.as_ref().ok_or(NotStopped::Closed)?;
-        if !self.roll.live().contains(&session) {
-            return Err(NotStopped::Over);
-        }
+        let server = self.roll.server_of(session).ok_or(NotStopped::Over)?;
         let record = Record::Operator(OperatorRecord {
             did: Text::new("stop"),
             session,
             by: Text::new(by.to_string()),
             why: why.map(Text::new),
         });
-        let recorded = log.append(&record);
+        let recorded = log.append_about(&server, record);
         tracing::info!(%session, %by, why, "an operator stops it");
         if !self.roll.end(session, EndReason::Stopped) {
             return Err(NotStopped::Over);
@@ -281,22 +273,22 @@ impl Inner {
     }
 
     fn call(&self, call: &CallEvent) {
-        let by = &call.caller.principal;
+        let (by, server) = (&call.caller.principal, &*call.caller.server);
         match &call.verdict {
             CallVerdict::Captures { session, .. }
             | CallVerdict::Proxies { session, .. }
             | CallVerdict::Programs { session, .. } => self.remember(*session, call),
             CallVerdict::Denied { reason, .. } | CallVerdict::NotOpened { reason } => {
                 let text = format!("{} of {by}: {reason}", call.tool);
-                self.tell(None, EventKind::Denied, &text, None);
+                self.tell(server, None, EventKind::Denied, &text, None);
             }
             CallVerdict::Refused { why } => {
                 let text = format!("{} of {by}: {why}", call.tool);
-                self.tell(None, EventKind::Denied, &text, None);
+                self.tell(server, None, EventKind::Denied, &text, None);
             }
             CallVerdict::Hidden => {
                 let text = format!("{} of {by}: the tool is hidden", call.tool);
-                self.tell(None, EventKind::Denied, &text, None);
+                self.tell(server, None, EventKind::Denied, &text, None);
             }
             CallVerdict::Forwarded
             | CallVerdict::EndsCapture
@@ -312,26 +304,42 @@ impl Inner {
             who.retain(|session, _| live.contains(session));
         }
         // Later calls join the session of the first.
-        who.entry(session).or_insert_with(|| Asked {
-            who: Who {
-                principal: short(&call.caller.principal.to_string()),
-                grant: call.caller.grant.as_deref().map(short),
-                tool: short(&call.tool),
-            },
-            server: short(&call.caller.server),
+        who.entry(session).or_insert_with(|| Who {
+            principal: short(&call.caller.principal.to_string()),
+            grant: call.caller.grant.as_deref().map(short),
+            tool: short(&call.tool),
         });
     }
 
-    fn session(&self, event: &SessionEvent) {
-        match event {
+    fn session(&self, event: &ServerEvent) {
+        let server = &*event.server;
+        match &event.event {
             SessionEvent::Opened { session, grant } => {
-                self.tell(Some(*session), EventKind::Opened, &grant.summary(), None);
+                self.tell(
+                    server,
+                    Some(*session),
+                    EventKind::Opened,
+                    &grant.summary(),
+                    None,
+                );
             }
             SessionEvent::ProxyOpened { session, grant } => {
-                self.tell(Some(*session), EventKind::Opened, &grant.summary(), None);
+                self.tell(
+                    server,
+                    Some(*session),
+                    EventKind::Opened,
+                    &grant.summary(),
+                    None,
+                );
             }
             SessionEvent::ProgramOpened { session, grant } => {
-                self.tell(Some(*session), EventKind::Opened, &grant.summary(), None);
+                self.tell(
+                    server,
+                    Some(*session),
+                    EventKind::Opened,
+                    &grant.summary(),
+                    None,
+                );
             }
             SessionEvent::Refused {
                 caller,
@@ -343,18 +351,24 @@ impl Inner {
                     |caller| format!("{} (pid {})", caller.name, caller.process),
                 );
                 let text = format!("{whose}: {}{}", refusal.reason, more(*times));
-                self.tell(None, EventKind::Refused, &text, None);
+                self.tell(server, None, EventKind::Refused, &text, None);
             }
             SessionEvent::NetworkRefused(refusal) => {
                 let text = format!("not allowed to {}{}", refusal.what, more(refusal.times));
-                self.tell(refusal.session, EventKind::Refused, &text, None);
+                self.tell(server, refusal.session, EventKind::Refused, &text, None);
             }
             SessionEvent::Restarted(restart) => {
                 let text = match &restart.failed {
                     Some(why) => format!("the server was not restarted: {why}"),
                     None => "the server was restarted".to_owned(),
                 };
-                self.tell(Some(restart.session), EventKind::Restarted, &text, None);
+                self.tell(
+                    server,
+                    Some(restart.session),
+                    EventKind::Restarted,
+                    &text,
+                    None,
+                );
             }
             SessionEvent::Ended(end) => {
                 self.who().remove(&end.session);
@@ -365,7 +379,7 @@ impl Inner {
                     counted(end.bytes, "byte")
                 );
                 let session = Some(end.session);
-                self.tell(session, EventKind::Ended, &text, Some(end.reason));
+                self.tell(server, session, EventKind::Ended, &text, Some(end.reason));
             }
             SessionEvent::Armed { .. }
             | SessionEvent::FilterAttached { .. }
@@ -375,6 +389,7 @@ impl Inner {
 
     fn tell(
         &self,
+        server: &str,
         session: Option<SessionId>,
         kind: EventKind,
         text: &str,
@@ -386,7 +401,7 @@ impl Inner {
         office.tell(|| Event {
             at: now(),
             agent: self.agent.clone(),
-            server: self.server.clone(),
+            server: short(server),
             session,
             kind,
             text: short(text),

@@ -94,6 +94,15 @@ pub enum SessionEvent {
     Ended(SessionEnd),
 }
 
+/// Something that happened, and at which server.
+#[derive(Clone, Debug)]
+pub struct ServerEvent {
+    /// What the server is called.
+    pub server: Arc<str>,
+    /// What happened.
+    pub event: SessionEvent,
+}
+
 /// What came of restarting a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restart {
@@ -110,7 +119,9 @@ pub struct Restart {
 /// times for each call, and if it does not fit the reader is told that the record is not whole.
 #[derive(Clone)]
 pub struct Events {
-    sender: mpsc::Sender<SessionEvent>,
+    /// Whose events these are.
+    server: Arc<str>,
+    sender: mpsc::Sender<ServerEvent>,
     sampler: Arc<Mutex<Sampler>>,
     refusals: Arc<AtomicU64>,
     network_refusals: Arc<AtomicU64>,
@@ -123,10 +134,10 @@ pub struct Events {
 
 /// The receiving side.
 pub struct Happened {
-    receiver: mpsc::Receiver<SessionEvent>,
+    receiver: mpsc::Receiver<ServerEvent>,
     sampler: Arc<Mutex<Sampler>>,
     /// Counts of refusals that are to be told next.
-    counts: VecDeque<SessionEvent>,
+    counts: VecDeque<ServerEvent>,
     over: bool,
 }
 
@@ -140,10 +151,11 @@ impl Events {
         SessionId(self.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
     }
 
-    /// A channel for events.
-    pub fn channel() -> (Self, Happened) {
+    /// A channel for the events of the server of this name; see [`Events::of`] for those of others.
+    pub fn channel(server: &str) -> (Self, Happened) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let events = Self {
+            server: server.into(),
             sender,
             sampler: Arc::default(),
             refusals: Arc::default(),
@@ -159,6 +171,22 @@ impl Events {
             over: false,
         };
         (events, happened)
+    }
+
+    /// The same channel for another server's events. Its refusals are counted by themselves.
+    #[must_use]
+    pub fn of(&self, server: &Arc<str>) -> Self {
+        Self {
+            server: Arc::clone(server),
+            refusals: Arc::default(),
+            network_refusals: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// What the server is called whose events these are.
+    pub fn server(&self) -> &Arc<str> {
+        &self.server
     }
 
     /// The sessions whose events these are.
@@ -206,9 +234,9 @@ impl Events {
     }
 
     fn sample(&self, refused: Refused) {
-        let told = lock(&self.sampler).note(refused, Instant::now());
+        let told = lock(&self.sampler).note(&self.server, refused, Instant::now());
         if let Some(event) = told {
-            self.send(event);
+            self.put(event);
         }
     }
 
@@ -222,10 +250,13 @@ impl Events {
             let counts = lock(&self.sampler).end(end.session);
             counts.into_iter().for_each(|count| self.put(count));
         }
-        self.put(event);
+        self.put(ServerEvent {
+            server: Arc::clone(&self.server),
+            event,
+        });
     }
 
-    fn put(&self, event: SessionEvent) {
+    fn put(&self, event: ServerEvent) {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.sender.try_send(event) {
             tracing::error!("the record cannot keep up with what happens: the agent stops");
             tracing::debug!(?event, "what is not recorded");
@@ -243,7 +274,7 @@ impl std::fmt::Debug for Events {
 impl Happened {
     /// The next event; none once all who could tell of one have gone. Nothing is lost if it is not
     /// waited for to the end.
-    pub async fn recv(&mut self) -> Option<SessionEvent> {
+    pub async fn recv(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some(count) = self.counts.pop_front() {
                 return Some(count);
@@ -277,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_without_end_neither_fill_the_queue_nor_the_disk() {
-        let (events, mut happened) = Events::channel();
+        let (events, mut happened) = Events::channel("pcap");
         for _ in 0..10_000 {
             let reason = "no capture session is open".into();
             events.refused(
@@ -293,11 +324,38 @@ mod tests {
         drop(events);
         let mut told = Vec::new();
         while let Some(event) = happened.recv().await {
-            match event {
+            match event.event {
                 SessionEvent::Refused { times, .. } => told.push(times),
                 other => panic!("{other:?}"),
             }
         }
         assert_eq!(told, [1, 1, 1, 1, 1, 9_995]);
+    }
+
+    #[tokio::test]
+    async fn events_of_servers_that_share_a_channel_are_told_apart_and_counted_apart() {
+        let (one, mut happened) = Events::channel("one");
+        let other = one.of(&Arc::from("other"));
+        let refusal = || Refusal {
+            errno: Errno::PERM,
+            reason: "no capture session is open".into(),
+        };
+        for _ in 0..7 {
+            one.refused(None, None, refusal());
+        }
+        other.refused(None, None, refusal());
+        let counted = |events: &Events| events.refusals().load(Ordering::Relaxed);
+        assert_eq!((counted(&one), counted(&other)), (7, 1));
+        drop((one, other));
+        let mut told = Vec::new();
+        while let Some(event) = happened.recv().await {
+            match event.event {
+                SessionEvent::Refused { times, .. } => told.push((event.server.to_string(), times)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut expected: Vec<_> = [1; 5].map(|times| ("one".to_owned(), times)).to_vec();
+        expected.extend([("other".to_owned(), 1), ("one".to_owned(), 2)]);
+        assert_eq!(told, expected);
     }
 }

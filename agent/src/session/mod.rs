@@ -21,7 +21,7 @@ mod snapshot;
 
 pub use compare::Relation;
 pub use end::*;
-pub use event::{Events, Happened, Restart, SessionEvent};
+pub use event::{Events, Happened, Restart, ServerEvent, SessionEvent};
 pub use filters::{Cut, foresee, stays_within};
 pub use grant::{Grant, GrantError};
 pub use program::{ProgramError, ProgramGrant};

@@ -16,12 +16,16 @@ impl Roll {
         servers.push(Arc::downgrade(sessions));
     }
 
-    /// Every session that is open, oldest first. Looks into `/proc`: not for a thread that others wait for.
+    /// Every session that is open, oldest first, and what its server is called. Looks into `/proc`: not for a thread that others wait for.
     #[must_use]
-    pub fn snapshots(&self) -> Vec<Snapshot> {
-        let all = self.now().into_iter();
-        let mut all: Vec<Snapshot> = all.flat_map(|server| server.snapshots()).collect();
-        all.sort_unstable_by_key(|snapshot| snapshot.session);
+    pub fn snapshots(&self) -> Vec<(Arc<str>, Snapshot)> {
+        let mut all = Vec::new();
+        for server in self.now() {
+            let name = server.server();
+            let snapshots = server.snapshots().into_iter();
+            all.extend(snapshots.map(|snapshot| (Arc::clone(name), snapshot)));
+        }
+        all.sort_unstable_by_key(|(_, snapshot)| snapshot.session);
         all
     }
 
@@ -29,6 +33,16 @@ impl Roll {
     #[must_use]
     pub fn live(&self) -> Vec<SessionId> {
         self.now().iter().flat_map(Sessions::live).collect()
+    }
+
+    /// What the server is called whose session this is; none if it has ended, or never was.
+    #[must_use]
+    pub fn server_of(&self, session: SessionId) -> Option<Arc<str>> {
+        let servers = self.now();
+        let its = servers
+            .iter()
+            .find(|server| server.live().contains(&session));
+        its.map(|server| Arc::clone(server.server()))
     }
 
     /// Ends a session. False if it has ended, or never was.

@@ -4,16 +4,17 @@
 //! The first [`FIRST`] of each kind are told one by one. Of the rest it is told how many there were: once
 //! the kind has been quiet for [`QUIET`], while it goes on each [`QUIET`], and when its session or the agent
 //! ends. A kind is what was refused, to which process (where the kernel says to which), in which
-//! session. At most [`KINDS`] are told apart at once; what comes beyond that, as when ports are scanned,
-//! counts by its class alone, of which there are few. So what is told of a flood is bounded, whatever
+//! session of which server. At most [`KINDS`] are told apart at once; what comes beyond that, as when ports are scanned,
+//! counts by its server and its class alone, of which there are few. So what is told of a flood is bounded, whatever
 //! it is made of: about [`KINDS`] × ([`FIRST`] + 1) in each [`QUIET`].
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{NetworkRefusal, SessionEvent, SessionId};
+use super::{NetworkRefusal, ServerEvent, SessionEvent, SessionId};
 use crate::kernel::{Caller, Refusal};
 
 /// Kinds that are told apart at once.
@@ -40,16 +41,18 @@ pub(super) enum Refused {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     One {
+        server: Arc<str>,
         session: Option<SessionId>,
         process: u32,
         what: String,
     },
-    /// All of a class that are not told apart.
-    Class(&'static str),
+    /// All of a server's and a class that are not told apart.
+    Class(Arc<str>, &'static str),
 }
 
 /// What was seen of a kind.
 struct Seen {
+    server: Arc<str>,
     count: u64,
     /// Of these, those that were not told of.
     untold: u64,
@@ -73,7 +76,7 @@ impl Refused {
         }
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self, server: &Arc<str>) -> Kind {
         let (process, what) = match self {
             Self::Socket {
                 caller, refusal, ..
@@ -84,17 +87,19 @@ impl Refused {
             Self::Network(refusal) => (0, refusal.what.clone()),
         };
         Kind::One {
+            server: Arc::clone(server),
             session: self.session(),
             process,
             what,
         }
     }
 
-    fn class(&self) -> Kind {
-        Kind::Class(match self {
+    fn class(&self, server: &Arc<str>) -> Kind {
+        let class = match self {
             Self::Socket { .. } => "socket",
             Self::Network(refusal) => refusal.class,
-        })
+        };
+        Kind::Class(Arc::clone(server), class)
     }
 
     fn told(self, times: u64) -> SessionEvent {
@@ -115,23 +120,37 @@ impl Refused {
 
 impl Seen {
     /// What is told of those that were not.
-    fn rest(&mut self, now: Instant) -> Option<SessionEvent> {
+    fn rest(&mut self, now: Instant) -> Option<ServerEvent> {
         self.told = now;
         match std::mem::take(&mut self.untold) {
             0 => None,
-            untold => Some(self.last.clone().told(untold)),
+            untold => Some(self.tell(untold)),
+        }
+    }
+
+    /// What is told of the last one, which stands for so many.
+    fn tell(&self, times: u64) -> ServerEvent {
+        ServerEvent {
+            server: Arc::clone(&self.server),
+            event: self.last.clone().told(times),
         }
     }
 }
 
 impl Sampler {
-    /// What is to be told now of one that was refused now.
-    pub(super) fn note(&mut self, refused: Refused, now: Instant) -> Option<SessionEvent> {
-        let mut kind = refused.kind();
+    /// What is to be told now of one that this server was refused now.
+    pub(super) fn note(
+        &mut self,
+        server: &Arc<str>,
+        refused: Refused,
+        now: Instant,
+    ) -> Option<ServerEvent> {
+        let mut kind = refused.kind(server);
         if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
-            kind = refused.class();
+            kind = refused.class(server);
         }
         let seen = self.kinds.entry(kind).or_insert_with(|| Seen {
+            server: Arc::clone(server),
             count: 0,
             untold: 0,
             last: refused.clone(),
@@ -142,7 +161,7 @@ impl Sampler {
         seen.at = now;
         seen.last = refused;
         if seen.count <= FIRST {
-            return Some(seen.last.clone().told(1));
+            return Some(seen.tell(1));
         }
         seen.untold += 1;
         None
@@ -150,7 +169,7 @@ impl Sampler {
 
     /// What is told of floods that have ended, or gone on for long. Those that ended are forgotten:
     /// the next of their kind is told of anew.
-    pub(super) fn sweep(&mut self, now: Instant) -> Vec<SessionEvent> {
+    pub(super) fn sweep(&mut self, now: Instant) -> Vec<ServerEvent> {
         let mut told = Vec::new();
         self.kinds.retain(|_, seen| {
             let quiet = now.saturating_duration_since(seen.at) >= QUIET;
@@ -163,7 +182,7 @@ impl Sampler {
     }
 
     /// What is told of a session that ends.
-    pub(super) fn end(&mut self, session: SessionId) -> Vec<SessionEvent> {
+    pub(super) fn end(&mut self, session: SessionId) -> Vec<ServerEvent> {
         let mut told = Vec::new();
         self.kinds.retain(|_, seen| {
             let its = seen.last.session() == Some(session);
@@ -176,7 +195,7 @@ impl Sampler {
     }
 
     /// What is told when there will be no more.
-    pub(super) fn finish(&mut self) -> Vec<SessionEvent> {
+    pub(super) fn finish(&mut self) -> Vec<ServerEvent> {
         let mut kinds = std::mem::take(&mut self.kinds);
         let rest = kinds.values_mut();
         rest.filter_map(|seen| seen.rest(seen.at)).collect()
@@ -212,9 +231,13 @@ mod tests {
         }
     }
 
+    fn note(sampler: &mut Sampler, refused: Refused, now: Instant) -> Option<ServerEvent> {
+        sampler.note(&Arc::from("pcap"), refused, now)
+    }
+
     /// What was told, and how often each stands for.
-    fn words(told: impl IntoIterator<Item = SessionEvent>) -> Vec<(String, u64)> {
-        let word = |event| match event {
+    fn words(told: impl IntoIterator<Item = ServerEvent>) -> Vec<(String, u64)> {
+        let word = |event: ServerEvent| match event.event {
             SessionEvent::NetworkRefused(refusal) => (refusal.what, refusal.times),
             SessionEvent::Refused { caller, times, .. } => {
                 (caller.unwrap().process.to_string(), times)
@@ -235,13 +258,13 @@ mod tests {
         let (mut sampler, now) = (Sampler::default(), Instant::now());
         let mut told = 0;
         for _ in 0..100_000 {
-            told += u64::from(sampler.note(network(None, "a"), now).is_some());
-            told += u64::from(sampler.note(socket(7), now).is_some());
+            told += u64::from(note(&mut sampler, network(None, "a"), now).is_some());
+            told += u64::from(note(&mut sampler, socket(7), now).is_some());
         }
         assert_eq!(told, 2 * FIRST);
         let new = [
-            sampler.note(network(None, "b"), now),
-            sampler.note(socket(8), now),
+            note(&mut sampler, network(None, "b"), now),
+            note(&mut sampler, socket(8), now),
         ];
         assert_eq!(
             words(new.into_iter().flatten()),
@@ -255,7 +278,7 @@ mod tests {
             [pair("7", 100_000 - FIRST), pair("a", 100_000 - FIRST)]
         );
         assert!(sampler.sweep(now + 2 * QUIET).is_empty() && sampler.kinds.is_empty());
-        assert!(sampler.note(network(None, "a"), now + 2 * QUIET).is_some());
+        assert!(note(&mut sampler, network(None, "a"), now + 2 * QUIET).is_some());
     }
 
     #[test]
@@ -264,7 +287,7 @@ mod tests {
         let mut counted = 0;
         for second in 0..600_u64 {
             let now = start + Duration::from_secs(second);
-            counted += u64::from(sampler.note(network(None, "a"), now).is_some());
+            counted += u64::from(note(&mut sampler, network(None, "a"), now).is_some());
             counted += words(sampler.sweep(now))
                 .iter()
                 .map(|(_, times)| times)
@@ -280,12 +303,12 @@ mod tests {
     #[test]
     fn scan_is_bounded_and_counted_by_its_class() {
         let (mut sampler, now) = (Sampler::default(), Instant::now());
-        let scan =
-            (0..60_000).filter_map(|port| sampler.note(network(None, &port.to_string()), now));
+        let scan = (0..60_000)
+            .filter_map(|port| note(&mut sampler, network(None, &port.to_string()), now));
         let told = u64::try_from(scan.count()).unwrap();
         assert_eq!(told, u64::try_from(KINDS).unwrap() + FIRST);
         // Of another class, one is still told of.
-        assert!(sampler.note(socket(7), now).is_some());
+        assert!(note(&mut sampler, socket(7), now).is_some());
         assert_eq!(sampler.kinds.len(), KINDS + 2);
         assert_eq!(words(sampler.finish()), [pair("59999", 60_000 - told)]);
     }
@@ -295,7 +318,7 @@ mod tests {
         let (mut sampler, now) = (Sampler::default(), Instant::now());
         for _ in 0..10 {
             for session in [Some(1), Some(2), None] {
-                sampler.note(network(session, "a"), now);
+                note(&mut sampler, network(session, "a"), now);
             }
         }
         assert_eq!(words(sampler.end(SessionId(1))), [pair("a", 10 - FIRST)]);

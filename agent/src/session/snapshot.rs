@@ -1,7 +1,7 @@
 //! What the sessions of a server have come to at this moment: read from the maps of their guards, and from
 //! what the kernel says of their processes.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use capwarden_abi::{State, ended};
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,11 @@ impl Member {
 }
 
 impl Sessions {
+    /// What the server is called whose sessions these are.
+    pub(super) fn server(&self) -> &Arc<str> {
+        self.0.events.server()
+    }
+
     /// All sessions that are open, oldest first. Looks into `/proc`: not for a thread that others wait for.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {

@@ -11,7 +11,7 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
-    metrics::MetricType,
+    metrics::{MetricType, TypedMetric},
 };
 
 /// The upper bounds of the buckets, in nanoseconds: from 1 µs, which a plain decision takes, to
@@ -84,6 +84,10 @@ impl EncodeMetric for Histogram {
     fn metric_type(&self) -> MetricType {
         MetricType::Histogram
     }
+}
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
 }
 
 fn seconds(nanoseconds: u64) -> f64 {

@@ -3,13 +3,14 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`Metrics`] | counts what the gate, the sessions and the record keeper tell |
+//! | [`Metrics`], [`ServerMetrics`] | count what the gate, the sessions and the record keeper tell, each server by itself |
 //! | [`Endpoint`] | serves them over HTTP, on loopback or a Unix socket |
 //! | [`CallSpans`], [`SessionSpans`] | follow each call and each session with a span of the log |
 //! | `otlp` | sends these spans to a collector (feature `otlp`) |
 //!
 //! No label carries an id, an argument's value or a name that a client chose: tools and rules are
-//! told apart only as far as the policy names them, and only so many of them.
+//! told apart only as far as the policy names them, servers by the names that their operator gave
+//! them, and only so many of each.
 #![forbid(unsafe_code)]
 
 mod endpoint;
@@ -25,7 +26,7 @@ mod tests;
 pub(crate) use endpoint::is_local;
 pub use endpoint::{Endpoint, ServeError, Serving};
 pub use histogram::Histogram;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, ServerMetrics};
 pub use spans::{CallSpans, SessionSpans};
 
 use crate::gate::CallVerdict;

@@ -2,11 +2,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-/// So many names are told apart; what comes later counts under [`OTHER`].
+/// So many names of one server are told apart; what comes later counts under [`OTHER`].
 pub(super) const MOST: usize = 256;
+/// So many of all servers together.
+pub(super) const MOST_OF_ALL: usize = 1_024;
 
 /// What stands in a label for all names that are not told apart.
 pub(super) const OTHER: &str = "(other)";
@@ -17,14 +22,17 @@ pub(super) const OTHER: &str = "(other)";
 pub(super) struct Named<T> {
     known: RwLock<HashMap<Box<str>, T>>,
     other: T,
+    /// Names that are known of all servers together.
+    all: Arc<AtomicUsize>,
 }
 
 impl<T: Clone> Named<T> {
-    /// Nothing is known but the others.
-    pub(super) fn new(other: T) -> Self {
+    /// Nothing is known but the others. `all` is how many names others know.
+    pub(super) fn new(other: T, all: &Arc<AtomicUsize>) -> Self {
         Self {
             known: RwLock::default(),
             other,
+            all: Arc::clone(all),
         }
     }
 
@@ -46,13 +54,16 @@ impl<T: Clone> Named<T> {
             if let Some(value) = known.get(name) {
                 return then(value);
             }
-            if known.len() >= MOST {
+            if known.len() >= MOST || self.all.load(Ordering::Relaxed) >= MOST_OF_ALL {
                 return then(&self.other);
             }
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST {
-            return then(&self.other); // another thread was quicker
+        if !known.contains_key(name) {
+            // Another thread may have been quicker.
+            if known.len() >= MOST || self.all.fetch_add(1, Ordering::Relaxed) >= MOST_OF_ALL {
+                return then(&self.other);
+            }
         }
         then(known.entry(name.into()).or_insert_with(make))
     }

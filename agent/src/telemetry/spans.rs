@@ -13,7 +13,7 @@ use tracing::{Level, Span};
 use super::{metrics::reason_word, verdict_word};
 use crate::{
     gate::{AnswerEvent, CallEvent, CallVerdict, GateEvent},
-    session::{SessionEvent, SessionId},
+    session::{ServerEvent, SessionEvent, SessionId},
 };
 
 /// Calls that are followed at once. When there are more, those until then are followed no further:
@@ -123,10 +123,11 @@ impl CallSpans {
     }
 }
 
-fn span(session: SessionId) -> Span {
+fn span(session: SessionId, server: &str) -> Span {
     tracing::info_span!(
         "session",
         %session,
+        server,
         reason = tracing::field::Empty,
         packets = tracing::field::Empty,
         bytes = tracing::field::Empty,
@@ -143,14 +144,15 @@ pub struct SessionSpans {
 impl SessionSpans {
     #[cfg(test)]
     pub(super) fn begin_for_tests(&mut self, session: SessionId) {
-        self.open.insert(session, span(session));
+        self.open.insert(session, span(session, "s"));
     }
 
     /// Something happened to a session.
-    pub fn session(&mut self, event: &SessionEvent) {
-        match event {
+    pub fn session(&mut self, event: &ServerEvent) {
+        let server = &*event.server;
+        match &event.event {
             SessionEvent::Opened { session, grant } => {
-                let span = span(*session);
+                let span = span(*session, server);
                 tracing::debug!(parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
@@ -165,12 +167,12 @@ impl SessionSpans {
                 tracing::debug!(parent: &span, pid, name, socket, "armed a socket");
             }
             SessionEvent::ProxyOpened { session, grant } => {
-                let span = span(*session);
+                let span = span(*session, server);
                 tracing::debug!(parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
             SessionEvent::ProgramOpened { session, grant } => {
-                let span = tracing::info_span!("session", %session);
+                let span = span(*session, server);
                 tracing::debug!(parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }

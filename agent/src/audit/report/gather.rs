@@ -1,7 +1,7 @@
 //! The lines of the log that tell of one session.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::BufReader,
     path::Path,
 };
@@ -33,8 +33,8 @@ pub fn session_report(
     session: &str,
     agent: Option<&str>,
 ) -> Result<SessionReport, NoSession> {
-    let agent = whose(path, session, agent)?;
-    let mut gathered = Gathered::new(session, &agent);
+    let (agent, server) = whose(path, session, agent)?;
+    let mut gathered = Gathered::new(session, &agent, server.as_deref());
     each_line(path, |number, line, entry| {
         gathered.take(&Place { number, line }, entry);
     })?;
@@ -46,6 +46,7 @@ pub fn session_report(
         path: path.to_owned(),
         session: session.to_owned(),
         agent,
+        server,
         log,
         lines,
         omitted,
@@ -79,9 +80,13 @@ fn each_line(path: &Path, mut tell: impl FnMut(u64, &RawLine, Entry)) -> Result<
     Ok(number)
 }
 
-/// The agent that opened the session.
-fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSession> {
-    let (mut agents, mut known) = (BTreeSet::new(), BTreeSet::new());
+/// The agent that opened the session, and the server whose session it is, which old logs do not say.
+fn whose(
+    path: &Path,
+    session: &str,
+    agent: Option<&str>,
+) -> Result<(String, Option<String>), NoSession> {
+    let (mut agents, mut known) = (BTreeMap::new(), BTreeSet::new());
     let mut records = false;
     let lines = each_line(path, |_, _, entry| {
         records = true;
@@ -89,7 +94,8 @@ fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSe
         let meant = agent.is_none_or(|agent| entry.agent.starts_with(agent));
         if let (true, true, Some(name)) = (opened, meant, entry.text("session")) {
             if name == session && agents.len() < NAMED {
-                agents.insert(entry.agent.clone());
+                let server = entry.text("server").map(str::to_owned);
+                agents.insert(entry.agent.clone(), server);
             } else if known.len() < NAMED {
                 known.insert(name.to_owned());
             }
@@ -107,7 +113,7 @@ fn whose(path: &Path, session: &str, agent: Option<&str>) -> Result<String, NoSe
         1 => Ok(agents.into_iter().next().unwrap_or_default()),
         _ => Err(NoSession::Ambiguous {
             session,
-            agents: agents.into_iter().collect(),
+            agents: agents.into_keys().collect(),
         }),
     }
 }
@@ -118,6 +124,7 @@ type Asked = (String, String, String);
 struct Gathered<'a> {
     session: &'a str,
     agent: &'a str,
+    server: Option<&'a str>,
     lines: Vec<ReportLine>,
     omitted: u64,
     /// Lines about approvals that there was no room for; whose they were is not known.
@@ -135,10 +142,11 @@ struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
-    fn new(session: &'a str, agent: &'a str) -> Self {
+    fn new(session: &'a str, agent: &'a str, server: Option<&'a str>) -> Self {
         Self {
             session,
             agent,
+            server,
             lines: Vec::new(),
             omitted: 0,
             forgotten: 0,
@@ -159,6 +167,9 @@ impl<'a> Gathered<'a> {
             return;
         }
         let its_own = entry.text("session") == Some(self.session);
+        if !its_own && self.is_of_another(&entry) {
+            return;
+        }
         let part = match entry.kind.as_str() {
             "agent-started" | "agent-stopped" | "network-bounded" => Part::Setting,
             "handed-over" if self.open => Part::Setting,
@@ -199,6 +210,20 @@ impl<'a> Gathered<'a> {
             _ => return,
         };
         self.add(report_line(place, part, entry));
+    }
+
+    /// Whether it tells of another server of the same agent.
+    fn is_of_another(&self, entry: &Entry) -> bool {
+        let told = matches!(
+            entry.kind.as_str(),
+            "network-bounded"
+                | "policy-reloaded"
+                | "policy-refused"
+                | "socket-refused"
+                | "network-refused"
+        );
+        let both = entry.text("server").zip(self.server);
+        told && both.is_some_and(|(its, own)| its != own)
     }
 
     fn add(&mut self, line: ReportLine) {

@@ -17,8 +17,12 @@ const HEIGHT: f64 = 200.0;
 /// The page.
 #[must_use]
 pub fn html(report: &SessionReport) -> String {
+    let server = report.server.as_deref();
+    let server = server.map_or_else(String::new, |server| {
+        format!("at {}, ", super::super::visible(server))
+    });
     let title = format!(
-        "Session {} of agent {}",
+        "Session {} {server}of agent {}",
         report.session,
         short(&report.agent)
     );

@@ -36,6 +36,9 @@ pub struct SessionReport {
     pub session: String,
     /// The run of capwarden that opened it.
     pub agent: String,
+    /// The server whose session it is; old logs do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Whether the log can be believed: its chain, and its head when this was made.
     pub log: Report,
     /// The lines that tell of it, in their order.
@@ -172,6 +175,17 @@ impl Gauge {
 }
 
 impl SessionReport {
+    /// `session s1 at pcap, of agent 5f1c2a9b7d0e1f23`. Harmless to show.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let server = self.server.as_ref();
+        let server = server.map_or_else(String::new, |server| format!("at {server}, "));
+        super::visible(&format!(
+            "session {} {server}of agent {}",
+            self.session, self.agent
+        ))
+    }
+
     /// Whether the session has ended.
     #[must_use]
     pub fn end(&self) -> Option<&ReportLine> {

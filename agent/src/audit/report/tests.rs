@@ -273,3 +273,37 @@ fn session_that_is_not_there_or_is_there_twice() {
 fn of(path: &Path, agent: &str) -> SessionReport {
     session_report(path, "s1", Some(agent)).unwrap()
 }
+
+#[test]
+fn report_of_one_server_of_many_leaves_out_what_the_others_were_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let chain = Log::open(&path).unwrap();
+    for (server, record) in [
+        ("agent", started()),
+        ("pcap", opened(1)),
+        ("web", refused("it is not pcap's")),
+        ("pcap", refused("it is pcap's")),
+        ("pcap", ended(1)),
+        ("pcap", call("start", Some(1))),
+    ] {
+        chain.append_about(server, record).unwrap();
+    }
+    let report = session_report(&path, "s1", None).unwrap();
+    assert_eq!(report.server.as_deref(), Some("pcap"));
+    assert_eq!(numbers(&report, Part::Refused), [4]);
+    assert!(report.title().starts_with("session s1 at pcap, of agent "));
+    let allowed = report.part(Part::Allowed).next().unwrap();
+    assert!(allowed.words.ends_with(", at pcap"), "{}", allowed.words);
+    // One that names its server itself does not do so twice.
+    let first = std::fs::read_to_string(&path).unwrap();
+    let servers = first
+        .lines()
+        .map(|line| line.matches("\"server\":").count());
+    assert_eq!(servers.collect::<Vec<_>>(), [0, 1, 1, 1, 1, 1]);
+    // Logs of older versions do not name it.
+    let (_dir, old) = log();
+    let report = session_report(&old, "s1", None).unwrap();
+    assert_eq!(report.server, None);
+    assert!(report.title().starts_with("session s1 of agent "));
+}

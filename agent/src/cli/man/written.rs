@@ -133,6 +133,13 @@ pub(super) const PAGES: &[Written] = &[
         see: &[("capwarden-audit", "8"), ("capwarden-report", "8")],
     },
     Written {
+        name: "capwarden-metrics",
+        section: "7",
+        says: "what an agent counts, for Prometheus",
+        text: include_str!("../../../manual/metrics.md"),
+        see: &[("capwarden-run", "8"), ("capwarden-agent.yaml", "5")],
+    },
+    Written {
         name: "capwarden-born-armed",
         section: "7",
         says: "how the kernel holds a capture to its grant",

@@ -155,7 +155,7 @@ impl Follow {
             if let Some(served) = house.table.take(&name) {
                 let why = "the configuration has it no longer";
                 tracing::info!("the server {name} is withdrawn: {why}");
-                if let Ok(observer) = house.record.observer() {
+                if let Ok(observer) = house.record.observer(&name) {
                     observer.server_withdrawn(&name, why);
                 }
                 served.end("its server was withdrawn").await;

@@ -206,7 +206,7 @@ impl Life {
         }
         let served = successor.serve();
         served.map_err(|error| format!("it has ended when it was to serve: {error}"))?;
-        match house.record.observer() {
+        match house.record.observer(super::CALLED) {
             Ok(observer) => {
                 let sessions = house.events.roll().live().len();
                 observer.handed_over(&to, house.clients(), sessions);

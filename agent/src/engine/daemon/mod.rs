@@ -32,8 +32,8 @@ mod pace;
 mod seats;
 mod served;
 mod table;
-mod tidy;
 mod take_over;
+mod tidy;
 mod upstream;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -181,7 +181,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
     let mut inherited = Inherited::of(plan.predecessor.as_mut());
     let (take_over, turn) = TakeOver::new(plan.predecessor);
     let entrance = Entrance::open(&plan.socket, &plan.group, &mut inherited)?;
-    let (events, happened) = Events::channel();
+    let (events, happened) = Events::channel(CALLED);
     let overflow = events.overflow();
     let desk = Desk::open(CALLED, &log, events.roll());
     let (metrics, serving) = house::metrics(plan.metrics, &events).await?;

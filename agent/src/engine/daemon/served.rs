@@ -98,7 +98,14 @@ impl Served {
         });
         let listener = listener.transpose()?;
         let policy = PolicySource::of(&plan.judge.policy());
-        let observer = shared.record.observer()?;
+        let shared = Shared {
+            events: shared.events.of(&plan.name),
+            ..shared
+        };
+        if let Some(metrics) = &shared.metrics {
+            house::count_refusals(metrics, &shared.events);
+        }
+        let observer = shared.record.observer(&plan.name)?;
         observer.server_served(name, &plan.started(None, &[]), &policy);
         let name = Arc::clone(&plan.name);
         let (kind, tasks, address) = match listener {

@@ -74,8 +74,14 @@ impl Upstream {
             metrics,
             turn: _,
         } = shared;
-        let (judge, following) =
-            house::decider(plan.judge, plan.reload, governed, record, metrics)?;
+        let (judge, following) = house::decider(
+            &plan.name,
+            plan.judge,
+            plan.reload,
+            governed,
+            record,
+            metrics.as_deref(),
+        )?;
         let inner = judge.judge();
         let front = FrontPlan {
             upstream: at.clone(),
@@ -83,7 +89,7 @@ impl Upstream {
             starting,
             reception,
         };
-        let observer = record.observer()?;
+        let observer = record.observer(&plan.name)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let failing = Arc::new(Mutex::new(None));
         let stop = watch::Sender::new(false);

@@ -51,7 +51,7 @@ impl Court {
             .with_grants(Arc::clone(&grants))
             .with_grant_policies(Arc::clone(&policies));
         let log = home.path().join("audit.jsonl");
-        let (events, happened) = Events::channel();
+        let (events, happened) = Events::channel("server");
         let (ends, _) = mpsc::channel(1);
         let started = Started {
             command: &[],
@@ -132,7 +132,7 @@ impl Court {
         }
         let file: Arc<str> = self.file.to_str().unwrap().into();
         let now = Stamp::of(&self.file);
-        let record = self.record.observer().unwrap();
+        let record = self.record.observer("server").unwrap();
         self.policies.look(&file, now, &record).await;
     }
 }

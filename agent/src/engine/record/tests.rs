@@ -41,14 +41,11 @@ fn denied() -> CallVerdict {
     }
 }
 
-fn entry(call: CallEvent) -> Entry {
-    Entry::Call(Box::new(call), 0)
-}
-
 #[test]
 fn call_is_recorded_with_its_caller_its_rule_and_the_names_of_its_arguments() {
     let call = event(denied());
-    let mut value = serde_json::to_value(record(entry(call.clone())).unwrap()).unwrap();
+    let written = call_record(&call).unwrap();
+    let mut value = serde_json::to_value(Record::Call(Box::new(written))).unwrap();
     let digest = value.as_object_mut().unwrap().remove("digest").unwrap();
     assert_eq!(
         value,
@@ -78,10 +75,7 @@ fn values_are_recorded_only_where_that_is_wanted() {
     call.arguments.insert("port".into(), json!(80));
     call.arguments
         .insert("opts".into(), json!({ "bpf": "tcp", "key": "hunter3" }));
-    let told = |call: &CallEvent| {
-        let record = record(entry(call.clone())).unwrap();
-        serde_json::to_value(record).unwrap()
-    };
+    let told = |call: &CallEvent| serde_json::to_value(call_record(call).unwrap()).unwrap();
     assert_eq!(told(&call).get("values"), None);
     let own = false;
     call.noted.decided_by = Some(DecidedBy { policy, own });
@@ -110,6 +104,7 @@ fn observer(queue: usize) -> (GateObserver, mpsc::Receiver<Entry>) {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path().join("audit.jsonl")).unwrap();
     let observer = GateObserver {
+        server: Arc::from("pcap"),
         entries,
         breaks: watch::Sender::new(false),
         waiting: Arc::default(),

@@ -116,11 +116,11 @@ impl Program {
         // Of a link, both where it is and where it leads.
         let links = self.path.parent().map(|above| store::exposed(above, None));
         if let Some(why) = links.transpose()?.flatten() {
-            return Ok(Some(why));
+            return Ok(Some(why.to_string()));
         }
         let file = fs::canonicalize(&self.path)?;
         let leads = file.parent().map(|above| store::exposed(above, None));
-        Ok(leads.transpose()?.flatten())
+        Ok(leads.transpose()?.flatten().map(|why| why.to_string()))
     }
 }
 

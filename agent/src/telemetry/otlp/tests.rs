@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     gate::{AnswerEvent, CallEvent, CallVerdict, GateEvent, Noted, TraceParent},
     principal::{Caller, Principal},
-    session::{EndReason, SessionEnd, SessionEvent, SessionId},
+    session::{EndReason, ServerEvent, SessionEnd, SessionEvent, SessionId},
     telemetry::{CallSpans, SessionSpans},
 };
 
@@ -170,7 +170,10 @@ fn collector_gets_calls_and_sessions_with_their_parents_and_times() {
         calls.gate(&call("3", CallVerdict::Forwarded, None));
         calls.gate(&answer("3", true));
         calls.gate(&answer("1", false));
-        sessions.session(&end(session));
+        sessions.session(&ServerEvent {
+            server: Arc::from("s"),
+            event: end(session),
+        });
         // Of others, nothing is taken.
         tracing::info_span!("other", secret = "hunter2").in_scope(|| tracing::error!("x"));
     });
