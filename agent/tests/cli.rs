@@ -24,7 +24,7 @@ use std::{
 
 use capwarden::{
     audit::{AgentStopped, FilterRecord, InterfaceRecord, Log, Origin, Record, SessionOpened},
-    session::{EndReason, SessionEnd, SessionId},
+    session::{EndReason, Protocols, SessionEnd, SessionId},
 };
 
 fn capwarden(arguments: &[&str]) -> Output {
@@ -479,6 +479,7 @@ fn log_of_a_session(path: &Path) {
         bytes: 162,
         sockets: 1,
         milliseconds: 10,
+        protocols: Protocols::default(),
         proxy: None,
         program: None,
     };

@@ -3,7 +3,7 @@
 //! The agent puts the session's translated capture filters in front of these instructions (see
 //! `agent/src/kernel/link.rs`), so what runs here is only reached by packets that the filters
 //! accept. The rest of the chain, in order: ended or revoked → interface → deadline → loopback's outgoing
-//! copy → the process's own filter, if it has attached one → trim → byte and packet budgets. The
+//! copy → the process's own filter, if it has attached one → trim → byte and packet budgets → counted by protocol. The
 //! own filter is a program of its own, with a guard behind it (see
 //! `agent/src/kernel/instance.rs`). It stands where only packets come by that the grant gives: how
 //! long it runs can be measured from outside. The return value is the number of bytes delivered;
@@ -22,6 +22,7 @@
 
 mod budget;
 mod headers;
+mod protocol;
 
 use core::ptr;
 
@@ -34,6 +35,7 @@ use aya_ebpf::{
 use budget::Counter;
 use capwarden_abi::{
     Control, LINK_NETWORK, MAX_INTERFACES, OWN_LENGTH, PAYLOAD_FULL, State, Terms, ended,
+    protocol::{Protocols, SLOTS, TAGGED},
 };
 
 /// Written by the agent before the object is loaded; frozen after.
@@ -53,6 +55,10 @@ static STATE: Array<State> = Array::with_max_entries(1, 0);
 
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// What was delivered, by protocol.
+#[map]
+static PROTOCOLS: Array<Protocols> = Array::with_max_entries(1, 0);
 
 /// One `u64` (see [`ended`]) when the guard ends the session by itself. Far larger than what one
 /// session can say, as the smallest ring that the kernel makes is a page.
@@ -200,7 +206,22 @@ fn guard<const LOOK: bool>(ctx: &SkBuffContext, link: u32, any_interface: bool) 
     } else if terms.bytes != 0 && total_bytes == terms.bytes {
         end(ended, ended::BYTES);
     }
+    let (slot, tagged) = protocol::slot(ctx, link);
+    count(slot);
+    if tagged {
+        count(TAGGED);
+    }
     i64::from(delivered)
+}
+
+/// Counts a packet that is delivered.
+#[inline(always)]
+fn count(slot: u32) {
+    if let Some(protocols) = PROTOCOLS.get_ptr_mut(0) {
+        let slot = slot as usize % SLOTS;
+        // SAFETY: the slot is one of the map's value, which nobody but guards writes.
+        unsafe { Counter::new((&raw mut (*protocols).slots).cast::<u64>().add(slot)) }.add(1);
+    }
 }
 
 #[inline(always)]

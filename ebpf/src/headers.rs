@@ -11,30 +11,30 @@
 use aya_ebpf::programs::SkBuffContext;
 use capwarden_abi::LINK_ETHERNET;
 
-const ETHERNET_HEADER: u32 = 14;
-const VLAN_TAG: u32 = 4;
+pub const ETHERNET_HEADER: u32 = 14;
+pub const VLAN_TAG: u32 = 4;
 /// Two tags is 802.1ad; a fourth is not parsed.
-const MAX_VLAN_TAGS: u32 = 3;
+pub const MAX_VLAN_TAGS: u32 = 3;
 const MAX_EXTENSION_HEADERS: u32 = 8;
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_RARP: u16 = 0x8035;
-const ETH_P_8021Q: u16 = 0x8100;
-const ETH_P_IPV6: u16 = 0x86dd;
-const ETH_P_8021AD: u16 = 0x88a8;
+pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_ARP: u16 = 0x0806;
+pub const ETH_P_RARP: u16 = 0x8035;
+pub const ETH_P_8021Q: u16 = 0x8100;
+pub const ETH_P_IPV6: u16 = 0x86dd;
+pub const ETH_P_8021AD: u16 = 0x88a8;
 
 /// ARP for Ethernet and IPv4; it carries no payload.
 const ARP_LENGTH: u32 = 28;
 const IPV4_MINIMUM: u32 = 20;
-const IPV6_HEADER: u32 = 40;
+pub const IPV6_HEADER: u32 = 40;
 const IPV6_FRAGMENT_HEADER: u32 = 8;
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
 /// The offset, from the packet's first byte, at which its transport payload begins.
@@ -139,11 +139,11 @@ fn transport(ctx: &SkBuffContext, protocol: u8, at: u32) -> u32 {
 }
 
 #[inline(always)]
-fn byte(ctx: &SkBuffContext, offset: u32) -> Option<u8> {
+pub fn byte(ctx: &SkBuffContext, offset: u32) -> Option<u8> {
     ctx.load::<u8>(offset as usize).ok()
 }
 
 #[inline(always)]
-fn half(ctx: &SkBuffContext, offset: u32) -> Option<u16> {
+pub fn half(ctx: &SkBuffContext, offset: u32) -> Option<u16> {
     ctx.load::<u16>(offset as usize).ok().map(u16::from_be)
 }

@@ -29,6 +29,9 @@ await page.waitForFunction(
 const seen = {
   counts: await card.locator(".counts").textContent(),
   cap: await card.locator(".plot text").textContent(),
+  protocols: await card.locator(".protocols").evaluate((all) =>
+    [...all.children].map((row) => row.dataset.protocol + " " + row.querySelector(".number").textContent).join(", "),
+  ),
   address: page.url(),
 };
 await card.getByRole("button", { name: "Stop" }).click();

@@ -222,7 +222,7 @@ fn first(place: &Path) -> Result<()> {
 fn next(place: &Path) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let (events, mut happened) = Events::channel();
+        let (events, mut happened) = Events::channel("python3");
         tokio::spawn(async move { while happened.recv().await.is_some() {} });
         let compiler = Compiler::new(capwarden()?);
         let sessions = Sessions::new(

@@ -506,6 +506,7 @@ fn page_in_a_browser_shows_a_session_and_stops_it() -> Result<()> {
     };
     shows("counts", "20 of 1000 packets, 1840 of 5242880 bytes")?;
     shows("cap", "cap 1000")?;
+    shows("protocols", "ipv4/udp 20")?;
     shows("told", &format!("{shown} ended: an operator stopped it"))?;
     ensure!(
         !text(&looked, "address").contains('#'),

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     principal::connection_words,
+    session::Protocols,
     words::{self, counted},
 };
 
@@ -48,6 +49,8 @@ pub enum Rendering {
     Colour,
 }
 
+/// Protocols that are named.
+const PROTOCOLS: usize = 6;
 /// Sessions that are named where none was found.
 const NAMED: usize = 16;
 
@@ -487,7 +490,7 @@ fn phrase(entry: &Entry) -> String {
                 counted(number("bytes"), "byte"),
                 counted(number("sockets"), "socket"),
                 seconds(number("milliseconds"))
-            )
+            ) + &protocols(entry)
         }
         "policy-reloaded" => {
             let before: String = text("before").chars().take(12).collect();
@@ -527,6 +530,15 @@ fn phrase(entry: &Entry) -> String {
             let fields = fields.map(|(name, value)| visible(&format!("{name}={value}")));
             fields.collect::<Vec<_>>().join(" ")
         }
+    }
+}
+
+/// ` (12 ipv4/tcp, 3 arp)`, where a capture's end says it.
+fn protocols(entry: &Entry) -> String {
+    let counted = entry.fields.get("protocols").map(Protocols::from_json);
+    match counted.filter(|counted| !counted.is_empty()) {
+        Some(counted) => format!(" ({})", visible(&counted.words(PROTOCOLS))),
+        None => String::new(),
     }
 }
 

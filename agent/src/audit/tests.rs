@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     policy::{Baseline, Endpoint, InterfaceTerms, ProgramTerms, ProxyEnd, ProxyTerms},
-    session::{EndReason, ProgramGrant, ProxyGrant, Relation, SessionEnd, SessionId},
+    session::{EndReason, ProgramGrant, Protocols, ProxyGrant, Relation, SessionEnd, SessionId},
 };
 
 use super::*;
@@ -67,6 +67,7 @@ fn ended(session: u32) -> Record {
         bytes: 4_200,
         sockets: 1,
         milliseconds: 1_234,
+        protocols: Protocols::default(),
         proxy: None,
         program: None,
     })

@@ -153,6 +153,16 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
         let bar = gauge.cap.map(|cap| bar(gauge.used / cap));
         writeln!(out, "  {} {}", bar.unwrap_or_default(), gauge.words())?;
     }
+    let protocols = report.protocols();
+    let most = protocols.ranked().first().map_or(0, |(_, count)| *count);
+    for (name, count) in protocols.ranked() {
+        let words = format!("{} of {}", counted(count, "packet"), visible(name));
+        writeln!(out, "  {} {words}", bar(share(count, most)))?;
+    }
+    if protocols.tagged > 0 {
+        let tagged = counted(protocols.tagged, "packet");
+        writeln!(out, "  {tagged} of these with a VLAN tag")?;
+    }
     if let Some(traffic) = &report.traffic {
         let length = traffic.moments.last().map_or(0.0, |last| last.seconds);
         let (packets, bytes) = (traffic.packets, traffic.bytes);
@@ -195,6 +205,11 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
         writeln!(out, "head {head}")?;
     }
     writeln!(out, "{}", report.made.words())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it is drawn in a few steps")]
+fn share(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
 }
 
 /// How much of a cap was used.

@@ -72,6 +72,9 @@ impl Sessions {
     }
 }
 
+/// Protocols that are named.
+const PROTOCOLS: usize = 6;
+
 /// One session, for people.
 fn write(session: &Live, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let now = &session.now;
@@ -125,6 +128,9 @@ fn write(session: &Live, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
         counts += &format!(", {}", count(running, "processes"));
     }
     line("so far", &counts)?;
+    if !now.protocols.is_empty() {
+        line("protocols", &visible(&now.protocols.words(PROTOCOLS)))?;
+    }
     let dropped = now.passed.map_or(0, |passed| passed.dropped);
     if now.refused > 0 || dropped > 0 {
         let text = format!("{} refused, {dropped} packets dropped", now.refused);

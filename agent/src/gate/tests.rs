@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     principal::{Caller, Principal},
-    session::{EndReason, SessionEnd, SessionId},
+    session::{EndReason, Protocols, SessionEnd, SessionId},
 };
 
 const QUIET: Duration = Duration::from_millis(50);
@@ -246,6 +246,7 @@ fn ended(session: u32, reason: EndReason) -> SessionEnd {
         bytes: 64000,
         sockets: 1,
         milliseconds: 5,
+        protocols: Protocols::default(),
         proxy: None,
         program: None,
     }

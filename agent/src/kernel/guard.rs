@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use aya::maps::{Array, MapData, RingBuf};
-use capwarden_abi::{Control, MAX_INTERFACES, State, Terms, ended};
+use capwarden_abi::{Control, MAX_INTERFACES, State, Terms, ended, protocol::Protocols};
 
 use super::{
     bpf::LoadError,
@@ -63,6 +63,7 @@ pub struct GuardPlan {
 pub struct Guard {
     instances: Arc<Instances>,
     state: Array<MapData, StateValue>,
+    protocols: Array<MapData, ProtocolsValue>,
     control: Array<MapData, ControlValue>,
     current: Control,
     ends: Option<EndEvents>,
@@ -73,6 +74,7 @@ impl Guard {
     pub fn load(plan: &GuardPlan) -> Result<Self, GuardError> {
         let mut linked = Linked::new(&TermsValue(plan.terms))?;
         let state = Array::try_from(linked.take_array("STATE")?)?;
+        let protocols = Array::try_from(linked.take_array("PROTOCOLS")?)?;
         let control = Array::try_from(linked.take_array("CONTROL")?)?;
         let ends = RingBuf::try_from(linked.take_ring("ENDS")?)?;
         let chain = |filters: Option<&Vec<EbpfInsn>>, guard, behind_own| {
@@ -91,6 +93,7 @@ impl Guard {
         let mut guard = Self {
             instances: Arc::new(instances),
             state,
+            protocols,
             control,
             current: Control {
                 revoked: 0,
@@ -143,6 +146,11 @@ impl Guard {
         Ok(self.state.get(&0, 0)?.0)
     }
 
+    /// The same by protocol: of packets that are being delivered at this moment, not all.
+    pub fn protocols(&self) -> Result<Protocols, GuardError> {
+        Ok(self.protocols.get(&0, 0)?.0)
+    }
+
     /// The news of the guard's own ends; can be taken once.
     pub fn take_ends(&mut self) -> Option<EndEvents> {
         self.ends.take()
@@ -191,7 +199,12 @@ macro_rules! plain_old_data {
         unsafe impl aya::Pod for $wrapper {}
     )+};
 }
-plain_old_data!(TermsValue(Terms), StateValue(State), ControlValue(Control));
+plain_old_data!(
+    TermsValue(Terms),
+    StateValue(State),
+    ProtocolsValue(Protocols),
+    ControlValue(Control)
+);
 
 #[cfg(test)]
 mod tests {

@@ -25,7 +25,7 @@
 //! # Bounds
 //!
 //! [`CONVERSATIONS`] at once, each ended when nothing is asked for a minute, or when it does not read for ten
-//! seconds. A watcher that is too slow for what happens is told how much it missed.
+//! seconds; and [`RESERVED`] more, for whoever wants to stop something while others watch. A watcher that is too slow for what happens is told how much it missed.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -48,3 +48,5 @@ pub use wire::{Agent, Ended, Event, EventKind, LONGEST_LINE, Line, Live, Request
 
 /// Conversations that an agent has at once.
 pub const CONVERSATIONS: usize = 8;
+/// More of them, in which nobody may watch, and which are short: whoever is to stop something finds a seat.
+pub const RESERVED: usize = 2;

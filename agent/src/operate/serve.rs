@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    CONVERSATIONS, Ended, Event, EventKind, LONGEST_LINE, Line, Request,
+    CONVERSATIONS, Ended, Event, EventKind, LONGEST_LINE, Line, RESERVED, Request,
     desk::{Inner, NotStopped},
     office::Board,
     wire::short,
@@ -28,6 +28,8 @@ use crate::{
 
 /// How long nothing may be asked.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long nothing may be asked where seats are short.
+const BRIEF: Duration = Duration::from_secs(5);
 /// How long a client may take to read what it is told.
 const READ: Duration = Duration::from_secs(10);
 /// How long the end of a session is waited for: it may take 14 s (`session/lifecycle.rs`), a restart longer.
@@ -52,9 +54,10 @@ pub(super) async fn serve(socket: LocalSocket, board: Arc<Board>) {
             }
         };
         while conversations.try_join_next().is_some() {}
-        let full = conversations.len() >= CONVERSATIONS;
+        let short = conversations.len() >= CONVERSATIONS;
+        let full = conversations.len() >= CONVERSATIONS + RESERVED;
         let board = Arc::clone(&board);
-        let mut conversation = match Conversation::new(stream) {
+        let mut conversation = match Conversation::new(stream, short) {
             Ok(conversation) => conversation,
             Err(error) => {
                 tracing::warn!(%error, "closed a connection to the operators' socket");
@@ -62,7 +65,7 @@ pub(super) async fn serve(socket: LocalSocket, board: Arc<Board>) {
             }
         };
         if full {
-            let why = format!("{CONVERSATIONS} operators are connected already; try again later");
+            let why = full_words();
             // It fits into the socket's buffer, or the client has gone.
             let _ = timeout(PAUSE, conversation.say(&Line::Refused(why))).await;
             continue;
@@ -79,11 +82,17 @@ struct Conversation {
     from: BufReader<OwnedReadHalf>,
     to: OwnedWriteHalf,
     user: u32,
+    /// Whether it has a seat on which nobody may watch.
+    short: bool,
+}
+
+fn full_words() -> String {
+    format!("{CONVERSATIONS} operators are connected already; try again later")
 }
 
 impl Conversation {
     /// With root, or whoever the agent runs as; never with what is governed, which may run as root too.
-    fn new(stream: UnixStream) -> io::Result<Self> {
+    fn new(stream: UnixStream, short: bool) -> io::Result<Self> {
         let peer = stream.peer_cred()?;
         let own = rustix::process::geteuid().as_raw();
         let governed = || {
@@ -101,6 +110,7 @@ impl Conversation {
             from: BufReader::new(from),
             to,
             user: peer.uid(),
+            short,
         })
     }
 
@@ -108,6 +118,9 @@ impl Conversation {
         while let Some(line) = self.next().await? {
             match serde_json::from_slice(&line) {
                 Ok(Request::Sessions {}) => self.tell_all(board).await?,
+                Ok(Request::Watch { .. }) if self.short => {
+                    return self.say(&Line::Refused(full_words())).await;
+                }
                 Ok(Request::Watch { every_ms }) => return self.watch(board, every_ms).await,
                 Ok(Request::Stop {
                     sessions,
@@ -141,7 +154,8 @@ impl Conversation {
         let most = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
         let mut line = Vec::new();
         let mut bounded = (&mut self.from).take(most.saturating_add(1));
-        let read = timeout(IDLE, bounded.read_until(b'\n', &mut line));
+        let idle = if self.short { BRIEF } else { IDLE };
+        let read = timeout(idle, bounded.read_until(b'\n', &mut line));
         let read = read.await.map_err(|_| io::ErrorKind::TimedOut)??;
         if read > LONGEST_LINE {
             return Err(io::ErrorKind::InvalidData.into());

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     approval,
     audit::Log,
-    session::{Count, Roll, SessionId, SessionKind, Snapshot, Standing},
+    session::{Count, Protocols, Roll, SessionId, SessionKind, Snapshot, Standing},
 };
 
 fn live(agent: &str, session: u32) -> Live {
@@ -47,6 +47,7 @@ fn live(agent: &str, session: u32) -> Live {
                 cap: Some(1_000),
             },
             bytes: Count::default(),
+            protocols: Protocols::default(),
             passed: None,
             sockets: 1,
             refused: 0,
@@ -241,10 +242,14 @@ async fn operators_beyond_those_that_have_room_are_turned_away() {
     let (_office, _desk, _log) = open(dir.path());
     let path = own_socket(dir.path());
     let answer = spawn_blocking(move || {
-        let seated: Vec<_> = (0..super::CONVERSATIONS)
-            .map(|_| {
+        let seated: Vec<_> = (0..super::CONVERSATIONS + super::RESERVED)
+            .map(|seat| {
                 let mut stream = UnixStream::connect(&path).unwrap();
-                stream.write_all(b"{\"do\":\"sessions\"}\n").unwrap();
+                let what = match seat < super::CONVERSATIONS {
+                    true => "{\"do\":\"watch\",\"every_ms\":10000}\n",
+                    false => "{\"do\":\"sessions\"}\n",
+                };
+                stream.write_all(what.as_bytes()).unwrap();
                 let mut byte = [0];
                 stream.read_exact(&mut byte).unwrap(); // it is let in
                 stream
@@ -261,6 +266,42 @@ async fn operators_beyond_those_that_have_room_are_turned_away() {
         answer.contains("8 operators are connected already"),
         "{answer}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_leave_room_for_whoever_stops_something() {
+    let dir = directory();
+    let (_office, _desk, _log) = open(dir.path());
+    let path = own_socket(dir.path());
+    let told = spawn_blocking(move || {
+        let ask = |what: &str| {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(what.as_bytes()).unwrap();
+            stream
+        };
+        let watch = "{\"do\":\"watch\",\"every_ms\":10000}\n";
+        let seated: Vec<_> = (0..super::CONVERSATIONS)
+            .map(|_| {
+                let mut stream = ask(watch);
+                stream.read_exact(&mut [0]).unwrap(); // it is let in
+                stream
+            })
+            .collect();
+        let mut watcher = String::new();
+        ask(watch).read_to_string(&mut watcher).unwrap();
+        let mut stopped = ask("{\"do\":\"stop\",\"all\":true}\n");
+        stopped.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut told = String::new();
+        stopped.read_to_string(&mut told).unwrap();
+        drop(seated);
+        (watcher, told)
+    });
+    let (watcher, stopped) = told.await.unwrap();
+    assert!(
+        watcher.contains("8 operators are connected already"),
+        "{watcher}"
+    );
+    assert_eq!(stopped, "{\"stopping\":[]}\n{\"done\":{}}\n");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::Protocols;
 use crate::words::counted;
 
 /// A session's number within one agent, written `s1`, `s2`, … for people.
@@ -125,6 +126,9 @@ pub struct SessionEnd {
     pub sockets: u32,
     /// How long it lasted, in milliseconds.
     pub milliseconds: u64,
+    /// What a capture's guard delivered, by protocol.
+    #[serde(skip_serializing_if = "Protocols::is_empty")]
+    pub protocols: Protocols,
     /// What passed a proxy. Its packets and bytes above are those of both directions.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyCounts>,

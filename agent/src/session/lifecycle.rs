@@ -109,7 +109,7 @@ impl Lifecycle {
         shared.revoke(self.session);
         self.close_window();
         self.wind_down().await;
-        let counts = shared.counts(self.session);
+        let (counts, protocols) = shared.counts(self.session);
         shared.remove(self.session);
         // A cap may be reached before the socket that reached it is heard of.
         while let Ok(signal) = self.inbox.try_recv() {
@@ -126,6 +126,7 @@ impl Lifecycle {
             bytes: counts.bytes,
             sockets: self.sockets,
             milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            protocols,
             proxy: None,
             program: None,
         }));
@@ -226,7 +227,7 @@ impl Lifecycle {
     }
 
     fn guards_reason(&self) -> Option<EndReason> {
-        let state = self.sessions.0.counts(self.session);
+        let (state, _) = self.sessions.0.counts(self.session);
         has_ended(&state).then_some(match state.ended {
             ended::PACKETS => EndReason::PacketCap,
             ended::BYTES => EndReason::ByteCap,

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    EndReason, Events, Grant, GrantError, SessionEvent, SessionId, SessionKind,
+    EndReason, Events, Grant, GrantError, Protocols, SessionEvent, SessionId, SessionKind,
     compare::{self, Comparer},
     lifecycle::{Lifecycle, Signal},
     own_filter::{Attached, Place, Spent},
@@ -483,12 +483,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn counts(&self, session: SessionId) -> State {
-        self.table()
-            .live
-            .get(&session)
-            .and_then(|live| live.guard.state().ok())
-            .unwrap_or_default()
+    /// What a session's guard has counted, and the same by protocol.
+    pub(super) fn counts(&self, session: SessionId) -> (State, Protocols) {
+        let table = self.table();
+        let guard = table.live.get(&session).map(|live| &live.guard);
+        let state = guard.and_then(|guard| guard.state().ok());
+        let protocols = guard.and_then(|guard| guard.protocols().ok());
+        let protocols = protocols.as_ref().map(Protocols::from);
+        (state.unwrap_or_default(), protocols.unwrap_or_default())
     }
 
     pub(super) fn inodes(&self, session: SessionId) -> Vec<u64> {

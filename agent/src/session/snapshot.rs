@@ -7,7 +7,7 @@ use capwarden_abi::{State, ended};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndReason, SessionId, SessionKind, Sessions,
+    EndReason, Protocols, SessionId, SessionKind, Sessions,
     registry::{Live, Shared},
 };
 use crate::{
@@ -48,6 +48,9 @@ pub struct Snapshot {
     /// Bytes: delivered by a capture's guard, as captured; of a proxy or programs, in the direction in which
     /// there are more.
     pub bytes: Count,
+    /// What a capture's guard has delivered, by protocol.
+    #[serde(default, skip_serializing_if = "Protocols::is_empty")]
+    pub protocols: Protocols,
     /// What passed the sockets of a proxy or of programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<Passed>,
@@ -228,6 +231,11 @@ fn capture(session: SessionId, live: &Live) -> Snapshot {
             seen: state.bytes,
             cap: terms.bytes,
         },
+        protocols: live
+            .guard
+            .protocols()
+            .map(|all| Protocols::from(&all))
+            .unwrap_or_default(),
         passed: None,
         sockets: u64::try_from(live.sockets.len()).unwrap_or(u64::MAX),
         refused: live.refusals.into(),

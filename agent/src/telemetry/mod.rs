@@ -6,6 +6,7 @@
 //! | [`Metrics`], [`ServerMetrics`] | count what the gate, the sessions and the record keeper tell, each server by itself |
 //! | [`Endpoint`] | serves them over HTTP, on loopback or a Unix socket |
 //! | [`CallSpans`], [`SessionSpans`] | follow each call and each session with a span of the log |
+//! | [`Journal`] | sends the log to the systemd journal, with its fields |
 //! | `otlp` | sends these spans to a collector (feature `otlp`) |
 //!
 //! No label carries an id, an argument's value or a name that a client chose: tools and rules are
@@ -15,6 +16,7 @@
 
 mod endpoint;
 mod histogram;
+mod journal;
 mod metrics;
 mod named;
 #[cfg(feature = "otlp")]
@@ -26,7 +28,9 @@ mod tests;
 pub(crate) use endpoint::is_local;
 pub use endpoint::{Endpoint, ServeError, Serving};
 pub use histogram::Histogram;
+pub use journal::Journal;
 pub use metrics::{Metrics, ServerMetrics};
+pub(crate) use spans::SESSION_TARGET;
 pub use spans::{CallSpans, SessionSpans};
 
 use crate::gate::CallVerdict;

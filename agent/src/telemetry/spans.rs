@@ -16,6 +16,9 @@ use crate::{
     session::{ServerEvent, SessionEvent, SessionId},
 };
 
+/// What events of sessions are told apart by in the log's levels.
+pub(crate) const SESSION_TARGET: &str = "capwarden::sessions";
+
 /// Calls that are followed at once. When there are more, those until then are followed no further:
 /// a server may leave calls unanswered without end, which must not keep later ones out.
 const MOST: usize = 4_096;
@@ -125,6 +128,7 @@ impl CallSpans {
 
 fn span(session: SessionId, server: &str) -> Span {
     tracing::info_span!(
+        target: SESSION_TARGET,
         "session",
         %session,
         server,
@@ -153,7 +157,7 @@ impl SessionSpans {
         match &event.event {
             SessionEvent::Opened { session, grant } => {
                 let span = span(*session, server);
-                tracing::debug!(parent: &span, granted = grant.summary(), "opened");
+                tracing::debug!(target: SESSION_TARGET, parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
             SessionEvent::Armed {
@@ -164,16 +168,16 @@ impl SessionSpans {
                 let span = self.open.get(session).cloned().unwrap_or_else(Span::none);
                 let (pid, name) = (caller.process, caller.name.as_str());
                 let socket = kind.name();
-                tracing::debug!(parent: &span, pid, name, socket, "armed a socket");
+                tracing::debug!(target: SESSION_TARGET, parent: &span, pid, name, socket, "armed a socket");
             }
             SessionEvent::ProxyOpened { session, grant } => {
                 let span = span(*session, server);
-                tracing::debug!(parent: &span, granted = grant.summary(), "opened");
+                tracing::debug!(target: SESSION_TARGET, parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
             SessionEvent::ProgramOpened { session, grant } => {
                 let span = span(*session, server);
-                tracing::debug!(parent: &span, granted = grant.summary(), "opened");
+                tracing::debug!(target: SESSION_TARGET, parent: &span, granted = grant.summary(), "opened");
                 self.open.insert(*session, span);
             }
             SessionEvent::FilterAttached { .. }
@@ -187,7 +191,7 @@ impl SessionSpans {
                 span.record("packets", end.packets);
                 span.record("bytes", end.bytes);
                 span.record("milliseconds", end.milliseconds);
-                tracing::debug!(parent: &span, "{}", end.reason);
+                tracing::debug!(target: SESSION_TARGET, parent: &span, "{}", end.reason);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     gate::{CallEnd, CallEvent, GateEvent, Noted, Side},
     policy::RuleRef,
     principal::{Caller, Operator, Principal},
-    session::{EndReason, SessionEnd, SessionEvent, SessionId},
+    session::{EndReason, Protocols, SessionEnd, SessionEvent, SessionId},
 };
 
 fn call(tool: &str, verdict: CallVerdict, rule: Option<&str>) -> CallEvent {
@@ -174,6 +174,7 @@ fn sessions_count_what_the_guard_delivered() {
             bytes,
             sockets: 1,
             milliseconds: 1,
+            protocols: Protocols::default(),
             proxy: None,
             program: None,
         }));

@@ -8,6 +8,7 @@
 pub mod host;
 pub mod lsm;
 pub mod network;
+pub mod protocol;
 
 /// How many interfaces one grant can name. The guard compares them one by one for every packet,
 /// so the bound is a bound on its cost too.

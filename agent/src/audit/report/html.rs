@@ -41,6 +41,7 @@ pub fn html(report: &SessionReport) -> String {
                 h1 { (title) }
                 p.outcome { (report.outcome()) }
                 @for gauge in report.gauges() { (drawn(&gauge)) }
+                (protocols(report))
                 @if let Some(traffic) = &report.traffic { (plot(traffic, report)) }
                 @for part in Part::ALL { (section(report, part)) }
                 (believed(report))
@@ -68,6 +69,30 @@ fn drawn(gauge: &Gauge) -> Markup {
                     rect.cap width="100" height="4" {}
                     rect.used width=(format!("{:.2}", 100.0 * share)) height="4" {}
                 }
+            }
+        }
+    }
+}
+
+/// What was delivered, by protocol: a bar for each.
+fn protocols(report: &SessionReport) -> Markup {
+    let all = report.protocols();
+    let ranked = all.ranked();
+    let most = ranked.first().map_or(1, |(_, count)| *count);
+    html! {
+        @if !ranked.is_empty() {
+            section.protocols {
+                h2 { "By protocol" }
+                @for (name, count) in &ranked {
+                    @let words = format!("{} of {}", counted(*count, "packet"), super::super::visible(name));
+                    div.gauge {
+                        span.words { (words) }
+                        svg viewBox="0 0 100 4" preserveAspectRatio="none" role="img" aria-label=(words) {
+                            rect.used width=(format!("{:.2}", 100.0 * float(*count) / float(most.max(1)))) height="4" {}
+                        }
+                    }
+                }
+                @if all.tagged > 0 { p { (counted(all.tagged, "packet")) " with a VLAN tag" } }
             }
         }
     }

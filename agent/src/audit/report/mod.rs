@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{hash::Hash, show::describe, verify::Report};
-use crate::words::counted;
+use crate::{session::Protocols, words::counted};
 
 pub use gather::session_report;
 pub use html::html;
@@ -227,6 +227,13 @@ impl SessionReport {
                 counted(errors, "defect")
             ),
         }
+    }
+
+    /// What the guard delivered, by protocol; nothing before the end, and in old logs.
+    #[must_use]
+    pub fn protocols(&self) -> Protocols {
+        let end = self.end().and_then(|end| end.fields.get("protocols"));
+        end.map(Protocols::from_json).unwrap_or_default()
     }
 
     /// The caps, and what was used of them; none before the end.

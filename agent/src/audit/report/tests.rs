@@ -10,7 +10,7 @@ use crate::{
         AgentStarted, AgentStopped, ApprovalRecord, ArgumentsDigest, CallRecord, Decision, Log,
         NoSession, PolicyFile, Record, SessionOpened, SocketArmed, SocketRefused, TextList, Values,
     },
-    session::{EndReason, SessionEnd, SessionId},
+    session::{EndReason, Protocols, SessionEnd, SessionId},
 };
 
 fn started() -> Record {
@@ -107,6 +107,7 @@ fn ended(session: u32) -> Record {
         bytes: 1_500,
         sockets: 1,
         milliseconds: 2_500,
+        protocols: Protocols::default(),
         proxy: None,
         program: None,
     })

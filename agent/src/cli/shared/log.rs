@@ -1,15 +1,19 @@
-//! The log for operators: to standard error, never to standard output.
+//! The log for operators: to standard error, or to the journal that it leads to; never to standard output.
 
 use std::{env, io};
 
 use clap::ValueEnum;
-use tracing::subscriber::{SetGlobalDefaultError, set_global_default};
-use tracing_subscriber::{EnvFilter, fmt};
-#[cfg(feature = "otlp")]
-use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, registry};
+use tracing::{
+    Subscriber,
+    subscriber::{SetGlobalDefaultError, set_global_default},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, fmt, layer::SubscriberExt as _, registry, registry::LookupSpan,
+};
 
 #[cfg(feature = "otlp")]
 use crate::telemetry::otlp::{self, Collector, Exporter, SpanLayer};
+use crate::telemetry::{Journal, SESSION_TARGET};
 
 use super::{
     failure::{Account, Failure},
@@ -60,19 +64,66 @@ pub struct Logging {
 }
 
 /// What is logged, and how.
-fn chosen(levels: Option<&Levels>, format: Option<Format>) -> Result<(EnvFilter, Format), Failure> {
+struct Chosen {
+    filter: EnvFilter,
+    to: To,
+}
+
+/// Where it goes.
+enum To {
+    /// Lines, to standard error.
+    Lines(Format),
+    /// Entries with fields, to the journal that standard error leads to.
+    Journal(Journal),
+}
+
+fn chosen(levels: Option<&Levels>, format: Option<Format>) -> Result<Chosen, Failure> {
+    let format = match (format, env::var(FORMAT_VARIABLE)) {
+        (Some(format), _) => Some(format),
+        (None, Ok(text)) if !text.is_empty() => Some(parse_format(&text)?),
+        (None, _) => None,
+    };
+    // Whoever asks for a format wants lines.
+    let journal = || Journal::of_environment().map(To::Journal);
+    let lines = To::Lines(format.unwrap_or_default());
+    let to = match format {
+        Some(_) => lines,
+        None => journal().unwrap_or(lines),
+    };
     let levels = match (levels, env::var(VARIABLE)) {
         (Some(levels), _) => levels.clone(),
         (None, Ok(text)) if !text.is_empty() => parse(&text).map_err(|why| wrong(&text, &why))?,
-        (None, _) => Levels("warn,capwarden=info".to_owned()),
+        // Where entries can be asked for by their session, how sessions begin and end is among them.
+        (None, _) => Levels(match to {
+            To::Lines(_) => "warn,capwarden=info".to_owned(),
+            To::Journal(_) => format!("warn,capwarden=info,{SESSION_TARGET}=debug"),
+        }),
     };
     let filter = EnvFilter::try_new(&levels.0).map_err(|why| wrong(&levels.0, &why.to_string()))?;
-    let format = match (format, env::var(FORMAT_VARIABLE)) {
-        (Some(format), _) => format,
-        (None, Ok(text)) if !text.is_empty() => parse_format(&text)?,
-        (None, _) => Format::default(),
+    Ok(Chosen { filter, to })
+}
+
+/// What makes lines, or entries, of events.
+fn layer<S>(chosen: Chosen) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let format = match chosen.to {
+        To::Journal(journal) => return journal.with_filter(chosen.filter).boxed(),
+        To::Lines(format) => format,
     };
-    Ok((filter, format))
+    let lines = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(format == Format::Text && Paint::for_stderr().is_on())
+        // It would tell of a closed standard error on standard error, and panic over it.
+        .log_internal_errors(false);
+    match format {
+        Format::Text => lines.with_target(false).with_filter(chosen.filter).boxed(),
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            lines.with_filter(chosen.filter).boxed()
+        }
+    }
 }
 
 /// Starts the log.
@@ -80,21 +131,8 @@ pub(in crate::cli) fn start(
     levels: Option<&Levels>,
     format: Option<Format>,
 ) -> Result<Logging, Failure> {
-    let (filter, format) = chosen(levels, format)?;
-    let lines = fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(format == Format::Text && Paint::for_stderr().is_on())
-        // It would tell of a closed standard error on standard error, and panic over it.
-        .log_internal_errors(false);
-    let started = match format {
-        Format::Text => set_global_default(lines.with_target(false).finish()),
-        Format::Json => {
-            let lines = lines.json().flatten_event(true).with_span_list(false);
-            set_global_default(lines.finish())
-        }
-    };
-    started.map_err(|error| not_started(&error))?;
+    let lines = layer(chosen(levels, format)?);
+    set_global_default(registry().with(lines)).map_err(|error| not_started(&error))?;
     Ok(Logging::default())
 }
 
@@ -105,27 +143,13 @@ pub(in crate::cli) fn start_sending(
     format: Option<Format>,
     collector: &Collector,
 ) -> Result<Logging, Failure> {
-    let (filter, format) = chosen(levels, format)?;
+    let chosen = chosen(levels, format)?;
     let (spans, exporter) = otlp::start(collector).map_err(|error| {
         let account = Account::new("cannot send spans to").on(collector);
         Failure::Internal(account.because(error))
     })?;
-    let lines = fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(format == Format::Text && Paint::for_stderr().is_on())
-        .log_internal_errors(false);
-    let started = match format {
-        Format::Text => {
-            let lines = lines.with_target(false).with_filter(filter);
-            let spans = spans.with_filter(SpanLayer::wants());
-            set_global_default(registry().with(lines).with(spans))
-        }
-        Format::Json => {
-            let lines = lines.json().flatten_event(true).with_span_list(false);
-            let spans = spans.with_filter(SpanLayer::wants());
-            set_global_default(registry().with(lines.with_filter(filter)).with(spans))
-        }
-    };
+    let spans = spans.with_filter(SpanLayer::wants());
+    let started = set_global_default(registry().with(layer(chosen)).with(spans));
     started.map_err(|error| not_started(&error))?;
     Ok(Logging {
         _exporter: Some(exporter),

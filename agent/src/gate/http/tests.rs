@@ -33,7 +33,7 @@ use crate::{
         fakes::{FakeCaptures, FakePolicy, SOON},
     },
     principal::{Grants, Principal},
-    session::{EndReason, SessionEnd, SessionId},
+    session::{EndReason, Protocols, SessionEnd, SessionId},
 };
 
 mod crowd;
@@ -725,6 +725,7 @@ async fn captures_are_granted_and_their_end_is_told() {
         bytes: 64000,
         sockets: 1,
         milliseconds: 5,
+        protocols: Protocols::default(),
         proxy: None,
         program: None,
     };

@@ -403,6 +403,9 @@ fn draw_detail(top: &Top, frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(line, picture);
 }
 
+/// Protocols of one session that there is room for.
+const PROTOCOLS: usize = 8;
+
 fn detail(row: &Row) -> Vec<Line<'static>> {
     let (live, now) = (&row.live, &row.live.now);
     let mut lines = vec![
@@ -441,6 +444,22 @@ fn detail(row: &Row) -> Vec<Line<'static>> {
         "bytes",
         &format!("{}, {} a second", of(now.bytes), rate(row.rates.bytes())),
     ));
+    let protocols = &now.protocols;
+    let most = protocols.ranked().first().map_or(1, |(_, count)| *count);
+    for (n, (name, count)) in protocols.ranked().into_iter().take(PROTOCOLS).enumerate() {
+        let full = filled(share(count, most), GAUGE);
+        let head = if n == 0 { "protocols" } else { "" };
+        lines.push(Line::from(vec![
+            Span::styled(format!("{head:<10} "), coloured(Color::Cyan)),
+            Span::styled("█".repeat(full), coloured(Color::Green)),
+            Span::styled("░".repeat(GAUGE.saturating_sub(full)), dim()),
+            Span::raw(format!(" {count:>8} {}", visible(name))),
+        ]));
+    }
+    let more = protocols.packets.len().saturating_sub(PROTOCOLS);
+    if more > 0 {
+        lines.push(pair("", &format!("and {more} more")));
+    }
     if let Some(passed) = &now.passed {
         let text = format!(
             "{} bytes in, {} out; {} connections accepted, {} made; {} packets dropped",

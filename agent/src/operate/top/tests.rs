@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     operate::{Agent, Event, EventKind, Line, Live, Who},
-    session::{Count, SessionId, SessionKind, Snapshot, Standing},
+    session::{Count, Protocols, SessionId, SessionKind, Snapshot, Standing},
 };
 
 fn live(session: u32, packets: u64, age_ms: u64) -> Live {
@@ -48,6 +48,7 @@ fn live(session: u32, packets: u64, age_ms: u64) -> Live {
                 seen: packets * 2_048,
                 cap: None,
             },
+            protocols: Protocols::default(),
             passed: None,
             sockets: 1,
             refused: 0,

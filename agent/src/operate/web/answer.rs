@@ -113,8 +113,14 @@ impl Door {
         }
     }
 
+    /// There is no seat for one more who has the token.
+    pub(super) fn full() -> Answer {
+        let why = "too many connections are open already; close a page";
+        told(StatusCode::SERVICE_UNAVAILABLE, why)
+    }
+
     /// Takes as long for a wrong token as for the right one.
-    fn lets_in<B>(&self, request: &Request<B>) -> bool {
+    pub(super) fn lets_in<B>(&self, request: &Request<B>) -> bool {
         let shown = request.headers().get(AUTHORIZATION);
         let shown = shown.and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer "));

@@ -10,27 +10,33 @@
 //! |---|---|
 //! | `answer` | what becomes of a request |
 //! | `news` | what goes on, as the page is told of it |
+//! | `seats` | how many are connected at once, and for how long who has shown no token |
 //! | `page.html`, `.css`, `.js` | the page |
 
 mod answer;
 mod news;
+mod seats;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, future::pending, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest as _, Sha256};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
+    task::{JoinSet, spawn_blocking},
+    time::sleep,
+};
 
 use super::{AskError, top::Desk};
-use crate::principal::code;
+use crate::{kernel::tcp_owner, principal::code};
 use answer::Door;
 use news::Board;
+use seats::Seats;
 
-/// Connections at once.
-const CONNECTIONS: usize = 32;
 /// How long the head of a request may take.
 const REQUEST: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
@@ -88,6 +94,7 @@ pub struct Web {
     /// The secret itself is not kept.
     address: String,
     door: Arc<Door>,
+    seats: Arc<Seats>,
 }
 
 impl Web {
@@ -117,6 +124,7 @@ impl Web {
             at,
             address: format!("http://{at}/#{token}"),
             door: Arc::new(Door::new(digest(&token), board, desk, sudo_uid)),
+            seats: Seats::new(),
         })
     }
 
@@ -126,41 +134,74 @@ impl Web {
         std::mem::take(&mut self.address)
     }
 
-    /// Serves until it is dropped.
+    /// Serves until it is dropped. Who finds no seat is turned away, so that nobody waits behind others.
     pub async fn serve(self) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let Ok(seat) = Arc::clone(&room).acquire_owned().await else {
-                return;
-            };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, theirs) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "a browser was not let in");
                     sleep(BREATH).await;
                     continue;
                 }
             };
-            let door = Arc::clone(&self.door);
-            connections.spawn(async move {
-                let service = service_fn(move |request| {
-                    let door = Arc::clone(&door);
-                    async move { Ok::<_, std::convert::Infallible>(door.answer(request).await) }
-                });
-                let mut http = http1::Builder::new();
-                http.timer(TokioTimer::new())
-                    .header_read_timeout(REQUEST)
-                    .max_buf_size(BUFFER)
-                    .max_headers(HEADERS);
-                let served = http.serve_connection(TokioIo::new(stream), service).await;
-                if let Err(error) = served {
-                    tracing::debug!(%error, "a browser went away");
-                }
-                drop(seat);
-            });
+            if let Some(room) = self.seats.room() {
+                let (door, seats) = (Arc::clone(&self.door), Arc::clone(&self.seats));
+                connections.spawn(converse(stream, theirs, door, seats, room));
+            }
         }
+    }
+}
+
+/// One connection.
+async fn converse(
+    stream: TcpStream,
+    theirs: SocketAddr,
+    door: Arc<Door>,
+    seats: Arc<Seats>,
+    room: OwnedSemaphorePermit,
+) {
+    let Ok(ours) = stream.local_addr() else {
+        return;
+    };
+    // It asks the kernel, and may have to read a table.
+    let Ok(user) = spawn_blocking(move || tcp_owner(theirs, ours)).await else {
+        return;
+    };
+    let Some(seat) = seats.sit(room, user).map(Arc::new) else {
+        tracing::debug!(user, "has too many connections without a token");
+        return;
+    };
+    let its = Arc::clone(&seat);
+    let service = service_fn(move |request| {
+        let (door, seat) = (Arc::clone(&door), Arc::clone(&its));
+        async move {
+            if door.lets_in(&request) && !seat.is_members() {
+                return Ok::<_, std::convert::Infallible>(Door::full());
+            }
+            Ok(door.answer(request).await)
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(REQUEST)
+        .max_buf_size(BUFFER)
+        .max_headers(HEADERS);
+    let moment = async {
+        sleep(seats.moment()).await;
+        if !seat.is_guests() {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        served = http.serve_connection(TokioIo::new(stream), service) => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a browser went away");
+            }
+        }
+        () = moment => {}
     }
 }
 

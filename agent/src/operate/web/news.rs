@@ -6,12 +6,14 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::super::{
     AskError, Event, Live,
     feed::{self, Heard},
     top::{Top, Waiting},
 };
+use crate::audit::{visible, visible_json};
 
 /// How often a page is told.
 pub(super) const EVERY: Duration = Duration::from_millis(500);
@@ -68,11 +70,30 @@ impl Board {
             unread: waiting.as_ref().err().map(String::as_str),
         };
         // It holds nothing that JSON cannot.
-        let json = serde_json::to_string(&news).unwrap_or_default();
+        let mut news = serde_json::to_value(&news).unwrap_or_default();
+        show(&mut news);
+        let json = news.to_string();
         format!("data: {json}\n\n")
     }
 
     pub(super) fn top(&self) -> MutexGuard<'_, Top> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has every text show what is in it: what is invisible, or turns the direction of writing, is
+/// written out, so that whoever approves reads what they approve.
+fn show(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = visible(text),
+        Value::Array(items) => items.iter_mut().for_each(show),
+        Value::Object(fields) => {
+            // What is JSON itself is written as JSON writes it.
+            if let Some(Value::String(arguments)) = fields.get_mut("arguments") {
+                *arguments = visible_json(arguments);
+            }
+            fields.values_mut().for_each(show);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -75,6 +75,30 @@ function plot(session) {
   return image;
 }
 
+// Packets by protocol: a bar for each of the most.
+function protocols(counted) {
+  const all = Object.entries(counted.packets).sort((one, other) => other[1] - one[1] || (one[0] < other[0] ? -1 : 1));
+  const shown = all.slice(0, 8);
+  const rest = all.slice(8).reduce((sum, [, packets]) => sum + packets, 0);
+  if (rest) shown.push(["others", rest]);
+  const most = Math.max(...shown.map(([, packets]) => packets), 1);
+  const one = make("div", undefined, "protocols");
+  for (const [name, packets] of shown) {
+    const row = make("div");
+    row.dataset.protocol = name;
+    const image = document.createElementNS(NS, "svg");
+    image.setAttribute("viewBox", "0 0 100 10");
+    image.setAttribute("preserveAspectRatio", "none");
+    image.setAttribute("role", "img");
+    image.setAttribute("aria-label", packets + " packets of " + name);
+    svg(image, "rect", { width: 100 * packets / most, height: 10 });
+    row.append(make("span", name), image, make("span", String(packets), "number"));
+    one.append(row);
+  }
+  if (counted.tagged) one.append(make("p", counted.tagged + " of them with a VLAN tag"));
+  return one;
+}
+
 function seconds(ms) {
   const all = Math.ceil(ms / 1000);
   return all < 60 ? all + " s left" : Math.floor(all / 60) + " min " + (all % 60) + " s left";
@@ -98,6 +122,7 @@ function card(session) {
   if (session.asked !== undefined) one.append(make("p", "asked for: " + session.asked));
   if (session.cut !== undefined) one.append(make("p", session.cut));
   one.append(make("p", count(session.packets, "packets") + ", " + count(session.bytes, "bytes"), "counts"));
+  if (session.protocols) one.append(protocols(session.protocols));
   return one;
 }
 

@@ -1,6 +1,10 @@
 //! Who is let in at the page, and what is told to whom.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -9,7 +13,12 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_SECURITY_POLICY, HOST},
 };
 
-use super::{Place, answer::Door, digest, news::Board};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Place, Web, answer::Door, digest, news::Board, seats::Seats};
 use crate::operate::top::{Desk, Waiting};
 
 const TOKEN: &str = "a token";
@@ -23,6 +32,7 @@ impl Desk for Calls {
         Ok(vec![Waiting {
             id: "K7QM-2F9X".to_owned(),
             tool: "</script><b>".to_owned(),
+            arguments: "{\"file\":\"a\u{202e}b\u{200b}\"}".to_owned(),
             ..Waiting::default()
         }])
     }
@@ -109,6 +119,11 @@ async fn page_is_for_this_host_and_its_news_for_who_has_the_token() {
     assert_eq!(news.find("\n\n"), Some(news.len() - 2), "one line: {news}");
     let news: serde_json::Value = serde_json::from_str(news).unwrap();
     assert_eq!(news["waiting"][0]["id"], "K7QM-2F9X");
+    // What cannot be seen is written out, as the page puts texts in as they are.
+    assert_eq!(
+        news["waiting"][0]["arguments"],
+        r#"{"file":"a\u202eb\u200b"}"#
+    );
     assert!(calls.0.lock().unwrap().is_empty());
 }
 
@@ -172,4 +187,62 @@ fn page_stays_on_the_host() {
     ] {
         assert!(bad.parse::<Place>().is_err(), "{bad}");
     }
+}
+
+/// A page whose guests may stay for so long.
+async fn served(moment: Duration) -> (SocketAddr, tokio::task::JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let web = Web {
+        listener,
+        at,
+        address: String::new(),
+        door: Arc::new(door(&Calls::default())),
+        seats: Seats::lasting(moment),
+    };
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(web.serve());
+    (at, serving)
+}
+
+/// Asks for something on a connection, and reads as much of the answer as there is at once.
+async fn asked(stream: &mut TcpStream, path: &str, token: &str) -> String {
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = vec![0; 16 << 10];
+    let length = stream.read(&mut answer).await.unwrap_or(0);
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_no_token_has_few_connections_and_not_for_long() {
+    let (at, _serving) = served(Duration::from_millis(200)).await;
+    let mut member = TcpStream::connect(at).await.unwrap();
+    let news = asked(&mut member, "/news", TOKEN).await;
+    assert!(news.starts_with("HTTP/1.1 200"), "{news}");
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(at).await.unwrap());
+    }
+    // All of them are closed, whether they were let in or not.
+    for stream in &mut silent {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
+    }
+    // Whoever had shown the token is still told, and so is the next one who does.
+    let mut more = vec![0; 1 << 10];
+    assert!(member.read(&mut more).await.unwrap() > 0);
+    let mut next = TcpStream::connect(at).await.unwrap();
+    assert!(
+        asked(&mut next, "/page.css", "")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    assert!(
+        asked(&mut next, "/news", TOKEN)
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
 }

@@ -11,7 +11,8 @@ use super::LiveProgram;
 use crate::{
     kernel::{BootTime, ProgramCounts},
     session::{
-        EndReason, ProgramEnd, ProxyCounts, SessionEnd, SessionEvent, SessionId, Sessions,
+        EndReason, ProgramEnd, Protocols, ProxyCounts, SessionEnd, SessionEvent, SessionId,
+        Sessions,
         lifecycle::until,
         proxy::{Network, Signal, lookup, reason},
     },
@@ -97,6 +98,7 @@ impl Lifecycle {
             bytes: passed.bytes_in.saturating_add(passed.bytes_out),
             sockets: 0,
             milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            protocols: Protocols::default(),
             proxy: None,
             program: Some(ProgramEnd {
                 peak_processes: self.counts().peak,

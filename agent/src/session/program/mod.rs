@@ -30,8 +30,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Count, EndReason, Member, Passed, SessionError, SessionEvent, SessionId, SessionKind, Sessions,
-    Snapshot, Standing,
+    Count, EndReason, Member, Passed, Protocols, SessionError, SessionEvent, SessionId,
+    SessionKind, Sessions, Snapshot, Standing,
     proxy::{ProxyError, Signal, lookup, reason},
     registry::{MAX_SESSIONS, Shared, Table},
     snapshot::milliseconds,
@@ -176,6 +176,7 @@ impl LiveProgram {
                 seen: passed.bytes_in.max(passed.bytes_out),
                 cap: terms.bytes,
             },
+            protocols: Protocols::default(),
             passed: Some(Passed::from(&passed)),
             sockets: passed.listeners,
             refused: passed.refused,

@@ -15,7 +15,8 @@ use crate::{
     kernel::{BootTime, NetworkEnd, NetworkSlot},
     policy::ProxyEnd,
     session::{
-        EndReason, ProxyCounts, SessionEnd, SessionEvent, SessionId, Sessions, lifecycle::until,
+        EndReason, Protocols, ProxyCounts, SessionEnd, SessionEvent, SessionId, Sessions,
+        lifecycle::until,
     },
 };
 
@@ -89,6 +90,7 @@ impl Lifecycle {
             bytes: counts.bytes_in.saturating_add(counts.bytes_out),
             sockets: 0,
             milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            protocols: Protocols::default(),
             proxy: Some(ProxyCounts {
                 bytes_in: counts.bytes_in,
                 bytes_out: counts.bytes_out,

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    Count, EndReason, GrantError, Passed, SessionError, SessionEvent, SessionId, SessionKind,
-    Sessions, Snapshot, Standing, registry::MAX_SESSIONS, snapshot::milliseconds,
+    Count, EndReason, GrantError, Passed, Protocols, SessionError, SessionEvent, SessionId,
+    SessionKind, Sessions, Snapshot, Standing, registry::MAX_SESSIONS, snapshot::milliseconds,
 };
 use crate::{
     kernel::{self, Credentials, Interface, NetworkError, NetworkInterfaces, NetworkSlot},
@@ -112,6 +112,7 @@ impl LiveProxy {
                 seen: passed.bytes_in.max(passed.bytes_out),
                 cap: terms.bytes,
             },
+            protocols: Protocols::default(),
             passed: Some(Passed::from(&passed)),
             sockets: passed.listeners,
             refused: passed.refused,

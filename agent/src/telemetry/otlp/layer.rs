@@ -20,7 +20,7 @@ use tracing_subscriber::{
 };
 
 use super::{Context, Ended, Field, Queue};
-use crate::gate::TraceParent;
+use crate::{gate::TraceParent, telemetry::SESSION_TARGET};
 
 /// Where the spans are made: see `telemetry/spans.rs`.
 const SPANS: &str = "capwarden::telemetry::spans";
@@ -60,7 +60,9 @@ impl SpanLayer {
     #[must_use]
     pub fn wants() -> FilterFn {
         let wants: fn(&Metadata<'_>) -> bool = |metadata| {
-            metadata.is_span() && metadata.target() == SPANS && *metadata.level() <= Level::DEBUG
+            metadata.is_span()
+                && [SPANS, SESSION_TARGET].contains(&metadata.target())
+                && *metadata.level() <= Level::DEBUG
         };
         filter_fn(wants).with_max_level_hint(LevelFilter::DEBUG)
     }

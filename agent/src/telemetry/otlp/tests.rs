@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     gate::{AnswerEvent, CallEvent, CallVerdict, GateEvent, Noted, TraceParent},
     principal::{Caller, Principal},
-    session::{EndReason, ServerEvent, SessionEnd, SessionEvent, SessionId},
+    session::{EndReason, Protocols, ServerEvent, SessionEnd, SessionEvent, SessionId},
     telemetry::{CallSpans, SessionSpans},
 };
 
@@ -138,6 +138,7 @@ fn end(session: SessionId) -> SessionEvent {
         bytes: 700,
         sockets: 1,
         milliseconds: 5,
+        protocols: Protocols::default(),
         proxy: None,
         program: None,
     })
