@@ -54,6 +54,7 @@ fn promises_are_held_by_tests_that_exist() {
                 }
                 Named::Test(name) => {
                     let here = source.contains(&format!("fn {name}("))
+                        || source.contains(&format!("\n{name}() {{"))
                         || source.contains(&format!("\"{name}\""));
                     assert!(here, "{number}: no test {name} there");
                     found += 1;

@@ -61,7 +61,7 @@ pub(super) fn make(
         .arg("--output")
         .arg(&package)
         .args(
-            fast.then_some(["--fast", "--compress-type=gz"])
+            fast.then_some(["--fast", "--compress-type=gz", "--compress-system"])
                 .into_iter()
                 .flatten(),
         )

@@ -33,6 +33,9 @@ const CLOCK_WITH_DISK: &str = "shift=1,sleep=on";
 /// All programs together, and the boot: several times what it takes on an idle host.
 const MOST: Duration = Duration::from_secs(1200);
 
+/// The same with a disk, where packages come and go, and services are waited for.
+const MOST_WITH_DISK: Duration = Duration::from_secs(2400);
+
 /// A kernel that has not started its first process by then never will. It takes 8 s on an idle host.
 const MOST_BEFORE_FIRST_PROCESS: Duration = Duration::from_secs(120);
 
@@ -84,7 +87,7 @@ impl Machine<'_> {
             words += " vm.shell";
         }
         let mut command = Command::new("timeout");
-        let most = if shell { 0 } else { MOST.as_secs() }; // 0 is no end
+        let most = if shell { 0 } else { self.most().as_secs() }; // 0 is no end
         command
             .args(["--foreground", "--kill-after=5", &most.to_string(), QEMU])
             .args(["-accel", ACCELERATOR, "-smp", PROCESSORS])
@@ -189,13 +192,21 @@ impl Machine<'_> {
             let why = lost.unwrap_or_else(|| {
                 format!(
                     "the machine ended before its time, or after {} s",
-                    MOST.as_secs()
+                    self.most().as_secs()
                 )
             });
             reading.end(Instant::now(), &why);
             return Ok((reading, Some(why)));
         }
         Ok((reading, None))
+    }
+
+    /// How long it may take.
+    fn most(&self) -> Duration {
+        match self.disk {
+            Some(_) => MOST_WITH_DISK,
+            None => MOST,
+        }
     }
 
     /// What the kernel says of its end.

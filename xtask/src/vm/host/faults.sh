@@ -52,10 +52,13 @@ restart_ends_captures_whole() {
 # Of an agent that has gone without a word: its capture gets what it was granted and no more, and nobody without a
 # guard has a capture socket.
 capture_stays_capped() {
+    local packets
     send 20
     sleep 3
     tcpdump --count -r $captured || true
-    [ "$(tcpdump --count -r $captured 2>/dev/null | of_packets)" -le 5 ]
+    packets=$(tcpdump --count -r $captured 2>/dev/null | of_packets)
+    [ "$packets" -ge 2 ]
+    [ "$packets" -le 5 ]
     pkill -x tcpdump || true
     end_capture
     capwarden audit verify
@@ -129,7 +132,7 @@ capture_over_a_step() {
     [ "$(last_record session-ended "$agent" | of packets)" = "$(packets $file)" ]
     capwarden audit verify
     # The file says when packets came by the clock that was set.
-    capwarden audit verify --pcap $file --session s1 --agent "$agent" | tee $here/said
+    capwarden audit verify --pcap $file --session s1 --agent "$agent" >$here/said 2>&1 || { cat $here/said; return 1; }
     grep -q 'clock was set' $here/said
     rm $file
 }

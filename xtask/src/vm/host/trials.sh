@@ -67,10 +67,12 @@ packets() { tcpdump --count -r "$1" 2>/dev/null | sed -n 's/ packets\?$//p'; }
 
 ends() { not pidof "$1"; }
 
-# Every path that a package could have left something at. Tools that make users leave copies of what was before.
+# Every path that a package could have left something at. Tools that make users leave copies of what was before, and
+# what Debian does once a day has its own.
 files() {
     find / -xdev \( -path '/etc/*-' -o -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path "$here" -o -path /var/lib/dpkg \
         -o -path /var/log/journal -o -path /var/cache -o -path /root -o -path /var/lib/rpm \
+        -o -path /var/backups -o -path /var/lib/systemd/timers \
         -o -path '/var/tmp/systemd-private-*-systemd-*' \) -prune -o -print
 }
 
