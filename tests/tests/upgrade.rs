@@ -424,10 +424,10 @@ fn began(stage: &Stage, port: u16) -> Result<String> {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" },
     } });
     let answer = posted(stage, port, None, &initialize)?;
-    let lower = answer.to_lowercase();
-    let id = lower
-        .lines()
-        .find_map(|line| line.strip_prefix("mcp-session-id: "));
+    let id = answer.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("mcp-session-id").then_some(value)
+    });
     let id = id
         .with_context(|| format!("no session: {answer}"))?
         .to_owned();
