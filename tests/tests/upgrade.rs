@@ -2,10 +2,15 @@
 //! by the other.
 
 use std::{
-    fs, io,
-    os::unix::{
-        fs::{PermissionsExt as _, symlink},
-        net::{UnixDatagram, UnixStream},
+    fs,
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    os::{
+        fd::AsFd as _,
+        unix::{
+            fs::{PermissionsExt as _, symlink},
+            net::{UnixDatagram, UnixStream},
+        },
     },
     path::PathBuf,
     process::Command,
@@ -14,7 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -23,10 +28,26 @@ use capwarden_tests::{
     mcp::{Client, PATIENCE},
     stage::{Stage, granted, number, packets, python, text, user},
 };
-use rustix::process::Signal;
+use rustix::{
+    process::Signal,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use serde_json::{Value, json};
 
 const HOSTILE: &str = include_str!("../scripts/hostile.py");
+const HTTP_SERVER: &str = include_str!("../scripts/http_server.py");
+
+const WEB_POLICY: &str = "version: 1
+default: deny
+tools:
+  echo: allow
+  capture:
+    capture:
+      from: { interface: interface, packets: packets }
+      interfaces: [ lo ]
+      packets: 20
+      seconds: 60
+";
 
 const POLICY: &str = "version: 1
 default: deny
@@ -78,7 +99,8 @@ impl Daemon {
         command.arg("agent").arg("--config");
         command.arg(self.stage.path("agent.yaml"));
         command.env("NOTIFY_SOCKET", self.stage.path("notify"));
-        command.env("WATCHDOG_USEC", "200000");
+        // Seldom, since what is not read in time is not told.
+        command.env("WATCHDOG_USEC", "20000000");
         command.env_remove("CAPWARDEN_LOG");
         let agent = Client::start(&mut command, &self.stage.path("stderr"))?;
         self.heard("READY=1\n")
@@ -124,7 +146,14 @@ impl Daemon {
 
     /// Waits until the service manager hears something that begins so, after what it heard before.
     fn heard(&self, words: &str) -> Result<String> {
+        let begun = Instant::now();
         loop {
+            // It tells all the time that it is well.
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "{words}: {}",
+                self.stage.stderr()?
+            );
             let mut buffer = [0; 4096];
             let length = self.notify.recv(&mut buffer);
             let length = length
@@ -366,6 +395,155 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
     ensure!(agent.exit()?.success(), "{}", stage.stderr()?);
     signal(later.0, Signal::TERM)?;
     later.gone()?;
+    stage.audit_is_closed("a signal", Some(0))?;
+    stage.is_empty()
+}
+
+/// What an agent answers to a request at a port, over a connection of its own.
+fn posted(stage: &Stage, port: u16, session: Option<&str>, body: &Value) -> Result<String> {
+    let body = body.to_string();
+    let session = session.map_or_else(String::new, |id| format!("Mcp-Session-Id: {id}\r\n"));
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nAccept: application/json, \
+         text/event-stream\r\n{session}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stage.space.enter(|| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+}
+
+/// An MCP session over HTTP.
+fn began(stage: &Stage, port: u16) -> Result<String> {
+    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" },
+    } });
+    let answer = posted(stage, port, None, &initialize)?;
+    let id = answer.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("mcp-session-id").then_some(value)
+    });
+    let id = id
+        .with_context(|| format!("no session: {answer}"))?
+        .to_owned();
+    let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    posted(stage, port, Some(&id), &initialized)?;
+    Ok(id)
+}
+
+fn calls(id: u64, tool: &str, arguments: &Value) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": tool, "arguments": arguments } })
+}
+
+#[test]
+fn ports_are_never_free_and_what_goes_on_over_http_is_ended_by_its_caps() -> Result<()> {
+    let at = |name: &str, stage: &Stage| stage.path(name).display().to_string();
+    let daemon = Daemon::stage("")?;
+    let stage = &daemon.stage;
+    stage.write("http_server.py", HTTP_SERVER)?;
+    stage.write("web.yaml", WEB_POLICY)?;
+    let config = fs::read_to_string(stage.path("agent.yaml"))?;
+    let config = format!(
+        "{config}    listen: 127.0.0.1:8809\n    anonymous: true\n  web:\n    command: [{}, {}, '8000']\n    policy: {}\n    \
+         user: {}\n    listen: 127.0.0.1:8808\n    upstream: http://127.0.0.1:8000/mcp\n    anonymous: true\n",
+        python("python3")?.display(),
+        at("http_server.py", stage),
+        at("web.yaml", stage),
+        user(),
+    )
+    .replace("socket_group", "metrics: 127.0.0.1:8810\nsocket_group");
+    stage.write("agent.yaml", &config)?;
+    let mut earlier = daemon.start()?;
+    stage.listening_on(8000)?;
+
+    // One capture of each kind of server: a call that waits for its end, and one that goes on by itself.
+    let udp = stage.space.udp()?;
+    let web = began(stage, 8808)?;
+    let own = began(stage, 8809)?;
+    let file = stage.capture("own.pcap");
+    let started = posted(
+        stage,
+        8809,
+        Some(&own),
+        &calls(2, "capture", &call(&file, udp.port())),
+    )?;
+    ensure!(started.contains("capwarden granted"), "{started}");
+    let capture = calls(2, "capture", &json!({ "interface": "lo", "packets": 20 }));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| posted(stage, 8808, Some(&web), &capture));
+        stage.live(&file, 2)?;
+
+        let socket = stage
+            .space
+            .enter(|| Ok(fs::File::open("/proc/thread-self/ns/net")?))?;
+        let mut entered = false;
+        let knocking = Knocking::at(move || {
+            if !entered {
+                move_into_link_name_space(socket.as_fd(), Some(LinkNameSpaceType::Network))?;
+                entered = true;
+            }
+            let ports = [8808, 8809, 8810].into_iter();
+            ports
+                .map(|port| TcpStream::connect(("127.0.0.1", port)))
+                .try_for_each(|connected| connected.map(drop))
+        });
+        daemon.replace_by_another()?;
+        earlier.signal(Signal::HUP)?;
+        let later = daemon.main_process()?;
+        daemon.heard("READY=1\n")?;
+
+        // A session of the earlier one is not the later one's; its client begins anew.
+        let echo = calls(3, "echo", &json!({ "n": 1 }));
+        let gone = posted(stage, 8809, Some(&own), &echo)?;
+        ensure!(gone.starts_with("HTTP/1.1 404 "), "{gone}");
+        let anew = began(stage, 8809)?;
+        let said = posted(stage, 8809, Some(&anew), &echo)?;
+        ensure!(said.contains(r#"{\"n\": 1}"#), "begun anew: {said}");
+        // What was captured before is held to its caps, and the call that waits for that is answered.
+        udp.send(50, 10)?;
+        let done = waiting.join().map_err(|_| anyhow!("it panicked"))??;
+        ensure!(
+            done.contains("20 packets captured"),
+            "the call that waited: {done}"
+        );
+        let ends = stage.audited("session-ended", 2)?;
+        for end in &ends {
+            ensure!(
+                text(end, "reason") == "packet-cap" || text(end, "session") == "s2",
+                "{end}"
+            );
+        }
+        ensure!(packets(&file)? == 20);
+        // The shared server is the later one's now, and who came meanwhile has waited.
+        daemon.said("the earlier agent has ended what it had of web")?;
+        let web = began(stage, 8808)?;
+        let said = posted(
+            stage,
+            8808,
+            Some(&web),
+            &calls(4, "echo", &json!({ "text": "x" })),
+        )?;
+        ensure!(
+            said.contains("\"text\":\"x\""),
+            "shared, anew: {said} {}",
+            stage.stderr()?
+        );
+        ensure!(earlier.exit()?.success(), "{}", stage.stderr()?);
+        knocking.was_answered()?;
+        let handed = stage.audited("handed-over", 1)?;
+        let to = text(handed.first().context("no record")?, "to").to_owned();
+        let calls = stage.audited("call", 4)?;
+        let agents = calls.iter().map(|call| text(call, "agent") == to);
+        ensure!(agents.eq([false, false, true, true]), "{calls:?}");
+
+        signal(later.0, Signal::TERM)?;
+        later.gone()
+    })?;
     stage.audit_is_closed("a signal", Some(0))?;
     stage.is_empty()
 }

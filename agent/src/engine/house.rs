@@ -6,11 +6,13 @@ use std::{
     fs::File,
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
     time::timeout,
@@ -21,13 +23,14 @@ use super::{
     record::RecordKeeper,
     reload::{Reload, follow_policy},
     timed::Timed,
+    turn::Turn,
 };
 use crate::{
     audit::visible,
     filter::Compiler,
     gate::{
         self, Bounds,
-        http::{self, Listener, Tls},
+        http::{self, Leave, Listener, Tls},
     },
     kernel::{
         self, Backstop, Broker, Cgroup, Credentials, Egress, Governed, Keeper, Launch, Stored,
@@ -245,10 +248,20 @@ pub(super) fn adopt(events: &Events) -> io::Result<Vec<Broker>> {
 /// Listens for clients over HTTP.
 pub(super) fn listener(at: SocketAddr, tls: Option<Tls>) -> Result<Listener, EngineError> {
     let tcp = http::listen(at).map_err(|error| not_listening(at, error))?;
+    Ok(listener_at(tcp, tls, Leave::never()))
+}
+
+/// The same by a socket that listens already.
+pub(super) fn listener_at(tcp: TcpListener, tls: Option<Tls>, leave: Leave) -> Listener {
     let capacity = http::Capacity::of(kernel::descriptors(http::DESCRIPTORS));
     let connections = capacity.connections;
     tracing::info!(connections, "more connections than this are turned away");
-    Ok(Listener { tcp, tls, capacity })
+    Listener {
+        tcp,
+        tls,
+        capacity,
+        leave,
+    }
 }
 
 /// Somebody else is there, or the system refuses.
@@ -274,6 +287,16 @@ pub(super) async fn metrics(
     endpoint: Option<Endpoint>,
     events: &Events,
 ) -> Result<(Option<Arc<Metrics>>, Option<Serving>), EngineError> {
+    metrics_later(endpoint, events, None, Turn::now()).await
+}
+
+/// The same once it is time to, perhaps by the listener of an agent before this one.
+pub(super) async fn metrics_later(
+    endpoint: Option<Endpoint>,
+    events: &Events,
+    passed: Option<OwnedFd>,
+    turn: Turn,
+) -> Result<(Option<Arc<Metrics>>, Option<Serving>), EngineError> {
     let Some(endpoint) = endpoint else {
         return Ok((None, None));
     };
@@ -283,7 +306,9 @@ pub(super) async fn metrics(
     if let Some(dropped) = crate::telemetry::otlp::dropped_spans() {
         metrics.dropped_spans_are(dropped);
     }
-    let serving = endpoint.serve(Arc::clone(&metrics)).await?;
+    let when = async move { turn.to_serve().await };
+    let serving = endpoint.serve_later(Arc::clone(&metrics), passed, when);
+    let serving = serving.await?;
     tracing::info!(at = %serving.endpoint(), "metrics");
     Ok((Some(metrics), Some(serving)))
 }

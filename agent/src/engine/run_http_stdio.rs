@@ -13,6 +13,7 @@ use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
     server_per_client::{AGENT_ENDS, Opened, OwnServers},
+    turn::Turn,
 };
 use crate::{
     audit::Log,
@@ -60,7 +61,8 @@ pub async fn piped(plan: PipedPlan, log: Log) -> Result<Outcome, EngineError> {
         adopted,
     } = plan.servers.open(bounds(), log).await?;
     house::say_where(&listener)?;
-    let mut served = Piped::serve(plan.reception, listener, Arc::clone(&servers));
+    let turn = Turn::now();
+    let mut served = Piped::serve(plan.reception, listener, Arc::clone(&servers), turn);
     let (why, signal) = tokio::select! {
         signal = stop.next() => ("a signal", Some(signal)),
         () = record.broken() => ("the audit log is not whole", None),
@@ -82,11 +84,12 @@ pub(super) struct Piped {
 }
 
 impl Piped {
-    /// Serves whoever comes to a listener.
+    /// Serves whoever comes to a listener, once it is time to.
     pub(super) fn serve(
         reception: ReceptionPlan,
         listener: Listener,
         servers: Arc<OwnServers>,
+        turn: Turn,
     ) -> Self {
         let running = Arc::new(Mutex::new(JoinSet::new()));
         let wires = Wires {
@@ -96,6 +99,7 @@ impl Piped {
         // A task of its own: however much there is to carry, others are heard.
         let mut serving = JoinSet::new();
         serving.spawn(async move {
+            turn.to_serve().await;
             let served = http::serve_piped(&reception, listener, wires, kernel::tcp_owner).await;
             if let Err(error) = served {
                 tracing::error!(%error, "clients can no longer be served over HTTP");
@@ -107,6 +111,19 @@ impl Piped {
     /// Returns when nobody can be served any more.
     pub(super) async fn failed(&mut self) {
         self.serving.join_next().await;
+    }
+
+    /// Lets nobody in any more. Who is here is cut off; the servers go on until [`end`](Self::end).
+    pub(super) fn close(&mut self) {
+        self.serving.abort_all();
+    }
+
+    /// Whether nobody is served any more, and no server is left.
+    pub(super) fn is_over(&mut self) -> bool {
+        while self.serving.try_join_next().is_some() {}
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while running.try_join_next().is_some() {}
+        self.serving.is_empty() && running.is_empty()
     }
 
     /// Lets nobody in any more, and waits until the servers have ended, which are told to.
@@ -141,6 +158,10 @@ impl Servers for Wires {
             drop(place);
         });
         Ok(ours)
+    }
+
+    fn is_busy(&self, connection: u64) -> bool {
+        self.servers.is_busy(connection)
     }
 
     fn dropped(&self, bytes: u64, why: &str) {

@@ -70,6 +70,8 @@ pub(super) struct OwnServers {
     events: Events,
     routes: Arc<Routes>,
     bounds: Bounds,
+    /// The sessions of each connection.
+    live: Mutex<HashMap<u64, Current>>,
     /// Why all are to end, once they are.
     stopping: watch::Sender<Option<&'static str>>,
 }
@@ -185,6 +187,7 @@ impl StdioPlan {
             events,
             routes,
             bounds,
+            live: Mutex::default(),
             stopping: watch::Sender::new(None),
         };
         Ok((servers, tasks))
@@ -207,9 +210,21 @@ impl OwnServers {
         &self.observer
     }
 
-    /// Whether all were told to end.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.borrow().is_some()
+    /// Whether the client with this connection has a session open.
+    pub(super) fn is_busy(&self, connection: u64) -> bool {
+        let its = self.live().get(&connection).cloned();
+        its.is_some_and(|sessions| !sessions.live().is_empty())
+    }
+
+    /// A connection has these sessions, until what comes back is dropped.
+    fn lives(&self, connection: u64, sessions: &Current) -> Lives<'_> {
+        self.live().insert(connection, sessions.clone());
+        Lives(self, connection)
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<u64, Current>> {
+        // Whole after every statement.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells all servers to end, and why.
@@ -250,6 +265,8 @@ impl OwnServers {
         };
         let whose = caller.clone();
         let current = Current::new(sessions.clone());
+        let connection = caller.connection;
+        let _live = self.lives(connection, &current);
         let (ends, ended) = mpsc::channel(ENDS);
         let gate = Gate {
             policy: Arc::clone(&self.judge),
@@ -257,6 +274,7 @@ impl OwnServers {
                 sessions: current.clone(),
                 routes: Arc::clone(&self.routes),
                 ends,
+                closing: None,
             },
             observer: Arc::clone(&self.observer),
             bounds: self.bounds,
@@ -303,6 +321,15 @@ impl OwnServers {
     }
 }
 
+/// A connection that has sessions.
+struct Lives<'a>(&'a OwnServers, u64);
+
+impl Drop for Lives<'_> {
+    fn drop(&mut self) {
+        self.0.live().remove(&self.1);
+    }
+}
+
 /// Who is to be told of the end of which session.
 #[derive(Default)]
 pub(super) struct Routes(Mutex<HashMap<SessionId, mpsc::Sender<SessionEnd>>>);
@@ -328,10 +355,24 @@ pub(super) struct Routed {
     pub(super) sessions: Current,
     pub(super) routes: Arc<Routes>,
     pub(super) ends: mpsc::Sender<SessionEnd>,
+    /// Nothing more is opened once this says so, as the server is about to end.
+    pub(super) closing: Option<watch::Receiver<bool>>,
+}
+
+impl Routed {
+    fn is_open(&self) -> Result<(), OpenError> {
+        match &self.closing {
+            Some(closing) if *closing.borrow() => Err(OpenError::new(
+                "The server is about to be started anew, by another version of capwarden, and waits for the end of what is granted already. Try again in a minute.",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Captures for Routed {
     async fn open(&self, terms: Terms) -> Result<OpenedCapture, OpenError> {
+        self.is_open()?;
         let opened = Captures::open(&self.sessions, terms).await?;
         self.routes
             .table()
@@ -340,6 +381,7 @@ impl Captures for Routed {
     }
 
     async fn open_proxy(&self, terms: ProxyTerms) -> Result<OpenedCapture, OpenError> {
+        self.is_open()?;
         let opened = Captures::open_proxy(&self.sessions, terms).await?;
         self.routes
             .table()
@@ -348,6 +390,7 @@ impl Captures for Routed {
     }
 
     async fn open_program(&self, terms: ProgramTerms) -> Result<ProgramOpened, OpenError> {
+        self.is_open()?;
         let program = Captures::open_program(&self.sessions, terms).await?;
         if !program.joined {
             let session = program.opened.session;

@@ -17,18 +17,35 @@ pub(super) struct Given {
 
 /// What a server waits for. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Turn(Option<watch::Receiver<Given>>);
+pub(super) struct Turn {
+    /// What a predecessor of the agent gives.
+    given: Option<watch::Receiver<Given>>,
+    /// Whether another server, in whose place it comes, has ended.
+    ended: Option<watch::Receiver<bool>>,
+}
 
 impl Turn {
     /// There is nobody to wait for.
     pub(super) fn now() -> Self {
-        Self(None)
+        Self {
+            given: None,
+            ended: None,
+        }
     }
 
     /// As a predecessor gives it.
     pub(super) fn after() -> (watch::Sender<Given>, Self) {
         let (give, given) = watch::channel(Given::default());
-        (give, Self(Some(given)))
+        let turn = Self {
+            given: Some(given),
+            ended: None,
+        };
+        (give, turn)
+    }
+
+    /// The same, and in place of another server, of whose end this tells.
+    pub(super) fn behind(self, ended: Option<watch::Receiver<bool>>) -> Self {
+        Self { ended, ..self }
     }
 
     /// Waits until clients may be served.
@@ -40,10 +57,14 @@ impl Turn {
     pub(super) async fn to_have(&self, server: &str) {
         self.until(|given| given.serving && (given.gone || given.freed.contains(server)))
             .await;
+        if let Some(mut ended) = self.ended.clone() {
+            // Whoever could say so has gone as well.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
     }
 
     async fn until(&self, given: impl FnMut(&Given) -> bool) {
-        let Some(mut turn) = self.0.clone() else {
+        let Some(mut turn) = self.given.clone() else {
             return;
         };
         if turn.wait_for(given).await.is_err() {
@@ -78,6 +99,12 @@ mod tests {
         assert!(turn.to_have("web").now_or_never().is_none());
         give.send_modify(|given| given.freed.extend(["web".to_owned()]));
         assert!(turn.to_have("web").now_or_never().is_some());
+        let (end, ended) = watch::channel(false);
+        let behind = turn.behind(Some(ended));
+        assert!(behind.to_serve().now_or_never().is_some());
+        assert!(behind.to_have("web").now_or_never().is_none());
+        end.send_replace(true);
+        assert!(behind.to_have("web").now_or_never().is_some());
         let (give, turn) = Turn::after();
         drop(give);
         assert!(turn.to_serve().now_or_never().is_none());

@@ -10,6 +10,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +24,8 @@ pub struct LocalSocket {
     path: PathBuf,
     /// The device and the inode of the file.
     file: (u64, u64),
+    /// The file is another's now.
+    left: AtomicBool,
 }
 
 impl LocalSocket {
@@ -72,6 +75,7 @@ impl LocalSocket {
             listener,
             path: path.to_owned(),
             file: (meta.dev(), meta.ino()),
+            left: AtomicBool::new(false),
         };
         // Nobody but root, and then the one whom it is for.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
@@ -95,6 +99,7 @@ impl LocalSocket {
             listener: UnixListener::from_std(listener)?,
             path: path.to_owned(),
             file: (meta.dev(), meta.ino()),
+            left: AtomicBool::new(false),
         }))
     }
 
@@ -107,9 +112,9 @@ impl LocalSocket {
         self.listener.as_fd().try_clone_to_owned()
     }
 
-    /// Listens no more here, and leaves what is at the path to who has a copy.
-    pub fn leave(mut self) {
-        self.file = (u64::MAX, u64::MAX);
+    /// Leaves what is at the path to who has a copy: it stays when this is dropped.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
     /// Waits for a client.
@@ -130,6 +135,9 @@ impl LocalSocket {
 
 impl Drop for LocalSocket {
     fn drop(&mut self) {
+        if *self.left.get_mut() {
+            return;
+        }
         let meta = fs::symlink_metadata(&self.path);
         // Another's may be there by now.
         if meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file) {
@@ -175,6 +183,7 @@ mod tests {
         let socket = bind(&path).unwrap();
         let copy = socket.copy().unwrap();
         socket.leave();
+        drop(socket);
         assert!(Peer::connect(&path).is_ok());
         let elsewhere = LocalSocket::adopt(copy.try_clone().unwrap(), directory.path());
         assert!(elsewhere.unwrap().is_none());

@@ -4,6 +4,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     str::FromStr,
     sync::Arc,
@@ -111,6 +112,7 @@ impl fmt::Display for Endpoint {
 #[derive(Debug)]
 pub struct Serving {
     endpoint: Endpoint,
+    listener: Arc<Listener>,
     _accepting: JoinSet<()>,
 }
 
@@ -120,8 +122,28 @@ impl Serving {
     pub const fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
+
+    /// A copy of the listener, for another process.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        match &*self.listener {
+            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Listener::Unix(listener) => listener.copy(),
+        }
+    }
+
+    /// Serves nobody any more, and leaves that to who has a copy.
+    pub fn leave(self) {
+        if let Listener::Unix(listener) = &*self.listener {
+            listener.leave();
+        }
+    }
 }
 
+#[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
     Unix(LocalSocket),
@@ -134,12 +156,42 @@ impl Endpoint {
     ///
     /// Somebody else serves there, or the system refuses.
     pub async fn serve(self, metrics: Arc<Metrics>) -> Result<Serving, ServeError> {
-        match self.listen().await {
+        self.serve_later(metrics, None, std::future::ready(()))
+            .await
+    }
+
+    /// The same once `when` is over, by the listener of another process, if it is at this place.
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve`](Self::serve).
+    pub async fn serve_later(
+        self,
+        metrics: Arc<Metrics>,
+        passed: Option<OwnedFd>,
+        when: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Serving, ServeError> {
+        let passed = passed.and_then(|passed| self.adopt(passed).transpose());
+        let listening = match passed {
+            Some(Ok(Listener::Tcp(listener))) => listener.local_addr().map(|here| {
+                let endpoint = Self::Loopback(here);
+                (Listener::Tcp(listener), endpoint)
+            }),
+            Some(adopted) => adopted.map(|listener| (listener, self.clone())),
+            None => self.listen().await,
+        };
+        match listening {
             Ok((listener, endpoint)) => {
+                let listener = Arc::new(listener);
                 let mut accepting = JoinSet::new();
-                accepting.spawn(accept(listener, metrics));
+                let accepted = Arc::clone(&listener);
+                accepting.spawn(async move {
+                    when.await;
+                    accept(&accepted, metrics).await;
+                });
                 Ok(Serving {
                     endpoint,
+                    listener,
                     _accepting: accepting,
                 })
             }
@@ -147,6 +199,23 @@ impl Endpoint {
                 endpoint: self,
                 source,
             }),
+        }
+    }
+
+    /// A listener of another process, if it is here.
+    fn adopt(&self, passed: OwnedFd) -> io::Result<Option<Listener>> {
+        match self {
+            Self::Loopback(address) => {
+                let listener = std::net::TcpListener::from(passed);
+                let here = listener.local_addr()?;
+                let any = address.port() == 0;
+                if here.ip() != address.ip() || (here.port() != address.port() && !any) {
+                    return Ok(None);
+                }
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(|listener| Some(Listener::Tcp(listener)))
+            }
+            Self::Unix(path) => Ok(LocalSocket::adopt(passed, path)?.map(Listener::Unix)),
         }
     }
 
@@ -165,7 +234,7 @@ impl Endpoint {
     }
 }
 
-async fn accept(listener: Listener, metrics: Arc<Metrics>) {
+async fn accept(listener: &Listener, metrics: Arc<Metrics>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -174,7 +243,7 @@ async fn accept(listener: Listener, metrics: Arc<Metrics>) {
             return;
         };
         let metrics = Arc::clone(&metrics);
-        let accepted = match &listener {
+        let accepted = match listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 connections.spawn(converse(stream, metrics, true, seat));
             }),

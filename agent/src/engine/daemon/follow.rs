@@ -16,7 +16,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{House, LoadConfig, Prepare, Prepared, served::Served};
+use tokio::task::JoinSet;
+
+use super::{House, LoadConfig, Prepare, Prepared, listeners::Place, served::Served};
 use crate::{
     config::{self, Config, HouseConfig, ServerConfig},
     engine::reload::{Stamp, at_rest},
@@ -33,6 +35,9 @@ pub(super) struct Follow {
     watches: Vec<FileWatch>,
     /// The state of its files when they were last loaded.
     seen: Vec<(PathBuf, Option<Stamp>)>,
+    loading: JoinSet<Result<Change, String>>,
+    /// Whether it is said, of what is being loaded, that nothing is different.
+    quiet: bool,
 }
 
 /// What is to be done for a configuration, all of it ready.
@@ -40,6 +45,8 @@ struct Change {
     house: HouseConfig,
     begin: Vec<(String, ServerConfig, Prepared)>,
     end: Vec<String>,
+    /// Where servers are served over HTTP, those that stay as they are included.
+    places: Vec<Place>,
 }
 
 impl Follow {
@@ -64,11 +71,13 @@ impl Follow {
             prepare,
             watches: watches.collect(),
             seen: stamps(file),
+            loading: JoinSet::new(),
+            quiet: true,
         }
     }
 
     /// Returns once its files are others than those that were loaded.
-    pub(super) async fn changed(&mut self) {
+    async fn changed(&mut self) {
         loop {
             let now = stamps(&self.file);
             if now != self.seen {
@@ -102,25 +111,49 @@ impl Follow {
         }
     }
 
-    /// Loads the configuration, and serves what it says.
-    pub(super) async fn reload(&mut self, house: &House, quiet: bool) {
+    /// Begins to load the configuration: what comes of it is [`loaded`](Self::loaded).
+    pub(super) fn begin(&mut self, house: &House, quiet: bool) {
         // If it changes from here on, that is told of later.
         self.seen = stamps(&self.file);
+        self.quiet = quiet;
         let served: Vec<Arc<Served>> = {
             let names = house.table.names().into_iter();
             names.filter_map(|name| house.table.get(&name)).collect()
         };
         let (load, prepare) = (Arc::clone(&self.load), Arc::clone(&self.prepare));
-        let made = tokio::task::spawn_blocking(move || change(&*load, &*prepare, &served)).await;
-        let made = made.unwrap_or_else(|error| Err(error.to_string()));
-        let change = match made {
+        // It takes libpcap's time for each filter, and nobody waits meanwhile.
+        self.loading
+            .spawn_blocking(move || change(&*load, &*prepare, &served));
+    }
+
+    /// Whether it is being loaded.
+    pub(super) fn is_loading(&self) -> bool {
+        !self.loading.is_empty()
+    }
+
+    /// What there is to do: a configuration was loaded, or, while none is, a file of it has changed. May be dropped and
+    /// called again.
+    pub(super) async fn news(&mut self) -> News {
+        if self.is_loading() {
+            return News::Loaded(self.loaded().await);
+        }
+        self.changed().await;
+        News::Changed
+    }
+
+    /// What has come of it; it is waited for ever if nothing is being loaded. May be dropped and called again.
+    pub(super) async fn loaded(&mut self) -> Loaded {
+        match self.loading.join_next().await {
+            Some(loaded) => Loaded(loaded.unwrap_or_else(|error| Err(error.to_string()))),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Serves what it says. What ends by that does so on its own time.
+    pub(super) fn apply(&mut self, loaded: Loaded, house: &House) {
+        let change = match loaded.0 {
             Ok(change) => change,
-            Err(why) => {
-                tracing::error!(
-                    "the configuration cannot be used, so what was served before is served still: {why}"
-                );
-                return;
-            }
+            Err(why) => return not_usable(&why),
         };
         if change.house != self.house {
             tracing::warn!(
@@ -128,12 +161,54 @@ impl Follow {
             );
         }
         if change.begin.is_empty() && change.end.is_empty() {
-            if !quiet {
+            if !self.quiet {
                 tracing::info!("the configuration is as it was");
             }
             return;
         }
-        self.apply(change, house).await;
+        // Before anything is taken away.
+        if let Err(error) = house.listeners.prepare(&change.places) {
+            return not_usable(&error.to_string());
+        }
+        for name in change.end {
+            if let Some(served) = house.table.take(&name) {
+                let why = "the configuration has it no longer";
+                tracing::info!("the server {name} is withdrawn: {why}");
+                if let Ok(observer) = house.record.observer(&name) {
+                    observer.server_withdrawn(&name, why);
+                }
+                house.end(served, Some("its server was withdrawn"));
+            }
+        }
+        for (name, config, prepared) in change.begin {
+            let before = house.table.get(&name);
+            let policy = config.policy.clone();
+            let mut shared = house.shared();
+            shared.turn = shared
+                .turn
+                .behind(before.as_ref().map(|before| before.ended()));
+            match Served::begin(&name, config, prepared, shared, &house.listeners) {
+                Ok(served) => {
+                    house.table.put(served);
+                    let verb = if before.is_some() { "changed" } else { "new" };
+                    tracing::info!("the server {name} is {verb}");
+                    if let Some(before) = before {
+                        let other = before.config.policy != policy;
+                        house.end(
+                            before,
+                            other.then_some("another policy decides its calls now"),
+                        );
+                    }
+                }
+                Err(error) if before.is_some() => {
+                    tracing::error!(%error, "the server {name} stays as it was");
+                }
+                Err(error) => tracing::error!(%error, "the server {name} is not served"),
+            }
+        }
+        house.listeners.keep(&change.places);
+        // Who may connect is asked of what is served now.
+        house.door.review();
     }
 
     /// Loads the configuration for who is served still by a daemon that takes nobody any more: what it gives to nobody
@@ -142,54 +217,47 @@ impl Follow {
         self.seen = stamps(&self.file);
         let load = Arc::clone(&self.load);
         let loaded = tokio::task::spawn_blocking(move || load()).await;
-        match loaded.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(config) => house.door.review_by(&config.servers),
-            Err(why) => tracing::error!(
-                "the configuration cannot be used, so whoever is served stays served: {why}"
-            ),
-        }
-    }
-
-    async fn apply(&self, change: Change, house: &House) {
-        for name in change.end {
-            if let Some(served) = house.table.take(&name) {
-                let why = "the configuration has it no longer";
-                tracing::info!("the server {name} is withdrawn: {why}");
-                if let Ok(observer) = house.record.observer(&name) {
-                    observer.server_withdrawn(&name, why);
-                }
-                served.end("its server was withdrawn").await;
+        let config = match loaded.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(config) => config,
+            Err(why) => {
+                tracing::error!(
+                    "the configuration cannot be used, so whoever is served stays served: {why}"
+                );
+                return;
+            }
+        };
+        for name in house.table.names() {
+            let now = config.servers.get(&name);
+            let stays =
+                |served: &Arc<Served>| now.is_some_and(|now| now.policy == served.config.policy);
+            if let Some(served) = house.table.get(&name).filter(|served| !stays(served)) {
+                tracing::info!("the server {name} is not what its clients came for any more");
+                house.end(
+                    served,
+                    Some("its server was withdrawn, or has another policy"),
+                );
             }
         }
-        for (name, config, prepared) in change.begin {
-            let before = house.table.take(&name);
-            if let Some(before) = &before {
-                // Where it listens, the new one may listen.
-                before.close().await;
-                if before.config.policy != config.policy {
-                    before.end("another policy decides its calls now").await;
-                }
-            }
-            let verb = if before.is_some() { "changed" } else { "new" };
-            match Served::begin(&name, config, prepared, house.shared()) {
-                Ok(served) => {
-                    house.table.put(served);
-                    tracing::info!("the server {name} is {verb}");
-                }
-                Err(error) => match before {
-                    // Who comes from now on is served as before, but over HTTP.
-                    Some(before) if !before.is_ended() => {
-                        tracing::error!(%error, "the server {name} stays as it was");
-                        house.table.put(before);
-                    }
-                    _ => tracing::error!(%error, "the server {name} is not served"),
-                },
-            }
-        }
-        // Who may connect is asked of what is served now.
-        house.door.review();
+        house.door.review_by(&config.servers);
     }
 }
+
+fn not_usable(why: &str) {
+    tracing::error!(
+        "the configuration cannot be used, so what was served before is served still: {why}"
+    );
+}
+
+/// What [`Follow`] tells.
+pub(super) enum News {
+    /// The files are others than those that were loaded.
+    Changed,
+    /// They were loaded.
+    Loaded(Loaded),
+}
+
+/// A configuration that was loaded.
+pub(super) struct Loaded(Result<Change, String>);
 
 /// Loads a configuration, and gets ready what is new in it.
 fn change(load: &LoadConfig, prepare: &Prepare, served: &[Arc<Served>]) -> Result<Change, String> {
@@ -201,6 +269,11 @@ fn change(load: &LoadConfig, prepare: &Prepare, served: &[Arc<Served>]) -> Resul
         .map(|served| served.name.to_string())
         .collect();
     let mut begin = Vec::new();
+    let over_http = config.servers.iter().filter_map(|(name, server)| {
+        let http = server.http.as_ref()?;
+        Some((name.clone(), http.listen))
+    });
+    let places = over_http.collect();
     for (name, server) in config.servers {
         if before(&name).is_some_and(|served| served.config.says_the_same(&server)) {
             continue;
@@ -212,6 +285,7 @@ fn change(load: &LoadConfig, prepare: &Prepare, served: &[Arc<Served>]) -> Resul
         house: config.house,
         begin,
         end,
+        places,
     })
 }
 

@@ -22,9 +22,10 @@ use tokio::{
 use super::{
     House,
     door::Entrance,
-    follow::Follow,
+    follow::{Follow, News},
     hand_over::{HandOver, Next, announce},
     heartbeat,
+    take_over::METRICS,
 };
 use crate::{
     engine::{EngineError, Outcome, house::StopSignals},
@@ -148,7 +149,8 @@ impl Life {
         signals: &mut Signals,
     ) -> Result<Next, End> {
         loop {
-            let settled = !self.hand_over.is_under_way();
+            let (replacing, loading) = (self.hand_over.is_under_way(), follow.is_loading());
+            let settled = !replacing && !loading;
             tokio::select! {
                 signal = signals.stop.next() => return Err(End::Signal(signal)),
                 () = house.record.broken() => return Err(End::Broken),
@@ -157,7 +159,7 @@ impl Life {
                     self.tell(Manager::reloading);
                     if self.hand_over.is_due() {
                         self.status("Handing over to another version");
-                        match self.sockets() {
+                        match self.sockets(house) {
                             Ok(sockets) => {
                                 self.hand_over.begin(sockets);
                                 continue;
@@ -165,10 +167,19 @@ impl Life {
                             Err(error) => self.failed(error.to_string()),
                         }
                     }
-                    follow.reload(house, false).await;
-                    self.ready(house);
+                    follow.begin(house, false);
                 }
-                tried = self.hand_over.outcome(), if !settled => {
+                news = follow.news(), if !replacing => match news {
+                    News::Changed => {
+                        self.tell(Manager::reloading);
+                        follow.begin(house, true);
+                    }
+                    News::Loaded(loaded) => {
+                        follow.apply(loaded, house);
+                        self.ready(house);
+                    }
+                },
+                tried = self.hand_over.outcome(), if replacing => {
                     let tried = match tried {
                         Ok(next) => self.commit(house, next).await,
                         Err(why) => Err(why),
@@ -178,17 +189,13 @@ impl Life {
                         Err(why) => self.failed(why),
                     }
                     // That is what a reload is for, too.
-                    follow.reload(house, false).await;
-                    self.ready(house);
-                }
-                () = follow.changed(), if settled => {
-                    self.tell(Manager::reloading);
-                    follow.reload(house, true).await;
-                    self.ready(house);
+                    follow.begin(house, false);
                 }
                 () = sleep(STATUS), if settled => {}
             }
-            if !self.hand_over.is_under_way() {
+            // Nobody waits for these.
+            house.freed();
+            if settled && !self.hand_over.is_under_way() {
                 let status = self.in_words(house);
                 if status != self.told {
                     self.status(&status);
@@ -204,6 +211,8 @@ impl Life {
             let told = announce(manager, &to, &house.status()).await;
             told.map_err(|error| format!("the service manager cannot be told of it: {error}"))?;
         }
+        // A session that begins here would not be known there.
+        house.leave().await;
         let served = successor.serve();
         served.map_err(|error| format!("it has ended when it was to serve: {error}"))?;
         match house.record.observer(super::CALLED) {
@@ -224,7 +233,10 @@ impl Life {
         if let Some(entrance) = self.entrance.take() {
             entrance.leave();
         }
-        self.serving = None;
+        if let Some(serving) = self.serving.take() {
+            serving.leave();
+        }
+        house.retire();
         let clients = counted(u64::try_from(house.clients()).unwrap_or(u64::MAX), "client");
         tracing::info!(
             "version {version} in process {process} takes clients from now on; captures of {clients} stay with the \
@@ -234,11 +246,15 @@ impl Life {
     }
 
     /// Copies of all listeners, for a successor.
-    fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+    fn sockets(&self, house: &House) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut sockets = Vec::new();
         if let Some(entrance) = &self.entrance {
             sockets.push(entrance.copy()?);
         }
+        if let Some(serving) = &self.serving {
+            sockets.push((METRICS.to_owned(), serving.copy()?));
+        }
+        sockets.extend(house.listeners.copies()?);
         Ok(sockets)
     }
 
@@ -297,6 +313,10 @@ async fn drain(
     successor: Successor,
 ) -> End {
     loop {
+        for server in house.freed() {
+            // One that has gone needs nothing any more.
+            let _ = successor.free(&server);
+        }
         if house.is_empty() {
             return End::Replaced(successor.process());
         }
@@ -304,7 +324,7 @@ async fn drain(
             signal = signals.stop.next() => return End::Signal(signal),
             () = house.record.broken() => return End::Broken,
             _ = signals.hang_up.recv() => follow.narrow(house).await,
-            () = follow.changed() => follow.narrow(house).await,
+            _ = follow.news() => follow.narrow(house).await,
             () = sleep(LEFT) => {}
         }
     }

@@ -16,6 +16,7 @@
 //! | `seats` | how many of all, and of each user, may be in |
 //! | `table`, `served`, `pace` | the servers; who may use one, and how soon a failing one is started again |
 //! | `upstream` | a server that speaks HTTP: started once, for all, and again when it ends |
+//! | `listeners` | the sockets of those that are served over HTTP, which outlive their servers |
 //! | `follow` | the configuration, loaded again when it changes: what is added, changed and withdrawn |
 //! | `life` | the loops: it serves, and once it is replaced by another version it serves who is there |
 //! | `hand_over`, `take_over` | an upgrade: what the earlier process does, and what the later one |
@@ -28,6 +29,7 @@ mod hand_over;
 mod heartbeat;
 pub mod hello;
 mod life;
+mod listeners;
 mod pace;
 mod seats;
 mod served;
@@ -36,7 +38,12 @@ mod take_over;
 mod tidy;
 mod upstream;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -45,9 +52,10 @@ use self::{
     door::{Door, Entrance},
     follow::Follow,
     life::{End, Life, Signals},
+    listeners::{Listeners, Place},
     served::Served,
     table::Table,
-    take_over::{Inherited, TakeOver},
+    take_over::{Inherited, METRICS, TakeOver},
 };
 use super::{
     EngineError, Outcome, StdioPlan, house,
@@ -139,6 +147,9 @@ struct House {
     table: Arc<Table>,
     door: Arc<Door>,
     turn: Turn,
+    listeners: Listeners,
+    /// What is being ended; with a name, what a successor waits for.
+    ending: Mutex<JoinSet<Option<String>>>,
 }
 
 impl House {
@@ -157,9 +168,54 @@ impl House {
         self.door.count()
     }
 
+    fn ending(&self) -> MutexGuard<'_, JoinSet<Option<String>>> {
+        // Whole after every statement.
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what a server serves over HTTP, and with a reason, all of it, on its own time.
+    fn end(&self, served: Arc<Served>, why: Option<&'static str>) {
+        served.shut();
+        self.ending().spawn(async move {
+            match why {
+                Some(why) => served.end(why).await,
+                None => served.close().await,
+            }
+            None
+        });
+    }
+
+    /// Lets nobody in over HTTP whom another process can serve at once.
+    async fn leave(&self) {
+        let names = self.table.names();
+        let all: Vec<_> = names
+            .iter()
+            .filter_map(|name| self.table.get(name))
+            .collect();
+        join_all(all.iter().map(|served| served.leave())).await;
+    }
+
+    /// Has another process serve whoever comes over HTTP.
+    fn retire(&self) {
+        let names = self.table.names();
+        for served in names.iter().filter_map(|name| self.table.get(name)) {
+            self.ending().spawn(async move {
+                served.retire().await;
+                Some(served.name.to_string())
+            });
+        }
+    }
+
+    /// The servers that another process waits for and that have ended since this was asked last.
+    fn freed(&self) -> Vec<String> {
+        let mut ending = self.ending();
+        let ended = std::iter::from_fn(|| ending.try_join_next());
+        ended.flatten().flatten().collect()
+    }
+
     /// Whether nobody is served, and no session is open.
     fn is_empty(&self) -> bool {
-        self.door.is_empty() && self.events.roll().live().is_empty()
+        self.ending().is_empty() && self.door.is_empty() && self.events.roll().live().is_empty()
     }
 
     /// What the service manager shows.
@@ -184,7 +240,8 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
     let (events, happened) = Events::channel(CALLED);
     let overflow = events.overflow();
     let desk = Desk::open(CALLED, &log, events.roll());
-    let (metrics, serving) = house::metrics(plan.metrics, &events).await?;
+    let (passed, when) = (inherited.take(METRICS), turn.clone());
+    let (metrics, serving) = house::metrics_later(plan.metrics, &events, passed, when).await?;
     // To know, and to have recorded, what this host lacks.
     let nobody = Credentials::nobody();
     let (_, degraded) = house::sessions(Attribution::ByCall, &nobody, events.clone())?;
@@ -217,6 +274,8 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         door: Door::new(Arc::clone(&table)),
         table,
         turn,
+        listeners: Listeners::new(inherited),
+        ending: Mutex::default(),
     };
     let mut tasks = JoinSet::new();
     let routes = Arc::clone(&house.routes);
@@ -224,19 +283,14 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
     tasks.spawn(tidy::give_back(Arc::clone(&house.door)));
     let mut follow = Follow::new(&plan.file, plan.config, plan.load, plan.prepare);
     let mut life = Life::new(manager, entrance, serving);
-    let begun = plan
-        .servers
-        .into_iter()
-        .try_for_each(|(name, config, prepared)| {
-            let served = Served::begin(&name, config, prepared, house.shared())?;
-            house.table.put(served);
-            Ok::<_, EngineError>(())
-        });
+    let begun = begin(plan.servers, &house);
     let end = match begun {
         Err(error) => End::NotBegun(error),
         Ok(()) => {
             // It may have changed since it was loaded.
-            follow.reload(&house, true).await;
+            follow.begin(&house, true);
+            let loaded = follow.loaded().await;
+            follow.apply(loaded, &house);
             let take_over = tokio::select! {
                 served = take_over.served(house.record.agent()) => served.map_err(End::NotFollowed),
                 signal = signals.stop.next() => Err(End::Signal(signal)),
@@ -259,12 +313,17 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         table,
         door,
         turn: _,
+        listeners,
+        ending,
     } = house;
+    drop(listeners);
     let all = table.take_all();
     door.end_all(AGENT_ENDS);
     let ends = async {
         let all = all.iter().map(|served| served.end(AGENT_ENDS));
-        tokio::join!(join_all(all), door.emptied())
+        let mut ending = ending.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let left = async move { while ending.join_next().await.is_some() {} };
+        tokio::join!(join_all(all), door.emptied(), left)
     };
     if timeout(ENDING, ends).await.is_err() {
         let seconds = ENDING.as_secs();
@@ -277,4 +336,20 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
     ));
     record.finish(&end.in_words(), end.status()).await?;
     end.outcome()
+}
+
+/// Serves what is configured from the start.
+fn begin(servers: Vec<(String, ServerConfig, Prepared)>, house: &House) -> Result<(), EngineError> {
+    let places = servers.iter().filter_map(|(name, config, _)| {
+        let http = config.http.as_ref()?;
+        Some((name.clone(), http.listen))
+    });
+    let places: Vec<Place> = places.collect();
+    house.listeners.prepare(&places)?;
+    for (name, config, prepared) in servers {
+        let served = Served::begin(&name, config, prepared, house.shared(), &house.listeners)?;
+        house.table.put(served);
+    }
+    house.listeners.keep(&places);
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! How soon a server is started again that could not be started, or ended at once.
+//! How soon a server is started again that could not be started, or ended at once: whoever starts one waits by this.
 
 use std::time::Duration;
 
@@ -11,10 +11,30 @@ const FIRST: Duration = Duration::from_secs(1);
 /// At most so long.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Failures of a server's starts.
+/// How long it is waited each time: twice as long as the time before.
+#[derive(Debug)]
+pub(super) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST)
+    }
+}
+
+impl Pauses {
+    /// The next one.
+    pub(super) fn take_next(&mut self) -> Duration {
+        let next = self.0;
+        self.0 = next.saturating_mul(2).min(LONGEST);
+        next
+    }
+}
+
+/// Failures of the starts of a server that each client has one of.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     failures: u32,
+    pauses: Pauses,
     until: Option<Instant>,
     why: String,
 }
@@ -32,10 +52,7 @@ impl Pace {
     pub(super) fn failed(&mut self, now: Instant, why: String) {
         self.failures = self.failures.saturating_add(1);
         self.why = why;
-        self.until = self.failures.checked_sub(AT_ONCE + 1).map(|doublings| {
-            let factor = 2_u32.saturating_pow(doublings);
-            now + FIRST.saturating_mul(factor).min(LONGEST)
-        });
+        self.until = (self.failures > AT_ONCE).then(|| now + self.pauses.take_next());
     }
 
     /// It was of use.

@@ -2,15 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use tokio::{net::UnixStream, task::JoinSet, time::Instant};
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     Prepared,
     hello::{Answer, Offer},
+    listeners::Listeners,
     pace::Pace,
     seats::{Full, Seat, Seats},
     upstream::Upstream,
@@ -23,12 +29,22 @@ use crate::{
         run_http_stdio::{self, Piped},
         server_per_client::{OwnServers, Shared},
     },
-    gate::{Bounds, http},
+    gate::{
+        Bounds,
+        http::{self, Leave},
+    },
     kernel::{self, Peer},
     principal::{Caller, Principal},
     words,
 };
 
+/// How often it is looked whether somebody is left over HTTP.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long it may take until nobody is let in, and how often that is looked at.
+const LEFT: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(2);
+/// How long the last answers of a shared server may take that is about to end.
+const ANSWERED: Duration = Duration::from_secs(10);
 /// Users whose crashes are remembered.
 const USERS: usize = 1_024;
 
@@ -60,6 +76,13 @@ pub(super) struct Served {
     pace: Mutex<Pace>,
     /// Of each user whose client's first words a server did not survive.
     crashes: Mutex<HashMap<u32, Pace>>,
+    /// Nobody is let in over HTTP any more, who is here is served.
+    leave: watch::Sender<bool>,
+    /// Here while somebody is let in.
+    taking: Weak<()>,
+    /// Whether all that is served over HTTP has ended.
+    ended: watch::Sender<bool>,
+    closing: tokio::sync::Mutex<()>,
     /// What keeps its policy what its file says.
     _tasks: JoinSet<()>,
 }
@@ -73,19 +96,24 @@ enum Kind {
 }
 
 impl Served {
-    /// Serves a server from now on, and records that.
+    /// Serves a server from now on, at the socket that there is for it, and records that.
     pub(super) fn begin(
         name: &str,
         config: ServerConfig,
         prepared: Prepared,
         shared: Shared<'_>,
+        listeners: &Listeners,
     ) -> Result<Arc<Self>, EngineError> {
         let Prepared {
             servers: plan,
             http: over_http,
         } = prepared;
+        let (leave, mut taking) = (watch::Sender::new(false), Weak::new());
         let listener = over_http.map(|plan| {
-            let listener = house::listener(plan.listen, plan.tls)?;
+            let socket = listeners.get(name, plan.listen)?;
+            let (leaving, taken) = Leave::when(leave.subscribe());
+            taking = taken;
+            let listener = house::listener_at(socket, plan.tls, leaving);
             let scheme = if listener.tls.is_some() {
                 "https"
             } else {
@@ -114,9 +142,10 @@ impl Served {
                 (Kind::Shared(shared), tasks, Some(address))
             }
             Some((listener, address, reception, None)) => {
+                let turn = shared.turn.clone();
                 let (servers, tasks) = plan.join(shared, run_http_stdio::bounds())?;
                 let servers = Arc::new(servers);
-                let piped = Piped::serve(reception, listener, Arc::clone(&servers));
+                let piped = Piped::serve(reception, listener, Arc::clone(&servers), turn);
                 (
                     Kind::Own(servers, Mutex::new(Some(piped))),
                     tasks,
@@ -135,30 +164,79 @@ impl Served {
             seats: Seats::new(config.most, most_of_one(&config)),
             pace: Mutex::default(),
             crashes: Mutex::default(),
+            leave,
+            taking,
+            ended: watch::Sender::new(false),
+            closing: tokio::sync::Mutex::default(),
             _tasks: tasks,
             config,
         }))
     }
 
-    /// Lets nobody in over HTTP any more; whoever came by that is let go.
-    pub(super) async fn close(&self) {
+    /// Lets nobody in over HTTP from now on: see [`close`](Self::close).
+    pub(super) fn shut(&self) {
         match &self.kind {
             Kind::Own(_, piped) => {
-                let piped = piped.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(piped) = &mut *lock(piped) {
+                    piped.close();
+                }
+            }
+            Kind::Shared(upstream) => upstream.shut(),
+        }
+    }
+
+    /// Lets nobody in over HTTP any more; whoever came by that is let go.
+    pub(super) async fn close(&self) {
+        // Whoever comes second waits as long as the first.
+        let _one = self.closing.lock().await;
+        match &self.kind {
+            Kind::Own(_, piped) => {
+                let piped = lock(piped).take();
                 if let Some(piped) = piped {
                     piped.end().await;
                 }
             }
             Kind::Shared(upstream) => upstream.end().await,
         }
+        self.ended.send_replace(true);
     }
 
-    /// Whether its clients' servers were told to end.
-    pub(super) fn is_ended(&self) -> bool {
-        match &self.kind {
-            Kind::Own(servers, _) => servers.is_stopping(),
-            Kind::Shared(_) => true,
+    /// Tells when what is served over HTTP has ended.
+    pub(super) fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+
+    /// Lets nobody in over HTTP whom another daemon can serve at once. Who is here is served.
+    pub(super) async fn leave(&self) {
+        if let Kind::Own(..) = &self.kind {
+            self.leave.send_replace(true);
+            let begun = Instant::now();
+            while self.taking.strong_count() > 0 && begun.elapsed() < LEFT {
+                sleep(SOON).await;
+            }
         }
+    }
+
+    /// Another daemon serves whoever comes over HTTP from now on. Who waits for an answer gets it, captures go on to
+    /// their ends, and when there are none left all of it has ended.
+    pub(super) async fn retire(&self) {
+        match &self.kind {
+            Kind::Own(_, piped) => {
+                self.leave.send_replace(true);
+                while lock(piped).as_mut().is_some_and(|piped| !piped.is_over()) {
+                    sleep(LOOK).await;
+                }
+            }
+            Kind::Shared(upstream) => {
+                upstream.finish().await;
+                self.leave.send_replace(true);
+                let begun = Instant::now();
+                while !upstream.is_over() && begun.elapsed() < ANSWERED {
+                    sleep(LOOK).await;
+                }
+            }
+        }
+        self.close().await;
     }
 
     /// Ends all of it: the servers of all clients, with their sessions.
@@ -282,12 +360,15 @@ impl Served {
     }
 
     fn crashes(&self) -> MutexGuard<'_, HashMap<u32, Pace>> {
-        // Whole after every statement.
-        self.crashes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.crashes)
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
-        // Replaced as a whole, so a panic elsewhere does not spoil it.
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pace)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,6 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::pace::Pauses;
 use crate::{
     engine::{
         EngineError, Judge, StdioPlan,
@@ -20,26 +21,35 @@ use crate::{
         house,
         run_http_upstream::{self, Unenforced, asked_at},
         server_per_client::{Routed, Shared},
+        turn::Turn,
     },
-    gate::http::{self, Authorities, FrontPlan, Listener, ReceptionPlan, UpstreamAddress},
+    gate::{
+        Captures as _,
+        http::{self, Authorities, FrontPlan, Listener, ReceptionPlan, UpstreamAddress},
+    },
     kernel::{self, Credentials},
     session::{Attribution, EndReason, Events, Sessions},
 };
 
 /// Ends that may wait to be told.
 const ENDS: usize = 256;
-/// How long it is waited before a server is started again; each time after that, twice as long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// At most so long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often it is looked whether a session is open still.
+const LOOK: Duration = Duration::from_millis(200);
 /// Whoever has lived so long was of use: the next pause is the first again.
 const LIVED: Duration = Duration::from_secs(60);
 
 /// A server over HTTP, and who is served by it.
 pub(super) struct Upstream {
+    name: Arc<str>,
     /// Who serves clients, and who watches over the server. Aborted when this is dropped.
     tasks: Mutex<Option<(JoinSet<()>, JoinSet<()>)>>,
     stop: watch::Sender<bool>,
+    /// Nothing more is opened.
+    closing: watch::Sender<bool>,
+    /// What it had to wait for itself.
+    turn: Turn,
+    /// The sessions of the server; none if it is not started here.
+    current: Option<Current>,
     failing: Arc<Mutex<Option<String>>>,
 }
 
@@ -72,7 +82,7 @@ impl Upstream {
             events,
             routes,
             metrics,
-            turn: _,
+            turn,
         } = shared;
         let (judge, following) = house::decider(
             &plan.name,
@@ -82,6 +92,7 @@ impl Upstream {
             record,
             metrics.as_deref(),
         )?;
+        let name = Arc::clone(&plan.name);
         let inner = judge.judge();
         let front = FrontPlan {
             upstream: at.clone(),
@@ -92,7 +103,8 @@ impl Upstream {
         let observer = record.observer(&plan.name)?;
         let (ends, ended) = mpsc::channel(ENDS);
         let failing = Arc::new(Mutex::new(None));
-        let stop = watch::Sender::new(false);
+        let (stop, closing) = (watch::Sender::new(false), watch::Sender::new(false));
+        let (mut current, its) = (None, turn.clone());
         let (mut serving, mut watching) = (JoinSet::new(), JoinSet::new());
         if starting {
             let (sessions, _) =
@@ -107,20 +119,31 @@ impl Upstream {
                 current: Current::new(sessions.clone()),
                 failing: Arc::clone(&failing),
             };
+            current = Some(supervisor.current.clone());
             let routed = Routed {
                 sessions: supervisor.current.clone(),
                 routes,
                 ends,
+                closing: Some(closing.subscribe()),
             };
             let gate = run_http_upstream::gate(judge, routed, observer);
+            // There is one server at a time: it has one place to listen at.
+            let (name, first) = (Arc::clone(&supervisor.name), turn.clone());
             serving.spawn(async move {
+                first.to_have(&name).await;
                 let served = http::serve(&front, listener, gate, ended, kernel::tcp_owner).await;
                 if let Err(error) = served {
                     tracing::error!(%error, "clients can no longer be served over HTTP");
                 }
             });
-            let stopped = stop.subscribe();
-            watching.spawn(async move { supervisor.watch(sessions, stopped).await });
+            let mut stopped = stop.subscribe();
+            watching.spawn(async move {
+                tokio::select! {
+                    () = turn.to_have(&supervisor.name) => {}
+                    _ = stopped.wait_for(|stop| *stop) => return,
+                }
+                supervisor.watch(sessions, stopped).await;
+            });
         } else {
             tracing::warn!(
                 "calls to {} are gated, nothing is enforced in the kernel: capwarden did not start the server at {at}",
@@ -128,6 +151,7 @@ impl Upstream {
             );
             let gate = run_http_upstream::gate(judge, Unenforced, observer);
             serving.spawn(async move {
+                turn.to_serve().await;
                 let served = http::serve(&front, listener, gate, ended, kernel::tcp_owner).await;
                 if let Err(error) = served {
                     tracing::error!(%error, "clients can no longer be served over HTTP");
@@ -136,8 +160,12 @@ impl Upstream {
             });
         }
         let upstream = Self {
+            name,
             tasks: Mutex::new(Some((serving, watching))),
             stop,
+            closing,
+            turn: its,
+            current,
             failing,
         };
         Ok((upstream, following))
@@ -146,6 +174,40 @@ impl Upstream {
     /// Why the server does not run, where that is so.
     pub(super) fn failing(&self) -> Option<String> {
         lock(&self.failing).clone()
+    }
+
+    /// Serves nobody from now on: see [`end`](Self::end).
+    pub(super) fn shut(&self) {
+        if let Some((serving, _)) = &mut *lock(&self.tasks) {
+            serving.abort_all();
+        }
+    }
+
+    /// Opens no session any more, and waits for the ends of those that are open.
+    pub(super) async fn finish(&self) {
+        self.closing.send_replace(true);
+        if self.current.is_some() {
+            // An agent before this one has it still.
+            self.turn.to_have(&self.name).await;
+        }
+        let open = || {
+            let current = self.current.as_ref();
+            current.is_some_and(|sessions| !sessions.live().is_empty())
+        };
+        while open() {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether nobody is served any more.
+    pub(super) fn is_over(&self) -> bool {
+        match &mut *lock(&self.tasks) {
+            None => true,
+            Some((serving, _)) => {
+                while serving.try_join_next().is_some() {}
+                serving.is_empty()
+            }
+        }
     }
 
     /// Serves nobody any more, then ends the server with its sessions.
@@ -162,7 +224,7 @@ impl Upstream {
 impl Supervisor {
     /// Keeps a server running until it is told to stop.
     async fn watch(self, first: Sessions, mut stop: watch::Receiver<bool>) {
-        let mut pause = PAUSE;
+        let mut pauses = Pauses::default();
         let mut ready = Some(first);
         loop {
             let begun = Instant::now();
@@ -196,8 +258,9 @@ impl Supervisor {
                 Err(error) => error.to_string(),
             };
             if begun.elapsed() >= LIVED {
-                pause = PAUSE;
+                pauses = Pauses::default();
             }
+            let pause = pauses.take_next();
             tracing::error!(
                 "the server {} does not run: {ended}; it is started again in {} s",
                 self.name,
@@ -208,7 +271,6 @@ impl Supervisor {
                 () = sleep(pause) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
 

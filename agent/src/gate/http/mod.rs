@@ -53,7 +53,7 @@ pub use front::{ENDPOINT, FrontPlan};
 pub use metadata::{Issuer, NoIssuer};
 pub use piped::{Servers, serve_piped};
 pub use reception::{Prepare, ReceptionPlan};
-pub use serve::{Listener, listen, serve};
+pub use serve::{Leave, Listener, listen, serve};
 pub use tls::{Authorities, Tls, TlsError};
 pub use upstream::{AddressError, UpstreamAddress};
 

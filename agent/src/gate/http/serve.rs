@@ -4,7 +4,8 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    pin::pin,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -58,6 +59,55 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Says when nobody is let in any more: who is here is answered, and others come elsewhere.
+#[derive(Debug)]
+pub struct Leave {
+    told: Option<watch::Receiver<bool>>,
+    /// Kept while connections are taken.
+    _taking: Option<Arc<()>>,
+}
+
+impl Leave {
+    /// Never.
+    #[must_use]
+    pub fn never() -> Self {
+        Self {
+            told: None,
+            _taking: None,
+        }
+    }
+
+    /// When this says so. What comes back besides is gone once nobody is let in.
+    #[must_use]
+    pub fn when(told: watch::Receiver<bool>) -> (Self, Weak<()>) {
+        let taking = Arc::new(());
+        let taken = Arc::downgrade(&taking);
+        let leave = Self {
+            told: Some(told),
+            _taking: Some(taking),
+        };
+        (leave, taken)
+    }
+
+    /// For who is here already.
+    pub(super) fn of_others(&self) -> Self {
+        Self {
+            told: self.told.clone(),
+            _taking: None,
+        }
+    }
+
+    /// Waits until it is said.
+    pub(super) async fn told(&self) {
+        if let Some(mut told) = self.told.clone()
+            && told.wait_for(|told| *told).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 /// Where clients come.
 #[derive(Debug)]
 pub struct Listener {
@@ -67,6 +117,8 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// How many may come at once; of others, those who wait are told to come again.
     pub capacity: Capacity,
+    /// Until when.
+    pub leave: Leave,
 }
 
 /// Whose connections are told apart: the users of this host, and the addresses of others.
@@ -85,7 +137,8 @@ impl Listener {
         })
     }
 
-    /// Takes connections for a service until it is dropped. `owner` says which user's the socket at
+    /// Takes connections for a service until it is told to leave, and returns when the last of them has been answered
+    /// then, or until it is dropped. `owner` says which user's the socket at
     /// the other end is, given its address and ours; on a loopback address, connections of nobody
     /// are closed.
     pub(super) async fn take<S: Service>(
@@ -97,8 +150,8 @@ impl Listener {
         let tls = self.tls.map(Arc::new);
         let places = Shares::new(self.capacity.connections);
         let leaving = Arc::new(Semaphore::new(FAREWELLS));
-        let mut connections = JoinSet::new();
-        connections.spawn({
+        let (mut connections, mut watching) = (JoinSet::new(), JoinSet::new());
+        watching.spawn({
             let service = Arc::clone(&service);
             async move {
                 let ended = |grant: &str| service.ended(grant);
@@ -106,7 +159,11 @@ impl Listener {
             }
         });
         loop {
-            let (stream, peer) = match self.tcp.accept().await {
+            let accepted = tokio::select! {
+                accepted = self.tcp.accept() => accepted,
+                () = self.leave.told() => break,
+            };
+            let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be taken");
@@ -137,15 +194,16 @@ impl Listener {
                 continue;
             };
             let (service, tls) = (Arc::clone(&service), tls.clone());
+            let leave = self.leave.of_others();
             connections.spawn(async move {
                 let _ = stream.set_nodelay(true);
                 let peer = Peer { user };
                 match tls {
-                    None => converse(service, peer, stream).await,
+                    None => converse(service, peer, stream, leave).await,
                     Some(tls) => {
                         let accepting = TlsAcceptor::from(tls.config()).accept(stream);
                         match timeout(HANDSHAKE, accepting).await {
-                            Ok(Ok(stream)) => converse(service, peer, stream).await,
+                            Ok(Ok(stream)) => converse(service, peer, stream, leave).await,
                             Ok(Err(error)) => tracing::debug!(%error, "no keys were agreed on"),
                             Err(_) => tracing::debug!("no keys were agreed on in time"),
                         }
@@ -154,6 +212,9 @@ impl Listener {
                 drop((place, descriptor));
             });
         }
+        drop((self.tcp, self.leave));
+        while connections.join_next().await.is_some() {}
+        Ok(())
     }
 }
 
@@ -181,18 +242,27 @@ async fn converse<S: Service>(
     service: Arc<S>,
     peer: Peer,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    leave: Leave,
 ) {
     let served = service_fn(|request| {
         let answer = receive(Arc::clone(&service), peer.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), served)
-        .await;
+        .serve_connection(TokioIo::new(stream), served);
+    let mut serving = pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = leave.told() => {
+            // What it has asked is answered.
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
     }

@@ -179,6 +179,16 @@ fn confined(connection: &OwnedFd, launch: &Launch<'_>) -> Result<(Process, Liste
         (Message::Failed(step, errno), _, _) => {
             return Err(launch.stopped_at(step, errno.into()));
         }
+        // It could not read what it was asked for.
+        (Message::Unable(Errno::PROTO), _, _) => {
+            let user = launch.credentials.name();
+            let why = format!(
+                "the launcher of {user} is of another version of capwarden, and starts nothing for this one; it becomes the \
+                 version that is installed when the last server that it has started ends, or by: systemctl restart \
+                 capwarden-server@{user}.service"
+            );
+            return Err(launch.prepare(io::Error::other(why)));
+        }
         (Message::Unable(errno), _, _) => return Err(prepare(errno)),
         _ => return Err(prepare(Errno::PROTO)),
     };

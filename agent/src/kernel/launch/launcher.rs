@@ -6,6 +6,9 @@
 //! and outside of their confinement: they cannot trace it, or read its memory (Landlock, and it
 //! is not dumpable), but where Linux is older than 6.12 they could kill it. Then nobody can tell how they
 //! ended, and the service manager starts another one.
+//!
+//! When another version of the program is put in its place, it becomes that one, in the same process, as soon as nobody
+//! whom it has started is left: a restart would take their `/tmp`, and nobody could tell how they ended.
 
 use std::{
     io,
@@ -23,7 +26,7 @@ use std::{
 };
 
 use rustix::{
-    io::Errno,
+    io::{Errno, FdFlags, fcntl_setfd},
     net::{
         SocketFlags, SocketType, accept_with,
         sockopt::{socket_acceptconn, socket_peercred, socket_type},
@@ -36,7 +39,7 @@ use super::{
     request::{LONGEST, Request},
     steps::ChildPlan,
 };
-use crate::kernel::sys;
+use crate::kernel::{Program, sys};
 
 /// The hidden verb under which the agent's program file is a launcher.
 pub const LAUNCHER_VERB: &str = "__launcher";
@@ -64,7 +67,19 @@ fn serve() -> io::Result<std::convert::Infallible> {
     let socket = passed()?;
     sys::ignore_signals();
     let busy = Arc::new(AtomicUsize::new(0));
+    let mut program = Program::own().ok();
     loop {
+        channel::wait(&socket, None)?;
+        // Whoever asks is answered by the other version then.
+        if busy.load(Ordering::Acquire) == 0
+            && let Some(replaced) = program.take_if(|program| program.is_replaced())
+        {
+            let error = become_another(&replaced, &socket);
+            eprintln!(
+                "capwarden {LAUNCHER_VERB}: the other version in {} is not used: {error}",
+                replaced.path().display()
+            );
+        }
         let connection = match accept_with(&socket, SocketFlags::CLOEXEC) {
             Ok(connection) => connection,
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
@@ -95,6 +110,21 @@ fn serve() -> io::Result<std::convert::Infallible> {
     }
 }
 
+/// Executes another version, which gets the socket as the service manager has passed it.
+fn become_another(program: &Program, socket: &OwnedFd) -> io::Error {
+    let passing = match program.exposed() {
+        Ok(None) => fcntl_setfd(socket, FdFlags::empty()),
+        Ok(Some(why)) => return io::Error::other(why),
+        Err(error) => return error,
+    };
+    let error = match passing {
+        Ok(()) => program.execute(),
+        Err(error) => error.into(),
+    };
+    let _ = fcntl_setfd(socket, FdFlags::CLOEXEC);
+    error
+}
+
 /// One of those that are watched over.
 struct Busy(Arc<AtomicUsize>);
 
@@ -121,7 +151,7 @@ fn passed() -> io::Result<OwnedFd> {
             "what was passed is no socket that keeps messages apart (ListenSequentialPacket=)",
         ));
     }
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
     Ok(socket)
 }
 

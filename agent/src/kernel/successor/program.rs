@@ -7,8 +7,10 @@ use std::{
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
         fs::MetadataExt as _,
+        process::CommandExt as _,
     },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use crate::store;
@@ -96,6 +98,13 @@ impl Program {
         there.is_ok_and(|meta| meta.is_file() && (meta.dev(), meta.ino()) != self.file)
     }
 
+    /// Executes what is there now in place of what this process executes, with the same arguments. Returns only if
+    /// that is not possible.
+    pub(in crate::kernel) fn execute(&self) -> io::Error {
+        let mut command = Command::new(&self.path);
+        command.arg0(&self.name).args(&self.arguments).exec()
+    }
+
     /// Why what is there now must not be executed, if that is so: others than root could have put it there.
     ///
     /// # Errors
@@ -103,8 +112,10 @@ impl Program {
     pub fn exposed(&self) -> io::Result<Option<String>> {
         let meta = fs::metadata(&self.path)?;
         let own = rustix::process::geteuid().as_raw();
+        // What a user can change is executed by nobody who watches over the user's processes.
+        let governed = (own != 0).then_some(own);
         let at = self.path.display();
-        if meta.uid() != 0 && meta.uid() != own {
+        if meta.uid() != 0 {
             return Ok(Some(format!("{at} belongs to user {}", meta.uid())));
         }
         if meta.mode() & 0o022 != 0 {
@@ -114,13 +125,13 @@ impl Program {
             )));
         }
         // Of a link, both where it is and where it leads.
-        let links = self.path.parent().map(|above| store::exposed(above, None));
+        let above = |path: &Path| path.parent().map(|above| store::exposed(above, governed));
+        let links = above(&self.path);
         if let Some(why) = links.transpose()?.flatten() {
             return Ok(Some(why.to_string()));
         }
         let file = fs::canonicalize(&self.path)?;
-        let leads = file.parent().map(|above| store::exposed(above, None));
-        Ok(leads.transpose()?.flatten().map(|why| why.to_string()))
+        Ok(above(&file).transpose()?.flatten().map(|why| why.to_string()))
     }
 }
 

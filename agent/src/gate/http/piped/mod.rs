@@ -66,6 +66,8 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(600);
 /// How often idle ones are looked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// The same once nobody is let in any more.
+const LEAVING: Duration = Duration::from_millis(500);
 const POSTED: &str = "messages are sent with POST";
 
 /// Starts servers that speak on pipes.
@@ -78,6 +80,9 @@ pub trait Servers: Send + Sync + 'static {
     ///
     /// There are no descriptors left.
     fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream>;
+
+    /// Whether the caller with this connection has a session open that goes on by itself.
+    fn is_busy(&self, connection: u64) -> bool;
 
     /// A message of a client was not let through.
     fn dropped(&self, bytes: u64, why: &str);
@@ -95,16 +100,28 @@ pub async fn serve_piped<S: Servers>(
     owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
 ) -> io::Result<()> {
     let front = Arc::new(Piped::new(plan, &listener, servers)?);
-    let sweeping = async {
-        loop {
-            sleep(LOOK).await;
-            front.sweep(IDLE);
+    let (leave, to_sweep) = (listener.leave.of_others(), Arc::clone(&front));
+    let sweeping = async move {
+        let front = &to_sweep;
+        let idle = async {
+            loop {
+                sleep(LOOK).await;
+                front.sweep(IDLE);
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            () = leave.told() => {}
         }
+        // Also of who listens still.
+        while !front.let_go() {
+            sleep(LEAVING).await;
+        }
+        Ok(())
     };
-    tokio::select! {
-        served = listener.take(Arc::clone(&front), owner) => served,
-        () = sweeping => Ok(()),
-    }
+    // Whoever is answered is waited for, and whatever goes on by itself.
+    let taking = listener.take(Arc::clone(&front), owner);
+    tokio::try_join!(taking, sweeping).map(drop)
 }
 
 /// An MCP session, and its server.
@@ -113,6 +130,7 @@ struct Session {
     kind: Kind,
     principal: Principal,
     tether: Option<Arc<Tether>>,
+    connection: u64,
 }
 
 impl Drop for Session {
@@ -184,6 +202,37 @@ impl<S: Servers> Piped<S> {
         drop(gone);
     }
 
+    /// Nobody comes any more: ends those who wait for nothing, and of whom nothing goes on. Whether all have ended.
+    fn let_go(&self) -> bool {
+        let stays = |session: &Session| {
+            let wire = &session.wire;
+            !wire.is_gone() && (wire.waits() || self.servers.is_busy(session.connection))
+        };
+        let mut gone = Vec::new();
+        {
+            let mut sessions = lock(&self.sessions);
+            let (left, over) = std::mem::take(&mut *sessions)
+                .into_iter()
+                .partition(|(_, session)| stays(session));
+            *sessions = left;
+            gone.push(over);
+        }
+        let mut shared = lock(&self.shared);
+        shared.retain(|_, shared| match shared.try_lock() {
+            // One is being started just now.
+            Err(_) => true,
+            Ok(mut place) => {
+                if place.as_ref().is_some_and(|session| !stays(session)) {
+                    drop(place.take());
+                }
+                place.is_some()
+            }
+        });
+        let left = shared.len();
+        drop((shared, gone));
+        left == 0 && lock(&self.sessions).is_empty()
+    }
+
     async fn route(
         self: Arc<Self>,
         visitor: Visitor,
@@ -212,6 +261,7 @@ impl<S: Servers> Piped<S> {
                 "too many servers run: try again when a session has ended",
             )
         })?;
+        let connection = caller.connection;
         let server = self.servers.start(caller, Box::new(place));
         let server = server.map_err(|error| {
             tracing::error!(%error, "no server can be started");
@@ -224,6 +274,7 @@ impl<S: Servers> Piped<S> {
             kind,
             principal,
             tether: visitor.tether.clone(),
+            connection,
         })
     }
 

@@ -59,6 +59,10 @@ impl Servers for Fake {
         Ok(ours)
     }
 
+    fn is_busy(&self, _: u64) -> bool {
+        false
+    }
+
     fn dropped(&self, _: u64, _: &str) {}
 
     fn bounds(&self) -> Bounds {
@@ -119,6 +123,7 @@ impl Rig {
             tcp,
             tls: None,
             capacity: crate::gate::http::Capacity::of(1_024),
+            leave: crate::gate::http::Leave::never(),
         };
         let front = Piped::new(&plan, &listener, Fake(Mutex::new(sender))).unwrap();
         let front = Arc::new(front);

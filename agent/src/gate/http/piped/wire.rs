@@ -148,6 +148,13 @@ impl Wire {
         }
     }
 
+    /// Whether the answer to a request is waited for.
+    pub(super) fn waits(&self) -> bool {
+        let streams = lock(&self.streams);
+        let mut waiting = streams.waiting.values();
+        waiting.any(|waiting| !waiting.to.is_closed())
+    }
+
     /// A number that no other request of this wire has.
     pub(super) fn next_number(&self) -> u64 {
         self.number.fetch_add(1, Ordering::Relaxed) + 1
