@@ -52,7 +52,7 @@ fn call(verdict: CallVerdict, rule: Option<RuleRef>) -> GateEvent {
 }
 
 pub(crate) fn measure(_: &Bench) -> Result<Vec<Measurement>> {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new().server("pcap");
     metrics.name_tools(
         (0..30)
             .map(|n| format!("tool_{n}"))
