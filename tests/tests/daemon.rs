@@ -310,6 +310,22 @@ fn users_get_servers_and_captures_of_their_own_and_others_get_none() -> Result<(
         ensure!(text(&end, "reason") == "packet-cap", "{end}");
         ensure!(packets(file)? == cap);
     }
+    // What is recorded of sessions says whose they are, too.
+    for kind in ["session-opened", "socket-armed", "session-ended"] {
+        let records = stage.audited(kind, 2)?;
+        for (server, session) in [("one", &session), ("real", &of_real)] {
+            let its = |record: &&Value| text(record, "session") == session;
+            let of = records
+                .iter()
+                .filter(its)
+                .map(|record| text(record, "server"));
+            let of: Vec<&str> = of.collect();
+            ensure!(
+                !of.is_empty() && of.iter().all(|of| *of == server),
+                "{kind}: {records:?}"
+            );
+        }
+    }
     let calls = stage.audited("call", 2)?;
     for (call, server, session) in [(0, "one", &session), (1, "real", &of_real)] {
         let record = calls.get(call).context("no record")?;

@@ -1,11 +1,16 @@
 //! What operators see of `capwarden run`: metrics, as another program reads them, and the log as
 //! JSON; both against what the audit log says.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{capwarden, wait_for},
+    agent::{capwarden, wait_for, workplace},
     mcp::{Client, PATIENCE},
     stage::{Stage, number, python, text},
 };
@@ -434,4 +439,57 @@ fn log_as_json_follows_each_call_and_session() -> Result<()> {
     let end = "it was stopped by a call";
     assert_eq!(said("session", end, &session), 1, "{log}");
     Ok(())
+}
+
+/// Has a directory in the journal's place, then executes a command.
+const JOURNAL: &str = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+    mount --bind \"$1\" /run/systemd/journal && shift && exec \"$@\"";
+
+#[test]
+fn log_goes_to_the_journal_that_standard_error_leads_to() -> Result<()> {
+    let place = workplace()?;
+    let at = |name: &str| place.path().join(name);
+    let journal = UnixDatagram::bind(at("socket"))?;
+    journal.set_read_timeout(Some(PATIENCE))?;
+    let stderr = File::create(at("stderr"))?;
+    let stream = stderr.metadata()?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", JOURNAL, "sh"]);
+    command.arg(place.path()).arg(capwarden()?);
+    command
+        .args(["exec", "-i", "lo", "--audit"])
+        .arg(at("log.jsonl"));
+    command.args(["--", "true"]).stderr(stderr);
+    command.env(
+        "JOURNAL_STREAM",
+        format!("{}:{}", stream.dev(), stream.ino()),
+    );
+    let status = command.env_remove("CAPWARDEN_LOG").status()?;
+    ensure!(status.success(), "{}", fs::read_to_string(at("stderr"))?);
+    let (mut entry, mut found) = (vec![0; 64 << 10], Vec::new());
+    for field in [
+        "MESSAGE",
+        "PRIORITY",
+        "CAPWARDEN_SESSION",
+        "CAPWARDEN_SERVER",
+        "CAPWARDEN_REASON",
+    ] {
+        // The session's end comes late, and has all of them.
+        while found.len() < 4 << 20 && !holds(&found, field) {
+            let length = journal.recv(&mut entry)?;
+            found.extend(entry.get(..length).unwrap_or_default());
+        }
+        ensure!(holds(&found, field), "{field}");
+    }
+    ensure!(String::from_utf8_lossy(&found).contains("s1\n"));
+    ensure!(!fs::read_to_string(at("stderr"))?.contains("granted"));
+    Ok(())
+}
+
+/// Whether a field of this name is in these entries.
+fn holds(entries: &[u8], field: &str) -> bool {
+    let name = format!("{field}\n");
+    entries
+        .windows(name.len())
+        .any(|part| part == name.as_bytes())
 }
