@@ -42,7 +42,7 @@ use self::{door::Door, door::Entrance, follow::Follow, served::Served, table::Ta
 use super::{
     EngineError, Outcome, StdioPlan,
     house::{self, StopSignals},
-    record::{RecordKeeper, Started},
+    record::{Opening, RecordKeeper, Started},
     server_per_client::{AGENT_ENDS, Routes, Shared},
 };
 use crate::{
@@ -50,7 +50,6 @@ use crate::{
     config::{Config, ServerConfig},
     gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
     kernel::{Credentials, Manager},
-    operate::Desk,
     session::{Attribution, Events},
     telemetry::Endpoint,
     words::counted,
@@ -62,6 +61,8 @@ const CALLED: &str = "agent";
 const ENDS: usize = 4_096;
 /// How long connections may take to end: a unit is killed after `TimeoutStopSec=`.
 const ENDING: Duration = Duration::from_secs(16);
+/// How often it is looked whether the service manager is to be told of another status.
+const STATUS: Duration = Duration::from_secs(5);
 
 /// A server that is ready to be served.
 #[derive(Debug)]
@@ -156,10 +157,8 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     let mut hang_up = signal(SignalKind::hangup())?;
     let manager = Manager::of_environment().map(Arc::new);
     let entrance = Entrance::open(&plan.socket, &plan.group)?;
-    let (events, happened) = Events::channel();
-    let overflow = events.overflow();
-    let desk = Desk::open(CALLED, &log, events.roll());
-    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let (opening, events, _serving) = Opening::of(CALLED, log, plan.metrics).await?;
+    let metrics = opening.metrics.clone();
     // To know, and to have recorded, what this host lacks.
     let nobody = Credentials::nobody();
     let (_, degraded) = house::sessions(Attribution::ByCall, &nobody, events.clone())?;
@@ -174,15 +173,7 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
         reach: &[],
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(
-        log,
-        &started,
-        happened,
-        overflow,
-        ends,
-        metrics.clone(),
-        desk,
-    )?;
+    let record = opening.begin(&started, ends)?;
     let table = Arc::new(Table::default());
     let house = House {
         record,
@@ -257,6 +248,3 @@ pub async fn daemon(plan: DaemonPlan, log: Log) -> Result<Outcome, EngineError> 
     record.finish(why, signal.map(|_| 0)).await?;
     Ok(signal.map_or(Outcome::Killed, Outcome::Stopped))
 }
-
-/// How often it is looked whether the service manager is to be told of another status.
-const STATUS: Duration = Duration::from_secs(5);
