@@ -108,6 +108,14 @@ impl Stage {
         Ok(path)
     }
 
+    /// What carries a client's pipes to a Unix socket.
+    pub fn bridge(&self, socket: &Path) -> Result<Command> {
+        const BRIDGE: &str = include_str!("../scripts/bridge.py");
+        let mut command = Command::new(python("python3")?);
+        command.arg(self.write("bridge.py", BRIDGE)?).arg(socket);
+        Ok(command)
+    }
+
     /// `capwarden run` with this policy in front of a server, before the first word.
     pub fn run(&self, policy: &str, server: &[&Path]) -> Result<Client> {
         self.run_with(policy, &[], server)

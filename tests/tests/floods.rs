@@ -14,8 +14,6 @@ use capwarden_tests::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const BRIDGE: &str = include_str!("../scripts/bridge.py");
-
 /// What an agent may hold, in KiB, and how many descriptors: each capture socket takes some.
 const MEMORY: u64 = 96 * 1024;
 const DESCRIPTORS: usize = 600;
@@ -83,11 +81,8 @@ fn any_calls(space: &Namespace, seed: u64) -> Result<u64> {
 
 /// A server for this client alone, behind the agent that all share.
 fn client(stage: &Stage, name: &str) -> Result<Client> {
-    let mut command = std::process::Command::new(python("python3")?);
-    command
-        .arg(stage.write("bridge.py", BRIDGE)?)
-        .arg(stage.path("socket"));
-    let mut client = Client::start(&mut command, &stage.path(name))?;
+    let mut bridge = stage.bridge(&stage.path("socket"))?;
+    let mut client = Client::start(&mut bridge, &stage.path(name))?;
     client.shake_hands()?;
     Ok(client)
 }

@@ -1,6 +1,6 @@
 //! Several clients on `capwarden run --listen unix:PATH`, each with a server of its own.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use capwarden_tests::{
@@ -12,7 +12,6 @@ use rustix::process::Signal;
 use serde_json::json;
 
 const SERVER: &str = include_str!("../scripts/hostile.py");
-const BRIDGE: &str = include_str!("../scripts/bridge.py");
 
 const POLICY: &str = "version: 1
 default: deny
@@ -28,10 +27,10 @@ tools:
 ";
 
 fn connect(stage: &Stage, socket: &Path, name: &str) -> Result<Client> {
-    let bridge = stage.write("bridge.py", BRIDGE)?;
-    let mut command = Command::new(python("python3")?);
-    command.arg(bridge).arg(socket);
-    Client::start(&mut command, &stage.path(&format!("{name}-stderr")))
+    Client::start(
+        &mut stage.bridge(socket)?,
+        &stage.path(&format!("{name}-stderr")),
+    )
 }
 
 #[test]

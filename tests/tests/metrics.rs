@@ -18,7 +18,6 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const HOSTILE: &str = include_str!("../scripts/hostile.py");
-const BRIDGE: &str = include_str!("../scripts/bridge.py");
 const SCRAPE: &str = include_str!("../scripts/scrape.py");
 
 const POLICY: &str = "version: 1
@@ -285,7 +284,6 @@ fn metrics_on_a_unix_socket_are_one_agents_own() -> Result<()> {
 fn metrics_of_local_clients_are_counted_together_with_limits_and_approvals() -> Result<()> {
     let stage = Stage::new()?;
     let script = stage.write("hostile.py", HOSTILE)?;
-    let bridge = stage.write("bridge.py", BRIDGE)?;
     let socket = stage.path("socket");
     let listen = format!("unix:{}", socket.display());
     let mut agent = stage.run_with(
@@ -296,9 +294,7 @@ fn metrics_of_local_clients_are_counted_together_with_limits_and_approvals() -> 
     wait_for("the socket", PATIENCE, || Ok(socket.exists().then_some(())))?;
     let endpoint = endpoint(&stage)?;
     let connect = |name: &str| -> Result<Client> {
-        let mut command = Command::new(python("python3")?);
-        command.arg(&bridge).arg(&socket);
-        let mut client = Client::start(&mut command, &stage.path(name))?;
+        let mut client = Client::start(&mut stage.bridge(&socket)?, &stage.path(name))?;
         client.shake_hands()?;
         Ok(client)
     };

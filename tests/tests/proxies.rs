@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     path::PathBuf,
-    process::{Command, Output},
+    process::Output,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,6 @@ use serde_json::{Value, json};
 
 const SERVER: &str = include_str!("../scripts/relay.py");
 const CARRY: &str = include_str!("../scripts/carry.py");
-const BRIDGE: &str = include_str!("../scripts/bridge.py");
 
 /// The web server that proxies may reach, and one that they may not.
 const GRANTED: u16 = 9_080;
@@ -479,9 +478,7 @@ fn restarting(way: Way, policy: &str) -> Result<(Rig, Option<Client>)> {
             let listen = format!("unix:{}", socket.display());
             let agent = stage.run_with(policy, &["--listen", &listen], &command)?;
             wait_for("the socket", PATIENCE, || Ok(socket.exists().then_some(())))?;
-            let mut carrier = Command::new(&python3);
-            carrier.arg(stage.write("bridge.py", BRIDGE)?).arg(&socket);
-            (agent, carrier)
+            (agent, stage.bridge(&socket)?)
         }
     };
     let mut client = Client::start(&mut carrier, &stage.path("client-stderr"))?;

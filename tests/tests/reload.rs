@@ -1,6 +1,6 @@
 //! The policy changes while `capwarden run` runs.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
@@ -12,7 +12,6 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SERVER: &str = include_str!("../scripts/hostile.py");
-const BRIDGE: &str = include_str!("../scripts/bridge.py");
 const HTTP_SERVER: &str = include_str!("../scripts/http_server.py");
 const HTTP_CLIENT: &str = include_str!("../scripts/reload_client.py");
 
@@ -189,7 +188,6 @@ fn policy_that_changes_decides_at_once_and_a_bad_one_never() -> Result<()> {
 fn every_local_client_is_told_of_new_tools() -> Result<()> {
     let stage = Stage::new()?;
     let script = stage.write("hostile.py", SERVER)?;
-    let bridge = stage.write("bridge.py", BRIDGE)?;
     let socket = stage.path("socket");
     let listen = format!("unix:{}", socket.display());
     let server = [&*python("python3")?, &*script];
@@ -197,9 +195,10 @@ fn every_local_client_is_told_of_new_tools() -> Result<()> {
     wait_for("the socket", PATIENCE, || Ok(socket.exists().then_some(())))?;
     let mut clients = Vec::new();
     for name in ["one", "other"] {
-        let mut command = Command::new(python("python3")?);
-        command.arg(&bridge).arg(&socket);
-        let mut client = Client::start(&mut command, &stage.path(&format!("{name}-stderr")))?;
+        let mut client = Client::start(
+            &mut stage.bridge(&socket)?,
+            &stage.path(&format!("{name}-stderr")),
+        )?;
         client.shake_hands()?;
         ensure!(tools(&mut client)? == ["echo"]);
         clients.push(client);

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 
 const PLAIN: &str = include_str!("../scripts/plain.py");
 const CARRY: &str = include_str!("../scripts/carry.py");
-const BRIDGE: &str = include_str!("../scripts/bridge.py");
 
 const HERE: &str = "127.0.0.1:8808";
 
@@ -105,9 +104,7 @@ impl Line {
             }
             false => {
                 wait_for("the socket", PATIENCE, || Ok(socket.exists().then_some(())))?;
-                let mut command = Command::new(&python3);
-                command.arg(stage.write("bridge.py", BRIDGE)?).arg(&socket);
-                command
+                stage.bridge(&socket)?
             }
         };
         let client = Client::start(&mut command, &stage.path("client-stderr"))?;

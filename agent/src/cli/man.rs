@@ -1,5 +1,6 @@
 //! `capwarden man`: the manual pages.
 
+mod words;
 mod written;
 
 use std::{
@@ -153,6 +154,10 @@ impl Page {
         roff.text([roman(
             "root's counters, approvals, grants and accepted definitions",
         )]);
-        roff.to_writer(out)
+        roff.to_writer(out)?;
+        match command.get_name() {
+            "capwarden" => words::write(out),
+            _ => Ok(()),
+        }
     }
 }

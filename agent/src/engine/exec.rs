@@ -1,23 +1,20 @@
 //! `exec`: the guard alone, around one command.
 
-use std::{borrow::Cow, ffi::OsString, path::Path, time::Duration};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
 use super::{
     EngineError, Outcome,
     house::{self, StopSignals},
-    record::{PolicySource, RecordKeeper, Started},
+    record::{Opening, PolicySource, Started},
 };
 use crate::{
     audit::Log,
     kernel::{self, Credentials, Process},
-    operate::Desk,
     policy::Terms,
     principal::Principal,
-    session::{
-        Attribution, EndReason, Events, Happened, Roll, ServerEvent, SessionEnd, SessionEvent,
-    },
+    session::{Attribution, EndReason, Happened, ServerEvent, SessionEnd, SessionEvent},
     telemetry::Endpoint,
 };
 
@@ -91,27 +88,23 @@ fn listen(
     (next, heard)
 }
 
-/// Where operators are told of the command: whoever runs it asked for its session.
-fn desk(command: &[OsString], log: &Log, roll: Roll) -> Desk {
-    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-    let user = Principal::User(kernel::invoking_user());
-    Desk::open(&program(command), log, roll).asked_by(&user.to_string(), &words.join(" "))
-}
-
-/// What a command is called: its file's name.
-fn program(command: &[OsString]) -> Cow<'_, str> {
+/// What operators are told of the command: its program, and all of it.
+fn in_words(command: &[OsString]) -> (String, String) {
     let program = command.first().map(Path::new).and_then(Path::file_name);
-    program.unwrap_or_default().to_string_lossy()
+    let program = program.unwrap_or_default().to_string_lossy();
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    (program.into_owned(), words.join(" "))
 }
 
 /// Runs a command under one session.
 pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
     let mut stop = StopSignals::new()?;
-    let (events, happened) = Events::channel(&program(&plan.command));
-    let overflow = events.overflow();
-    let desk = desk(&plan.command, &log, events.roll());
-    let (happened, heard) = listen(happened);
-    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let (program, words) = in_words(&plan.command);
+    let (opening, events, _serving) = Opening::of(&program, log, plan.metrics).await?;
+    // Whoever runs the command asked for its session.
+    let user = Principal::User(kernel::invoking_user());
+    let opening = opening.asked_by(&user.to_string(), &words);
+    let (opening, heard) = opening.heard_by(listen);
     let (sessions, degraded) = house::sessions(Attribution::WholeTree, &plan.credentials, events)?;
     let (ends, mut ended) = mpsc::channel(1);
     let started = Started {
@@ -121,7 +114,7 @@ pub async fn exec(plan: ExecPlan, log: Log) -> Result<Executed, EngineError> {
         reach: &plan.credentials.reach,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(log, &started, happened, overflow, ends, metrics, desk)?;
+    let record = opening.begin(&started, ends)?;
     let opened = sessions.start(plan.terms).await.map_err(EngineError::from);
     let launched = opened.and_then(|(session, grant)| {
         tracing::info!(%session, "granted: {}", grant.summary());

@@ -5,10 +5,10 @@
 //! once (`writing.rs`). What cannot be written, or no longer waits for that within bounds, is told by
 //! [`RecordKeeper::broken`], and then everything ends.
 
+mod opening;
 mod writing;
 
 use std::{
-    ffi::OsString,
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,23 +24,24 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     approval::{self, By, What},
     audit::{
-        AgentStarted, AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision,
-        DefinitionRecord, FilterAttached, HandedOver, Hash, Log, NetworkBounded, NetworkRefused,
-        PolicyFile, PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record,
-        ServerRecord, ServerRestarted, ServerServed, ServerWithdrawn, SessionOpened, SocketArmed,
-        SocketRefused, Text, TextList, Unanswered, Values,
+        AgentStopped, ApprovalRecord, AuditError, CallRecord, Decision, DefinitionRecord,
+        FilterAttached, HandedOver, Hash, Log, NetworkBounded, NetworkRefused, PolicyFile,
+        PolicyRefused, PolicyReloaded, ProgramOpened, ProxyOpened, Record, ServerRecord,
+        ServerRestarted, ServerServed, ServerWithdrawn, SessionOpened, SocketArmed, SocketRefused,
+        Text, TextList, Unanswered, Values,
     },
     definitions,
     gate::{CallEvent, CallVerdict, GateEvent, Observer},
-    kernel::{Deputy, Ready},
+    kernel::Ready,
     operate::Desk,
     policy::Policy,
     session::{Happened, ServerEvent, SessionEnd, SessionEvent, SessionId},
     telemetry::{CallSpans, Metrics, ServerMetrics, SessionSpans},
 };
 
+pub(super) use self::opening::{Opening, Started};
 use self::writing::{Alarm, write_all};
-use super::{Degraded, approve};
+use super::approve;
 
 /// Entries that may wait for the disk.
 const QUEUE: usize = 4_096;
@@ -270,17 +271,19 @@ fn value_size(value: &Value) -> usize {
 }
 
 impl RecordKeeper {
-    /// Records the start, then takes over `events`. Each session's end goes on to `ends` once it
-    /// is on the disk.
-    pub(super) fn start(
-        log: Log,
+    /// See [`Opening::begin`].
+    fn start(
+        opening: Opening<impl Told + Send + 'static>,
         started: &Started<'_>,
-        mut events: impl Told + Send + 'static,
-        overflow: watch::Receiver<bool>,
         ends: mpsc::Sender<SessionEnd>,
-        metrics: Option<Arc<Metrics>>,
-        desk: Desk,
     ) -> Result<Self, AuditError> {
+        let Opening {
+            log,
+            happened: mut events,
+            overflow,
+            desk,
+            metrics,
+        } = opening;
         let log = Arc::new(log);
         let head = log.append(&started.record(desk.server()))?;
         desk.record_in(Arc::clone(&log));
@@ -486,40 +489,6 @@ impl Told for Happened {
 impl Told for mpsc::Receiver<ServerEvent> {
     async fn next(&mut self) -> Option<ServerEvent> {
         self.recv().await
-    }
-}
-
-/// What is recorded before anything is started.
-pub(super) struct Started<'a> {
-    pub(super) command: &'a [OsString],
-    pub(super) policy: Option<&'a PolicySource>,
-    pub(super) user: u32,
-    /// The daemons that start programs for others, and that the governed processes may reach.
-    pub(super) reach: &'a [Deputy],
-    pub(super) degraded: &'a [Degraded],
-}
-
-impl Started<'_> {
-    fn command_record(&self) -> TextList {
-        let words = self.command.iter();
-        words.map(|word| word.to_string_lossy()).collect()
-    }
-
-    fn reach_record(&self) -> Option<TextList> {
-        let names = || self.reach.iter().map(|deputy| deputy.name()).collect();
-        (!self.reach.is_empty()).then(names)
-    }
-
-    fn record(&self, server: &str) -> Record {
-        Record::AgentStarted(AgentStarted {
-            version: Text::new(env!("CARGO_PKG_VERSION")),
-            server: Some(Text::new(server)),
-            command: self.command_record(),
-            policy: self.policy.map(PolicySource::file_record),
-            user: Text::new(self.user.to_string()),
-            reach: self.reach_record(),
-            degraded: self.degraded.iter().map(|lost| lost.describe()).collect(),
-        })
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     EngineError, Judge, Outcome,
     house::{self, StopSignals},
-    record::{GateObserver, PolicySource, RecordKeeper, Started},
+    record::{GateObserver, Opening, PolicySource, Started},
     reload::Reload,
 };
 use crate::{
@@ -17,9 +17,8 @@ use crate::{
         http::{self, FrontPlan, Tls, UpstreamAddress},
     },
     kernel::{self, Broker, Credentials, Governed},
-    operate::Desk,
     policy::{Baseline, ProgramTerms, ProxyTerms, Terms},
-    session::{Attribution, EndReason, Events, SessionId, SessionKind, Sessions},
+    session::{Attribution, EndReason, SessionId, SessionKind, Sessions},
     telemetry::Endpoint,
 };
 
@@ -51,12 +50,10 @@ pub struct ServePlan {
 pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     let listener = house::listener(plan.listen, plan.tls)?;
+    house::say_name(&plan.front.reception.server);
     let name = &plan.front.reception.server;
-    house::say_name(name);
-    let (events, happened) = Events::channel(name);
-    let overflow = events.overflow();
-    let desk = Desk::open(name, &log, events.roll());
-    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let (opening, events, _serving) = Opening::of(name, log, plan.metrics).await?;
+    let metrics = opening.metrics.clone();
     let (sessions, degraded) = match &plan.server {
         Some((_, governed)) => {
             let (sessions, degraded) = house::sessions(Attribution::ByCall, governed, events)?;
@@ -80,15 +77,7 @@ pub async fn serve(plan: ServePlan, log: Log) -> Result<Outcome, EngineError> {
         reach,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(
-        log,
-        &started,
-        happened,
-        overflow,
-        ends,
-        metrics.clone(),
-        desk,
-    )?;
+    let record = opening.begin(&started, ends)?;
     let launched = match (&sessions, &plan.server) {
         (Some(sessions), Some((command, credentials))) => {
             let policy = plan.judge.policy();

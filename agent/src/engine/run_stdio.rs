@@ -8,7 +8,7 @@ use super::{
     EngineError, Outcome, StdioPlan,
     current::Current,
     house::{self, StopSignals},
-    record::{PolicySource, RecordKeeper, Started},
+    record::{Opening, PolicySource, Started},
     restart::{Again, Life},
     stdio_server::Pipe,
 };
@@ -16,9 +16,8 @@ use crate::{
     audit::Log,
     gate::{Bounds, Gate},
     kernel,
-    operate::Desk,
     principal::{Caller, Principal},
-    session::{Attribution, Events},
+    session::Attribution,
 };
 
 /// Ends that may wait for the client to read them.
@@ -31,10 +30,8 @@ const ONLY_CONNECTION: u64 = 1;
 pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
     let mut stop = StopSignals::but_hang_up()?;
     house::say_name(&plan.name);
-    let (events, happened) = Events::channel(&plan.name);
-    let overflow = events.overflow();
-    let desk = Desk::open(&plan.name, &log, events.roll());
-    let (metrics, _serving) = house::metrics(plan.metrics, &events).await?;
+    let (opening, events, _serving) = Opening::of(&plan.name, log, plan.metrics).await?;
+    let metrics = opening.metrics.clone();
     let for_restarts = events.clone();
     let adopted = house::adopt(&events)?;
     let (sessions, degraded) = house::sessions(Attribution::ByCall, &plan.credentials, events)?;
@@ -47,15 +44,7 @@ pub async fn run(plan: StdioPlan, log: Log) -> Result<Outcome, EngineError> {
         reach: &plan.credentials.reach,
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(
-        log,
-        &started,
-        happened,
-        overflow,
-        ends,
-        metrics.clone(),
-        desk,
-    )?;
+    let record = opening.begin(&started, ends)?;
     let policy = plan.judge.policy();
     let (baseline, programs) = (policy.baseline(), policy.programs());
     let (server, user) = (&plan.server, &plan.credentials);

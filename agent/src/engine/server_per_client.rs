@@ -20,7 +20,7 @@ use super::{
     Degraded, EngineError, Judge, Outcome,
     current::Current,
     house,
-    record::{GateObserver, PolicySource, RecordKeeper, Started},
+    record::{GateObserver, Opening, PolicySource, RecordKeeper, Started},
     reload::Reload,
     restart::{Again, Life},
     stdio_server::Pipe,
@@ -31,7 +31,6 @@ use crate::{
     audit::Log,
     gate::{Bounds, Captures, Gate, OpenError, Opened as OpenedCapture, ProgramOpened},
     kernel::{Broker, Credentials, Input, Output},
-    operate::Desk,
     policy::{ProgramTerms, ProxyTerms, Terms},
     principal::Caller,
     session::{Attribution, EndReason, Events, SessionEnd, SessionId, SessionKind},
@@ -101,10 +100,9 @@ impl StdioPlan {
     /// Gets ready to start servers, each within these bounds, in an agent that serves no others.
     pub(super) async fn open(mut self, bounds: Bounds, log: Log) -> Result<Opened, EngineError> {
         house::say_name(&self.name);
-        let (events, happened) = Events::channel(&self.name);
-        let overflow = events.overflow();
-        let desk = Desk::open(&self.name, &log, events.roll());
-        let (metrics, serving) = house::metrics(self.metrics.take(), &events).await?;
+        let opened = Opening::of(&self.name, log, self.metrics.take()).await?;
+        let (opening, events, serving) = opened;
+        let metrics = opening.metrics.clone();
         // To know, and to have recorded, what this host lacks.
         let (_, degraded) =
             house::sessions(Attribution::ByCall, &self.credentials, events.clone())?;
@@ -112,15 +110,7 @@ impl StdioPlan {
         let (ends, ended) = mpsc::channel(ENDS);
         let source = PolicySource::of(&self.judge.policy());
         let started = self.started(Some(&source), &degraded);
-        let record = RecordKeeper::start(
-            log,
-            &started,
-            happened,
-            overflow,
-            ends,
-            metrics.clone(),
-            desk,
-        )?;
+        let record = opening.begin(&started, ends)?;
         let routes = Arc::new(Routes::default());
         let shared = Shared {
             record: &record,

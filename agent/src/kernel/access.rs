@@ -138,6 +138,7 @@ mod tests {
         let closed = file("closed", "", 0o744);
         let script = file("script", "#! /bin/sh -e\n", 0o755);
         let broken = file("broken", "#!/no/such/interpreter\n", 0o755);
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
         // The directory is root's alone.
         assert!(matches!(
             executable_by(&nobody, &program),

@@ -4,20 +4,21 @@
 //! - no `socket` call is ever continued: what the broker does not understand is refused (`bind` and
 //!   `setsockopt` are, with the reasons written there);
 //! - the loop only receives, decides and answers; nothing in it waits for anything (a process's
-//!   own filter goes through the verifier, which may take seconds: that is done [`aside`], and the
-//!   process waits);
+//!   own filter goes through the verifier, which may take seconds, and a process's memory comes when
+//!   whoever provides it likes: what takes either is done [`aside`], and the process waits);
 //! - what `/proc` says about a caller counts only while its call still waits, so that is asked
 //!   again after the last read;
 //! - a caller in another network namespace is refused: the agent's sockets are born in its own.
 //!
 //! [`aside`]: super::aside
 
+mod bind;
 mod setsockopt;
 
 use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -70,7 +71,8 @@ pub enum Rejection {
 }
 
 /// Decides who gets a capture socket. Called on the broker's thread, where it must not wait, but
-/// for [`attach`](Self::attach), [`ring`](Self::ring) and [`add_membership`](Self::add_membership).
+/// for [`may_bind`](Self::may_bind), [`attach`](Self::attach), [`ring`](Self::ring) and
+/// [`add_membership`](Self::add_membership).
 pub trait Admit: Send + Sync + 'static {
     /// Makes the socket of the caller's session, or says why not.
     fn admit(&self, caller: &Caller, call: SocketCall) -> Result<ArmedSocket, Refusal>;
@@ -151,14 +153,6 @@ impl Broker {
                         pulse.rest();
                         continue;
                     };
-                    if matches!(
-                        i64::from(call.number),
-                        libc::SYS_bind | libc::SYS_setsockopt
-                    ) {
-                        // Its caller's memory is read, which can take as long as that likes; whom it
-                        // harms is the caller, whose calls all wait for this one.
-                        pulse.rest();
-                    }
                     if std::mem::take(&mut abandoned) {
                         refuse_abandoned(&listener, &*admit, &call);
                     }
@@ -269,11 +263,10 @@ fn answer(
     aside: &Aside,
     call: Notification,
 ) {
-    let caller = identify(&call);
     match libc::c_long::from(call.number) {
-        libc::SYS_socket => answer_socket(listener, &**admit, namespace, &call, caller),
-        libc::SYS_bind => answer_bind(listener, &**admit, &call, caller),
-        libc::SYS_setsockopt => setsockopt::answer(listener, admit, call, caller, aside),
+        libc::SYS_socket => answer_socket(listener, &**admit, namespace, &call, identify(&call)),
+        libc::SYS_bind => bind::answer(listener, admit, call, aside),
+        libc::SYS_setsockopt => setsockopt::answer(listener, admit, call, identify(&call), aside),
         _ => {
             let _ = listener.fail(&call, Errno::PERM);
         }
@@ -309,44 +302,6 @@ fn answer_socket(
         }
         (Ok(_), None, Ok(())) => {} // `decide` refuses callers that it cannot identify
     }
-}
-
-/// Tells a tool at once that it may not listen where it wants to.
-///
-/// Everything else goes on unexamined, and that is sound: no promise rests on `bind`. The guard
-/// compares the interface of every packet, so a caller that changes the address behind our back,
-/// or passes another length, hears nothing.
-fn answer_bind(
-    listener: &Listener,
-    admit: &impl Admit,
-    call: &Notification,
-    caller: Option<Caller>,
-) {
-    let denied = caller
-        .zip(interface_of_packet_address(call))
-        .filter(|_| listener.is_waiting(call))
-        .and_then(|(caller, index)| Some((admit.may_bind(&caller, index).err()?, caller)));
-    match denied {
-        None => {
-            let _ = listener.go_on(call);
-        }
-        Some((refusal, caller)) => {
-            if listener.fail(call, refusal.errno).is_ok() {
-                admit.refused(Some(caller), refusal);
-            }
-        }
-    }
-}
-
-/// The interface index of the `struct sockaddr_ll` that a caller of `bind` points at.
-fn interface_of_packet_address(call: &Notification) -> Option<u32> {
-    let [_, address, ..] = call.arguments;
-    let memory = fs::File::open(format!("/proc/{}/mem", call.thread)).ok()?;
-    let mut bytes = [0_u8; 8]; // family 2, protocol 2, index 4
-    memory.read_exact_at(&mut bytes, address).ok()?;
-    let [f0, f1, _, _, index @ ..] = bytes;
-    let family = i32::from(u16::from_ne_bytes([f0, f1]));
-    (family == libc::AF_PACKET).then(|| u32::from_ne_bytes(index))
 }
 
 fn decide(

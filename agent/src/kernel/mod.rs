@@ -110,7 +110,7 @@ pub use network::{
 pub use notify::Listener;
 pub use packet_membership::PacketMembership;
 pub use packet_sockets::packet_sockets;
-pub use peer::{Peer, may_be_governed, tcp_owner};
+pub use peer::{Peer, tcp_owner};
 pub use probe::{Host, Layer, Status, Tool, probe};
 pub use process::{Holder, Process, holders};
 pub use program_group::ProgramGroup;

@@ -3,8 +3,8 @@
 //! of them, so it lives among mounts of its own where they are not to be found.
 //!
 //! ```text
-//! /run            a directory of its own, with what was in it but for these: what a daemon that
-//!                 starts later, or once more, puts there does not appear
+//! /run            a directory of its own, with what was in it but for these, and for capwarden's own: what a
+//!                 daemon that starts later, or once more, puts there does not appear
 //! /run/systemd    the same, with only what is known to start nothing
 //! elsewhere       an empty directory, which nobody may open, over each
 //! ```
@@ -45,6 +45,9 @@ use super::deputy::Deputy;
 
 /// Where most daemons listen. One is nearly everywhere a link to the other.
 const RUN: [&str; 2] = ["/run", "/var/run"];
+
+/// What is capwarden's own in `/run`: agents and launchers listen there, which root could connect to, governed or not.
+const OWN: &[u8] = b"capwarden";
 
 /// What is left of `/run/systemd`: looking up names of hosts and users, logging, and the
 /// directory by which programs see that systemd runs.
@@ -131,7 +134,7 @@ fn cover(reached: &[Deputy], user: u32) -> io::Result<()> {
         let kept = |name: &OsStr| {
             let name = name.as_bytes();
             let mut starts = hidden.iter().flat_map(|deputy| deputy.in_run());
-            !starts.any(|start| name.starts_with(start.as_bytes()))
+            name != OWN && !starts.any(|start| name.starts_with(start.as_bytes()))
         };
         replace(&run, kept)?;
         let systemd = run.join("systemd");

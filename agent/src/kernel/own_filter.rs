@@ -20,31 +20,42 @@ const PROGRAM_HEADER: u32 = 16;
 const INSTRUCTION: usize = 8;
 
 /// What a process wants to be done about the filter of a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FilterCall {
-    /// Put this one on: as it was read, at most [`KERNEL_INSTRUCTIONS`] and at least one.
-    Attach(Vec<Insn>),
+    /// Put on the one that [`read`] gives.
+    Attach,
     /// Take it off.
     Detach,
 }
 
-/// Reads the call's arguments. True of the caller only if its call still waits afterwards.
+impl FilterCall {
+    /// What is said without the caller's memory. What stands behind the pointer means nothing where one is taken off; the
+    /// kernel looks whether there is anything, which is not looked at here.
+    ///
+    /// # Errors
+    /// `EINVAL`, as the kernel would say.
+    pub(super) fn of(call: &Notification) -> Result<Self, Errno> {
+        let length = call.number_argument(4);
+        if length.cast_signed() < 0 || length < SHORTEST {
+            return Err(Errno::INVAL);
+        }
+        Ok(match call.number_argument(2) {
+            SO_ATTACH_FILTER => Self::Attach,
+            _ => Self::Detach,
+        })
+    }
+}
+
+/// Reads the filter that is to be put on: at most [`KERNEL_INSTRUCTIONS`] and at least one. True of the caller only if its
+/// call still waits afterwards. Takes as long as the caller's memory does.
 ///
 /// # Errors
 /// What the kernel would say: `EINVAL` or `EFAULT`.
-pub(super) fn read(call: &Notification) -> Result<FilterCall, Errno> {
+pub(super) fn read(call: &Notification) -> Result<Vec<Insn>, Errno> {
     let [_, _, _, value, _] = call.arguments;
     let length = call.number_argument(4);
-    if length.cast_signed() < 0 || length < SHORTEST {
-        return Err(Errno::INVAL);
-    }
     let memory = File::open(format!("/proc/{}/mem", call.thread)).map_err(|_| Errno::FAULT)?;
     let mut header = [0_u8; PROGRAM_HEADER as usize];
-    if call.number_argument(2) != SO_ATTACH_FILTER {
-        let (number, _) = header.split_at_mut(SHORTEST as usize);
-        read_exact(&memory, value, number)?;
-        return Ok(FilterCall::Detach);
-    }
     // The kernel reads the number before it looks at the length.
     let (number, _) = header.split_at_mut(SHORTEST as usize);
     read_exact(&memory, value, number)?;
@@ -64,7 +75,7 @@ pub(super) fn read(call: &Notification) -> Result<FilterCall, Errno> {
     let insns = insns.iter().map(|&[c0, c1, jt, jf, k @ ..]| {
         Insn::new(u16::from_ne_bytes([c0, c1]), jt, jf, u32::from_ne_bytes(k))
     });
-    Ok(FilterCall::Attach(insns.collect()))
+    Ok(insns.collect())
 }
 
 fn read_exact(memory: &File, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {

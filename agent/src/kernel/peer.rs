@@ -7,7 +7,10 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
@@ -18,10 +21,13 @@ use rustix::{
     },
 };
 
-use super::{process::status_field, sys};
+use super::{
+    process::{Process, status_field},
+    sys,
+};
 
 /// Who is at the other end of a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// The user.
     pub user: u32,
@@ -29,6 +35,28 @@ pub struct Peer {
     pub groups: Vec<u32>,
     /// The process, by the number that it had then.
     pub process: u32,
+    held: Held,
+}
+
+/// Whether a peer's process is still the one of its number.
+#[derive(Clone, Debug)]
+enum Held {
+    /// It can be asked (Linux 6.5).
+    Pinned(Arc<Process>),
+    /// It has gone.
+    Gone,
+    /// The kernel does not tell.
+    Unknown,
+}
+
+impl Held {
+    fn of(socket: BorrowedFd<'_>, process: u32) -> Self {
+        match sys::peer_process(socket) {
+            Ok(handle) => Self::Pinned(Arc::new(Process::pinned(process, handle))),
+            Err(Errno::NOPROTOOPT) => Self::Unknown,
+            Err(_) => Self::Gone,
+        }
+    }
 }
 
 impl Peer {
@@ -41,11 +69,27 @@ impl Peer {
         let credentials = socket_peercred(socket)?;
         let mut groups = sys::peer_groups(socket)?;
         groups.push(credentials.gid.as_raw());
+        let process = credentials.pid.as_raw_nonzero().get().unsigned_abs();
         Ok(Self {
             user: credentials.uid.as_raw(),
             groups,
-            process: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
+            process,
+            held: Held::of(socket, process),
         })
+    }
+
+    /// Whether the process that connected may be governed. True if it has gone: who has its socket now is not known, and
+    /// its number may be another's. Where the kernel does not tell that (before Linux 6.5), whoever has the number now is
+    /// looked at.
+    #[must_use]
+    pub fn may_be_governed(&self) -> bool {
+        let looked = may_be_governed(self.process);
+        match &self.held {
+            // Else it was another that was looked at.
+            Held::Pinned(process) => looked || !process.is_alive(),
+            Held::Gone => true,
+            Held::Unknown => looked,
+        }
     }
 
     /// Whether they are in the group.
@@ -55,10 +99,9 @@ impl Peer {
     }
 }
 
-/// Whether a process that was a peer may be governed: as its cgroup is called, or as it is confined, which no process takes off.
-/// True if it has gone: what it was can no longer be seen, and who has its socket now is not known.
-#[must_use]
-pub fn may_be_governed(process: u32) -> bool {
+/// Whether a process may be governed: as its cgroup is called, or as it is confined, which no process takes off. True if there
+/// is none of that number.
+fn may_be_governed(process: u32) -> bool {
     let of = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}"));
     match (of("cgroup"), of("status")) {
         (Ok(groups), Ok(status)) => groups.contains("/capwarden-") || is_confined(&status),
@@ -303,6 +346,38 @@ mod tests {
             assert!(peer.is_in(group.as_raw()));
         }
         assert!(!peer.is_in(4_242_424));
+        assert!(!peer.may_be_governed());
+    }
+
+    #[test]
+    fn a_peer_that_has_gone_is_not_taken_for_whoever_has_its_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let connect = format!(
+            "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect({:?})\nsys.stdin.read()",
+            path.display().to_string()
+        );
+        let mut client = std::process::Command::new("/usr/bin/python3")
+            .args(["-c", &connect])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let peer = Peer::of(stream.as_fd()).unwrap();
+        assert_eq!(peer.process, client.id());
+        assert!(!peer.may_be_governed());
+        drop(client.stdin.take());
+        client.wait().unwrap();
+        assert!(peer.may_be_governed(), "it has gone");
+        // As if its number were this process's by now.
+        let reused = Peer {
+            process: std::process::id(),
+            ..peer
+        };
+        if matches!(reused.held, Held::Pinned(_)) {
+            assert!(reused.may_be_governed());
+        }
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Process {
         Some(Self { pid, handle })
     }
 
+    /// The process of this number that a descriptor pins.
+    pub(super) fn pinned(pid: u32, handle: OwnedFd) -> Self {
+        Self { pid, handle }
+    }
+
     /// Its id.
     pub fn pid(&self) -> u32 {
         self.pid

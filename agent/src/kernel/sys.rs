@@ -61,6 +61,27 @@ pub(super) fn set_socket_option<T: Copy>(
     }
 }
 
+/// `getsockopt(SOL_SOCKET, SO_PEERPIDFD)` (Linux 6.5): the process of a Unix socket's peer, pinned.
+pub(super) fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mut descriptor: libc::c_int = -1;
+    let mut size = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the pointers are to a number and to its size; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut descriptor).cast(),
+            &raw mut size,
+        )
+    };
+    match result {
+        // SAFETY: the kernel has just made it for this process, which nobody else knows of.
+        0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(last_error()),
+    }
+}
+
 /// `getsockopt(SOL_SOCKET, SO_PEERGROUPS)`: the supplementary groups of a Unix socket's peer.
 pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
     /// As many as a process may have (`NGROUPS_MAX`).

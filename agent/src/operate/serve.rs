@@ -1,6 +1,6 @@
 //! The agent's side of a conversation with an operator.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     audit::AuditError,
-    kernel::{LocalSocket, may_be_governed},
+    kernel::{LocalSocket, Peer},
     principal::Operator,
     session::SessionId,
 };
@@ -93,23 +93,19 @@ fn full_words() -> String {
 impl Conversation {
     /// With root, or whoever the agent runs as; never with what is governed, which may run as root too.
     fn new(stream: UnixStream, short: bool) -> io::Result<Self> {
-        let peer = stream.peer_cred()?;
+        let peer = Peer::of(stream.as_fd())?;
         let own = rustix::process::geteuid().as_raw();
-        let governed = || {
-            let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
-            pid.is_none_or(may_be_governed)
-        };
-        if (peer.uid() != 0 && peer.uid() != own) || governed() {
+        if (peer.user != 0 && peer.user != own) || peer.may_be_governed() {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("it was the user {}, or a governed process", peer.uid()),
+                format!("it was the user {}, or a governed process", peer.user),
             ));
         }
         let (from, to) = stream.into_split();
         Ok(Self {
             from: BufReader::new(from),
             to,
-            user: peer.uid(),
+            user: peer.user,
             short,
         })
     }

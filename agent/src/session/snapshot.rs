@@ -71,6 +71,46 @@ pub struct Snapshot {
     pub left_ms: Option<u64>,
 }
 
+impl Snapshot {
+    /// What is known alike of all sessions that are a slot of the network guard, by what that has counted; `packets` and
+    /// `bytes` are their caps. That nobody has come yet, and how long it lasts, is for its kind to say.
+    pub(super) fn of_slot(
+        session: SessionId,
+        kind: SessionKind,
+        passed: &NetworkCounts,
+        packets: Option<u64>,
+        bytes: Option<u64>,
+    ) -> Self {
+        Self {
+            session,
+            kind,
+            standing: Standing::Waiting,
+            reason: None,
+            granted: String::new(),
+            interfaces: Vec::new(),
+            asked: None,
+            within: None,
+            cut: None,
+            packets: Count {
+                seen: passed.packets,
+                cap: packets,
+            },
+            bytes: Count {
+                seen: passed.bytes_in.max(passed.bytes_out),
+                cap: bytes,
+            },
+            protocols: Protocols::default(),
+            passed: Some(Passed::from(passed)),
+            sockets: passed.listeners,
+            refused: passed.refused,
+            running: None,
+            processes: Vec::new(),
+            age_ms: 0,
+            left_ms: None,
+        }
+    }
+}
+
 /// How much there was, and how much there may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {

@@ -62,9 +62,12 @@ impl Place {
 
     fn findings(&self, servers: &str) -> (i32, Vec<Value>) {
         let (status, out, err) = self.checked(servers, true);
-        let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
-        assert_eq!(report["usable"], Value::from(status == 0), "{report}");
-        (status, report["findings"].as_array().unwrap().clone())
+        assert!(out.starts_with('{'), "{out}{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let usable = report.get("usable").unwrap();
+        assert_eq!(usable, &Value::from(status == 0), "{report}");
+        let findings = report.get("findings").unwrap();
+        (status, findings.as_array().unwrap().clone())
     }
 }
 

@@ -85,6 +85,7 @@ const COMMANDS: &[(&str, Try)] = &[
         Parse("client-config pcap --for claude-code"),
     ),
     ("connect pcap", Parse("connect pcap")),
+    ("grant create", Parse("grant create")),
     ("report s1 --html", Run("report s1 log.jsonl --html", 0)),
     ("web", Parse("web")),
 ];

@@ -167,7 +167,7 @@ impl Door {
 
     /// Hears what somebody wants, on a task of its own.
     pub(super) fn meet(self: &Arc<Self>, mut stream: UnixStream, peer: Peer) {
-        if kernel::may_be_governed(peer.process) {
+        if peer.may_be_governed() {
             // It would have sessions, and use up limits, as its user.
             tracing::warn!(
                 user = peer.user,

@@ -59,7 +59,7 @@ use self::{
 };
 use super::{
     EngineError, Outcome, StdioPlan, house,
-    record::{RecordKeeper, Started},
+    record::{Opening, RecordKeeper, Started},
     server_per_client::{AGENT_ENDS, Routes, Shared},
     turn::Turn,
 };
@@ -68,7 +68,6 @@ use crate::{
     config::{Config, ServerConfig},
     gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
     kernel::{Credentials, Manager, Predecessor},
-    operate::Desk,
     session::{Attribution, Events},
     telemetry::Endpoint,
     words::counted,
@@ -237,11 +236,10 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
     let mut inherited = Inherited::of(plan.predecessor.as_mut());
     let (take_over, turn) = TakeOver::new(plan.predecessor);
     let entrance = Entrance::open(&plan.socket, &plan.group, &mut inherited)?;
-    let (events, happened) = Events::channel(CALLED);
-    let overflow = events.overflow();
-    let desk = Desk::open(CALLED, &log, events.roll());
+    let (mut opening, events) = Opening::uncounted(CALLED, log);
     let (passed, when) = (inherited.take(METRICS), turn.clone());
     let (metrics, serving) = house::metrics_later(plan.metrics, &events, passed, when).await?;
+    opening.metrics = metrics.clone();
     // To know, and to have recorded, what this host lacks.
     let nobody = Credentials::nobody();
     let (_, degraded) = house::sessions(Attribution::ByCall, &nobody, events.clone())?;
@@ -256,15 +254,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         reach: &[],
         degraded: &degraded,
     };
-    let record = RecordKeeper::start(
-        log,
-        &started,
-        happened,
-        overflow,
-        ends,
-        metrics.clone(),
-        desk,
-    )?;
+    let record = opening.begin(&started, ends)?;
     let table = Arc::new(Table::default());
     let house = House {
         record,

@@ -11,14 +11,12 @@ use crate::{
     audit::Log,
     engine::{
         Judge,
-        record::{RecordKeeper, Started},
+        record::{Opening, RecordKeeper, Started},
     },
     gate::{CallEnd, Decide},
     limits::Limits,
-    operate::Desk,
     policy::{Call, Verdict},
     principal::{Caller, Ceiling, NewGrant, Operator},
-    session::Events,
     store::StateDirectory,
 };
 
@@ -51,7 +49,6 @@ impl Court {
             .with_grants(Arc::clone(&grants))
             .with_grant_policies(Arc::clone(&policies));
         let log = home.path().join("audit.jsonl");
-        let (events, happened) = Events::channel("server");
         let (ends, _) = mpsc::channel(1);
         let started = Started {
             command: &[],
@@ -60,10 +57,8 @@ impl Court {
             reach: &[],
             degraded: &[],
         };
-        let overflow = events.overflow();
-        let written = Log::open(&log).unwrap();
-        let desk = Desk::unattended(&written);
-        let record = RecordKeeper::start(written, &started, happened, overflow, ends, None, desk);
+        let (opening, _events) = Opening::unattended(Log::open(&log).unwrap());
+        let record = opening.begin(&started, ends);
         Self {
             judge,
             policies,

@@ -80,12 +80,11 @@ impl<A: Admit> Waiting<A> {
             let _ = self.listener.go_on(&self.call);
             return;
         };
-        let wanted = own_filter::read(&self.call);
         if !self.waits() {
-            return; // it was another process that we read from
+            return; // it was another process that we looked at
         }
-        let filter = match wanted {
-            Ok(FilterCall::Attach(filter)) => filter,
+        match FilterCall::of(&self.call) {
+            Ok(FilterCall::Attach) => {}
             Ok(FilterCall::Detach) => {
                 self.done(self.admit.detach(inode));
                 return;
@@ -94,7 +93,7 @@ impl<A: Admit> Waiting<A> {
                 self.done(Err(Rejection::Kernel(errno)));
                 return;
             }
-        };
+        }
         // As where the kernel has no room for one more filter.
         let full = Rejection::Refused(Refusal {
             errno: Errno::NOMEM,
@@ -103,7 +102,10 @@ impl<A: Admit> Waiting<A> {
                  may attach this one when they are done"
             ),
         });
-        let attach = move |it: &Self| it.admit.attach(&it.caller, inode, filter, &|| it.waits());
+        let attach = move |it: &Self| {
+            let filter = it.read(own_filter::read)?;
+            it.admit.attach(&it.caller, inode, filter, &|| it.waits())
+        };
         self.set_aside(aside, session, full, attach, |_| {});
     }
 
@@ -111,12 +113,12 @@ impl<A: Admit> Waiting<A> {
     /// bounds. The call never goes on: its size could be another one by then. Sockets that are not armed
     /// are answered as the kernel does sockets that capture nothing.
     fn ring(self, aside: &Aside) {
-        let read = self.armed_socket(RingCall::read);
-        let Some((socket, inode, session, wanted)) = self.or_fail(read) else {
+        let Some((socket, inode, session)) = self.armed_socket() else {
             return;
         };
         let cleared = Arc::clone(&socket);
         let ring = move |it: &Self| {
+            let wanted = it.read(RingCall::read)?;
             let set = || match it.waits() {
                 true => wanted.set(&socket),
                 false => Err(Errno::INTR),
@@ -135,11 +137,11 @@ impl<A: Admit> Waiting<A> {
     /// Has an interface receive what the caller wants, if that was granted. The call never goes on: it could mean
     /// another interface by then.
     fn membership(self, aside: &Aside) {
-        let read = self.armed_socket(PacketMembership::read);
-        let Some((socket, inode, session, wanted)) = self.or_fail(read) else {
+        let Some((socket, inode, session)) = self.armed_socket() else {
             return;
         };
         let add = move |it: &Self| {
+            let wanted = it.read(PacketMembership::read)?;
             it.admit
                 .add_membership(inode, &wanted, &|| wanted.add(&socket))
         };
@@ -148,27 +150,32 @@ impl<A: Admit> Waiting<A> {
         self.set_aside(aside, session, full, add, |_| {});
     }
 
-    /// The armed socket that the caller means, its inode and session, and what it wants.
-    fn armed_socket<T>(
-        &self,
-        read: impl FnOnce(&Notification) -> Result<T, Errno>,
-    ) -> Result<(Arc<OwnedFd>, u64, u32, T), Errno> {
-        let (socket, inode) = packet_sockets::of_call(&self.call, self.caller.process)?;
-        let session = self.admit.armed_for(inode).ok_or(Errno::NOPROTOOPT)?;
-        Ok((Arc::new(socket), inode, session, read(&self.call)?))
+    /// The armed socket that the caller means, its inode and session. None if it means no such socket, which it is told.
+    fn armed_socket(&self) -> Option<(Arc<OwnedFd>, u64, u32)> {
+        let armed = packet_sockets::of_call(&self.call, self.caller.process);
+        let armed = armed.and_then(|(socket, inode)| {
+            let session = self.admit.armed_for(inode).ok_or(Errno::NOPROTOOPT)?;
+            Ok((Arc::new(socket), inode, session))
+        });
+        if !self.waits() {
+            return None; // it was another process that we looked at
+        }
+        armed
+            .map_err(|errno| self.done(Err(Rejection::Kernel(errno))))
+            .ok()
     }
 
-    /// What was read, if it was read of who waits; who waits for nothing good is told so.
-    fn or_fail<T>(&self, read: Result<T, Errno>) -> Option<T> {
-        if !self.waits() {
-            return None; // it was another process that we read from
-        }
-        match read {
-            Ok(read) => Some(read),
-            Err(errno) => {
-                self.done(Err(Rejection::Kernel(errno)));
-                None
-            }
+    /// What stands behind the caller's pointers, if it was read of who waits. Only aside: it takes as long as that memory
+    /// does.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Notification) -> Result<T, Errno>,
+    ) -> Result<T, Rejection> {
+        let read = read(&self.call);
+        match self.waits() {
+            true => read.map_err(Rejection::Kernel),
+            // It was another process that we read from; nobody hears this.
+            false => Err(Rejection::Kernel(Errno::INTR)),
         }
     }
 

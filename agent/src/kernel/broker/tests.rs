@@ -29,11 +29,14 @@ def attach(number):
     if libc.setsockopt(sockets[number].fileno(), 1, 26, header, 16) == 0:
         return "ok"
     return errno.errorcode[ctypes.get_errno()]
-def begin(number):
+def bind(number):
+    sockets[number].bind(("lo", 0))
+    return "bound"
+def begin(number, what=attach):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write, attach(number).encode())
+        os.write(write, what(number).encode())
         os._exit(0)
     os.close(write)
     children.append((child, read))
@@ -54,7 +57,9 @@ def detach(number):
 def open_(_):
     sockets.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
     return "opened"
-verbs = {"open": open_, "attach": attach, "begin": begin, "end": end, "kill": kill, "detach": detach}
+def begin_bind(number):
+    return begin(number, bind)
+verbs = {"bind": bind, "begin_bind": begin_bind, "open": open_, "attach": attach, "begin": begin, "end": end, "kill": kill, "detach": detach}
 for line in sys.stdin:
     verb, number = line.split()
     print(verbs[verb](int(number)), flush=True)
@@ -67,6 +72,8 @@ struct Slow {
     sockets: Mutex<HashMap<u64, (u32, Arc<Slot>)>>,
     begun: Mutex<mpsc::Sender<()>>,
     released: Mutex<mpsc::Receiver<()>>,
+    /// To which interface a capture socket is to be bound.
+    bound: Mutex<mpsc::Sender<u32>>,
     /// Of which session a filter was put on.
     put: Mutex<mpsc::Sender<(u32, bool)>>,
 }
@@ -80,7 +87,9 @@ impl Admit for Slow {
         Ok(socket)
     }
 
-    fn may_bind(&self, _: &Caller, _: u32) -> Result<(), Refusal> {
+    fn may_bind(&self, _: &Caller, index: u32) -> Result<(), Refusal> {
+        assert!(index > 0, "it was read of the caller");
+        self.bound.lock().unwrap().send(index).unwrap();
         Ok(())
     }
 
@@ -168,11 +177,13 @@ async fn takes_long(way: &Way) {
     let (begun, begins) = mpsc::channel();
     let (release, released) = mpsc::channel();
     let (put, puts) = mpsc::channel();
+    let (bound, binds) = mpsc::channel();
     let slow = Slow {
         guard,
         sockets: Mutex::default(),
         begun: Mutex::new(begun),
         released: Mutex::new(released),
+        bound: Mutex::new(bound),
         put: Mutex::new(put),
     };
     let plan = Launch {
@@ -199,18 +210,34 @@ async fn takes_long(way: &Way) {
     assert_eq!(process.ask("attach 1"), "ok");
     assert_eq!(puts.recv().unwrap(), (1, true));
     assert_eq!(process.ask("detach 1"), "ok");
+    // What takes a look into the caller's memory is done aside, too: of another session at once, of the same one when
+    // that has its turn. Meanwhile all others are answered.
+    assert_eq!(process.ask("bind 1"), "bound");
+    assert_eq!(binds.recv().unwrap(), 1, "the loopback interface");
+    assert_eq!(process.ask("begin_bind 0"), "begun");
+    assert_eq!(process.ask("open 0"), "opened");
+    assert!(binds.try_recv().is_err());
+    release.send(()).unwrap();
+    assert_eq!(process.ask("end 0"), "ok");
+    assert_eq!(puts.recv().unwrap(), (0, true));
+    assert_eq!(process.ask("end 1"), "bound");
+    assert_eq!(binds.recv().unwrap(), 1);
+    assert_eq!(process.ask("detach 0"), "ok");
+
     // One of the same session waits for its turn; taking one off does not.
+    assert_eq!(process.ask("begin 0"), "begun");
+    begins.recv().unwrap();
     assert_eq!(process.ask("begin 0"), "begun");
     assert_eq!(process.ask("detach 0"), "ENOENT");
     assert!(puts.try_recv().is_err());
     release.send(()).unwrap();
-    assert_eq!(process.ask("end 0"), "ok");
+    assert_eq!(process.ask("end 2"), "ok");
     assert_eq!(puts.recv().unwrap(), (0, true));
     assert_eq!(process.ask("detach 0"), "ok");
 
     // Its process dies while the second one is under way.
     begins.recv().unwrap();
-    assert_eq!(process.ask("kill 1"), "killed");
+    assert_eq!(process.ask("kill 3"), "killed");
     release.send(()).unwrap();
     assert_eq!(puts.recv().unwrap(), (0, false));
     assert_eq!(process.ask("detach 0"), "ENOENT");

@@ -58,7 +58,7 @@ pub(super) fn launch<T: Send>(
             None => (stdin.as_fd(), stdout.as_fd()),
         };
         let descriptors = [input, output, stderr.as_fd()];
-        channel::send_bytes(&connection, &request, &descriptors).map_err(failed)?;
+        channel::send_request(&connection, &request, &descriptors).map_err(failed)?;
     }
     drop(theirs);
 

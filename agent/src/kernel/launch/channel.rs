@@ -9,6 +9,10 @@
 //!   │ ◀─── Ended ────────────────────────────────  │   the launcher
 //! ```
 //! `Failed` may take the place of `Confined`. Who sends is told by the kernel (`SO_PASSCRED`), not by the message.
+//!
+//! A request is sent in the name of process 1, which the kernel lets nobody do who lacks `CAP_SYS_ADMIN`, and so nobody who
+//! is governed, root or not: by that a launcher, which may look at no other user's process, knows its agent. Whoever has that
+//! capability on the host needs no launcher.
 
 use std::{
     io,
@@ -22,8 +26,9 @@ use rustix::{
     io::Errno,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+        SendAncillaryMessage, SendFlags, UCred, recvmsg, sendmsg,
     },
+    process::{Gid, Pid, Uid},
 };
 
 use super::steps::Step;
@@ -111,8 +116,39 @@ pub(in crate::kernel) fn send_bytes(
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    send_with(channel, bytes, descriptors, None)
+}
+
+/// The same, in the name of process 1. `EPERM` if the own process may not.
+pub(super) fn send_request(
+    channel: &OwnedFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let init = UCred {
+        pid: Pid::INIT,
+        uid: Uid::ROOT,
+        gid: Gid::ROOT,
+    };
+    send_with(channel, bytes, descriptors, Some(init))
+}
+
+/// Whether a request was sent in that name: the receiving end has to have asked for it (`SO_PASSCRED`).
+pub(super) fn is_proved(sender: Option<u32>) -> bool {
+    sender == Some(1)
+}
+
+fn send_with(
+    channel: &OwnedFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    name: Option<UCred>,
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3), ScmCredentials(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if let Some(name) = name {
+        ancillary.push(SendAncillaryMessage::ScmCredentials(name));
+    }
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }

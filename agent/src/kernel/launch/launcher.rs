@@ -1,7 +1,8 @@
 //! The launcher: starts governed processes of its own user when the agent asks for one.
 //!
 //! It has no privileges, and gets no more. The service manager starts it with the socket that it listens on
-//! (`LISTEN_FDS`), on which nobody but root can ask. Each process is a child of it, which confines itself, and hands
+//! (`LISTEN_FDS`), on which nobody but root can connect, and nobody without the agent's capabilities can ask (`channel`):
+//! root may be governed, or be root of a container. Each process is a child of it, which confines itself, and hands
 //! its listener over to the agent itself; the launcher tells how it ended. It is of the same user as what it starts,
 //! and outside of their confinement: they cannot trace it, or read its memory (Landlock, and it
 //! is not dumpable), but where Linux is older than 6.12 they could kill it. Then nobody can tell how they
@@ -29,7 +30,7 @@ use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     net::{
         SocketFlags, SocketType, accept_with,
-        sockopt::{socket_acceptconn, socket_peercred, socket_type},
+        sockopt::{set_socket_passcred, socket_acceptconn, socket_peercred, socket_type},
     },
     process::{DumpableBehavior, set_dumpable_behavior},
 };
@@ -174,9 +175,13 @@ fn answer(connection: &OwnedFd) {
 
 /// What the agent wants.
 fn asked(connection: &OwnedFd) -> Result<(Request, [OwnedFd; 3]), Errno> {
+    set_socket_passcred(connection, true)?;
     channel::wait(connection, Some(PATIENCE))?;
     let mut bytes = vec![0; LONGEST + 1];
     let received = channel::receive_bytes(connection.as_fd(), &mut bytes)?;
+    if !channel::is_proved(received.sender) {
+        return Err(Errno::PERM);
+    }
     let bytes = bytes
         .get(..received.length)
         .filter(|bytes| bytes.len() <= LONGEST);

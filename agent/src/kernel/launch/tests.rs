@@ -236,6 +236,57 @@ async fn launcher_is_asked_for_what_it_can_do() {
     assert!(matches!(nobody, LaunchError::NoLauncher { .. }), "{nobody}");
 }
 
+/// How a request is sent.
+type Send = fn(&OwnedFd, &[u8], &[std::os::fd::BorrowedFd<'_>]) -> Result<(), rustix::io::Errno>;
+
+/// Root alone is not believed, since it may be governed: who asks has to have what no governed process has.
+#[tokio::test]
+async fn launcher_starts_nothing_for_root_without_capabilities() {
+    let Some((launcher, way)) = a_launcher() else {
+        return;
+    };
+    let credentials = Credentials::choose(None).unwrap();
+    let plan = Launch {
+        command: &words(&["true"]),
+        credentials: &credentials,
+        cgroup: None,
+        piped: true,
+    };
+    let request = plan.request().encode().unwrap();
+    let at = launcher.directory().join("nobody.sock");
+    let ask = |send: Send| {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(&at).unwrap()).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let sent = send(&socket, &request, &[null.as_fd(); 3]);
+        (socket, sent)
+    };
+    // In its own name it is root, and is told no.
+    let (socket, sent) = ask(channel::send_bytes);
+    sent.unwrap();
+    channel::wait(&socket, None).unwrap();
+    let told = channel::receive(socket.as_fd()).unwrap().unwrap().message;
+    assert_eq!(told, channel::Message::Unable(rustix::io::Errno::PERM));
+    // In the other one, the kernel says no.
+    thread::scope(|scope| {
+        let governed = scope.spawn(|| {
+            sys::clear_capabilities().unwrap();
+            ask(channel::send_request).1
+        });
+        assert_eq!(governed.join().unwrap(), Err(rustix::io::Errno::PERM));
+    });
+    // This thread has them.
+    assert!(
+        start(&way, &["true"])
+            .unwrap()
+            .wait()
+            .await
+            .unwrap()
+            .success()
+    );
+}
+
 /// A launcher that answers with something else than a confined process: none of it is let go on.
 #[tokio::test]
 async fn launcher_that_lies_is_not_believed() {

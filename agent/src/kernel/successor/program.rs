@@ -131,7 +131,10 @@ impl Program {
             return Ok(Some(why.to_string()));
         }
         let file = fs::canonicalize(&self.path)?;
-        Ok(above(&file).transpose()?.flatten().map(|why| why.to_string()))
+        Ok(above(&file)
+            .transpose()?
+            .flatten()
+            .map(|why| why.to_string()))
     }
 }
 

@@ -30,8 +30,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Count, EndReason, Member, Passed, Protocols, SessionError, SessionEvent, SessionId,
-    SessionKind, Sessions, Snapshot, Standing,
+    Count, EndReason, Member, SessionError, SessionEvent, SessionId, SessionKind, Sessions,
+    Snapshot, Standing,
     proxy::{ProxyError, Signal, lookup, reason},
     registry::{MAX_SESSIONS, Shared, Table},
     snapshot::milliseconds,
@@ -155,8 +155,6 @@ impl LiveProgram {
             (false, 0) => self.slot.ended().ok().flatten().map(reason),
         };
         Snapshot {
-            session,
-            kind: SessionKind::Program,
             standing: match (self.over || reason.is_some(), counts.peak) {
                 (true, _) => Standing::Ending,
                 (false, 0) => Standing::Waiting,
@@ -164,22 +162,6 @@ impl LiveProgram {
             },
             reason,
             granted: self.grant.summary(),
-            interfaces: Vec::new(),
-            asked: None,
-            within: None,
-            cut: None,
-            packets: Count {
-                seen: passed.packets,
-                cap: terms.packets,
-            },
-            bytes: Count {
-                seen: passed.bytes_in.max(passed.bytes_out),
-                cap: terms.bytes,
-            },
-            protocols: Protocols::default(),
-            passed: Some(Passed::from(&passed)),
-            sockets: passed.listeners,
-            refused: passed.refused,
             running: Some(Count {
                 seen: counts.running,
                 cap: terms.processes,
@@ -187,6 +169,13 @@ impl LiveProgram {
             processes: Member::all(&self.group.processes()),
             age_ms: milliseconds(self.grant.made.elapsed()),
             left_ms: Some(milliseconds(self.grant.deadline.remaining())),
+            ..Snapshot::of_slot(
+                session,
+                SessionKind::Program,
+                &passed,
+                terms.packets,
+                terms.bytes,
+            )
         }
     }
 

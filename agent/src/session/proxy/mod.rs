@@ -21,8 +21,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    Count, EndReason, GrantError, Passed, Protocols, SessionError, SessionEvent, SessionId,
-    SessionKind, Sessions, Snapshot, Standing, registry::MAX_SESSIONS, snapshot::milliseconds,
+    EndReason, GrantError, SessionError, SessionEvent, SessionId, SessionKind, Sessions, Snapshot,
+    Standing, registry::MAX_SESSIONS, snapshot::milliseconds,
 };
 use crate::{
     kernel::{self, Credentials, Interface, NetworkError, NetworkInterfaces, NetworkSlot},
@@ -91,8 +91,6 @@ impl LiveProxy {
         let reason = self.slot.ended().ok().flatten().map(reason);
         let interfaces = self.grant.interfaces.iter();
         Snapshot {
-            session,
-            kind: SessionKind::Proxy,
             standing: match (reason.is_some(), passed.listeners) {
                 (true, _) => Standing::Ending,
                 (false, 0) => Standing::Waiting,
@@ -101,25 +99,15 @@ impl LiveProxy {
             reason,
             granted: self.grant.summary(),
             interfaces: interfaces.map(|interface| interface.name.clone()).collect(),
-            asked: None,
-            within: None,
-            cut: None,
-            packets: Count {
-                seen: passed.packets,
-                cap: terms.packets,
-            },
-            bytes: Count {
-                seen: passed.bytes_in.max(passed.bytes_out),
-                cap: terms.bytes,
-            },
-            protocols: Protocols::default(),
-            passed: Some(Passed::from(&passed)),
-            sockets: passed.listeners,
-            refused: passed.refused,
-            running: None,
-            processes: Vec::new(),
             age_ms: milliseconds(self.grant.made.elapsed()),
             left_ms: self.grant.deadline.map(|end| milliseconds(end.remaining())),
+            ..Snapshot::of_slot(
+                session,
+                SessionKind::Proxy,
+                &passed,
+                terms.packets,
+                terms.bytes,
+            )
         }
     }
 
