@@ -156,7 +156,7 @@ impl Place {
         }
         for line in [
             "link set lo up",
-            "link add eth0 type veth peer name eth0-peer",
+            "link add eth0 type veth peer name eth1",
             "address add 10.0.0.5/24 dev eth0",
             "link set eth0 up",
         ] {
