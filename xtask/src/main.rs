@@ -13,6 +13,7 @@ mod demo;
 mod fuzz;
 mod house;
 mod package;
+mod pictures;
 mod root;
 mod run;
 mod setup;
@@ -36,6 +37,8 @@ enum Verb {
     Test(test::Options),
     /// A demo: a real MCP server behind capwarden, real packets, each promise checked
     Run(run::Options),
+    /// The pictures that the documents show, made from the real program with real captures
+    Pictures(pictures::Options),
     /// Each way out of a capture grant, tried without capwarden and under it
     Attacks(attacks::Options),
     /// What capwarden costs, against the same work without it
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::main(),
         Verb::Test(options) => test::main(&options),
         Verb::Run(options) => run::main(&options),
+        Verb::Pictures(options) => pictures::main(&options),
         Verb::Attacks(options) => attacks::main(&options),
         Verb::Bench(options) => bench::main(&options),
         Verb::Fuzz(options) => fuzz::main(&options),

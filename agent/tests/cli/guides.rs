@@ -14,9 +14,10 @@ const PACKAGED: &str = include_str!("../../packaging/config/agent.yaml");
 fn guides() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manual");
     let files = fs::read_dir(folder).unwrap();
-    let guides: Vec<_> = files
-        .map(|file| {
-            let path = file.unwrap().path();
+    let paths = files.map(|file| file.unwrap().path());
+    let guides: Vec<_> = paths
+        .filter(|path| path.extension() == Some("md".as_ref()))
+        .map(|path| {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             (name, fs::read_to_string(path).unwrap())
         })

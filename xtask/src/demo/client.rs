@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A connection to one server.
-pub(super) struct Client {
+pub(crate) struct Client {
     child: Child,
     stdin: Option<ChildStdin>,
     messages: Receiver<Value>,
@@ -24,16 +24,16 @@ pub(super) struct Client {
 }
 
 /// The answer to a `tools/call`.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// What the model reads, one entry for each piece of text.
-    pub(super) texts: Vec<String>,
+    pub(crate) texts: Vec<String>,
     /// Whether the answer says that the call failed.
-    pub(super) failed: bool,
+    pub(crate) failed: bool,
 }
 
 impl Answer {
     /// What the model reads, in one line.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let words: Vec<&str> = self
             .texts
             .iter()
@@ -43,7 +43,7 @@ impl Answer {
     }
 
     /// A field of the JSON object that the server wrote as text.
-    pub(super) fn field(&self, name: &str) -> Option<String> {
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
         self.texts.iter().find_map(|text| {
             let object: Value = serde_json::from_str(text).ok()?;
             Some(object.get(name)?.as_str()?.to_owned())
@@ -53,7 +53,7 @@ impl Answer {
 
 impl Client {
     /// Starts the command and shakes hands with the server behind it.
-    pub(super) fn start(command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -91,7 +91,7 @@ impl Client {
     }
 
     /// Calls a tool.
-    pub(super) fn call(&mut self, tool: &str, arguments: &Value) -> Result<Answer> {
+    pub(crate) fn call(&mut self, tool: &str, arguments: &Value) -> Result<Answer> {
         let reply = self.request(
             "tools/call",
             &json!({ "name": tool, "arguments": arguments }),
@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// What the client was told without asking, since this was asked last.
-    pub(super) fn told(&mut self) -> Vec<String> {
+    pub(crate) fn told(&mut self) -> Vec<String> {
         self.notifications.extend(self.messages.try_iter());
         let told = self.notifications.drain(..).filter_map(|message| {
             let data = message.pointer("/params/data")?;
@@ -130,7 +130,7 @@ impl Client {
     }
 
     /// Ends the conversation as a client does, by closing it.
-    pub(super) fn close(mut self) -> Result<()> {
+    pub(crate) fn close(mut self) -> Result<()> {
         drop(self.stdin.take());
         let start = Instant::now();
         while start.elapsed() < PATIENCE {

@@ -1,7 +1,7 @@
 //! The demo: a real MCP server behind `capwarden run`, real packets, each promise checked against
 //! what is in the capture file, whatever the server or the gate said.
 
-mod client;
+pub(crate) mod client;
 mod screen;
 mod traffic;
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{VERSION, binary::Binary, crates::Crate, deb, documents, licences};
-use crate::{house, term::Progress};
+use crate::{house, pictures::documents::shown_in, term::Progress};
 
 /// Where units are.
 const UNITS: &str = "agent/packaging/systemd";
@@ -139,6 +139,7 @@ impl Stage {
                 false => stage.copy(to, &from, 0o644)?,
             }
         }
+        stage.pictures()?;
         for unit in files(UNITS)? {
             if unit
                 .extension()
@@ -238,6 +239,21 @@ impl Stage {
             from: path,
             mode,
         });
+        Ok(())
+    }
+
+    /// The pictures of the documents, where they look for them.
+    fn pictures(&mut self) -> Result<()> {
+        for (from, to) in FILES.iter().filter(|(from, _)| from.ends_with(".md")) {
+            let (from, to) = (house::root().join(from), Path::new(to));
+            let text = fs::read_to_string(&from)
+                .with_context(|| format!("cannot read {}", from.display()))?;
+            for file in shown_in(&text) {
+                let picture = from.parent().context("no parent")?.join(file);
+                let beside = to.parent().context("no parent")?.join(file);
+                self.copy(&beside.to_string_lossy(), &picture, 0o644)?;
+            }
+        }
         Ok(())
     }
 

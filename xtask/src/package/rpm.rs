@@ -74,9 +74,7 @@ fn spec(stage: &Stage, release: u32) -> Result<String> {
     spec += "\n%files\n";
     let mut own = BTreeSet::new();
     for entry in &stage.entries {
-        if let Some((above, _)) = entry.to.split_once("/capwarden/") {
-            own.insert(format!("{above}/capwarden"));
-        }
+        own.extend(own_directories(&entry.to));
         let kind = match (entry.is_configuration(), entry.is_document()) {
             (true, _) => "%config(noreplace) ",
             (_, true) => "%doc ",
@@ -89,7 +87,40 @@ fn spec(stage: &Stage, release: u32) -> Result<String> {
         )?;
     }
     for directory in own {
-        writeln!(spec, "%dir %attr(755,root,root) \"{directory}\"")?;
+        writeln!(
+            spec,
+            "%dir %attr(755,root,root) \"{}\"",
+            directory.display()
+        )?;
     }
     Ok(spec)
+}
+
+/// The directories above a file that are nobody else's: they go when it goes.
+fn own_directories(file: &str) -> impl Iterator<Item = &Path> {
+    let above = Path::new(file).ancestors().skip(1);
+    above.take_while(|place| place.iter().any(|name| name == "capwarden"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_below_ours_are_ours() {
+        let own = |file| {
+            let own = own_directories(file).map(|place| place.to_str().unwrap());
+            own.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            own("/usr/share/doc/capwarden/manual/pictures/demo.svg"),
+            [
+                "/usr/share/doc/capwarden/manual/pictures",
+                "/usr/share/doc/capwarden/manual",
+                "/usr/share/doc/capwarden",
+            ]
+        );
+        assert_eq!(own("/etc/capwarden/agent.yaml"), ["/etc/capwarden"]);
+        assert!(own("/usr/bin/capwarden").is_empty());
+    }
 }

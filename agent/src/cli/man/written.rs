@@ -198,6 +198,8 @@ fn body(text: &str, page: &mut Roff) {
             page.control("SH", [title.to_uppercase().as_str()]);
         } else if let Some(title) = line.strip_prefix("### ") {
             page.control("SS", [title]);
+        } else if let Some(words) = picture(line) {
+            page.text([roman(format!("[Picture: {words}]"))]);
         } else if lines.peek().is_some_and(|next| next.starts_with("|---")) {
             // The head of a table, of which a page has none.
         } else if let Some(row) = line.strip_prefix("| ") {
@@ -224,6 +226,12 @@ fn body(text: &str, page: &mut Roff) {
             page.text(inlines(line.trim_start()));
         }
     }
+}
+
+/// What a line that is a picture shows, in words: `![words](file)`. A page of the manual has only these.
+fn picture(line: &str) -> Option<&str> {
+    let (words, _) = line.strip_prefix("![")?.split_once("](")?;
+    Some(words)
 }
 
 /// An item of a list: its mark, and its first line.
@@ -302,6 +310,13 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn pictures_are_told_of_in_words() {
+        let page = page("capwarden-approving.7");
+        assert!(page.contains(".PP\n[Picture: "), "{page}");
+        assert!(!page.contains("pictures/"), "{page}");
     }
 
     #[test]
