@@ -10,7 +10,7 @@ use std::{
     net::Ipv4Addr,
     os::{
         fd::AsRawFd as _,
-        unix::{net::UnixDatagram, process::CommandExt as _},
+        unix::{fs::MetadataExt as _, net::UnixDatagram, process::CommandExt as _},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -23,7 +23,7 @@ use capwarden_tests::{
     agent::{Exec, NOBODY, capwarden, records, wait_for, workplace},
     captive::{self, Captive},
     netns::Namespace,
-    tools,
+    stage, tools,
     traffic::Flood,
 };
 
@@ -102,6 +102,60 @@ fn launcher_outlives_an_agent_and_serves_the_next() -> Result<()> {
         ensure!(Path::new(&format!("/proc/{process}")).exists(), "it lives");
     }
     first.clear_away(&left)?;
+    Ok(())
+}
+
+/// Restarted, it would take its processes' `/tmp` along.
+#[test]
+fn launcher_becomes_another_version_once_nobody_is_left_whom_it_has_started() -> Result<()> {
+    let space = Namespace::new()?;
+    let place = stage::directory()?;
+    let program = place.path().join("capwarden");
+    let put = || {
+        let new = place.path().join("new");
+        fs::copy(capwarden()?, &new)?;
+        Ok::<_, anyhow::Error>(fs::rename(new, &program)?)
+    };
+    put()?;
+    let script = format!("exec {} {LAUNCHER_VERB}", program.display());
+    let words = ["-c", script.as_str()];
+    let launcher =
+        space.enter(|| Ok(Launcher::start(Path::new("/bin/sh"), &words, &[], NOBODY)?))?;
+    let exec = || {
+        Exec::new(&space, "--interface lo --packets 5 --seconds 60")
+            .environment("CAPWARDEN_LAUNCHERS", launcher.directory())
+    };
+    let command = || "tcpdump -w {}/out.pcap -i lo".split(' ');
+    let runs = || {
+        let file = format!("/proc/{}/exe", launcher.process());
+        Ok::<_, anyhow::Error>(fs::metadata(file)?.ino())
+    };
+    let first = exec().start(command())?;
+    first.capturing("lo", 1)?;
+    let (before, after) = (runs()?, {
+        put()?;
+        fs::metadata(&program)?.ino()
+    });
+    ensure!(before != after);
+    // It goes on as it is while somebody is there.
+    let second = exec().start(command())?;
+    second.capturing("lo", 1)?;
+    ensure!(runs()? == before);
+    Flood::new(Ipv4Addr::LOCALHOST, b"by both", 20).send(&space)?;
+    for running in [first, second] {
+        let done = running.finish()?;
+        ensure!(done.ended("packets")? == CAP, "{}", done.stderr);
+    }
+    // The next one may have come before the last had quite gone.
+    wait_for("another version", PATIENCE, || {
+        exec().start(["true"])?.finish()?;
+        Ok((runs()? == after).then_some(()))
+    })?;
+    let third = exec().start(command())?;
+    third.capturing("lo", 1)?;
+    Flood::new(Ipv4Addr::LOCALHOST, b"by the other", 20).send(&space)?;
+    let done = third.finish()?;
+    ensure!(done.ended("packets")? == CAP, "{}", done.stderr);
     Ok(())
 }
 

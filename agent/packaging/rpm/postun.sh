@@ -1,8 +1,5 @@
 # shellcheck shell=sh
-# $1 is how many versions stay: 1 in an upgrade. The state and the audit log stay after a removal, as users do.
+# What was installed in its place has taken over already (post). The state and the audit log stay after a removal, as users do.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
-    if [ "$1" -ge 1 ]; then
-        systemctl try-restart @RESTART@ 'capwarden-server@*.service' || :
-    fi
 fi

@@ -156,6 +156,7 @@ impl Life {
                 () = house.record.broken() => return Err(End::Broken),
                 (stream, peer) = accept(self.entrance.as_ref()) => house.door.meet(stream, peer),
                 _ = signals.hang_up.recv(), if settled => {
+                    self.not_replaced = None;
                     self.tell(Manager::reloading);
                     if self.hand_over.is_due() {
                         self.status("Handing over to another version");

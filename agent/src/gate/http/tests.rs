@@ -128,7 +128,7 @@ impl Rig {
             tcp,
             tls: None,
             capacity,
-            leave: crate::gate::http::Leave::never(),
+            leave: Leave::never(),
         };
         tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
         Self {
@@ -1020,7 +1020,7 @@ async fn server_that_is_not_there_is_told() {
         tcp,
         tls: None,
         capacity: Capacity::of(1_024),
-        leave: crate::gate::http::Leave::never(),
+        leave: Leave::never(),
     };
     let (observer, _events) = mpsc::unbounded_channel();
     let gate = Arc::new(Gate {

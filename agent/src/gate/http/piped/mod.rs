@@ -114,8 +114,15 @@ pub async fn serve_piped<S: Servers>(
             () = leave.told() => {}
         }
         // Also of who listens still.
-        while !front.let_go() {
-            sleep(LEAVING).await;
+        let letting_go = async {
+            while !front.let_go() {
+                sleep(LEAVING).await;
+            }
+        };
+        // A grant that ends takes with it what goes on, although nobody is connected.
+        tokio::select! {
+            () = letting_go => {}
+            () = front.reception.watch(|grant| front.ended(grant)) => {}
         }
         Ok(())
     };
