@@ -280,7 +280,7 @@ mod tests {
     fn session(opened: &str, deadline: &str, ended: &str) -> Granted {
         let entry = |kind: &str, time: &str, fields: Value| {
             let mut entry = json!({
-                "seq": 1, "time": time, "agent": "a", "prev": "p", "kind": kind, "session": "s1",
+                "seq": 1, "time": time, "agent": "a", "prev": "0".repeat(64), "kind": kind, "session": "s1",
                 "interfaces": [], "filters": [], "payload": "full", "snap": 65535
             });
             let fields = fields.as_object().unwrap().clone();

@@ -301,7 +301,7 @@ purge_leaves_nothing() {
     # What the trials made themselves.
     userdel client 2>/dev/null || true
     dpkg --purge capwarden
-    rm -f /usr/local/bin/trial-server /var/tmp/capped.pcap /var/tmp/kept.pcap
+    rm -f /usr/local/bin/trial-server /var/tmp/{capped,kept,stepped}.pcap
     local left=0
     for what in files accounts kernel; do
         $what | sort >$here/$what.after
