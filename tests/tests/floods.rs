@@ -9,7 +9,7 @@ use capwarden_tests::{
     captive::{self, Captive},
     mcp::{Client, PATIENCE},
     netns::Namespace,
-    stage::{Stage, memory, python},
+    stage::{Stage, memory},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -253,7 +253,7 @@ async fn launcher_starts_nothing_for_root_without_capabilities() {
         piped: true,
     };
     let request = plan.request().encode().unwrap();
-    let at = launcher.directory().join("nobody.sock");
+    let at = launcher_socket(launcher.directory(), &credentials).unwrap();
     let ask = |send: Send| {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
