@@ -189,14 +189,18 @@ pub(super) async fn soon(ask: impl FnOnce(Tell)) -> Answer {
 /// What names this host to itself: agents with the same file are taken for agents of one host,
 /// and count their users together.
 const MACHINE: &str = "/etc/machine-id";
+/// What to do where nothing names it: images of containers have none.
+const NAME_IT: &str = "type: systemd-machine-id-setup, or in a container: tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id";
 
 /// This host, told apart from others that use the same server.
 pub(super) fn host() -> io::Result<String> {
-    let text = fs::read_to_string(MACHINE)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot read {MACHINE}: {error}")))?;
+    let text = fs::read_to_string(MACHINE).map_err(|error| {
+        let why = format!("cannot read {MACHINE}: {error}; {NAME_IT}");
+        io::Error::new(error.kind(), why)
+    })?;
     match text.trim() {
         "" | "uninitialized" => Err(io::Error::other(format!(
-            "{MACHINE} does not name this host; type: systemd-machine-id-setup"
+            "{MACHINE} does not name this host; {NAME_IT}"
         ))),
         id => Ok(id.to_owned()),
     }
