@@ -358,6 +358,7 @@ rebooted)
     try service_runs
     through_the_service
     try chain_outlasts_a_reboot
+    try upgrade_keeps_a_clients_capture
     try upgrade_keeps_a_capture
     try service_runs
     try service_governs_a_capture
