@@ -22,9 +22,10 @@ capwarden stands in front of MCP servers that capture packets, listen as proxies
 decides each call by a policy, and the kernel holds what the call starts to what was decided: interfaces, \
 filter, packets, bytes, time, addresses and processes.";
 
-/// What is needed besides the libraries of the program: what its scripts run.
-const DEPENDS: [&str; 3] = [
+/// What is needed besides the libraries of the program: what its scripts run, and its unit (`kill`).
+const DEPENDS: [&str; 4] = [
     "$auto",
+    "procps",
     "systemd | systemd-standalone-sysusers | systemd-sysusers",
     "systemd | systemd-standalone-tmpfiles | systemd-tmpfiles",
 ];

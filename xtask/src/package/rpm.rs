@@ -63,7 +63,7 @@ fn spec(stage: &Stage, release: u32) -> Result<String> {
     let root = stage.root.display();
     let mut spec = format!(
         "Name: capwarden\nVersion: {VERSION}\nRelease: {release}\nSummary: Governs packet captures that language models start\n\
-         License: Apache-2.0 OR MIT\nRequires: systemd\n\n%description\n{description}\n\n\
+         License: Apache-2.0 OR MIT\nRequires: systemd, /usr/bin/kill\n\n%description\n{description}\n\n\
          %install\ncp --archive '{root}/.' '%{{buildroot}}'\n"
     );
     for name in SCRIPTS {
