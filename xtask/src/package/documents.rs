@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use super::contents::{FILES, Kind, LICENCES, POLICIES, POLICIES_AT};
 use crate::house;
 
+/// Where documents are installed.
+const DOCUMENTS: &str = "/usr/share/doc/capwarden";
 /// Where the guides are, each of which is a page of the manual.
 const GUIDES: &str = "agent/manual/";
 /// What says which page each is.
@@ -31,7 +33,12 @@ pub(super) fn installed(text: &str, kind: Kind) -> Result<String> {
             .rfind('[')
             .with_context(|| format!("a link has no beginning: ({target})"))?;
         let words = out.split_off(open).split_off(1);
-        out += &reference(&words, target, kind, &pages)?;
+        if out.ends_with('!') {
+            // A picture, which is installed below README, as it lies in the checkout.
+            out += &format!("[{words}]({DOCUMENTS}/{target})");
+        } else {
+            out += &reference(&words, target, kind, &pages)?;
+        }
         rest = behind;
     }
     Ok(out + rest)
@@ -51,8 +58,8 @@ fn reference(words: &str, target: &str, kind: Kind, pages: &str) -> Result<Strin
     }
     if LICENCES.contains(&target) {
         return match kind {
-            Kind::Deb => link("/usr/share/doc/capwarden/copyright"),
-            Kind::Rpm | Kind::Tarball => link(&format!("/usr/share/doc/capwarden/{target}")),
+            Kind::Deb => link(&format!("{DOCUMENTS}/copyright")),
+            Kind::Rpm | Kind::Tarball => link(&format!("{DOCUMENTS}/{target}")),
         };
     }
     if let Some(within) = target.strip_prefix(POLICIES) {
@@ -106,6 +113,10 @@ mod tests {
             (
                 "[SECURITY.md](SECURITY.md)",
                 "[SECURITY.md](/usr/share/doc/capwarden/SECURITY.md)",
+            ),
+            (
+                "![What is seen](agent/manual/pictures/demo.svg)",
+                "![What is seen](/usr/share/doc/capwarden/agent/manual/pictures/demo.svg)",
             ),
             (
                 "[ARCHITECTURE.md](ARCHITECTURE.md)",
