@@ -13,8 +13,8 @@ is_anew() {
 # The last record of a kind, of this agent where one is named.
 last_record() { grep "\"kind\":\"$1\"" /var/log/capwarden/audit.jsonl | grep "\"agent\":\"${2:-}" | tail -n 1; }
 
-# What a record says of a name: a word or a number.
-of() { sed -n "s/.*\"$1\":\"\?\([^\",}]*\).*/\1/p"; }
+# What a record says of a name: a word or a number, the first of that name.
+of() { grep --only-matching "\"$1\":\"\?[^\",}]*" | head -n 1 | sed "s/^\"$1\":\"\?//"; }
 
 # systemd's own measure of the units as they run, which drop-ins of a distribution count in.
 service_is_confined() {
