@@ -37,7 +37,8 @@ use super::{
 /// may run, and gets a server of its own behind the gate and under the guard, as with `run`. The kernel says
 /// who it is.
 ///
-/// SIGHUP, and a change of a file, loads the configuration again; one that cannot be used changes nothing.
+/// SIGHUP, and a change of a file, loads the configuration again; one that cannot be used changes nothing. On SIGHUP,
+/// a newer version of the program that was installed takes over, and whoever is connected stays with this one.
 /// Under systemd it tells when it is ready (Type=notify), feeds the watchdog, and takes the socket that is
 /// passed under the name `clients`.
 #[derive(Debug, Args)]
