@@ -182,9 +182,7 @@ impl Create {
             end(&grant)
         );
         if let Some(whose) = self.state.whose() {
-            tracing::warn!(
-                "it is a grant of your own state, which only agents that you run yourself know: {whose}"
-            );
+            tracing::warn!("it is in your own state, which the service does not know: {whose}");
         }
         term::print(|out| writeln!(out, "{}", token.reveal()))?;
         Ok(Exit::Ok)

@@ -141,7 +141,7 @@ impl Failure {
         };
         let faults: Vec<&PolicyError> = std::iter::once(error).chain(error.others()).collect();
         let more = faults.len().saturating_sub(MOST);
-        let told = faults.iter().take(MOST).map(|fault| fault.to_string());
+        let told = faults.iter().take(MOST).map(ToString::to_string);
         let told = visible(&told.collect::<Vec<_>>().join("; "));
         match more {
             0 => told,
