@@ -365,7 +365,10 @@ fn run_unknown_user_ends_with_2() -> Result<()> {
     };
     run("no-such-user")?.is(
         2,
-        &["no-such-user", "hint: give the user's number with --user"],
+        &[
+            "no-such-user",
+            "hint: make that user: sudo useradd --system",
+        ],
     )?;
     run("4294967295")?.is(2, &["4294967295", "no user has such a number"])?;
     run("")?.is(2, &["--user"])?;

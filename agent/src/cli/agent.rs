@@ -4,6 +4,7 @@
 mod check;
 mod finding;
 mod prepare;
+mod script;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +38,8 @@ use super::{
 /// may run, and gets a server of its own behind the gate and under the guard, as with `run`. The kernel says
 /// who it is.
 ///
-/// SIGHUP, and a change of a file, loads the configuration again; one that cannot be used changes nothing.
+/// SIGHUP, and a change of a file, loads the configuration again; one that cannot be used changes nothing. On SIGHUP,
+/// a newer version of the program that was installed takes over, and whoever is connected stays with this one.
 /// Under systemd it tells when it is ready (Type=notify), feeds the watchdog, and takes the socket that is
 /// passed under the name `clients`.
 #[derive(Debug, Args)]
@@ -96,10 +98,10 @@ impl Agent {
         }
         let file = self.config.clone();
         let plan = DaemonPlan {
-            load: Arc::new(move || load(&file).map_err(|failure| failure.in_a_line())),
+            load: Arc::new(move || load(&file).map_err(|failure| failure.all_in_a_line())),
             prepare: Arc::new(move |name, server| {
                 let prepared = preparing.prepare(name, server);
-                prepared.map_err(|failure| failure.in_a_line())
+                prepared.map_err(|failure| failure.all_in_a_line())
             }),
             servers,
             socket: house.socket.unwrap_or_else(|| USUAL_SOCKET.into()),
@@ -123,6 +125,11 @@ impl Agent {
 fn load(file: &Path) -> Result<Config, Failure> {
     Config::load(file).map_err(|error| match error {
         ConfigError::Wrong(error) => Failure::Policy(error),
+        ConfigError::Missing(file) if file == Path::new(USUAL_FILE) => Failure::Usage(
+            Account::new("there is no file").on(USUAL_FILE).hint(
+                "the packages put one there; without them write it, `version: 1` and `servers:`, as capwarden-agent.yaml(5) says, or name another with --config FILE",
+            ),
+        ),
         ConfigError::Missing(file) => match paths::is_there(&file) {
             Err(failure) => failure,
             Ok(()) => Failure::Usage(Account::new("there is no file").on(file.display())),

@@ -51,7 +51,7 @@ struct Create {
     /// What to call it: it stands in the audit log, and limits are counted by it
     #[arg(value_name = "NAME")]
     name: String,
-    /// The server that it is for, as `capwarden run` calls it at its start
+    /// The server that it is for, as the agent's configuration names it or `capwarden run` calls it at its start
     ///
     /// What `run --server` says; without it, what its command runs: `netmcp` of `uvx netmcp@1.2`; the
     /// address after --upstream where that stands alone.
@@ -181,6 +181,9 @@ impl Create {
             grant.server,
             end(&grant)
         );
+        if let Some(whose) = self.state.whose() {
+            tracing::warn!("it is in your own state, which the service does not know: {whose}");
+        }
         term::print(|out| writeln!(out, "{}", token.reveal()))?;
         Ok(Exit::Ok)
     }

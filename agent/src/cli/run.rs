@@ -44,7 +44,7 @@ use super::{
 /// Needs root to start a server; the server does not get it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000\n  sudo capwarden run -p /etc/capwarden/pcap.yaml --listen 192.0.2.7:8443 --host capture.example --tls-cert tls.pem --tls-key tls.key -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server"
+    after_help = "Examples:\n  sudo capwarden run -p /etc/capwarden/policies/pcap.yaml -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server\n  sudo capwarden run -p /etc/capwarden/policies/pcap.yaml --listen 127.0.0.1:8808 --upstream http://127.0.0.1:8000/mcp -- /opt/pcap/bin/server --port 8000\n  sudo capwarden run -p /etc/capwarden/policies/pcap.yaml --listen 192.0.2.7:8443 --host capture.example --tls-cert tls.pem --tls-key tls.key -- /opt/pcap/bin/awslabs.pcap-analyzer-mcp-server"
 )]
 pub(super) struct Run {
     /// The policy that decides the calls

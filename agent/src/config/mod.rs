@@ -7,7 +7,7 @@
 //!   sharkmcp:
 //!     command: [node, /opt/sharkmcp/dist/index.js]
 //!     policy: /etc/capwarden/policies/sharkmcp.yaml
-//!     user: sharkmcp
+//!     user: capwarden-server
 //! ```
 //!
 //! Drop-ins are read after the file, by name: `agent.d/50-local.yaml`. A later file's key takes the place of

@@ -38,7 +38,7 @@ use crate::{
     },
     policy::{Baseline, ProgramNeeds},
     session::{Attribution, EndReason, Events, Sessions},
-    telemetry::{Endpoint, Metrics, ServerMetrics, Serving},
+    telemetry::{Endpoint, Journal, Metrics, ServerMetrics, Serving},
 };
 
 /// How long a server may take to leave once its input is closed.
@@ -154,7 +154,10 @@ pub(super) async fn not_started(
     bounds: Bounds,
     error: &EngineError,
 ) {
-    let words = format!("The server could not be started: {error}. capwarden's log says more.");
+    let words = format!(
+        "The server could not be started: {error}. More is {}.",
+        Journal::place_of_the_log()
+    );
     gate::apologise(client_in, client_out, bounds.client_line, &words).await;
 }
 

@@ -1,7 +1,24 @@
-//! The engine: one governed server, or command, with everything that watches over it.
+//! The engine: governed servers, and commands, with everything that watches over them.
 //!
-//! `run` and `exec` differ in who decides (the gate, or the command line) and in how processes
-//! are attributed to sessions; launching, guarding, recording and cleaning up are the same.
+//! `run`, `exec` and `agent` differ in how many servers there are, in who decides (the gate, or the command line) and in
+//! how processes are attributed to sessions; launching, guarding, recording and cleaning up are the same.
+//!
+//! | file | has |
+//! |---|---|
+//! | `run_stdio`, `run_unix`, `run_http_stdio`, `run_http_upstream` | `run`, one for each way to serve |
+//! | `daemon` | `agent`: many servers for many users |
+//! | `exec` | `exec`: one command, without a gate |
+//! | `host` | `host`: who captures on this host without being governed |
+//! | `house` | what all of these share: launch, signals, the end |
+//! | `stdio_server`, `server_per_client` | one server and its one client; such a pair for each client that comes |
+//! | `restart`, `current` | a server that is started again at a session's end, and its sessions then |
+//! | `turn` | whether an agent's servers may be served yet, while an earlier version of it goes on |
+//! | `judge`, `grant_policies`, `timed` | decide calls: by the policy and its limits, by the policies that grants name; with a stopwatch |
+//! | `approve`, `pinned`, `links`, `stay` | parts of a decision: approvals, definitions, links in paths, filters of tools without a session |
+//! | `join` | makes of the rooms behind the gate what it asks |
+//! | `record` | the thread that writes the audit log, and whoever tells it something |
+//! | `reload` | a policy whose file changes |
+//! | `name` | what a server is called that nobody has named |
 #![forbid(unsafe_code)]
 
 mod approve;

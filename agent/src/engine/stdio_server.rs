@@ -22,6 +22,7 @@ use crate::{
     kernel::Output,
     principal::Caller,
     session::{EndReason, SessionEnd, SessionId},
+    telemetry::Journal,
 };
 
 /// A stdio server that was started, and who calls it.
@@ -192,9 +193,10 @@ fn replaced(name: &str, session: SessionId) -> String {
 fn not_replaced(name: &str, session: SessionId, why: &str) -> String {
     format!(
         "The server {} was to be restarted at the end of {session}, but {}, so it has ended and this \
-         is not answered. capwarden's log says more.",
+         is not answered. Why is {}.",
         visible(name),
-        visible(why)
+        visible(why),
+        Journal::place_of_the_log()
     )
 }
 
@@ -207,8 +209,9 @@ fn fate_of(name: &str, status: Option<ExitStatus>) -> String {
     };
     format!(
         "The server {} has ended{how}, so this is not answered. What it wrote to standard error says \
-         why: that is beside capwarden's own log. If it wrote nothing, start its command by itself.",
-        visible(name)
+         why: that is {}. If it wrote nothing, start its command by itself.",
+        visible(name),
+        Journal::place_of_the_log()
     )
 }
 

@@ -3,6 +3,17 @@
 //!
 //! What the gate does not understand it forwards as the bytes it came in; what it changes it
 //! splices, so that every other byte stays; what two parsers could read in two ways it refuses.
+//!
+//! | file | has |
+//! |---|---|
+//! | `conversation`, `client`, `server` | what becomes of each message, whoever carries it, and from which side |
+//! | `call`, `question`, `stops` | a call: decided and given its session, put to the client's user, meant to stop one |
+//! | `handshake`, `tools`, `reply`, `farewell` | how it begins, what tools are shown, what the gate says itself, how it ends |
+//! | `book`, `owners` | what the client waits for; whose sessions are whose where clients share a server |
+//! | `captures`, `events` | what the gate asks of the rooms behind it, and tells them |
+//! | `envelope`, `json`, `splice`, `trace`, `written` | text: read strictly, changed without touching the rest |
+//! | `pump`, `lines`, `outlet`, `bounds` | carried over pipes, within bounds |
+//! | `http` | carried over HTTP |
 #![forbid(unsafe_code)]
 
 mod book;

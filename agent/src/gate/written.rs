@@ -8,7 +8,7 @@ use super::{
 };
 use crate::policy::Call;
 
-/// Reads a whole JSON-RPC `tools/call`, or `{"tool": …, "arguments": {…}}`.
+/// Reads a whole JSON-RPC `tools/call`, its `params` alone, or `{"tool": …, "arguments": {…}}`.
 ///
 /// # Errors
 ///
@@ -24,6 +24,9 @@ pub fn written_call(text: &[u8]) -> Result<Call, String> {
         return Err("it is not a JSON object".to_owned());
     };
     if !members.contains_key("jsonrpc") && !members.contains_key("method") {
+        if members.contains_key("name") && !members.contains_key("tool") {
+            return of_params(plain);
+        }
         if let Some(other) = members
             .keys()
             .find(|key| *key != "tool" && *key != "arguments")
@@ -48,7 +51,17 @@ pub fn written_call(text: &[u8]) -> Result<Call, String> {
     if envelope.method.as_deref() != Some("tools/call") {
         return Err("its method is not tools/call".to_owned());
     }
-    let params = CallParams::parse(envelope.params).map_err(|fault| fault.to_string())?;
+    call(envelope.params)
+}
+
+/// What stands under `params`, as clients and inspectors show it.
+fn of_params(text: &[u8]) -> Result<Call, String> {
+    let text = str::from_utf8(text).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    call(Some(text))
+}
+
+fn call(params: Option<&str>) -> Result<Call, String> {
+    let params = CallParams::parse(params).map_err(|fault| fault.to_string())?;
     Ok(Call {
         tool: params.name,
         arguments: params.arguments,
@@ -62,8 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_read_in_both_forms() {
+    fn calls_are_read_in_each_form() {
         for text in [
+            r#"{"name": "start", "arguments": {"n": 1}, "_meta": {"progressToken": 7}}"#,
             r#"{"tool": "start", "arguments": {"n": 1}}"#,
             "\u{feff}{\"arguments\": {\"n\": 1},\n \"tool\": \"start\"}\n",
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"start","arguments":{"n":1}}}"#,
@@ -90,6 +104,9 @@ mod tests {
             (r#"{"tool": 1}"#, "no \"tool\""),
             (r#"{"tool": "a", "args": {}}"#, "\"args\""),
             (r#"{"tool": "a", "arguments": []}"#, "no object"),
+            (r#"{"tool": "a", "name": "b"}"#, "\"name\""),
+            (r#"{"name": "a", "Name": "b"}"#, ""),
+            (r#"{"name": 1}"#, ""),
             (r#"{"tool": "a", "arguments": {"n": 1, "n": 2}}"#, "\"n\""),
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,

@@ -31,6 +31,14 @@ pub enum AccessError {
     NotAsked,
 }
 
+impl AccessError {
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused(why) if why.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Bytes of a script that are looked at, as by the kernel.
 const HEAD: u64 = 256;
 
@@ -54,6 +62,17 @@ pub fn executable_by(credentials: &Credentials, file: &Path) -> Result<(), Acces
             },
             None => Ok(()),
         }
+    })
+}
+
+/// Whether a user may read this file, or directory.
+///
+/// # Errors
+///
+/// Why not, or why that is not known.
+pub fn readable_by(credentials: &Credentials, file: &Path) -> Result<(), AccessError> {
+    as_user(credentials, || {
+        access(file, Access::READ_OK).map_err(|why| AccessError::Refused(why.into()))
     })
 }
 
@@ -153,6 +172,11 @@ mod tests {
             executable_by(&nobody, good).unwrap();
         }
         enterable_by(&nobody, place.path()).unwrap();
+        readable_by(&nobody, &closed).unwrap();
+        let secret = file("secret", "", 0o600);
+        assert!(!readable_by(&nobody, &secret).unwrap_err().is_missing());
+        let none = place.path().join("none");
+        assert!(readable_by(&nobody, &none).unwrap_err().is_missing());
         let told = executable_by(&nobody, &broken).unwrap_err().to_string();
         assert!(
             told.contains("names /no/such/interpreter: No such file"),

@@ -80,7 +80,7 @@ mod tree;
 mod users;
 mod watch;
 
-pub use access::{AccessError, enterable_by, executable_by};
+pub use access::{AccessError, enterable_by, executable_by, readable_by};
 pub use bpf::LoadError;
 pub use broker::{Admit, Broker, Caller, Refusal, Rejection};
 pub use cgroup::Cgroup;

@@ -188,7 +188,8 @@ async fn watchers_are_told_what_happens_between_two_moments() {
         id: "K7QM2F9X".to_owned(),
         what: approval::What::Requested,
         principal: "uid:1000".to_owned(),
-        server: "pcap".to_owned(),
+        // One of several servers of the agent.
+        server: "sniffer".to_owned(),
         tool: "start".to_owned(),
         rule: String::new(),
     });
@@ -198,6 +199,7 @@ async fn watchers_are_told_what_happens_between_two_moments() {
         panic!("{lines:?}");
     };
     assert_eq!(event.text, "K7QM-2F9X requested: start of uid:1000");
+    assert_eq!(event.server, "sniffer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,10 @@ use std::{
     io::{self, Write as _},
     os::{fd::AsFd as _, unix::net::UnixDatagram},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -54,13 +57,23 @@ impl Journal {
     /// The journal, if standard error is connected to it and it takes entries.
     #[must_use]
     pub fn of_environment() -> Option<Self> {
-        let stream = env::var(STREAM).ok()?;
-        let stat = rustix::fs::fstat(io::stderr().as_fd()).ok()?;
-        let here = is_stream(&stream, stat.st_dev, stat.st_ino);
-        let journal = here.then(|| Self::at(Path::new(SOCKET)))?.ok()?;
+        let journal = leads_to_journal()
+            .then(|| Self::at(Path::new(SOCKET)))?
+            .ok()?;
         // An empty entry is none: it tells whether somebody listens.
         journal.socket.send_to(&[], SOCKET).ok()?;
         Some(journal)
+    }
+
+    /// Where whoever runs this process reads its log, and what its servers write to standard error.
+    #[must_use]
+    pub fn place_of_the_log() -> &'static str {
+        static JOURNAL: LazyLock<bool> = LazyLock::new(leads_to_journal);
+        match *JOURNAL {
+            // Servers write in a unit of their own, to the same stream.
+            true => "in `sudo journalctl -u 'capwarden*'`",
+            false => "beside capwarden's own log",
+        }
     }
 
     /// Who listens at this socket.
@@ -107,6 +120,15 @@ impl Journal {
 }
 
 /// Whether the file of these numbers is the stream that the variable names.
+/// Whether standard error is connected to the journal.
+fn leads_to_journal() -> bool {
+    let stream = env::var(STREAM).ok();
+    let stat = rustix::fs::fstat(io::stderr().as_fd()).ok();
+    stream
+        .zip(stat)
+        .is_some_and(|(stream, stat)| is_stream(&stream, stat.st_dev, stat.st_ino))
+}
+
 fn is_stream(variable: &str, device: u64, inode: u64) -> bool {
     let numbers = variable.split_once(':');
     let numbers =

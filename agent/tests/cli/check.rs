@@ -111,7 +111,7 @@ fn each_thing_that_is_wrong_is_found_at_its_place() {
             format!("    command: [/no/such/program]\n{policy}"),
             "command",
             8,
-            "nobody cannot execute /no/such/program: No such file",
+            "/no/such/program is not there: No such file",
         ),
         (
             format!("    command: [no-such-program-here]\n{policy}"),
@@ -198,14 +198,43 @@ fn each_thing_that_is_wrong_is_found_at_its_place() {
     let (status, out, err) =
         place.checked(&server(&format!("    command: [/none]\n{policy}")), false);
     assert_eq!((status, out.as_str()), (3, ""), "{err}");
+    assert!(err.contains("agent.yaml:8:5: /none is not there"), "{err}");
     assert!(
-        err.contains("agent.yaml:8:5: nobody cannot execute /none"),
+        err.contains("8 |     command: [/none]") && err.contains("hint: install it"),
         "{err}"
     );
-    assert!(
-        err.contains("8 |     command: [/none]") && err.contains("hint: see with namei"),
-        "{err}"
+}
+
+#[test]
+fn what_would_only_show_when_a_client_comes_is_warned_of() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let script = place.write("secret.sh", "");
+    place.mode("secret.sh", 0o600);
+    let (status, found) = place.findings(
+        "  one: { command: [sh, @/none.sh], policy: @/policy.yaml, user: nobody }\n  \
+         two: { command: [sh, @/secret.sh], policy: @/policy.yaml, user: nobody, clients: [user:root] }\n",
     );
+    assert_eq!(status, 0, "{found:?}");
+    let told = |server: &str, key: &str| -> String {
+        let mut of = found
+            .iter()
+            .filter(|one| one["server"] == server && one["key"] == key);
+        let one = of
+            .next()
+            .unwrap_or_else(|| panic!("{server} {key}: {found:?}"));
+        assert_eq!(one["severity"], "warning", "{one}");
+        assert!(!one["help"].as_str().unwrap().is_empty(), "{one}");
+        one["message"].as_str().unwrap().to_owned()
+    };
+    assert!(told("one", "command").contains("none.sh is not there"));
+    assert!(told("one", "clients").contains("nobody but root may connect"));
+    let unreadable = format!("nobody cannot read {}: Permission", script.display());
+    assert!(told("two", "command").starts_with(&unreadable));
+    let of_two = |one: &&Value| one["server"] == "two" && one["key"] == "clients";
+    assert!(!found.iter().any(|one| of_two(&one)), "{found:?}");
 }
 
 #[test]

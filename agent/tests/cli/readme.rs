@@ -65,6 +65,10 @@ const COMMANDS: &[(&str, Try)] = &[
     ),
     ("policy test [FILE…]", Run("policy test", 0)),
     ("policy check FILE", Run("policy check policy.yaml", 0)),
+    (
+        "policy check /etc/capwarden/policies/pcap.yaml",
+        Run("policy check policy.yaml", 0),
+    ),
     ("revoke NAME", Parse("revoke laptop")),
     (
         "run --metrics 127.0.0.1:9464 …",

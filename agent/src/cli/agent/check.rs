@@ -15,6 +15,7 @@ use super::{
     finding::{Findings, Subject, shown},
     load,
     prepare::{kind, reception, surroundings, usual_user},
+    script,
 };
 use crate::{
     audit::{self, AuditError},
@@ -30,6 +31,7 @@ use crate::{
     engine::hello::{self, Hello, Offer},
     kernel::{
         self, AccessError, Credentials, Deputy, Way, enterable_by, executable_by, launcher_socket,
+        readable_by,
     },
     store::{self, StateDirectory},
     telemetry::Endpoint,
@@ -455,6 +457,7 @@ impl Server<'_> {
             if enters {
                 self.program(credentials, findings);
             }
+            self.script(credentials, findings);
             self.launcher(credentials, findings);
             self.reach(credentials, findings);
         }
@@ -550,6 +553,11 @@ impl Server<'_> {
                 format!("whether {user} may execute {} is not known", file.display()),
                 "sudo capwarden agent --check looks at that, too",
             ),
+            Err(why) if why.is_missing() => findings.error(
+                self.of("command"),
+                format!("{} is not there: {why}", file.display()),
+                "install it, or write in `command` where it is",
+            ),
             Err(why) => findings.error(
                 self.of("command"),
                 format!("{user} cannot execute {}: {why}", file.display()),
@@ -557,6 +565,28 @@ impl Server<'_> {
                     "see with namei -l {0}; {user} must be able to execute it, and to enter each directory above it",
                     file.display()
                 ),
+            ),
+        }
+    }
+
+    /// What an interpreter is given to run: without it, it starts and ends at once.
+    fn script(&self, credentials: &Credentials, findings: &mut Findings) {
+        let Some(script) = script::of(&self.said.command) else {
+            return;
+        };
+        let (user, at) = (shown(credentials.name()), script.display());
+        match readable_by(credentials, script) {
+            Ok(()) => self.hidden(script, "command", findings),
+            Err(AccessError::NotAsked) => {}
+            Err(why) if why.is_missing() => findings.warning(
+                self.of("command"),
+                format!("{at} is not there: {why}"),
+                "install it, or write in `command` where it is",
+            ),
+            Err(why) => findings.warning(
+                self.of("command"),
+                format!("{user} cannot read {at}: {why}"),
+                format!("see with namei -l {at}; {user} must be able to read it, and to enter each directory above it"),
             ),
         }
     }
@@ -697,6 +727,13 @@ impl Server<'_> {
     }
 
     fn clients(&self, findings: &mut Findings) {
+        if self.said.clients.is_empty() && self.said.http.is_none() {
+            findings.warning(
+                self.of("clients"),
+                "nobody but root may connect: neither the server nor the configuration says `clients`",
+                "clients: [group:capwarden], or user:NAME",
+            );
+        }
         for client in &self.said.clients {
             let (what, is_there) = match client {
                 Client::User(name) => ("user", kernel::user_id(name).is_some()),

@@ -44,7 +44,8 @@ const MAX_CALL: u64 = crate::gate::CLIENT_LINE as u64;
 pub(super) struct Explain {
     /// The call: a JSON file, or - for standard input
     ///
-    /// Either {"tool": "start", "arguments": {"iface": "lo"}}, or a whole tools/call.
+    /// {"tool": "start", "arguments": {"iface": "lo"}}, the same with "name" as in the params of a tools/call, or a whole
+    /// tools/call.
     #[arg(value_name = "CALL.json")]
     call: PathBuf,
     /// The policy
@@ -182,7 +183,9 @@ fn read(path: &Path) -> Result<Call, Failure> {
             Account::new("cannot use the call")
                 .on(&name)
                 .because(why)
-                .hint("write {\"tool\": …, \"arguments\": {…}}, or a whole tools/call"),
+                .hint(
+                    "write {\"tool\": …, \"arguments\": {…}}, or a tools/call, whole or its params",
+                ),
         )
     })
 }

@@ -190,7 +190,10 @@ pub(in crate::cli) fn credentials(
         User::Id(number) => number.to_string(),
     });
     let credentials = Credentials::choose(user.as_deref()).map_err(|error| {
-        Failure::Usage(Account::new(error.to_string()).hint("give the user's number with --user"))
+        let name = super::failure::quoted(user.as_deref().unwrap_or("NAME"));
+        Failure::Usage(Account::new(error.to_string()).hint(format!(
+            "make that user: sudo useradd --system --shell /usr/sbin/nologin {name}; or give another one with --user, by name or number"
+        )))
     })?;
     Ok(reaching(credentials, reach, command))
 }

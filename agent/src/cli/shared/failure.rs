@@ -133,6 +133,22 @@ impl Failure {
         }
     }
 
+    /// The same, with every fault of a file, up to some.
+    pub(in crate::cli) fn all_in_a_line(&self) -> String {
+        const MOST: usize = 8;
+        let Self::Policy(error) = self else {
+            return self.in_a_line();
+        };
+        let faults: Vec<&PolicyError> = std::iter::once(error).chain(error.others()).collect();
+        let more = faults.len().saturating_sub(MOST);
+        let told = faults.iter().take(MOST).map(ToString::to_string);
+        let told = visible(&told.collect::<Vec<_>>().join("; "));
+        match more {
+            0 => told,
+            more => format!("{told} (and {more} more)"),
+        }
+    }
+
     /// The same, and what to do next.
     pub(in crate::cli) fn with_hint(&self) -> String {
         let next = self.next_step();

@@ -58,6 +58,9 @@ pub(in crate::cli) struct ReceptionOptions {
     /// of grants all the same; what an authorization server issues by itself is not taken.
     #[arg(long, value_name = "URL", requires = "listen")]
     oauth_issuer: Option<Issuer>,
+    /// It stands in a configuration, whose keys are then named in place of options.
+    #[arg(skip)]
+    configured: bool,
 }
 
 /// As browsers write it.
@@ -97,12 +100,18 @@ impl ReceptionOptions {
             tls_key,
             upstream_ca: http.upstream_ca.clone(),
             oauth_issuer: http.issuer.clone(),
+            configured: true,
         }
+    }
+
+    /// As whoever wrote it is to write it: an option, or a key.
+    fn named(&self, option: &'static str, key: &'static str) -> &'static str {
+        if self.configured { key } else { option }
     }
 
     /// Whether an address may be listened at in this way.
     pub(in crate::cli) fn check(&self, listen: SocketAddr) -> Result<(), Failure> {
-        let usage = |what: String, hint| Err(Failure::Usage(Account::new(what).hint(hint)));
+        let usage = |what: String, hint: String| Err(Failure::Usage(Account::new(what).hint(hint)));
         let ip = listen.ip();
         if ip.is_loopback() {
             return Ok(());
@@ -112,21 +121,28 @@ impl ReceptionOptions {
                 format!(
                     "{ip} is not a loopback address: who is on the way could read and change what is said"
                 ),
-                "give a certificate with --tls-cert and --tls-key, or listen on 127.0.0.1",
+                format!(
+                    "give a certificate with {}, or listen on 127.0.0.1",
+                    self.named("--tls-cert and --tls-key", "tls: { cert: FILE, key: FILE }")
+                ),
             );
         }
         if self.anonymous {
+            let anonymous = self.named("--anonymous", "`anonymous`");
             return usage(
                 format!(
-                    "{ip} is not a loopback address: --anonymous would let everybody in who reaches it"
+                    "{ip} is not a loopback address: {anonymous} would let everybody in who reaches it"
                 ),
-                "leave --anonymous out, and make a grant with `capwarden grant create`",
+                format!("leave {anonymous} out, and make a grant with `capwarden grant create`"),
             );
         }
         if ip.is_unspecified() && self.host.is_empty() {
             return usage(
                 format!("{ip} is no address that clients ask for"),
-                "say with --host what they call this server",
+                format!(
+                    "say with {} what they call this server",
+                    self.named("--host", "hosts: [NAME:PORT]")
+                ),
             );
         }
         Ok(())
@@ -160,8 +176,14 @@ impl ReceptionOptions {
         }
         match (&self.upstream_ca, tls) {
             (Some(_), false) => Err(Failure::Usage(
-                Account::new("--upstream-ca is for a server that is reached over TLS")
-                    .hint("write https:// in --upstream, or leave it out"),
+                Account::new(format!(
+                    "{} is for a server that is reached over TLS",
+                    self.named("--upstream-ca", "`upstream_ca`")
+                ))
+                .hint(format!(
+                    "write https:// in {}, or leave it out",
+                    self.named("--upstream", "`upstream`")
+                )),
             )),
             (file, true) => Authorities::open(file.as_deref()).map_err(|error| failed(&error)),
             (None, false) => Authorities::nobody().map_err(|error| failed(&error)),
@@ -198,7 +220,7 @@ fn failed(error: &TlsError) -> Failure {
             Some("ENCRYPTED PRIVATE KEY") => {
                 "it is encrypted, and nobody is there to type a password: `openssl pkey -in FILE -out PLAIN`, and chmod 600 that".to_owned()
             }
-            Some(found) => format!("it begins with {found}: {wanted} is wanted; see whether --tls-cert and --tls-key stand the right way round"),
+            Some(found) => format!("it begins with {found}: {wanted} is wanted; see whether the certificate and its key stand the right way round"),
         },
     };
     Failure::Usage(Account::new(error.to_string()).hint(hint))

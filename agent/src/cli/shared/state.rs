@@ -53,6 +53,11 @@ impl State {
             _ => Ok(Some(StateDirectory::open(&place, None)?)),
         }
     }
+
+    /// That it is a user's own, if it is and nobody has said where it is.
+    pub(in crate::cli) fn whose(&self) -> Option<&'static str> {
+        whose().filter(|_| self.directory.is_none())
+    }
 }
 
 /// Where the state is, or is to be: where it was said, or in the usual place. A directory that was

@@ -244,7 +244,7 @@ impl Follow {
 
 fn not_usable(why: &str) {
     tracing::error!(
-        "the configuration cannot be used, so what was served before is served still: {why}"
+        "the configuration cannot be used, so what was served before is served still: {why} (sudo capwarden agent --check says more)"
     );
 }
 

@@ -40,7 +40,7 @@ mod upstream;
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -64,7 +64,7 @@ use super::{
     turn::Turn,
 };
 use crate::{
-    audit::Log,
+    audit::{Log, visible},
     config::{Config, ServerConfig},
     gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
     kernel::{Credentials, Manager, Predecessor},
@@ -75,6 +75,8 @@ use crate::{
 
 /// What the daemon itself is called, where sessions have their servers' names.
 const CALLED: &str = "agent";
+/// Servers that are named when it is said that they are served.
+const NAMED: usize = 32;
 /// Ends that may wait to be told.
 const ENDS: usize = 4_096;
 /// How long connections may take to end: a unit is killed after `TimeoutStopSec=`.
@@ -217,6 +219,24 @@ impl House {
         self.ending().is_empty() && self.door.is_empty() && self.events.roll().live().is_empty()
     }
 
+    /// Tells the operator that it serves, and what.
+    fn say_ready(&self, configuration: &Path) {
+        let names = self.table.names();
+        let more = names.len().saturating_sub(NAMED);
+        let named: Vec<String> = names.iter().take(NAMED).map(|name| visible(name)).collect();
+        let mut served = match named.as_slice() {
+            [] => "no server yet".to_owned(),
+            named => named.join(", "),
+        };
+        if more > 0 {
+            served += &format!(" and {more} more");
+        }
+        tracing::info!(
+            "ready: serves {served}, as {} says",
+            configuration.display()
+        );
+    }
+
     /// What the service manager shows.
     fn status(&self) -> String {
         let (servers, clients) = (self.table.names().len(), self.clients());
@@ -288,6 +308,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
             match take_over {
                 Ok(kept) => {
                     let _kept = kept;
+                    house.say_ready(&plan.file);
                     life.lead(&house, &mut follow, &mut signals).await
                 }
                 Err(end) => end,

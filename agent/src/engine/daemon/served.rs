@@ -35,6 +35,7 @@ use crate::{
     },
     kernel::{self, Peer},
     principal::{Caller, Principal},
+    telemetry::Journal,
     words,
 };
 
@@ -312,8 +313,9 @@ impl Served {
             return Err(Answer::refused(
                 format!("The server {name} could not be started several times in a row: {why}."),
                 format!(
-                    "It is started again in {}; capwarden's log has what it said.",
-                    words::time(Duration::from_secs(left.as_secs() + 1))
+                    "It is started again in {}; what it said is {}.",
+                    words::time(Duration::from_secs(left.as_secs() + 1)),
+                    Journal::place_of_the_log()
                 ),
             ));
         }

@@ -28,7 +28,8 @@ pub(super) struct Board(Mutex<Top>);
 #[derive(Serialize)]
 struct News<'a> {
     sessions: Vec<&'a Live>,
-    servers: usize,
+    /// Processes of agents, each with one server or many.
+    agents: usize,
     denials: Vec<&'a Event>,
     waiting: &'a [Waiting],
     /// Why it is not known which calls wait.
@@ -61,10 +62,10 @@ impl Board {
     /// An event of a stream: one line of JSON.
     pub(super) fn event(&self, waiting: &Result<Vec<Waiting>, String>) -> String {
         let top = self.top();
-        let servers = top.counts().1;
+        let agents = top.counts().2;
         let news = News {
             sessions: top.rows().into_iter().map(|row| &row.live).collect(),
-            servers,
+            agents,
             denials: top.denials().take(DENIALS).collect(),
             waiting: waiting.as_deref().unwrap_or_default(),
             unread: waiting.as_ref().err().map(String::as_str),

@@ -15,6 +15,10 @@ function make(name, text, kind) {
   return one;
 }
 
+function many(count, one) {
+  return count + " " + one + (count === 1 ? "" : "s");
+}
+
 function tell(text, good) {
   $("told").textContent = text;
   $("told").className = good ? "good" : "bad";
@@ -151,7 +155,7 @@ function draw(news) {
     if (points.length > KEPT) points.splice(1, 1);
     histories.set(session.id, points);
   }
-  $("counts").textContent = news.sessions.length + " sessions, " + news.servers + " servers";
+  $("counts").textContent = many(news.sessions.length, "session") + ", " + many(news.agents, "agent");
   // Not under somebody's finger.
   if (!document.querySelector("button:active")) {
     fill("sessions", news.sessions.map(card), "no session is open");
