@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::{
         fd::AsFd as _,
         unix::{
@@ -362,8 +362,21 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
         ensure!(ready.contains(&format!("not replaced: {why}")), "{ready}");
         daemon.said(&format!("this one goes on as before: {why}"))?;
     }
-    // What is new is a configuration that cannot be served.
     let config = fs::read_to_string(stage.path("agent.yaml"))?;
+    // What is new is a port that somebody else has: it fails when it has the listeners already.
+    let taken = stage.space.enter(|| Ok(TcpListener::bind("127.0.0.1:8811")?))?;
+    let metrics = "metrics: 127.0.0.1:8811\nsocket_group";
+    stage.write("agent.yaml", &config.replace("socket_group", metrics))?;
+    daemon.said("takes a restart")?;
+    daemon.replace_by_another()?;
+    agent.signal(Signal::HUP)?;
+    daemon.heard("STATUS=Handing over to another version\n")?;
+    let ready = daemon.heard("READY=1\n")?;
+    ensure!(ready.contains("not replaced: it ended before"), "{ready}");
+    daemon.said("cannot serve metrics at http://127.0.0.1:8811")?;
+    UnixStream::connect(stage.path("agent.sock")).context("the clients' socket has gone")?;
+    drop(taken);
+    // Or a configuration that cannot be served.
     stage.write("agent.yaml", &format!("{config}  two: {{ pollicy: /x }}\n"))?;
     daemon.said("so what was served before is served still: ")?;
     daemon.replace_by_another()?;

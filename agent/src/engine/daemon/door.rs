@@ -103,6 +103,13 @@ impl Entrance {
         Ok((name.to_owned(), copy))
     }
 
+    /// Has the place where clients come, which was a predecessor's until now.
+    pub(super) fn own(&self) {
+        if let Self::Own(socket) = self {
+            socket.own();
+        }
+    }
+
     /// Takes nobody any more, and leaves that to who has a copy.
     pub(super) fn leave(self) {
         match self {

@@ -131,6 +131,13 @@ impl Life {
         follow: &mut Follow,
         signals: &mut Signals,
     ) -> End {
+        // Until now a failure was not to take from a predecessor where its clients come.
+        if let Some(entrance) = &self.entrance {
+            entrance.own();
+        }
+        if let Some(serving) = &self.serving {
+            serving.own();
+        }
         self.beating = heartbeat::start(self.manager.clone());
         self.ready(house);
         let (successor, to) = match self.serve(house, follow, signals).await {
