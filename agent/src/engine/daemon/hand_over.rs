@@ -80,11 +80,6 @@ async fn attempt(
     patience: Duration,
 ) -> Result<Next, String> {
     let started = spawn_blocking(move || {
-        match program.exposed() {
-            Ok(None) => {}
-            Ok(Some(why)) => return Err(format!("{why}, and root is to execute it")),
-            Err(error) => return Err(format!("it cannot be looked at: {error}")),
-        }
         let sockets: Vec<_> = sockets
             .iter()
             .map(|(name, socket)| (name.clone(), socket.as_fd()))

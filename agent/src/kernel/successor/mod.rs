@@ -19,6 +19,7 @@ mod line;
 mod next;
 mod previous;
 mod program;
+mod resolve;
 #[cfg(test)]
 mod tests;
 

@@ -55,14 +55,14 @@ impl Successor {
     /// must be called within a runtime.
     ///
     /// # Errors
-    /// It cannot be executed, or ends at once.
+    /// It cannot be executed, others than root could have put it there, or it ends at once.
     pub fn start(program: &Program, sockets: &[(String, BorrowedFd<'_>)]) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         // Before anything is said: who says it is told by the kernel.
         set_socket_passcred(&ours, true)?;
         set_socket_timeout(&ours, Timeout::Send, Some(PATIENCE))?;
-        let mut command = Command::new(program.path());
+        let mut command = Command::new(program.file()?);
         command.arg0(program.name()).args(program.arguments());
         for name in OURS_ALONE {
             command.env_remove(name);
