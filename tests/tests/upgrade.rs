@@ -61,6 +61,15 @@ tools:
       seconds: 60
 ";
 
+/// A program that says that it can serve, and ends when it is to.
+const READY_AND_NO_MORE: &str = r#"
+import os, socket
+agent = socket.socket(fileno=int(os.environ["CAPWARDEN_PREDECESSOR"]))
+agent.send(b"ready 9 x")
+while agent.recv(4096) != b"serve":
+    pass
+"#;
+
 /// A daemon whose program can be replaced, and what its service manager hears.
 struct Daemon {
     stage: Stage,
@@ -347,12 +356,15 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
     let session = granted(&first.call("capture", &call(&file, udp.port()))?)?;
     stage.live(&file, 1)?;
 
+    let python = python("python3")?;
+    let not_serving = format!("#!{}\n{READY_AND_NO_MORE}", python.display());
     for (program, why) in [
         ("#!/bin/sh\nexit 1\n", "it ended before it was ready"),
         (
             "#!/nonexistent/program\n",
             "it cannot be started: No such file",
         ),
+        (&not_serving, "it does not serve when it is to"),
     ] {
         daemon.replace(|new| fs::write(new, program))?;
         agent.signal(Signal::HUP)?;
@@ -364,7 +376,9 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
     }
     let config = fs::read_to_string(stage.path("agent.yaml"))?;
     // What is new is a port that somebody else has: it fails when it has the listeners already.
-    let taken = stage.space.enter(|| Ok(TcpListener::bind("127.0.0.1:8811")?))?;
+    let taken = stage
+        .space
+        .enter(|| Ok(TcpListener::bind("127.0.0.1:8811")?))?;
     let metrics = "metrics: 127.0.0.1:8811\nsocket_group";
     stage.write("agent.yaml", &config.replace("socket_group", metrics))?;
     daemon.said("takes a restart")?;

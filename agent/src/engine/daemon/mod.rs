@@ -67,7 +67,7 @@ use crate::{
     audit::Log,
     config::{Config, ServerConfig},
     gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
-    kernel::{Credentials, Manager, Predecessor},
+    kernel::{Broker, Credentials, Manager, Predecessor},
     session::{Attribution, Events},
     telemetry::Endpoint,
     words::counted,
@@ -149,6 +149,8 @@ struct House {
     listeners: Listeners,
     /// What is being ended; with a name, what a successor waits for.
     ending: Mutex<JoinSet<Option<String>>>,
+    /// For those who were governed by an agent that was killed.
+    adopted: Vec<Broker>,
 }
 
 impl House {
@@ -217,6 +219,11 @@ impl House {
         self.ending().is_empty() && self.door.is_empty() && self.events.roll().live().is_empty()
     }
 
+    /// Whether nobody is left who was governed by an agent that was killed, and whom this one answers.
+    fn answers_nobody(&self) -> bool {
+        self.adopted.iter().all(Broker::is_over)
+    }
+
     /// What the service manager shows.
     fn status(&self) -> String {
         let (servers, clients) = (self.table.names().len(), self.clients());
@@ -266,6 +273,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         turn,
         listeners: Listeners::new(inherited),
         ending: Mutex::default(),
+        adopted,
     };
     let mut tasks = JoinSet::new();
     let routes = Arc::clone(&house.routes);
@@ -287,8 +295,9 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
             };
             match take_over {
                 Ok(kept) => {
-                    let _kept = kept;
-                    life.lead(&house, &mut follow, &mut signals).await
+                    let mut kept = kept;
+                    let known = kept.known.take();
+                    life.lead(&house, &mut follow, &mut signals, known).await
                 }
                 Err(end) => end,
             }
@@ -305,6 +314,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         turn: _,
         listeners,
         ending,
+        adopted,
     } = house;
     drop(listeners);
     let all = table.take_all();
