@@ -69,7 +69,7 @@ impl Turn {
         };
         if turn.wait_for(given).await.is_err() {
             // Nobody can give it any more: this agent ends.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

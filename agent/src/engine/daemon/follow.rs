@@ -147,14 +147,16 @@ impl Follow {
     /// What has come of it; it is waited for ever if nothing is being loaded. May be dropped and called again.
     pub(super) async fn loaded(&mut self) -> Loaded {
         match self.loading.join_next().await {
-            Some(loaded) => Loaded(loaded.unwrap_or_else(|error| Err(error.to_string()))),
+            Some(loaded) => Loaded(Box::new(
+                loaded.unwrap_or_else(|error| Err(error.to_string())),
+            )),
             None => std::future::pending().await,
         }
     }
 
     /// Serves what it says. What ends by that does so on its own time.
     pub(super) fn apply(&mut self, loaded: Loaded, house: &House) {
-        let change = match loaded.0 {
+        let change = match *loaded.0 {
             Ok(change) => change,
             Err(why) => return not_usable(&why),
         };
@@ -265,7 +267,7 @@ pub(super) enum News {
 }
 
 /// A configuration that was loaded.
-pub(super) struct Loaded(Result<Change, String>);
+pub(super) struct Loaded(Box<Result<Change, String>>);
 
 /// Loads a configuration, and gets ready what is new in it.
 fn change(load: &LoadConfig, prepare: &Prepare, served: &[Arc<Served>]) -> Result<Change, String> {

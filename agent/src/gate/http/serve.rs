@@ -104,7 +104,7 @@ impl Leave {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
