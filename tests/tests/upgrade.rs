@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::{
         fd::AsFd as _,
         unix::{
@@ -60,6 +60,15 @@ tools:
       packets: 20
       seconds: 60
 ";
+
+/// A program that says that it can serve, and ends when it is to.
+const READY_AND_NO_MORE: &str = r#"
+import os, socket
+agent = socket.socket(fileno=int(os.environ["CAPWARDEN_PREDECESSOR"]))
+agent.send(b"ready 9 x")
+while agent.recv(4096) != b"serve":
+    pass
+"#;
 
 /// A daemon whose program can be replaced, and what its service manager hears.
 struct Daemon {
@@ -347,12 +356,15 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
     let session = granted(&first.call("capture", &call(&file, udp.port()))?)?;
     stage.live(&file, 1)?;
 
+    let python = python("python3")?;
+    let not_serving = format!("#!{}\n{READY_AND_NO_MORE}", python.display());
     for (program, why) in [
         ("#!/bin/sh\nexit 1\n", "it ended before it was ready"),
         (
             "#!/nonexistent/program\n",
             "it cannot be started: No such file",
         ),
+        (&not_serving, "it does not serve when it is to"),
     ] {
         daemon.replace(|new| fs::write(new, program))?;
         agent.signal(Signal::HUP)?;
@@ -362,8 +374,23 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
         ensure!(ready.contains(&format!("not replaced: {why}")), "{ready}");
         daemon.said(&format!("this one goes on as before: {why}"))?;
     }
-    // What is new is a configuration that cannot be served.
     let config = fs::read_to_string(stage.path("agent.yaml"))?;
+    // What is new is a port that somebody else has: it fails when it has the listeners already.
+    let taken = stage
+        .space
+        .enter(|| Ok(TcpListener::bind("127.0.0.1:8811")?))?;
+    let metrics = "metrics: 127.0.0.1:8811\nsocket_group";
+    stage.write("agent.yaml", &config.replace("socket_group", metrics))?;
+    daemon.said("takes a restart")?;
+    daemon.replace_by_another()?;
+    agent.signal(Signal::HUP)?;
+    daemon.heard("STATUS=Handing over to another version\n")?;
+    let ready = daemon.heard("READY=1\n")?;
+    ensure!(ready.contains("not replaced: it ended before"), "{ready}");
+    daemon.said("cannot serve metrics at http://127.0.0.1:8811")?;
+    UnixStream::connect(stage.path("agent.sock")).context("the clients' socket has gone")?;
+    drop(taken);
+    // Or a configuration that cannot be served.
     stage.write("agent.yaml", &format!("{config}  two: {{ pollicy: /x }}\n"))?;
     daemon.said("so what was served before is served still: ")?;
     daemon.replace_by_another()?;

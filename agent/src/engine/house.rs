@@ -215,6 +215,7 @@ fn store(process: u32, listener: &kernel::Listener) -> Option<Stored> {
             tracing::warn!(%error, process, "the listener is not kept over a restart of capwarden");
         })
         .ok()
+        .flatten()
 }
 
 /// Answers for an agent that has died and whose listeners the service manager has kept: no to everything, since of its

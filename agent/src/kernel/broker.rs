@@ -167,6 +167,11 @@ impl Broker {
         })
     }
 
+    /// Whether nobody is left who could ask.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// The same, whose listener somebody keeps for as long.
     #[must_use]
     pub fn with_stored(self, stored: Option<Stored>) -> Self {

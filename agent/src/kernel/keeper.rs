@@ -12,9 +12,9 @@
 //! granted itself. Capture sockets that are armed already keep their guard without any agent. Calls that
 //! A had received and not answered are refused by B as soon as it receives one ([`Broker::adopt`]).
 //!
-//! An agent that has handed over ([`successor`](super::successor)) is heard no more. What was kept stays kept for as long as its
-//! processes live; the listener of a server that such an agent starts again is not kept, and if that agent is killed, the
-//! server's `socket(AF_PACKET)` fails at once (ENOSYS) instead of waiting.
+//! An agent that hands over ([`successor`](super::successor)) is heard no more from then on, and nobody else would answer for it. So
+//! it has everything thrown away before: if it is killed, `socket(AF_PACKET)` of those it serves fails at once (ENOSYS),
+//! where it would wait for ever by a listener that is kept and that nobody receives from.
 //!
 //! systemd drops a listener by itself when the last process under its filter has ended.
 //!
@@ -24,11 +24,12 @@
 //! [`Broker::adopt`]: super::Broker::adopt
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     io,
     os::fd::{AsFd as _, RawFd},
     sync::{
-        OnceLock,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -41,8 +42,18 @@ use super::{
 /// What the name of a kept listener begins with; the process that was started under it follows.
 const PREFIX: &str = "capwarden-";
 
-/// Nothing is told any more: see [`Keeper::retire`].
-static RETIRED: AtomicBool = AtomicBool::new(false);
+/// What is kept for this process, by the process that was started under each listener; none once it has retired: see
+/// [`Keeper::retire`].
+static KEPT: Mutex<Option<BTreeSet<u32>>> = Mutex::new(Some(BTreeSet::new()));
+
+fn all_kept() -> MutexGuard<'static, Option<BTreeSet<u32>>> {
+    // Whole after every statement.
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name(process: u32) -> String {
+    format!("{PREFIX}{process}")
+}
 
 /// Somebody who keeps descriptors for this process.
 #[derive(Debug)]
@@ -58,9 +69,11 @@ pub struct Stored {
 impl Drop for Stored {
     fn drop(&mut self) {
         // A keeper sees by itself that nobody is left under the filter.
-        if RETIRED.load(Ordering::Acquire) {
+        let mut kept = all_kept();
+        let Some(kept) = &mut *kept else {
             return;
-        }
+        };
+        kept.remove(&self.process);
         let _ = self.keeper.forget(self.process);
     }
 }
@@ -78,30 +91,40 @@ impl Keeper {
     /// The one whom the environment names; none if there is none.
     pub fn of_environment() -> Option<&'static Self> {
         static KEEPER: OnceLock<Option<Keeper>> = OnceLock::new();
-        if RETIRED.load(Ordering::Acquire) {
-            return None;
-        }
         KEEPER
             .get_or_init(|| Manager::of_environment().map(Self))
             .as_ref()
     }
 
-    /// From now on this process is not the service's main one, and not heard by its manager: what it starts is
-    /// kept by nobody.
-    pub fn retire() {
-        RETIRED.store(true, Ordering::Release);
+    /// This process is about to be no longer the service's main one, and then not heard by its manager: what it
+    /// starts is kept by nobody. What it has kept so far is to be [thrown away](Manager::forget): the names of that.
+    #[must_use]
+    pub fn retire() -> Vec<String> {
+        let kept = all_kept().take();
+        kept.into_iter().flatten().map(name).collect()
     }
 
-    /// Keeps the listener of a process that is being started, until what comes back is dropped.
+    /// It stays the main one after all.
+    pub fn resume() {
+        all_kept().get_or_insert_default();
+    }
+
+    /// Keeps the listener of a process that is being started, until what comes back is dropped; none if this process
+    /// has retired.
     ///
     /// # Errors
     /// As of [`keep`](Self::keep).
-    pub fn store(&'static self, process: u32, listener: &Listener) -> io::Result<Stored> {
+    pub fn store(&'static self, process: u32, listener: &Listener) -> io::Result<Option<Stored>> {
+        let mut kept = all_kept();
+        let Some(kept) = &mut *kept else {
+            return Ok(None);
+        };
         self.keep(process, listener)?;
-        Ok(Stored {
+        kept.insert(process);
+        Ok(Some(Stored {
             keeper: self,
             process,
-        })
+        }))
     }
 
     /// The keeper at the address that `NOTIFY_SOCKET` holds: a path, or `@` and the name of an abstract
@@ -119,7 +142,7 @@ impl Keeper {
     /// # Errors
     /// The keeper does not take it.
     pub fn keep(&self, process: u32, listener: &Listener) -> io::Result<()> {
-        let words = format!("FDSTORE=1\nFDNAME={PREFIX}{process}\n");
+        let words = format!("FDSTORE=1\nFDNAME={}\n", name(process));
         self.0.tell(&words, &[listener.as_fd()])
     }
 
@@ -128,8 +151,7 @@ impl Keeper {
     /// # Errors
     /// The keeper does not listen.
     pub fn forget(&self, process: u32) -> io::Result<()> {
-        let words = format!("FDSTOREREMOVE=1\nFDNAME={PREFIX}{process}\n");
-        self.0.tell(&words, &[])
+        self.0.forget(&name(process))
     }
 }
 
@@ -146,6 +168,10 @@ pub fn kept() -> Vec<Kept> {
         .filter_map(|(descriptor, name)| {
             let process = name.strip_prefix(PREFIX)?.parse().ok()?;
             let listener = take(descriptor)?;
+            // Whoever passed it keeps it still.
+            if let Some(all) = &mut *all_kept() {
+                all.insert(process);
+            }
             Some(Kept { process, listener })
         })
         .collect()

@@ -17,14 +17,14 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::store;
 
-/// A Unix socket that listens, and goes when it is dropped.
+/// A Unix socket that listens, and goes when it is dropped, unless it is another process's.
 #[derive(Debug)]
 pub struct LocalSocket {
     listener: UnixListener,
     path: PathBuf,
     /// The device and the inode of the file.
     file: (u64, u64),
-    /// The file is another's now.
+    /// The file is another process's.
     left: AtomicBool,
 }
 
@@ -82,8 +82,9 @@ impl LocalSocket {
         Ok(socket)
     }
 
-    /// The same of a listener that another process has bound at a path; none if it is at another one. It goes
-    /// from there when this is dropped. Must be called within a runtime.
+    /// The same of a listener that another process has bound at a path; none if it is at another one. What is at the
+    /// path stays that process's, and stays when this is dropped, until this one [has](Self::own) it. Must be called
+    /// within a runtime.
     ///
     /// # Errors
     ///
@@ -99,8 +100,13 @@ impl LocalSocket {
             listener: UnixListener::from_std(listener)?,
             path: path.to_owned(),
             file: (meta.dev(), meta.ino()),
-            left: AtomicBool::new(false),
+            left: AtomicBool::new(true),
         }))
+    }
+
+    /// Has what is at the path from now on: it goes when this is dropped.
+    pub fn own(&self) {
+        self.left.store(false, Ordering::Release);
     }
 
     /// A copy of the listener, for another process.
@@ -187,8 +193,12 @@ mod tests {
         assert!(Peer::connect(&path).is_ok());
         let elsewhere = LocalSocket::adopt(copy.try_clone().unwrap(), directory.path());
         assert!(elsewhere.unwrap().is_none());
-        let socket = LocalSocket::adopt(copy, &path).unwrap().unwrap();
+        let adopt = || LocalSocket::adopt(copy.try_clone().unwrap(), &path);
+        drop(adopt().unwrap().unwrap());
+        assert!(Peer::connect(&path).is_ok(), "whose it is not yet");
+        let socket = adopt().unwrap().unwrap();
         socket.accept().await.unwrap();
+        socket.own();
         drop(socket);
         assert!(!path.exists());
     }

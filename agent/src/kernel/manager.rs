@@ -103,8 +103,17 @@ impl Manager {
     /// The manager does not take it, at this moment or at all.
     pub fn replaced_by(&self, process: u32, status: &str) -> io::Result<()> {
         let status = line(status);
-        let words = format!("MAINPID={process}\nREADY=1\nSTATUS={status}\n");
+        // Its watchdog waits anew: that process was not heard yet.
+        let words = format!("MAINPID={process}\nREADY=1\nSTATUS={status}\nWATCHDOG=1\n");
         self.tell(&words, &[])
+    }
+
+    /// Throws away the descriptors that it keeps under a name.
+    ///
+    /// # Errors
+    /// The manager does not take it, at this moment or at all.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[])
     }
 
     /// Waits until the manager has read what it was told, at most so long (`BARRIER=1`, systemd 246). Blocks.
@@ -255,7 +264,10 @@ mod tests {
         manager.alive();
         assert_eq!(next(), "WATCHDOG=1\n");
         manager.replaced_by(4711, "2 servers").unwrap();
-        assert_eq!(next(), "MAINPID=4711\nREADY=1\nSTATUS=2 servers\n");
+        assert_eq!(
+            next(),
+            "MAINPID=4711\nREADY=1\nSTATUS=2 servers\nWATCHDOG=1\n"
+        );
         // Nobody has read that far.
         let late = manager.heard(Duration::from_millis(1)).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);

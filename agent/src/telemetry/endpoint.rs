@@ -135,6 +135,13 @@ impl Serving {
         }
     }
 
+    /// Has what is at the path, if the listener was another process's until now: it goes when this is dropped.
+    pub fn own(&self) {
+        if let Listener::Unix(listener) = &*self.listener {
+            listener.own();
+        }
+    }
+
     /// Serves nobody any more, and leaves that to who has a copy.
     pub fn leave(self) {
         if let Listener::Unix(listener) = &*self.listener {

@@ -4,12 +4,13 @@
 
 use std::{
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 use super::{
     finding::{Findings, Subject, shown},
@@ -386,8 +387,8 @@ fn listens(at: SocketAddr, of: Subject<'_>, host: &Host, findings: &mut Findings
             "sudo systemctl edit capwarden: IPAddressAllow= with the addresses that may come, below [Service]",
         );
     }
-    match TcpListener::bind(at) {
-        Ok(_) => {}
+    match may_bind(at) {
+        Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !host.is_root => {}
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && host.is_served(at) => {}
         Err(error) => {
@@ -402,6 +403,17 @@ fn listens(at: SocketAddr, of: Subject<'_>, host: &Host, findings: &mut Findings
             }
         }
     }
+}
+
+/// Whether an address is free, or why not. Somebody who listens there is in the way; this is in nobody's, since it does
+/// not listen, and lets others bind meanwhile.
+fn may_bind(at: SocketAddr) -> io::Result<()> {
+    let socket = match at {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)
 }
 
 /// Servers that would listen at one address.

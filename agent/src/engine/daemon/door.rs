@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
 
@@ -103,6 +103,13 @@ impl Entrance {
         Ok((name.to_owned(), copy))
     }
 
+    /// Has the place where clients come, which was a predecessor's until now.
+    pub(super) fn own(&self) {
+        if let Self::Own(socket) = self {
+            socket.own();
+        }
+    }
+
     /// Takes nobody any more, and leaves that to who has a copy.
     pub(super) fn leave(self) {
         match self {
@@ -150,6 +157,10 @@ pub(super) struct Door {
     next: AtomicU64,
     /// Whether a client has left since that was asked.
     left: AtomicBool,
+    /// Whether nobody new is let in.
+    shut: watch::Sender<bool>,
+    /// What may still be served by a daemon that lets nobody in, if that was looked at since.
+    narrowed: Mutex<Option<BTreeMap<String, ServerConfig>>>,
 }
 
 impl Door {
@@ -162,6 +173,8 @@ impl Door {
             running: Mutex::default(),
             next: AtomicU64::new(1),
             left: AtomicBool::default(),
+            shut: watch::Sender::new(false),
+            narrowed: Mutex::default(),
         })
     }
 
@@ -180,12 +193,23 @@ impl Door {
         let stranger = self.strangers.take(peer.user);
         let mut running = self.running();
         while running.try_join_next().is_some() {}
+        let mut shut = self.shut.subscribe();
         running.spawn(async move {
             let Ok(stranger) = stranger else {
                 return busy(&stream); // without waiting, as too many wait already
             };
-            let answer = match hello::read(&mut stream).await {
-                Ok(hello) => match hello.connect {
+            let said = tokio::select! {
+                // Whoever had said it by then has come in time.
+                biased;
+                said = hello::read(&mut stream) => Some(said),
+                _ = shut.wait_for(|shut| *shut) => None,
+            };
+            let answer = match said {
+                None => Answer::refused(
+                    "Another version of the agent has taken over.",
+                    "Connect again.",
+                ),
+                Some(Ok(hello)) => match hello.connect {
                     Some(name) => match door.admit(&name, &peer) {
                         Ok(admitted) => {
                             drop(stranger);
@@ -195,7 +219,7 @@ impl Door {
                     },
                     None => Answer::servers(door.table.offers(&peer)),
                 },
-                Err(why) => Answer::refused(why, "Use `capwarden connect NAME`."),
+                Some(Err(why)) => Answer::refused(why, "Use `capwarden connect NAME`."),
             };
             // Who does not listen is told nothing.
             let _ = answer.send(&mut stream).await;
@@ -241,33 +265,44 @@ impl Door {
     /// Why somebody may no longer be connected to a server that was served when they came; none if they may. What
     /// counts is what is served under that name now, however often it has changed since.
     fn over(&self, served: &Served, peer: &Peer) -> Option<&'static str> {
+        if let Some(servers) = &*self.narrowed() {
+            return over(served, peer, servers.get(&*served.name));
+        }
         let now = self.table.get(&served.name);
         over(served, peer, now.as_ref().map(|now| &now.config))
     }
 
     /// Ends those connections that may not be any more.
     pub(super) fn review(&self) {
-        self.end(|connection| self.over(&connection.served, &connection.peer));
+        self.end(|_, connection| self.over(&connection.served, &connection.peer));
     }
 
-    /// The same by these servers, whichever are served.
-    pub(super) fn review_by(&self, servers: &BTreeMap<String, ServerConfig>) {
-        self.end(|connection| {
-            let served = &connection.served;
-            over(served, &connection.peer, servers.get(&*served.name))
-        });
+    /// The same by these servers, whichever are served, also for whoever is being let in.
+    pub(super) fn review_by(&self, servers: BTreeMap<String, ServerConfig>) {
+        *self.narrowed() = Some(servers);
+        self.review();
+    }
+
+    /// Lets nobody in any more who has not said yet what they want: another process does.
+    pub(super) fn shut(&self) {
+        self.shut.send_replace(true);
+    }
+
+    /// Ends those connections that have no session open.
+    pub(super) fn end_idle(&self, why: &'static str) {
+        self.end(|number, connection| (!connection.served.is_busy(number)).then_some(why));
     }
 
     /// Ends all connections.
     pub(super) fn end_all(&self, why: &'static str) {
-        self.end(|_| Some(why));
+        self.end(|_, _| Some(why));
     }
 
-    fn end(&self, over: impl Fn(&Connection) -> Option<&'static str>) {
+    fn end(&self, over: impl Fn(u64, &Connection) -> Option<&'static str>) {
         let mut connections = self.connections();
         let over: Vec<(u64, &'static str)> = connections
             .iter()
-            .filter_map(|(number, connection)| Some((*number, over(connection)?)))
+            .filter_map(|(number, connection)| Some((*number, over(*number, connection)?)))
             .collect();
         for (number, why) in over {
             if let Some(connection) = connections.remove(&number) {
@@ -305,6 +340,10 @@ impl Door {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn narrowed(&self) -> MutexGuard<'_, Option<BTreeMap<String, ServerConfig>>> {
+        self.narrowed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, JoinSet<()>> {
@@ -384,5 +423,42 @@ fn busy(stream: &UnixStream) {
     if let Ok(mut line) = serde_json::to_vec(&answer) {
         line.push(b'\n');
         let _: io::Result<usize> = stream.try_write(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn strangers_who_have_said_nothing_are_sent_on_when_the_door_is_shut() {
+        let door = Door::new(Arc::default());
+        let meet = || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let peer = Peer::of(theirs.as_fd()).unwrap();
+            (ours, theirs, peer)
+        };
+        let (mut in_time, theirs, peer) = meet();
+        in_time.write_all(b"{\"connect\":\"a\"}\n").await.unwrap();
+        door.meet(theirs, peer);
+        let (mut silent, theirs, peer) = meet();
+        door.meet(theirs, peer);
+        let (mut half, theirs, peer) = meet();
+        half.write_all(b"{\"connect\"").await.unwrap();
+        door.meet(theirs, peer);
+        assert!(!door.is_empty());
+        door.shut();
+        for (stream, words) in [
+            (&mut in_time, "There is no server a for you here."),
+            (&mut silent, "Connect again."),
+            (&mut half, "Connect again."),
+        ] {
+            let mut told = String::new();
+            stream.read_to_string(&mut told).await.unwrap();
+            assert!(told.contains(words), "{told}");
+        }
+        door.emptied().await;
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Follow {
     loading: JoinSet<Result<Change, String>>,
     /// Whether it is said, of what is being loaded, that nothing is different.
     quiet: bool,
+    /// Whether what it says now cannot be used, of a daemon that takes nobody any more.
+    unreadable: bool,
 }
 
 /// What is to be done for a configuration, all of it ready.
@@ -73,6 +75,7 @@ impl Follow {
             seen: stamps(file),
             loading: JoinSet::new(),
             quiet: true,
+            unreadable: false,
         }
     }
 
@@ -144,14 +147,16 @@ impl Follow {
     /// What has come of it; it is waited for ever if nothing is being loaded. May be dropped and called again.
     pub(super) async fn loaded(&mut self) -> Loaded {
         match self.loading.join_next().await {
-            Some(loaded) => Loaded(loaded.unwrap_or_else(|error| Err(error.to_string()))),
+            Some(loaded) => Loaded(Box::new(
+                loaded.unwrap_or_else(|error| Err(error.to_string())),
+            )),
             None => std::future::pending().await,
         }
     }
 
     /// Serves what it says. What ends by that does so on its own time.
     pub(super) fn apply(&mut self, loaded: Loaded, house: &House) {
-        let change = match loaded.0 {
+        let change = match *loaded.0 {
             Ok(change) => change,
             Err(why) => return not_usable(&why),
         };
@@ -220,12 +225,17 @@ impl Follow {
         let config = match loaded.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(config) => config,
             Err(why) => {
-                tracing::error!(
-                    "the configuration cannot be used, so whoever is served stays served: {why}"
-                );
+                // Each change of a file would say it again.
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    tracing::error!(
+                        "this earlier version cannot use the configuration, so whom it serves it goes on serving, whatever \
+                         is withdrawn: {why}; end a session by `capwarden stop`, or all by `systemctl restart capwarden`"
+                    );
+                }
                 return;
             }
         };
+        self.unreadable = false;
         for name in house.table.names() {
             let now = config.servers.get(&name);
             let stays =
@@ -238,7 +248,7 @@ impl Follow {
                 );
             }
         }
-        house.door.review_by(&config.servers);
+        house.door.review_by(config.servers);
     }
 }
 
@@ -257,7 +267,7 @@ pub(super) enum News {
 }
 
 /// A configuration that was loaded.
-pub(super) struct Loaded(Result<Change, String>);
+pub(super) struct Loaded(Box<Result<Change, String>>);
 
 /// Loads a configuration, and gets ready what is new in it.
 fn change(load: &LoadConfig, prepare: &Prepare, served: &[Arc<Served>]) -> Result<Change, String> {

@@ -12,15 +12,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::kernel::{Manager, Program, Ready, Successor};
+use crate::kernel::{Keeper, Manager, Program, Ready, Successor};
 
 /// How long a successor may take until it can serve: it loads all policies, and asks the kernel for all that it has.
 const READY: Duration = Duration::from_secs(30);
 /// How often, and how many times, a service manager is told that has too much to read.
 const AGAIN: Duration = Duration::from_millis(100);
 const TIMES: usize = 50;
+/// How many times it is waited so long for what a successor says at its end.
+const LAST_WORDS: usize = 20;
 /// How long it is waited until a service manager has read what it was told.
 const HEARD: Duration = Duration::from_secs(5);
+/// How long a successor may take that is to serve, which it can.
+pub(super) const SERVING: Duration = Duration::from_secs(5);
 
 /// A successor that can serve, and what is known of it.
 pub(super) type Next = (Successor, Ready);
@@ -80,11 +84,6 @@ async fn attempt(
     patience: Duration,
 ) -> Result<Next, String> {
     let started = spawn_blocking(move || {
-        match program.exposed() {
-            Ok(None) => {}
-            Ok(Some(why)) => return Err(format!("{why}, and root is to execute it")),
-            Err(error) => return Err(format!("it cannot be looked at: {error}")),
-        }
         let sockets: Vec<_> = sockets
             .iter()
             .map(|(name, socket)| (name.clone(), socket.as_fd()))
@@ -94,7 +93,15 @@ async fn attempt(
     let mut successor = started.await.map_err(|error| error.to_string())??;
     match timeout(patience, successor.ready()).await {
         Ok(Ok(ready)) => Ok((successor, ready)),
-        Ok(Err(error)) => Err(in_words(&error)),
+        Ok(Err(error)) => {
+            // It closes its end before it says why, and is killed with `successor`.
+            for _ in 0..LAST_WORDS {
+                if successor.is_alive() {
+                    sleep(AGAIN).await;
+                }
+            }
+            Err(in_words(&error))
+        }
         Err(_) => Err(format!("it was not ready after {} s", patience.as_secs())),
     }
 }
@@ -109,24 +116,30 @@ fn in_words(error: &io::Error) -> String {
 }
 
 /// Tells the service manager who serves from now on. After that, it does not hear this process any more.
-pub(super) async fn announce(manager: &Arc<Manager>, to: &Ready, status: &str) -> io::Result<()> {
-    for attempt in 1.. {
-        match manager.replaced_by(to.process, status) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempt < TIMES => {
-                sleep(AGAIN).await;
-            }
-            told => {
-                told?;
-                break;
-            }
+pub(super) async fn announce(manager: &Manager, to: &Ready, status: &str) -> io::Result<()> {
+    for name in Keeper::retire() {
+        told(|| manager.forget(&name)).await?;
+    }
+    told(|| manager.replaced_by(to.process, status)).await
+}
+
+async fn told(tell: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    for _ in 1..TIMES {
+        match tell() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+            told => return told,
         }
     }
+    tell()
+}
+
+/// Waits until the service manager has read all that it was told.
+pub(super) async fn heard(manager: &Arc<Manager>) {
     let manager = Arc::clone(manager);
     let heard = spawn_blocking(move || manager.heard(HEARD)).await;
     if let Err(error) = heard.map_err(io::Error::other).and_then(|heard| heard) {
         tracing::warn!(%error, "the service manager has not said that it has heard of the new process");
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!   serves ─────────────────────────────────────────────────▶ serves, and a successor is being started
 //!     ▲                                                          │              │ it can serve
 //!     └──────────────────── it ends, or is not ready in time ────┘              ▼
-//!                                                              the service manager is told; the successor serves
+//!                                                              the successor serves; the service manager is told
 //!                                                                               │
 //!   ends ◀── its last client has gone, and its last session has ended ── serves who is there
 //! ```
@@ -15,15 +15,16 @@ use std::{borrow::Cow, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     House,
     door::Entrance,
     follow::{Follow, News},
-    hand_over::{HandOver, Next, announce},
+    hand_over::{HandOver, Next, SERVING, announce, heard},
     heartbeat,
     take_over::METRICS,
 };
@@ -38,6 +39,8 @@ use crate::{
 const STATUS: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody is left whom this process serves, once it has handed over.
 const LEFT: Duration = Duration::from_millis(500);
+/// How long it serves those then who have no session open, and answers who was governed by an agent before it.
+const IDLE: Duration = Duration::from_mins(10);
 
 /// The signals that the daemon hears.
 pub(super) struct Signals {
@@ -98,6 +101,8 @@ impl End {
 /// What the daemon has while it takes clients.
 pub(super) struct Life {
     manager: Option<Arc<Manager>>,
+    /// Tells when the manager knows this process as the main one; none once it does. Until then it is not told anything.
+    known: Option<oneshot::Receiver<()>>,
     entrance: Option<Entrance>,
     serving: Option<Serving>,
     hand_over: HandOver,
@@ -115,6 +120,7 @@ impl Life {
     ) -> Self {
         Self {
             manager,
+            known: None,
             entrance: Some(entrance),
             serving,
             hand_over: HandOver::new(),
@@ -130,15 +136,32 @@ impl Life {
         house: &House,
         follow: &mut Follow,
         signals: &mut Signals,
+        known: Option<oneshot::Receiver<()>>,
     ) -> End {
-        self.beating = heartbeat::start(self.manager.clone());
-        self.ready(house);
+        self.known = known;
+        if self.known.is_none() {
+            self.settle(house);
+        }
         let (successor, to) = match self.serve(house, follow, signals).await {
             Ok(next) => next,
             Err(end) => return end,
         };
         self.leave(house, &to.version, to.process);
         drain(house, follow, signals, successor).await
+    }
+
+    /// It is known who serves: this process.
+    fn settle(&mut self, house: &House) {
+        self.known = None;
+        // Until now a failure was not to take from a predecessor where its clients come.
+        if let Some(entrance) = &self.entrance {
+            entrance.own();
+        }
+        if let Some(serving) = &self.serving {
+            serving.own();
+        }
+        self.beating = heartbeat::start(self.manager.clone());
+        self.ready(house);
     }
 
     /// Serves until another process does, or until the end.
@@ -150,7 +173,7 @@ impl Life {
     ) -> Result<Next, End> {
         loop {
             let (replacing, loading) = (self.hand_over.is_under_way(), follow.is_loading());
-            let settled = !replacing && !loading;
+            let settled = !replacing && !loading && self.known.is_none();
             tokio::select! {
                 signal = signals.stop.next() => return Err(End::Signal(signal)),
                 () = house.record.broken() => return Err(End::Broken),
@@ -192,6 +215,7 @@ impl Life {
                     // That is what a reload is for, too.
                     follow.begin(house, false);
                 }
+                () = known(self.known.as_mut()) => self.settle(house),
                 () = sleep(STATUS), if settled => {}
             }
             // Nobody waits for these.
@@ -205,17 +229,26 @@ impl Life {
         }
     }
 
-    /// Has a successor serve that can.
+    /// Has a successor serve that can. Until the service manager is told that it does, it can still be given up.
     async fn commit(&self, house: &House, next: Next) -> Result<Next, String> {
         let (mut successor, to) = next;
-        if let Some(manager) = &self.manager {
-            let told = announce(manager, &to, &house.status()).await;
-            told.map_err(|error| format!("the service manager cannot be told of it: {error}"))?;
+        let served = timeout(SERVING, successor.serve()).await;
+        let served = served.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        served.map_err(|error| format!("it does not serve when it is to: {error}"))?;
+        if let Some(manager) = &self.manager
+            && let Err(error) = announce(manager, &to, &house.status()).await
+        {
+            Keeper::resume();
+            return Err(format!("the service manager cannot be told of it: {error}"));
         }
         // A session that begins here would not be known there.
         house.leave().await;
-        let served = successor.serve();
-        served.map_err(|error| format!("it has ended when it was to serve: {error}"))?;
+        if let Some(manager) = &self.manager {
+            heard(manager).await;
+        }
+        if successor.known().is_err() {
+            tracing::error!("process {} has ended as soon as it served", to.process);
+        }
         match house.record.observer(super::CALLED) {
             Ok(observer) => {
                 let sessions = house.events.roll().live().len();
@@ -228,7 +261,7 @@ impl Life {
 
     /// Takes nobody any more; what others have a copy of stays where it is.
     fn leave(&mut self, house: &House, version: &str, process: u32) {
-        Keeper::retire();
+        house.door.shut();
         self.manager = None;
         self.beating.abort_all();
         if let Some(entrance) = self.entrance.take() {
@@ -293,9 +326,20 @@ impl Life {
     }
 
     fn tell(&self, words: impl FnOnce(&Manager)) {
-        if let Some(manager) = &self.manager {
+        if let Some(manager) = &self.manager
+            && self.known.is_none()
+        {
             words(manager);
         }
+    }
+}
+
+/// Waits until that is told, or nobody is left to tell.
+async fn known(told: Option<&mut oneshot::Receiver<()>>) {
+    match told {
+        // Whoever has gone was the main process until now.
+        Some(told) => drop(told.await),
+        None => std::future::pending().await,
     }
 }
 
@@ -311,19 +355,35 @@ async fn drain(
     house: &House,
     follow: &mut Follow,
     signals: &mut Signals,
-    successor: Successor,
+    mut successor: Successor,
 ) -> End {
+    let begun = Instant::now();
+    let mut followed = true;
     loop {
+        let late = begun.elapsed() >= IDLE;
+        if late {
+            house.door.end_idle(
+                "another version of the agent serves, and no session was open: connect again",
+            );
+        }
         for server in house.freed() {
             // One that has gone needs nothing any more.
             let _ = successor.free(&server);
         }
-        if house.is_empty() {
+        if house.is_empty() && (late || house.answers_nobody()) {
             return End::Replaced(successor.process());
         }
         tokio::select! {
             signal = signals.stop.next() => return End::Signal(signal),
             () = house.record.broken() => return End::Broken,
+            () = successor.ended(), if followed => {
+                followed = false;
+                tracing::error!(
+                    "process {}, which had taken over, has ended: unless another has followed it, nobody takes clients; \
+                     see `systemctl status capwarden`, and `systemctl restart capwarden`",
+                    successor.process()
+                );
+            }
             _ = signals.hang_up.recv() => follow.narrow(house).await,
             _ = follow.news() => follow.narrow(house).await,
             () = sleep(LEFT) => {}

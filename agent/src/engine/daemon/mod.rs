@@ -67,7 +67,7 @@ use crate::{
     audit::{Log, visible},
     config::{Config, ServerConfig},
     gate::http::{Authorities, ReceptionPlan, Tls, UpstreamAddress},
-    kernel::{Credentials, Manager, Predecessor},
+    kernel::{Broker, Credentials, Manager, Predecessor},
     session::{Attribution, Events},
     telemetry::Endpoint,
     words::counted,
@@ -151,6 +151,8 @@ struct House {
     listeners: Listeners,
     /// What is being ended; with a name, what a successor waits for.
     ending: Mutex<JoinSet<Option<String>>>,
+    /// For those who were governed by an agent that was killed.
+    adopted: Vec<Broker>,
 }
 
 impl House {
@@ -237,6 +239,11 @@ impl House {
         );
     }
 
+    /// Whether nobody is left who was governed by an agent that was killed, and whom this one answers.
+    fn answers_nobody(&self) -> bool {
+        self.adopted.iter().all(Broker::is_over)
+    }
+
     /// What the service manager shows.
     fn status(&self) -> String {
         let (servers, clients) = (self.table.names().len(), self.clients());
@@ -286,6 +293,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         turn,
         listeners: Listeners::new(inherited),
         ending: Mutex::default(),
+        adopted,
     };
     let mut tasks = JoinSet::new();
     let routes = Arc::clone(&house.routes);
@@ -307,9 +315,10 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
             };
             match take_over {
                 Ok(kept) => {
-                    let _kept = kept;
+                    let mut kept = kept;
+                    let known = kept.known.take();
                     house.say_ready(&plan.file);
-                    life.lead(&house, &mut follow, &mut signals).await
+                    life.lead(&house, &mut follow, &mut signals, known).await
                 }
                 Err(end) => end,
             }
@@ -326,6 +335,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
         turn: _,
         listeners,
         ending,
+        adopted,
     } = house;
     drop(listeners);
     let all = table.take_all();

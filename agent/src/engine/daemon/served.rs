@@ -283,6 +283,14 @@ impl Served {
         end.map(|(why, _)| why)
     }
 
+    /// Whether a client of its own has a session open.
+    pub(super) fn is_busy(&self, connection: u64) -> bool {
+        match &self.kind {
+            Kind::Own(servers, _) => servers.is_busy(connection),
+            Kind::Shared(_) => false,
+        }
+    }
+
     /// Whether somebody may connect.
     pub(super) fn lets_in(&self, peer: &Peer) -> bool {
         lets_in(&self.config, peer)

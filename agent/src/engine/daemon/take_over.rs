@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{
     engine::turn::{Given, Turn},
@@ -86,33 +90,58 @@ impl TakeOver {
 
     /// Says that this daemon can serve, and returns once it is to. What else the predecessor gives later comes for as
     /// long as what comes back is kept. An error says what the predecessor did instead.
-    pub(super) async fn served(self, agent: &str) -> Result<JoinSet<()>, &'static str> {
+    pub(super) async fn served(self, agent: &str) -> Result<Kept, &'static str> {
         let mut tasks = JoinSet::new();
         let Self::After(predecessor, give) = self else {
-            return Ok(tasks);
+            return Ok(Kept {
+                known: None,
+                _tasks: tasks,
+            });
         };
         let ready = predecessor.ready(env!("CARGO_PKG_VERSION"), agent);
         let mut words = ready.map_err(|_| GONE)?;
         let told = timeout(PATIENCE, told_to_serve(&mut words)).await;
         told.map_err(|_| "does not hand over")??;
+        words.serving().map_err(|_| GONE)?;
         give.send_modify(|given| given.serving = true);
+        let (tell, known) = oneshot::channel();
         tasks.spawn(async move {
+            let mut tell = Some(tell);
             while let Some(word) = words.next().await {
-                if let Word::Freed(server) = word {
-                    tracing::info!("the earlier agent has ended what it had of {server}");
-                    give.send_modify(|given| {
-                        given.freed.insert(server);
-                    });
+                match word {
+                    Word::Known => {
+                        // Whoever does not wait for it ends.
+                        let _ = tell.take().map(|tell| tell.send(()));
+                    }
+                    Word::Freed(server) => {
+                        tracing::info!("the earlier agent has ended what it had of {server}");
+                        give.send_modify(|given| {
+                            given.freed.insert(server);
+                        });
+                    }
+                    _ => {}
                 }
             }
+            drop(tell); // there is nobody else to be known
             tracing::info!("the earlier agent has ended");
             give.send_modify(|given| given.gone = true);
             // For who looks later.
             std::future::pending::<()>().await;
             drop(give);
         });
-        Ok(tasks)
+        Ok(Kept {
+            known: Some(known),
+            _tasks: tasks,
+        })
     }
+}
+
+/// What is kept by who serves.
+pub(super) struct Kept {
+    /// Tells when the service manager knows this process as the main one, or the predecessor has gone; none if it has
+    /// known from the start.
+    pub(super) known: Option<oneshot::Receiver<()>>,
+    _tasks: JoinSet<()>,
 }
 
 const GONE: &str = "has gone";

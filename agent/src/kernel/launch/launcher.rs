@@ -113,12 +113,7 @@ fn serve() -> io::Result<std::convert::Infallible> {
 
 /// Executes another version, which gets the socket as the service manager has passed it.
 fn become_another(program: &Program, socket: &OwnedFd) -> io::Error {
-    let passing = match program.exposed() {
-        Ok(None) => fcntl_setfd(socket, FdFlags::empty()),
-        Ok(Some(why)) => return io::Error::other(why),
-        Err(error) => return error,
-    };
-    let error = match passing {
+    let error = match fcntl_setfd(socket, FdFlags::empty()) {
         Ok(()) => program.execute(),
         Err(error) => error.into(),
     };

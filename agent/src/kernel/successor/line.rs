@@ -36,6 +36,10 @@ pub enum Word {
     Ready(String, String),
     /// It is to serve from now on.
     Serve,
+    /// It does.
+    Serving,
+    /// The service manager knows it as the main process.
+    Known,
     /// The earlier agent has ended what it alone could have of this server.
     Freed(String),
     /// Something of another version.
@@ -50,6 +54,8 @@ impl Word {
             Self::All => "all".to_owned(),
             Self::Ready(version, agent) => format!("ready {version} {agent}"),
             Self::Serve => "serve".to_owned(),
+            Self::Serving => "serving".to_owned(),
+            Self::Known => "known".to_owned(),
             Self::Freed(server) => format!("freed {server}"),
             Self::Unknown => "unknown".to_owned(),
         }
@@ -67,6 +73,8 @@ impl Word {
                 Self::Ready(version.to_owned(), agent.to_owned())
             }
             "serve" => Self::Serve,
+            "serving" => Self::Serving,
+            "known" => Self::Known,
             "freed" => Self::Freed(rest.to_owned()),
             _ => Self::Unknown,
         }
@@ -127,6 +135,8 @@ mod tests {
             Word::All,
             Word::Ready("1.2.3".to_owned(), "0123456789abcdef".to_owned()),
             Word::Serve,
+            Word::Serving,
+            Word::Known,
             Word::Freed("web".to_owned()),
         ] {
             assert_eq!(Word::decode(word.encode().as_bytes()), word);

@@ -4,13 +4,15 @@
 //! agent ── fork, fork, exec of the file at its path ──▶ successor       (a child of PID 1, which a service manager can watch)
 //!   │ ──── socket NAME, and a listener; …; all ────────▶ │   binds nothing that it is given
 //!   │ ◀─── ready VERSION AGENT ────────────────────────  │   its configuration is loaded, and can be served
-//!   │      (the manager is told that it is the main process)
 //!   │ ──── serve ──────────────────────────────────────▶ │   from now on it takes clients, and the agent does not
+//!   │ ◀─── serving ────────────────────────────────────  │
+//!   │      (the manager is told that it is the main process)
+//!   │ ──── known ──────────────────────────────────────▶ │   from now on it speaks to the manager, and has the sockets' paths
 //!   │ ──── freed SERVER ───────────────────────────────▶ │   what only one of them can have
 //! ```
 //! They speak over a socket that keeps messages apart; the successor is told by [`CHANNEL`] which descriptor that is.
 //! A word that one of them does not know is passed over: they are of different versions. Whatever goes wrong before
-//! `serve`, the successor ends and the agent goes on: at no moment there is none.
+//! the manager is told, the successor ends and the agent goes on: at no moment there is none.
 //!
 //! `LISTEN_FDS` would not do for this: its `LISTEN_PID` is not known before the second fork, after which nothing
 //! can be written to the environment any more; and listeners' names cannot have addresses in them.
@@ -19,6 +21,7 @@ mod line;
 mod next;
 mod previous;
 mod program;
+mod resolve;
 #[cfg(test)]
 mod tests;
 

@@ -42,12 +42,12 @@ pub struct Ready {
     pub agent: String,
 }
 
-/// A successor. It is killed when this is dropped before it was told to serve.
+/// A successor. It is killed when this is dropped before it is [known](Successor::known).
 #[derive(Debug)]
 pub struct Successor {
     line: Readable<Line>,
     process: Process,
-    serves: bool,
+    known: bool,
 }
 
 impl Successor {
@@ -55,14 +55,14 @@ impl Successor {
     /// must be called within a runtime.
     ///
     /// # Errors
-    /// It cannot be executed, or ends at once.
+    /// It cannot be executed, others than root could have put it there, or it ends at once.
     pub fn start(program: &Program, sockets: &[(String, BorrowedFd<'_>)]) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         // Before anything is said: who says it is told by the kernel.
         set_socket_passcred(&ours, true)?;
         set_socket_timeout(&ours, Timeout::Send, Some(PATIENCE))?;
-        let mut command = Command::new(program.path());
+        let mut command = Command::new(program.file()?);
         command.arg0(program.name()).args(program.arguments());
         for name in OURS_ALONE {
             command.env_remove(name);
@@ -97,7 +97,7 @@ impl Successor {
         let successor = Self {
             line: Readable::new(line)?,
             process,
-            serves: false,
+            known: false,
         };
         let given = sockets
             .iter()
@@ -120,24 +120,33 @@ impl Successor {
         self.process.pid()
     }
 
+    /// Whether its process has not ended.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.process.is_alive()
+    }
+
     /// Waits until it can serve.
     ///
     /// # Errors
     /// It has ended before.
     pub async fn ready(&mut self) -> io::Result<Ready> {
         loop {
+            if let Word::Ready(version, agent) = self.next().await? {
+                return Ok(Ready {
+                    process: self.process(),
+                    version,
+                    agent,
+                });
+            }
+        }
+    }
+
+    /// The next word, once there is one. May be dropped and called again.
+    async fn next(&mut self) -> io::Result<Word> {
+        loop {
             match self.line.get().next() {
-                Ok(Some(Heard {
-                    word: Word::Ready(version, agent),
-                    ..
-                })) => {
-                    return Ok(Ready {
-                        process: self.process(),
-                        version,
-                        agent,
-                    });
-                }
-                Ok(Some(_)) => {}
+                Ok(Some(heard)) => return Ok(heard.word),
                 Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.line.ready().await?;
@@ -147,14 +156,28 @@ impl Successor {
         }
     }
 
-    /// Has it serve from now on. It goes on when this is dropped.
+    /// Has it serve from now on, and waits until it does.
     ///
     /// # Errors
     /// It has ended.
-    pub fn serve(&mut self) -> io::Result<()> {
+    pub async fn serve(&mut self) -> io::Result<()> {
         self.say(&Word::Serve, &[])?;
-        self.serves = true;
+        while self.next().await? != Word::Serving {}
         Ok(())
+    }
+
+    /// Tells it that whoever is to know of it does. It goes on when this is dropped.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn known(&mut self) -> io::Result<()> {
+        self.known = true;
+        self.say(&Word::Known, &[])
+    }
+
+    /// Waits until it has ended. May be dropped and called again.
+    pub async fn ended(&mut self) {
+        while self.next().await.is_ok() {}
     }
 
     /// Tells it that what only one of the two can have of this server is its own now.
@@ -168,7 +191,7 @@ impl Successor {
 
 impl Drop for Successor {
     fn drop(&mut self) {
-        if !self.serves {
+        if !self.known {
             self.process.kill();
         }
     }

@@ -93,6 +93,14 @@ impl Predecessor {
 pub struct Words(Readable<Line>);
 
 impl Words {
+    /// Tells the agent that this process serves.
+    ///
+    /// # Errors
+    /// It has gone.
+    pub fn serving(&self) -> io::Result<()> {
+        self.0.get().say(&Word::Serving, &[])
+    }
+
     /// The next word, once there is one; none if it has gone. May be dropped and called again.
     pub async fn next(&mut self) -> Option<Word> {
         loop {

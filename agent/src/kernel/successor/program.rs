@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-use crate::store;
+use super::resolve::resolved;
 
 /// What this process executes, even if it has been removed.
 const OWN: &str = "/proc/self/exe";
@@ -98,43 +98,24 @@ impl Program {
         there.is_ok_and(|meta| meta.is_file() && (meta.dev(), meta.ino()) != self.file)
     }
 
-    /// Executes what is there now in place of what this process executes, with the same arguments. Returns only if
-    /// that is not possible.
-    pub(in crate::kernel) fn execute(&self) -> io::Error {
-        let mut command = Command::new(&self.path);
-        command.arg0(&self.name).args(&self.arguments).exec()
-    }
-
-    /// Why what is there now must not be executed, if that is so: others than root could have put it there.
+    /// The path without links of the file that is there now, which nobody but root could have put there.
     ///
     /// # Errors
-    /// It cannot be looked at.
-    pub fn exposed(&self) -> io::Result<Option<String>> {
-        let meta = fs::metadata(&self.path)?;
-        let own = rustix::process::geteuid().as_raw();
-        // What a user can change is executed by nobody who watches over the user's processes.
-        let governed = (own != 0).then_some(own);
-        let at = self.path.display();
-        if meta.uid() != 0 {
-            return Ok(Some(format!("{at} belongs to user {}", meta.uid())));
+    /// As of [`resolved`].
+    pub(super) fn file(&self) -> io::Result<PathBuf> {
+        resolved(&self.path)
+    }
+
+    /// Executes what is there now in place of what this process executes, with the same arguments. Returns only if
+    /// that is not possible, or others than root could have put it there.
+    pub(in crate::kernel) fn execute(&self) -> io::Error {
+        match self.file() {
+            Ok(file) => Command::new(file)
+                .arg0(&self.name)
+                .args(&self.arguments)
+                .exec(),
+            Err(error) => error,
         }
-        if meta.mode() & 0o022 != 0 {
-            let mode = meta.mode() & 0o7777;
-            return Ok(Some(format!(
-                "{at} may be changed by others (mode {mode:04o})"
-            )));
-        }
-        // Of a link, both where it is and where it leads.
-        let above = |path: &Path| path.parent().map(|above| store::exposed(above, governed));
-        let links = above(&self.path);
-        if let Some(why) = links.transpose()?.flatten() {
-            return Ok(Some(why.to_string()));
-        }
-        let file = fs::canonicalize(&self.path)?;
-        Ok(above(&file)
-            .transpose()?
-            .flatten()
-            .map(|why| why.to_string()))
     }
 }
 
@@ -178,29 +159,6 @@ mod tests {
         fs::write(&path, "2").unwrap();
         assert!(program.is_replaced());
         drop(kept);
-    }
-
-    #[test]
-    fn programs_that_others_could_have_put_there_are_told() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("program");
-        fs::write(&path, "").unwrap();
-        let mode = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        mode(&path, 0o755);
-        let program = Program::at(&path, &[]);
-        assert_eq!(program.exposed().unwrap(), None);
-        mode(&path, 0o775);
-        let why = program.exposed().unwrap().unwrap();
-        assert!(
-            why.ends_with("program may be changed by others (mode 0775)"),
-            "{why}"
-        );
-        mode(&path, 0o755);
-        mode(directory.path(), 0o777);
-        assert!(program.exposed().unwrap().is_some());
     }
 
     #[test]
