@@ -83,17 +83,13 @@ impl<A: Admit> Waiting<A> {
         if !self.waits() {
             return; // it was another process that we looked at
         }
-        match FilterCall::of(&self.call) {
-            Ok(FilterCall::Attach) => {}
-            Ok(FilterCall::Detach) => {
-                self.done(self.admit.detach(inode));
-                return;
-            }
+        let wanted = match FilterCall::of(&self.call) {
+            Ok(wanted) => wanted,
             Err(errno) => {
                 self.done(Err(Rejection::Kernel(errno)));
                 return;
             }
-        }
+        };
         // As where the kernel has no room for one more filter.
         let full = Rejection::Refused(Refusal {
             errno: Errno::NOMEM,
@@ -102,11 +98,17 @@ impl<A: Admit> Waiting<A> {
                  may attach this one when they are done"
             ),
         });
-        let attach = move |it: &Self| {
-            let filter = it.read(own_filter::read)?;
-            it.admit.attach(&it.caller, inode, filter, &|| it.waits())
+        let change = move |it: &Self| match wanted {
+            FilterCall::Attach => {
+                let filter = it.read(own_filter::read)?;
+                it.admit.attach(&it.caller, inode, filter, &|| it.waits())
+            }
+            FilterCall::Detach => {
+                it.read(own_filter::read_number)?;
+                it.admit.detach(inode)
+            }
         };
-        self.set_aside(aside, session, full, attach, |_| {});
+        self.set_aside(aside, session, full, change, |_| {});
     }
 
     /// Sets the receive ring of the capture socket that the caller means, if its size is within
