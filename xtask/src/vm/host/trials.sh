@@ -253,14 +253,9 @@ upgrade_keeps_a_capture() {
 
 # The agent's client and its capture stay with the earlier process, and who comes then is served by the other.
 upgrade_keeps_a_clients_capture() {
-    local file=/var/lib/capwarden/captures/trial.pcap pid before after client
-    rm -f $file $here/said
+    local pid before after
     before=$(systemctl show --value --property MainPID capwarden.service)
-    (cd / && converse lo 40 | setpriv --reuid client --regid capwarden --clear-groups capwarden connect trial) \
-        >$here/said 2>&1 &
-    client=$!
-    wait_for 30 pidof tcpdump || { cat $here/said; return 1; }
-    sleep 2
+    begin_capture
     pid=$(pidof tcpdump)
     send 2
 
@@ -274,13 +269,15 @@ upgrade_keeps_a_clients_capture() {
     [ "$(pidof tcpdump)" = "$pid" ]
     capwarden sessions | grep "replaced by process $after"
     send 20
-    wait $client || true
-    [ "$(packets $file)" = 5 ]
+    wait_for 30 ends tcpdump
+    end_capture
+    [ "$(packets $captured)" = 5 ]
     # It ends when its client has left, and nobody takes that for an end of the service.
-    wait_for 30 not test -d /proc/$before
+    wait_for 30 not test -d "/proc/$before"
     systemctl is-active capwarden.service
     [ "$(systemctl show --value --property MainPID capwarden.service)" = "$after" ]
     capwarden audit verify
+    service_governs_a_capture
 }
 
 removal_stops_and_keeps() {
