@@ -262,10 +262,10 @@ upgrade_keeps_a_clients_capture() {
     dpkg --install $here/2.deb
     after=$(systemctl show --value --property MainPID capwarden.service)
     [ "$after" != "$before" ]
-    [ "$(readlink /proc/$after/exe)" = /usr/bin/capwarden ]
+    [ "$(readlink "/proc/$after/exe")" = /usr/bin/capwarden ]
     [ "$(systemctl show --value --property NRestarts capwarden.service)" = 0 ]
     systemctl is-active capwarden.service
-    test -d /proc/$before
+    test -d "/proc/$before"
     [ "$(pidof tcpdump)" = "$pid" ]
     capwarden sessions | grep "replaced by process $after"
     send 20
