@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,6 +18,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{oneshot, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
@@ -42,6 +44,8 @@ const OF_A_USER: usize = 64;
 const STRANGERS: usize = 128;
 /// Such connections of one user: editors start all of their servers at once.
 const STRANGERS_OF_A_USER: usize = 32;
+/// How long it takes to read what was said already.
+const SAID: Duration = Duration::from_millis(100);
 /// How long nobody is let in when the host has no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -198,11 +202,20 @@ impl Door {
             let Ok(stranger) = stranger else {
                 return busy(&stream); // without waiting, as too many wait already
             };
-            let said = tokio::select! {
-                // Whoever had said it by then has come in time.
-                biased;
-                said = hello::read(&mut stream) => Some(said),
-                _ = shut.wait_for(|shut| *shut) => None,
+            let said = {
+                let mut hello = pin!(hello::read(&mut stream));
+                let shut = async {
+                    let _ = shut.wait_for(|shut| *shut).await;
+                };
+                let said = tokio::select! {
+                    said = &mut hello => Some(said),
+                    () = shut => None,
+                };
+                match said {
+                    Some(said) => Some(said),
+                    // Whoever had said it by then has come in time, also if it is yet to be read.
+                    None => timeout(SAID, hello).await.ok(),
+                }
             };
             let answer = match said {
                 None => Answer::refused(
