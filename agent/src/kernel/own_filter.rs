@@ -29,7 +29,8 @@ pub(super) enum FilterCall {
 }
 
 impl FilterCall {
-    /// What is said without the caller's memory.
+    /// What is said without the caller's memory. What stands behind the pointer means nothing where one is taken off; the
+    /// kernel looks whether there is anything, which is not looked at here.
     ///
     /// # Errors
     /// `EINVAL`, as the kernel would say.
@@ -43,16 +44,6 @@ impl FilterCall {
             _ => Self::Detach,
         })
     }
-}
-
-/// Reads the number that the kernel reads first, also where a filter is taken off and it means nothing.
-///
-/// # Errors
-/// `EFAULT`: there is none.
-pub(super) fn read_number(call: &Notification) -> Result<(), Errno> {
-    let [_, _, _, value, _] = call.arguments;
-    let memory = File::open(format!("/proc/{}/mem", call.thread)).map_err(|_| Errno::FAULT)?;
-    read_exact(&memory, value, &mut [0; SHORTEST as usize])
 }
 
 /// Reads the filter that is to be put on: at most [`KERNEL_INSTRUCTIONS`] and at least one. True of the caller only if its

@@ -83,13 +83,17 @@ impl<A: Admit> Waiting<A> {
         if !self.waits() {
             return; // it was another process that we looked at
         }
-        let wanted = match FilterCall::of(&self.call) {
-            Ok(wanted) => wanted,
+        match FilterCall::of(&self.call) {
+            Ok(FilterCall::Attach) => {}
+            Ok(FilterCall::Detach) => {
+                self.done(self.admit.detach(inode));
+                return;
+            }
             Err(errno) => {
                 self.done(Err(Rejection::Kernel(errno)));
                 return;
             }
-        };
+        }
         // As where the kernel has no room for one more filter.
         let full = Rejection::Refused(Refusal {
             errno: Errno::NOMEM,
@@ -98,17 +102,11 @@ impl<A: Admit> Waiting<A> {
                  may attach this one when they are done"
             ),
         });
-        let change = move |it: &Self| match wanted {
-            FilterCall::Attach => {
-                let filter = it.read(own_filter::read)?;
-                it.admit.attach(&it.caller, inode, filter, &|| it.waits())
-            }
-            FilterCall::Detach => {
-                it.read(own_filter::read_number)?;
-                it.admit.detach(inode)
-            }
+        let attach = move |it: &Self| {
+            let filter = it.read(own_filter::read)?;
+            it.admit.attach(&it.caller, inode, filter, &|| it.waits())
         };
-        self.set_aside(aside, session, full, change, |_| {});
+        self.set_aside(aside, session, full, attach, |_| {});
     }
 
     /// Sets the receive ring of the capture socket that the caller means, if its size is within
