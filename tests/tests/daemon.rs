@@ -6,6 +6,9 @@ use std::{
     os::unix::{fs::MetadataExt as _, net::UnixDatagram},
     path::Path,
     process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -51,7 +54,8 @@ const STRANGER: u32 = 4_242;
 /// A daemon, where it is, and what its service manager hears.
 struct Daemon {
     stage: Stage,
-    notify: UnixDatagram,
+    /// In their order.
+    told: mpsc::Receiver<String>,
 }
 
 /// Has the daemon's socket passed by the service manager, as systemd does it.
@@ -77,8 +81,18 @@ impl Daemon {
         stage.write("web.yaml", "version: 1\ntools: { echo: allow }\n")?;
         fs::create_dir(stage.path("agent.d"))?;
         let notify = UnixDatagram::bind(stage.path("notify"))?;
-        notify.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { stage, notify })
+        let (tell, told) = mpsc::channel();
+        // Read as they come: what does not fit into the socket is lost.
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = notify.recv(&mut buffer) {
+                let words = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+                if tell.send(words.into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { stage, told })
     }
 
     /// The configuration with these servers, of those that there may be.
@@ -202,14 +216,11 @@ impl Daemon {
 
     /// Waits until the service manager hears something that begins so, after what it heard before.
     fn heard(&self, words: &str) -> Result<String> {
+        let end = Instant::now() + PATIENCE;
         loop {
-            let mut buffer = [0; 4096];
-            let length = self
-                .notify
-                .recv(&mut buffer)
-                .with_context(|| words.to_owned())?;
-            let told =
-                String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+            let left = end.saturating_duration_since(Instant::now());
+            let told = self.told.recv_timeout(left);
+            let told = told.with_context(|| words.to_owned())?;
             if told.starts_with(words) {
                 return Ok(told);
             }
