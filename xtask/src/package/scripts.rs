@@ -11,14 +11,26 @@ use crate::house;
 /// Names that stand in scripts for lists of others.
 const MARKS: [&str; 5] = ["@FILES@", "@UNITS@", "@RESTART@", "@USERS@", "@GROUPS@"];
 
+/// What stands in a script for a piece that several have, and where that is.
+const HAND_OVER: (&str, &str) = ("# @HAND_OVER@\n", "agent/packaging/hand-over.sh");
+
 /// A script of the checkout, for what is in this package.
 pub(super) fn read(path: &str, stage: &Stage) -> Result<String> {
-    let file = house::root().join(path);
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = whole(path)?;
     let units = stage.enabled_units()?;
     let (users, groups) = stage.accounts()?;
     fill(&text, &units, &users, &groups).with_context(|| path.to_owned())
+}
+
+/// The text of a script, with the piece that others have, too.
+fn whole(path: &str) -> Result<String> {
+    let (mark, piece) = HAND_OVER;
+    Ok(file(path)?.replace(mark, &file(piece)?))
+}
+
+fn file(path: &str) -> Result<String> {
+    let file = house::root().join(path);
+    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 fn fill(text: &str, units: &[Unit], users: &[String], groups: &[String]) -> Result<String> {
@@ -47,6 +59,18 @@ fn fill(text: &str, units: &[Unit], users: &[String], groups: &[String]) -> Resu
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_kinds_of_packages_hand_over() {
+        for path in [
+            "agent/packaging/debian/postinst",
+            "agent/packaging/rpm/post.sh",
+        ] {
+            let text = whole(path).unwrap();
+            assert_eq!(text.matches("hand_over() {").count(), 1, "{path}");
+            assert!(!text.contains("@HAND_OVER@"), "{path}");
+        }
+    }
 
     #[test]
     fn marks_are_replaced_and_only_services_restart() {
