@@ -313,34 +313,13 @@ impl Inner {
 
     fn session(&self, event: &ServerEvent) {
         let server = &*event.server;
+        let opened = |session, granted: &str| {
+            self.tell(server, Some(session), EventKind::Opened, granted, None);
+        };
         match &event.event {
-            SessionEvent::Opened { session, grant } => {
-                self.tell(
-                    server,
-                    Some(*session),
-                    EventKind::Opened,
-                    &grant.summary(),
-                    None,
-                );
-            }
-            SessionEvent::ProxyOpened { session, grant } => {
-                self.tell(
-                    server,
-                    Some(*session),
-                    EventKind::Opened,
-                    &grant.summary(),
-                    None,
-                );
-            }
-            SessionEvent::ProgramOpened { session, grant } => {
-                self.tell(
-                    server,
-                    Some(*session),
-                    EventKind::Opened,
-                    &grant.summary(),
-                    None,
-                );
-            }
+            SessionEvent::Opened { session, grant } => opened(*session, &grant.summary()),
+            SessionEvent::ProxyOpened { session, grant } => opened(*session, &grant.summary()),
+            SessionEvent::ProgramOpened { session, grant } => opened(*session, &grant.summary()),
             SessionEvent::Refused {
                 caller,
                 refusal,
