@@ -49,9 +49,9 @@ static OFFSETS: TaskOffsets = TaskOffsets {
     agent_namespace: 0,
 };
 
-/// Governed processes. When it is full, new processes stay untagged, and so get no socket.
+/// Governed processes, of one server: 0.7 MB. When it is full, new processes stay untagged, and so get no socket.
 #[map]
-static TAGS: HashMap<u32, Tag> = HashMap::with_max_entries(65_536, 0);
+static TAGS: HashMap<u32, Tag> = HashMap::with_max_entries(8_192, 0);
 
 /// Server → the session whose call is open.
 #[map]

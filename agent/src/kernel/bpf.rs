@@ -43,6 +43,17 @@ pub(super) struct ProgramKind {
     pub(super) target: u32,
 }
 
+impl ProgramKind {
+    /// For programs on a tracepoint, by the number of its type: `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_RAW_TP`.
+    pub(super) const fn on_tracepoint(target: u32) -> Self {
+        Self {
+            program: 26,
+            attach: 23,
+            target,
+        }
+    }
+}
+
 /// Bytes of the verifier's log that are kept, and what it says of itself: enough for its last
 /// words, which are the reason.
 const LOG_BYTES: usize = 1 << 20;

@@ -3,7 +3,7 @@
 //! The format: <https://www.kernel.org/doc/html/v5.14/bpf/btf.html>. Reads only what fork tagging and the
 //! programs on security hooks need: the byte offsets of struct members, sizes, and the numbers of functions.
 
-use std::collections::HashMap;
+use std::fs;
 
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
@@ -11,15 +11,17 @@ const UNION: u32 = 5;
 const TYPEDEF: u32 = 8;
 const FUNCTION: u32 = 12;
 
-/// Struct and union types of a BTF blob.
+/// Where the kernel tells it.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// The types of a BTF blob. A kernel has more than a hundred thousand of them, of which a dozen are asked for: so none
+/// is remembered but by its place.
 #[derive(Debug)]
 pub(super) struct Types<'a> {
+    types: &'a [u8],
     strings: &'a [u8],
-    /// By type id.
-    composites: HashMap<u32, Composite<'a>>,
-    names: HashMap<&'a [u8], u32>,
-    /// Name and type id of functions and of other names for types.
-    declared: Vec<(u32, u32)>,
+    /// By type id, which counts from 1.
+    places: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,12 @@ struct Composite<'a> {
 /// The information is missing or not understood; nothing rests on a guess.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel's type information {0}")]
-pub(super) struct BtfError(pub(super) String);
+pub(super) struct BtfError(String);
+
+/// What the running kernel says of its types, for [`Types::parse`].
+pub(super) fn of_this_kernel() -> Result<Vec<u8>, BtfError> {
+    fs::read(VMLINUX).map_err(|error| BtfError(format!("cannot be read from {VMLINUX}: {error}")))
+}
 
 impl<'a> Types<'a> {
     pub(super) fn parse(blob: &'a [u8]) -> Result<Self, BtfError> {
@@ -51,49 +58,23 @@ impl<'a> Types<'a> {
         };
         let types = part(word(blob, 8)?, word(blob, 12)?)?;
         let strings = part(word(blob, 16)?, word(blob, 20)?)?;
-        let mut read = Self {
-            strings,
-            composites: HashMap::new(),
-            names: HashMap::new(),
-            declared: Vec::new(),
-        };
-        let (mut at, mut id) = (0, 1);
+        let mut places = Vec::new();
+        let mut at = 0;
         while at < types.len() {
-            let (name, info, size) = (word(types, at)?, word(types, at + 4)?, word(types, at + 8)?);
-            let (kind, count) = ((info >> 24) & 0x1f, usize::try_from(info & 0xffff).ok()?);
-            at += 12;
-            let extra = match kind {
-                1 | 14 | 17 => 4,                       // INT, VAR, DECL_TAG
-                3 => 12,                                // ARRAY
-                STRUCT | UNION | 15 | 19 => 12 * count, // DATASEC, ENUM64
-                6 | 13 => 8 * count,                    // ENUM, FUNC_PROTO
-                2 | 7..=12 | 16 | 18 => 0, // pointers, modifiers, FUNC, FLOAT, TYPE_TAG
-                _ => return None,
-            };
-            if kind == STRUCT || kind == UNION {
-                let composite = Composite {
-                    size,
-                    bitfields: info >> 31 != 0,
-                    members: types.get(at..at.checked_add(extra)?)?,
-                };
-                read.composites.insert(id, composite);
-                if kind == STRUCT && name != 0 {
-                    read.names.entry(string(strings, name)?).or_insert(id);
-                }
-            }
-            if matches!(kind, FUNCTION | TYPEDEF) {
-                read.declared.push((name, id));
-            }
-            at = at.checked_add(extra)?;
-            id += 1;
+            places.push(u32::try_from(at).ok()?);
+            at = at.checked_add(HEAD)?.checked_add(behind(types, at)?)?;
         }
-        Some(read)
+        (at == types.len()).then_some(Self {
+            types,
+            strings,
+            places,
+        })
     }
 
     /// The offset, in bytes, of `path` (member names, outermost first) within `structure`.
     pub(super) fn offset(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
         let missing = || BtfError(format!("has no {structure}.{}", path.join(".")));
-        let mut id = *self.names.get(structure.as_bytes()).ok_or_else(missing)?;
+        let mut id = self.named(structure, &[STRUCT]).ok_or_else(missing)?;
         let mut total = 0;
         for name in path {
             let (offset, member) = self.member(id, name, 0).ok_or_else(missing)?;
@@ -105,18 +86,47 @@ impl<'a> Types<'a> {
 
     /// The number of a function of the kernel, or of a tracepoint by its type; none if it has none of this name.
     pub(super) fn function(&self, name: &str) -> Option<u32> {
-        let mut declared = self.declared.iter();
-        let found = declared.find(|(at, _)| string(self.strings, *at) == Some(name.as_bytes()));
-        found.map(|(_, id)| *id)
+        self.named(name, &[FUNCTION, TYPEDEF])
     }
 
     /// The size of a structure in bytes.
     pub(super) fn size(&self, structure: &str) -> Result<u32, BtfError> {
-        self.names
-            .get(structure.as_bytes())
-            .and_then(|id| self.composites.get(id))
+        self.named(structure, &[STRUCT])
+            .and_then(|id| self.composite(id))
             .map(|composite| composite.size)
             .ok_or_else(|| BtfError(format!("has no struct {structure}")))
+    }
+
+    /// The first type of this name that is of one of these kinds.
+    fn named(&self, name: &str, kinds: &[u32]) -> Option<u32> {
+        let found = self.places.iter().position(|at| {
+            let at = *at as usize;
+            kind(self.types, at).is_some_and(|kind| kinds.contains(&kind))
+                && word(self.types, at).is_some_and(|label| self.is_called(label, name))
+        })?;
+        u32::try_from(found + 1).ok()
+    }
+
+    /// Whether the string at this place is this one.
+    fn is_called(&self, label: u32, name: &str) -> bool {
+        let rest = self.strings.get(label as usize..).unwrap_or_default();
+        let rest = rest.strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.first() == Some(&0))
+    }
+
+    fn composite(&self, id: u32) -> Option<Composite<'a>> {
+        let at = *self.places.get(id.checked_sub(1)? as usize)? as usize;
+        let (STRUCT | UNION) = kind(self.types, at)? else {
+            return None;
+        };
+        let members = at.checked_add(HEAD)?;
+        Some(Composite {
+            size: word(self.types, at + 8)?,
+            bitfields: word(self.types, at + 4)? >> 31 != 0,
+            members: self
+                .types
+                .get(members..members.checked_add(behind(self.types, at)?)?)?,
+        })
     }
 
     /// A member's byte offset and type; looks into anonymous members too.
@@ -124,7 +134,7 @@ impl<'a> Types<'a> {
         if depth > 8 {
             return None;
         }
-        let composite = self.composites.get(&id)?;
+        let composite = self.composite(id)?;
         composite.members.chunks_exact(12).find_map(|member| {
             let (label, kind, position) = (word(member, 0)?, word(member, 4)?, word(member, 8)?);
             let bits = if composite.bitfields {
@@ -136,9 +146,29 @@ impl<'a> Types<'a> {
                 let (inner, kind) = self.member(kind, name, depth + 1)?;
                 return Some((bits / 8 + inner, kind));
             }
-            (string(self.strings, label)? == name.as_bytes()).then_some((bits / 8, kind))
+            self.is_called(label, name).then_some((bits / 8, kind))
         })
     }
+}
+
+/// Bytes that every type has: its name, its kind, and its size or what it refers to.
+const HEAD: usize = 12;
+
+fn kind(types: &[u8], at: usize) -> Option<u32> {
+    Some((word(types, at.checked_add(4)?)? >> 24) & 0x1f)
+}
+
+/// How many bytes a type has behind its head.
+fn behind(types: &[u8], at: usize) -> Option<usize> {
+    let count = usize::try_from(word(types, at.checked_add(4)?)? & 0xffff).ok()?;
+    Some(match kind(types, at)? {
+        1 | 14 | 17 => 4,                       // INT, VAR, DECL_TAG
+        3 => 12,                                // ARRAY
+        STRUCT | UNION | 15 | 19 => 12 * count, // DATASEC, ENUM64
+        6 | 13 => 8 * count,                    // ENUM, FUNC_PROTO
+        2 | 7..=12 | 16 | 18 => 0,              // pointers, modifiers, FUNC, FLOAT, TYPE_TAG
+        _ => return None,
+    })
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -147,18 +177,13 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     ))
 }
 
-fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
-    let rest = strings.get(usize::try_from(at).ok()?..)?;
-    rest.split(|byte| *byte == 0).next()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn btf_of_this_kernel_has_task_struct() {
-        let blob = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        let blob = of_this_kernel().unwrap();
         let types = Types::parse(&blob).unwrap();
         let pid = types.offset("task_struct", &["pid"]).unwrap();
         assert_eq!(types.offset("task_struct", &["tgid"]).unwrap(), pid + 4);
@@ -169,7 +194,7 @@ mod tests {
 
     #[test]
     fn btf_malformed_is_an_error_at_every_length() {
-        let blob = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        let blob = of_this_kernel().unwrap();
         for length in (0..400).chain([blob.len() / 2, blob.len() - 1]) {
             assert!(Types::parse(&blob[..length]).is_err(), "{length}");
         }

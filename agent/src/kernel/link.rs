@@ -23,14 +23,13 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::CString,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-    slice,
     sync::LazyLock,
 };
 
 use aya::maps::{Map, MapData, MapError};
 use aya_obj::{EbpfSectionKind, Object, ParseError, relocation::EbpfRelocationError};
 
-use super::bpf;
+use super::{bpf, object};
 use crate::filter::EbpfInsn;
 
 /// The map in whose place each socket's own comes.
@@ -161,6 +160,6 @@ impl Linked {
 }
 
 fn bytes_of<T: aya::Pod>(value: &T) -> &[u8] {
-    // SAFETY: `Pod` promises plain data without padding; the slice lives no longer than `value`.
-    unsafe { slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+    // SAFETY: `Pod` promises plain data without padding.
+    unsafe { object::bytes(value) }
 }

@@ -99,6 +99,15 @@ impl Linked {
     }
 }
 
+/// A constant, as programs read it.
+///
+/// # Safety
+/// Every byte of the value is initialised.
+pub(super) unsafe fn bytes<T>(value: &T) -> &[u8] {
+    // SAFETY: the caller's promise; the slice lives no longer than the value.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
 /// As the kernel reads it.
 pub(super) fn encode(insn: &aya_obj::generated::bpf_insn) -> [u8; 8] {
     let [off_low, off_high] = insn.off.to_ne_bytes();

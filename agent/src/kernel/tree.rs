@@ -1,21 +1,36 @@
 //! Fork tagging, seen from the agent: which session a process belongs to, and how many processes a
 //! session for programs has.
 
-use std::{fs, io, os::unix::fs::MetadataExt};
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    sync::OnceLock,
+};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, RingBuf},
-    programs::BtfTracePoint,
+    Pod,
+    maps::{HashMap, Map, MapData, RingBuf},
 };
 use capwarden_abi::{ProgramControl, Tag, TaskOffsets};
 
 pub use capwarden_abi::{ProgramCounts, ProgramEvent};
 
-use super::btf::Types;
+use super::{
+    bpf::{self, ProgramKind},
+    btf::{self, Types},
+    object::{self, Linked},
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tree.o"));
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Program and tracepoint.
+const PROGRAMS: [(&str, &str); 2] = [
+    ("tag_fork", "sched_process_fork"),
+    ("forget_exit", "sched_process_exit"),
+];
 
 /// The tags of all governed processes of this agent. Tagging stops when this is dropped.
 pub struct Tree {
@@ -24,7 +39,7 @@ pub struct Tree {
     programs: HashMap<MapData, u32, ControlValue>,
     counts: HashMap<MapData, u32, CountsValue>,
     events: Option<ForkEvents>,
-    _objects: Ebpf,
+    _links: Vec<OwnedFd>,
 }
 
 /// What is told of sessions for programs; becomes readable when something has happened.
@@ -56,44 +71,30 @@ pub struct TreeError(String);
 impl Tree {
     /// Loads and attaches the programs.
     pub fn load() -> Result<Self, TreeError> {
-        let failed = |error: &dyn std::fmt::Display| TreeError(error.to_string());
-        let blob = fs::read(VMLINUX).map_err(|error| failed(&format!("{VMLINUX}: {error}")))?;
-        let offsets = offsets(&blob).map_err(|error| failed(&error))?;
-        let btf = Btf::parse(&blob, aya::Endianness::default()).map_err(|error| failed(&error))?;
-        let mut loader = EbpfLoader::new();
-        loader.btf(None); // its maps need no kernel types
-        let mut programs = loader
-            .override_global("OFFSETS", &OffsetsValue(offsets), true)
-            .load(OBJECT)
-            .map_err(|error| failed(&error))?;
-        for (program, tracepoint) in [
-            ("tag_fork", "sched_process_fork"),
-            ("forget_exit", "sched_process_exit"),
-        ] {
-            let program: &mut BtfTracePoint = programs
-                .program_mut(program)
-                .ok_or_else(|| failed(&"the object file is damaged"))?
-                .try_into()
-                .map_err(|error| failed(&error))?;
-            program
-                .load(tracepoint, &btf)
-                .map_err(|error| failed(&error))?;
-            program.attach().map_err(|error| failed(&error))?;
+        Self::try_load().map_err(|error| TreeError(error.to_string()))
+    }
+
+    fn try_load() -> Result<Self, Box<dyn std::error::Error>> {
+        let kernel = Kernel::get()?;
+        // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
+        let offsets = unsafe { object::bytes(&kernel.offsets) };
+        let mut linked = Linked::new(OBJECT, ("OFFSETS", offsets))?;
+        let mut links = Vec::new();
+        for ((name, place), target) in PROGRAMS.into_iter().zip(kernel.tracepoints) {
+            let kind = ProgramKind::on_tracepoint(target);
+            let program = bpf::load_named(kind, name, &linked.program(name)?, linked.licence())
+                .map_err(|error| format!("the program on {place}: {error}"))?;
+            let link = bpf::attach_to_function(program.as_fd());
+            links.push(link.map_err(|errno| format!("the program on {place}: {errno}"))?);
         }
-        let mut map = |name| {
-            programs
-                .take_map(name)
-                .ok_or_else(|| failed(&"the object file is damaged"))
-        };
+        let events = MapData::from_fd(linked.take("EVENTS")?)?;
         Ok(Self {
-            tags: HashMap::try_from(map("TAGS")?).map_err(|error| failed(&error))?,
-            windows: HashMap::try_from(map("WINDOWS")?).map_err(|error| failed(&error))?,
-            programs: HashMap::try_from(map("PROGRAMS")?).map_err(|error| failed(&error))?,
-            counts: HashMap::try_from(map("PROGRAM_COUNTS")?).map_err(|error| failed(&error))?,
-            events: Some(ForkEvents(
-                RingBuf::try_from(map("EVENTS")?).map_err(|error| failed(&error))?,
-            )),
-            _objects: programs,
+            tags: table(&mut linked, "TAGS")?,
+            windows: table(&mut linked, "WINDOWS")?,
+            programs: table(&mut linked, "PROGRAMS")?,
+            counts: table(&mut linked, "PROGRAM_COUNTS")?,
+            events: Some(ForkEvents(RingBuf::try_from(Map::RingBuf(events))?)),
+            _links: links,
         })
     }
 
@@ -183,8 +184,50 @@ impl Tree {
     }
 }
 
-fn offsets(blob: &[u8]) -> Result<TaskOffsets, Box<dyn std::error::Error>> {
-    let types = Types::parse(blob)?;
+fn table<V: Pod>(
+    linked: &mut Linked,
+    name: &str,
+) -> Result<HashMap<MapData, u32, V>, Box<dyn std::error::Error>> {
+    let map = MapData::from_fd(linked.take(name)?)?;
+    Ok(HashMap::try_from(Map::HashMap(map))?)
+}
+
+/// What the programs have to know of the running kernel.
+struct Kernel {
+    offsets: TaskOffsets,
+    /// Of [`PROGRAMS`], by number.
+    tracepoints: [u32; PROGRAMS.len()],
+}
+
+impl Kernel {
+    /// It stays as it is: every server of this process needs the same.
+    fn get() -> Result<&'static Self, Box<dyn std::error::Error>> {
+        static KNOWN: OnceLock<Kernel> = OnceLock::new();
+        match KNOWN.get() {
+            Some(known) => Ok(known),
+            None => {
+                let read = Self::read()?;
+                Ok(KNOWN.get_or_init(|| read))
+            }
+        }
+    }
+
+    fn read() -> Result<Self, Box<dyn std::error::Error>> {
+        let blob = btf::of_this_kernel()?;
+        let types = Types::parse(&blob)?;
+        let mut tracepoints = [0; PROGRAMS.len()];
+        for (number, (_, place)) in tracepoints.iter_mut().zip(PROGRAMS) {
+            let found = types.function(&format!("btf_trace_{place}"));
+            *number = found.ok_or_else(|| format!("the kernel has no tracepoint {place}"))?;
+        }
+        Ok(Self {
+            offsets: offsets(&types)?,
+            tracepoints,
+        })
+    }
+}
+
+fn offsets(types: &Types<'_>) -> Result<TaskOffsets, Box<dyn std::error::Error>> {
     let inode = fs::metadata("/proc/self/ns/pid")?.ino();
     Ok(TaskOffsets {
         pid: types.offset("task_struct", &["pid"])?,
@@ -207,22 +250,16 @@ fn offsets(blob: &[u8]) -> Result<TaskOffsets, Box<dyn std::error::Error>> {
 #[derive(Clone, Copy, Debug)]
 struct TagValue(Tag);
 // SAFETY: `#[repr(C)]` integers only, no padding.
-unsafe impl aya::Pod for TagValue {}
-
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug)]
-struct OffsetsValue(TaskOffsets);
-// SAFETY: as above.
-unsafe impl aya::Pod for OffsetsValue {}
+unsafe impl Pod for TagValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
 struct ControlValue(ProgramControl);
 // SAFETY: as above.
-unsafe impl aya::Pod for ControlValue {}
+unsafe impl Pod for ControlValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
 struct CountsValue(ProgramCounts);
 // SAFETY: as above.
-unsafe impl aya::Pod for CountsValue {}
+unsafe impl Pod for CountsValue {}

@@ -22,10 +22,10 @@ use rustix::io::Errno;
 
 use super::{
     bpf::{self, ProgramKind},
-    btf::Types,
+    btf::{self, Types},
     lsm::{
         BackstopError,
-        attach::{self, HOOK, VMLINUX},
+        attach::{self, HOOK},
         proof,
     },
     object::{self, Linked},
@@ -35,13 +35,6 @@ pub use sockets::{Capturer, capturers, is_governed, program_file};
 
 static ON_HOOK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/host_hook.o"));
 static ON_CALL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/host_call.o"));
-
-/// For programs on tracepoints: `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_RAW_TP`.
-const TRACEPOINT: ProgramKind = ProgramKind {
-    program: 26,
-    attach: 23,
-    target: 0,
-};
 
 /// What tells of packet sockets. It ends, and with it whatever it refuses, when this is dropped.
 pub struct HostWatch {
@@ -123,11 +116,11 @@ impl HostWatch {
     fn on_hook(allowed: Vec<File>, lockdown: bool) -> Result<Self, BackstopError> {
         attach::is_active()?;
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
-        let blob = kernel_types()?;
+        let blob = btf::of_this_kernel().map_err(|error| types(error.into()))?;
         let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
         let terms = hook_terms(&kernel, lockdown).map_err(types)?;
         // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
-        let bytes = unsafe { bytes(&terms) };
+        let bytes = unsafe { object::bytes(&terms) };
         let mut linked = Linked::new(ON_HOOK, ("TERMS", bytes))?;
         let files = linked.take("ALLOWED")?;
         for file in &allowed {
@@ -159,18 +152,15 @@ impl HostWatch {
         create: impl Fn(&aya_obj::Map) -> Result<OwnedFd, Errno>,
     ) -> Result<Self, BackstopError> {
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
-        let blob = kernel_types()?;
+        let blob = btf::of_this_kernel().map_err(|error| types(error.into()))?;
         let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
         let terms = call_terms(&kernel).map_err(types)?;
         // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
-        let bytes = unsafe { bytes(&terms) };
+        let bytes = unsafe { object::bytes(&terms) };
         let linked = Linked::with(ON_CALL, ("TERMS", bytes), create)?;
         let target = kernel.function("btf_trace_sys_exit");
         let target = target.ok_or_else(|| types("it has no sys_exit".into()))?;
-        let kind = ProgramKind {
-            target,
-            ..TRACEPOINT
-        };
+        let kind = ProgramKind::on_tracepoint(target);
         Self::attach(
             linked,
             "returned",
@@ -248,17 +238,6 @@ fn read(bytes: &[u8]) -> Option<Socket> {
     }
     // SAFETY: there are enough bytes, and any are valid for plain integers.
     Some(unsafe { bytes.as_ptr().cast::<Socket>().read_unaligned() })
-}
-
-fn kernel_types() -> Result<Vec<u8>, BackstopError> {
-    fs::read(VMLINUX).map_err(|error| BackstopError::Types(format!("{VMLINUX}: {error}")))
-}
-
-/// # Safety
-/// Every byte of the value is initialised.
-unsafe fn bytes<T>(value: &T) -> &[u8] {
-    // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 fn hook_terms(types: &Types<'_>, lockdown: bool) -> Result<HookTerms, Box<dyn std::error::Error>> {

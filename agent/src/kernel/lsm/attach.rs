@@ -10,12 +10,11 @@ use rustix::io::Errno;
 use super::offsets;
 use crate::kernel::{
     bpf::{self, LoadError, ProgramKind},
-    btf::Types,
+    btf::{self, Types},
     object::{Linked, ObjectError},
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lsm.o"));
-pub(in crate::kernel) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const ACTIVE: &str = "/sys/kernel/security/lsm";
 
 /// For programs on security hooks: `BPF_PROG_TYPE_LSM`, `BPF_LSM_MAC`.
@@ -98,9 +97,8 @@ pub(in crate::kernel) fn is_active() -> Result<(), BackstopError> {
 
 impl Attached {
     pub(super) fn new() -> Result<Self, BackstopError> {
-        let blob = fs::read(VMLINUX)
-            .map_err(|error| BackstopError::Types(format!("{VMLINUX}: {error}")))?;
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
+        let blob = btf::of_this_kernel().map_err(|error| types(error.into()))?;
         let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
         let offsets = offsets::find(&kernel).map_err(types)?;
         let linked = Linked::new(OBJECT, ("OFFSETS", offsets::bytes(&offsets)))?;

@@ -4,7 +4,7 @@ use std::{error::Error, fs, os::unix::fs::MetadataExt};
 
 use capwarden_abi::lsm::Offsets;
 
-use crate::kernel::btf::Types;
+use crate::kernel::{btf::Types, object};
 
 /// By the running kernel's type information.
 pub(super) fn find(types: &Types<'_>) -> Result<Offsets, Box<dyn Error>> {
@@ -33,5 +33,5 @@ pub(super) fn find(types: &Types<'_>) -> Result<Offsets, Box<dyn Error>> {
 /// As the programs read them.
 pub(super) fn bytes(offsets: &Offsets) -> &[u8] {
     // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(offsets).cast(), size_of::<Offsets>()) }
+    unsafe { object::bytes(offsets) }
 }
