@@ -5,6 +5,10 @@ set -u
 export LC_ALL=C.UTF-8 TERM=dumb NO_COLOR=1 RUST_BACKTRACE=0 DEBIAN_FRONTEND=noninteractive HOME=/root
 here=/trials
 passed=0 failed=0
+# What is done is on the kernel's console, by the machine's clock: of a machine that is lost, that is all there is.
+exec 9>/dev/ttyS0
+BASH_XTRACEFD=9 PS4='+ ${EPOCHREALTIME%???} ${FUNCNAME[0]-}: '
+set -x
 # Trials whose name has no such part are left out, but for those that others stand on.
 only=$(cat $here/only 2>/dev/null || true)
 BASES=" installs service_runs server_is_named "
