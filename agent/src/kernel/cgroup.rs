@@ -178,7 +178,9 @@ fn sweep(parent: &Path) {
             continue;
         };
         let path = group.path();
-        let abandoned = match Claim::take(&path) {
+        // Held until the group has gone: else its agent could lock it in between, and have it taken away.
+        let claim = Claim::take(&path);
+        let abandoned = match &claim {
             Some(Claim(None)) => is_forsaken(&path, agent),
             lock => lock.is_some(),
         };
@@ -366,9 +368,11 @@ impl Cgroup {
 
     /// Writing `0` to this descriptor moves the writer into the group.
     pub(super) fn procs(&self) -> io::Result<OwnedFd> {
-        let file = fs::File::options()
-            .write(true)
-            .open(self.servers().join("cgroup.procs"))?;
+        let path = self.servers().join("cgroup.procs");
+        let file = fs::File::options().write(true).open(&path);
+        let file = file.map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
         Ok(file.into())
     }
 

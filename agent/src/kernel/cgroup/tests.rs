@@ -3,6 +3,8 @@
 use std::{
     os::unix::{fs::chown, process::CommandExt},
     process::{Command, Stdio},
+    sync::atomic::AtomicBool,
+    thread,
 };
 
 use super::*;
@@ -92,4 +94,37 @@ fn server_is_put_where_its_user_cannot_leave() {
     // Whoever owns all of them has a way out everywhere, and the agent's own group is as good as any.
     let root = Credentials::choose(Some("0")).unwrap();
     assert_eq!(place_without_way_out(agents, &root), agents);
+}
+
+/// One agent makes groups, while another clears away what is left behind.
+#[test]
+fn group_that_an_agent_has_locked_is_not_taken_away() {
+    let Some(own) = own().filter(|_| rustix::process::geteuid().is_root()) else {
+        return;
+    };
+    let parent = own.join(format!("swept-{}", std::process::id()));
+    if fs::create_dir(&parent).is_err() {
+        return;
+    }
+    let done = AtomicBool::new(false);
+    let lost = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    sweep(&parent);
+                }
+            });
+        }
+        // Others may be faster every time; then none is made.
+        let made = (0..500).filter_map(|_| Cgroup::make(&parent).ok());
+        let lost = made.filter(|(path, _locked)| {
+            thread::yield_now();
+            fs::remove_dir(path).is_err()
+        });
+        let lost = lost.count();
+        done.store(true, Ordering::Relaxed);
+        lost
+    });
+    remove(&parent);
+    assert_eq!(lost, 0);
 }
