@@ -39,8 +39,9 @@ use crate::{
 const STATUS: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody is left whom this process serves, once it has handed over.
 const LEFT: Duration = Duration::from_millis(500);
-/// How long it serves those then who have no session open, and answers who was governed by an agent before it.
-const IDLE: Duration = Duration::from_mins(10);
+/// How long it serves those then who have no session open, over HTTP those who wait for an answer, and answers who was
+/// governed by an agent before it.
+pub(super) const IDLE: Duration = Duration::from_mins(10);
 
 /// The signals that the daemon hears.
 pub(super) struct Signals {
