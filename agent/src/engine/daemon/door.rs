@@ -305,6 +305,24 @@ impl Door {
         }
     }
 
+    /// Somebody of this host is connected to a server, until they are told why they are so no longer.
+    #[cfg(test)]
+    pub(super) fn connect_for_tests(&self, served: Arc<Served>) -> oneshot::Receiver<&'static str> {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Peer::of(ours.as_fd()).unwrap();
+        let (end, told) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection { peer, served, end };
+        self.connections().insert(number, connection);
+        let (tell, why) = oneshot::channel();
+        self.running().spawn(async move {
+            if let Ok(why) = told.await {
+                let _ = tell.send(why);
+            }
+        });
+        why
+    }
+
     /// Whether a client has left since this was asked.
     pub(super) fn somebody_left(&self) -> bool {
         self.left.swap(false, Ordering::Relaxed)
