@@ -179,9 +179,11 @@ impl Hearer for Socket {
     }
 
     fn lost(&self, entries: u64) -> Option<Entry> {
-        let mut fields = Fields::default();
-        fields.message = lost_words(entries);
-        fields.all.insert("lost", entries.to_string());
+        let fields = Fields {
+            message: lost_words(entries),
+            all: BTreeMap::from([("lost", entries.to_string())]),
+            own: Vec::new(),
+        };
         Some(Entry::new(Level::WARN, &fields))
     }
 }
@@ -193,7 +195,6 @@ fn lost_words(entries: u64) -> String {
     )
 }
 
-/// Whether the file of these numbers is the stream that the variable names.
 /// Whether standard error is connected to the journal.
 fn leads_to_journal() -> bool {
     let stream = env::var(STREAM).ok();
@@ -203,6 +204,7 @@ fn leads_to_journal() -> bool {
         .is_some_and(|(stream, stat)| is_stream(&stream, stat.st_dev, stat.st_ino))
 }
 
+/// Whether the file of these numbers is the stream that the variable names.
 fn is_stream(variable: &str, device: u64, inode: u64) -> bool {
     let numbers = variable.split_once(':');
     let numbers =
