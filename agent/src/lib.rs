@@ -8,6 +8,7 @@
 
 pub mod approval;
 pub mod audit;
+mod backlog;
 pub mod capture_file;
 pub mod cli;
 pub mod config;

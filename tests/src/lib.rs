@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bpf_objects;
 pub mod captive;
+pub mod daemon;
 pub mod dice;
 pub mod mangle;
 pub mod mcp;

@@ -23,6 +23,20 @@ use crate::{
     tools::capinfos_count,
 };
 
+/// A policy for the server that does what it is told: captures of so many.
+pub const TWENTY_PACKETS: &str = "version: 1
+default: deny
+tools:
+  echo: allow
+  capture:
+    capture:
+      from: { interface: interface, filter: filter }
+      interfaces: [ lo ]
+      packets: 20
+      seconds: 60
+  stop: { ends: capture }
+";
+
 /// A real server, which captures with tshark.
 pub const AWSLABS: &str = "awslabs.pcap-analyzer-mcp-server";
 

@@ -3,39 +3,23 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
+    os::unix::fs::MetadataExt as _,
     path::Path,
-    process::{Command, Output, Stdio},
-    sync::mpsc,
-    thread,
-    time::Instant,
+    process::{Output, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
     agent::{NOBODY, capwarden, cgroups_of, signal, wait_for},
-    mcp::{Client, PATIENCE},
-    stage::{AWSLABS, Stage, granted, packets, python, text, user},
+    daemon::Daemon,
+    mcp::PATIENCE,
+    stage::{AWSLABS, TWENTY_PACKETS, granted, packets, python, text, user},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const HTTP_SERVER: &str = include_str!("../scripts/http_server.py");
 const HTTP_CLIENT: &str = include_str!("../scripts/daemon_client.py");
-const HOSTILE: &str = include_str!("../scripts/hostile.py");
-
-const POLICY: &str = "version: 1
-default: deny
-tools:
-  echo: allow
-  capture:
-    capture:
-      from: { interface: interface, filter: filter }
-      interfaces: [ lo ]
-      packets: 20
-      seconds: 30
-  stop: { ends: capture }
-";
 
 const AWSLABS_POLICY: &str = "version: 1
 default: deny
@@ -51,13 +35,6 @@ tools:
 /// A user who is nobody that any configuration here names.
 const STRANGER: u32 = 4_242;
 
-/// A daemon, where it is, and what its service manager hears.
-struct Daemon {
-    stage: Stage,
-    /// In their order.
-    told: mpsc::Receiver<String>,
-}
-
 /// Has the daemon's socket passed by the service manager, as systemd does it.
 const PASSING: &str = "import os, socket, sys
 listener = socket.socket(socket.AF_UNIX)
@@ -70,171 +47,63 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='c
 os.execv(sys.argv[2], sys.argv[2:])
 ";
 
-impl Daemon {
-    /// A stage with the files of servers: `one`, which does what it is told, and a real one.
-    fn stage() -> Result<Self> {
-        let stage = Stage::new()?;
-        stage.write("hostile.py", HOSTILE)?;
-        stage.write("policy.yaml", POLICY)?;
-        stage.write("awslabs.yaml", AWSLABS_POLICY)?;
-        stage.write("http_server.py", HTTP_SERVER)?;
-        stage.write("web.yaml", "version: 1\ntools: { echo: allow }\n")?;
-        fs::create_dir(stage.path("agent.d"))?;
-        let notify = UnixDatagram::bind(stage.path("notify"))?;
-        let (tell, told) = mpsc::channel();
-        // Read as they come: what does not fit into the socket is lost.
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length) = notify.recv(&mut buffer) {
-                let words = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
-                if tell.send(words.into_owned()).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { stage, told })
-    }
+/// With the files of servers: `one`, which does what it is told, and real ones.
+fn staged() -> Result<Daemon> {
+    let daemon = Daemon::new(TWENTY_PACKETS)?;
+    daemon.stage.write("awslabs.yaml", AWSLABS_POLICY)?;
+    daemon.stage.write("http_server.py", HTTP_SERVER)?;
+    let web = "version: 1\ntools: { echo: allow }\n";
+    daemon.stage.write("web.yaml", web)?;
+    Ok(daemon)
+}
 
-    /// The configuration with these servers, of those that there may be.
-    fn configure(&self, servers: &[&str]) -> Result<()> {
-        let at = |name: &str| self.stage.path(name).display().to_string();
-        let mut text = format!(
-            "version: 1\naudit: {}\nstate: {}\nsocket: {}\nsocket_group: nogroup\nclients: [user:{NOBODY}]\nservers:\n",
-            at("audit.jsonl"),
-            at("state"),
-            at("agent.sock"),
-        );
-        for name in servers {
-            text += &match *name {
-                "real" => format!(
-                    "  real:\n    command: [{}]\n    policy: {}\n    environment: {{ PCAP_STORAGE_DIR: {} }}\n    user: {}\n",
-                    python(AWSLABS)?.display(),
-                    at("awslabs.yaml"),
-                    at("captures"),
-                    user(),
-                ),
-                "web" => format!(
-                    "  web:\n    command: [{}, {}, '8000']\n    policy: {}\n    user: {}\n    listen: 127.0.0.1:8808\n    upstream: http://127.0.0.1:8000/mcp\n    anonymous: true\n",
-                    python("python3")?.display(),
-                    at("http_server.py"),
-                    at("web.yaml"),
-                    user(),
-                ),
-                "pipes" => format!(
-                    "  pipes:\n    command: [{}, {}, pipes]\n    policy: {}\n    user: {}\n    listen: 127.0.0.1:8809\n    anonymous: true\n",
-                    python("python3")?.display(),
-                    at("http_server.py"),
-                    at("web.yaml"),
-                    user(),
-                ),
-                name => format!(
-                    "  {name}:\n    command: [{}, {}]\n    policy: {}\n    user: {}\n    directory: {}\n",
-                    python("python3")?.display(),
-                    at("hostile.py"),
-                    at("policy.yaml"),
-                    user(),
-                    at("captures"),
-                ),
-            };
-        }
-        self.stage.write("new.yaml", &text)?;
-        Ok(fs::rename(
-            self.stage.path("new.yaml"),
-            self.stage.path("agent.yaml"),
-        )?)
+/// Configures these servers, of those that there may be.
+fn configure(daemon: &Daemon, servers: &[&str]) -> Result<()> {
+    let at = |name: &str| daemon.at(name);
+    let mut text = String::new();
+    for name in servers {
+        text += &match *name {
+            "real" => format!(
+                "  real:\n    command: [{}]\n    policy: {}\n    environment: {{ PCAP_STORAGE_DIR: {} }}\n    user: {}\n",
+                python(AWSLABS)?.display(),
+                at("awslabs.yaml"),
+                at("captures"),
+                user(),
+            ),
+            "web" => format!(
+                "  web:\n    command: [{}, {}, '8000']\n    policy: {}\n    user: {}\n    listen: 127.0.0.1:8808\n    upstream: http://127.0.0.1:8000/mcp\n    anonymous: true\n",
+                python("python3")?.display(),
+                at("http_server.py"),
+                at("web.yaml"),
+                user(),
+            ),
+            "pipes" => format!(
+                "  pipes:\n    command: [{}, {}, pipes]\n    policy: {}\n    user: {}\n    listen: 127.0.0.1:8809\n    anonymous: true\n",
+                python("python3")?.display(),
+                at("http_server.py"),
+                at("web.yaml"),
+                user(),
+            ),
+            name => daemon.hostile(name)?,
+        };
     }
+    daemon.configure(&text)
+}
 
-    /// Starts it, and listens to what it tells its service manager.
-    fn start(&self) -> Result<Client> {
-        let command = self.stage.space.command(capwarden()?);
-        self.start_by(command)
-    }
-
-    /// The same by a command that executes it in the end.
-    fn start_by(&self, mut command: Command) -> Result<Client> {
-        let socket = self.stage.path("agent.sock");
-        command.env("NOTIFY_SOCKET", self.stage.path("notify"));
-        command.env("WATCHDOG_USEC", "200000");
-        command.arg("agent").arg("--config");
-        command.arg(self.stage.path("agent.yaml"));
-        command
-            .env_remove("CAPWARDEN_LOG")
-            .env("PYTHONDONTWRITEBYTECODE", "1");
-        // The servers' are not to have it.
-        command.env("CWTEST_DAEMONS_OWN", "secret");
-        let agent = Client::start(&mut command, &self.stage.path("stderr"))?;
-        wait_for("the daemon's socket", PATIENCE, || {
-            let listens = std::os::unix::net::UnixStream::connect(&socket).is_ok();
-            Ok(listens.then_some(()))
-        })
-        .with_context(|| self.stage.stderr().unwrap_or_default())?;
-        Ok(agent)
-    }
-
-    /// A verb as this user, who is in the group that may connect.
-    fn verb(&self, user: u32, words: &[&str]) -> Result<Command> {
-        let mut command = Command::new("setpriv");
-        command.arg(format!("--reuid={user}"));
-        command
-            .arg(format!("--regid={NOBODY}"))
-            .arg("--clear-groups");
-        command.arg("--").arg(capwarden()?).args(words);
-        command.arg("--socket").arg(self.stage.path("agent.sock"));
-        command.env_remove("CAPWARDEN_LOG");
-        Ok(command)
-    }
-
-    /// A client of a server, which has shaken hands.
-    fn client(&self, server: &str, number: usize) -> Result<Client> {
-        let mut command = self.verb(NOBODY, &["connect", server])?;
-        let stderr = self.stage.path(&format!("client-{number}"));
-        let mut client = Client::start(&mut command, &stderr)?;
-        client.shake_hands().with_context(|| {
-            let told = fs::read_to_string(&stderr).unwrap_or_default();
-            format!("{told}{}", self.stage.stderr().unwrap_or_default())
-        })?;
-        Ok(client)
-    }
-
-    /// What `connect` does for a client that only asks to be initialized.
-    fn tried(&self, user: u32, server: &str) -> Result<(Output, Value)> {
-        let mut command = self.verb(user, &["connect", server])?;
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut stdin = child.stdin.take().context("no stdin")?;
-        stdin.write_all(
-            b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\",\"params\":{}}\n",
-        )?;
-        let done = child.wait_with_output()?;
-        drop(stdin);
-        let told = serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))?;
-        Ok((done, told))
-    }
-
-    /// Waits until the service manager hears something that begins so, after what it heard before.
-    fn heard(&self, words: &str) -> Result<String> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let told = self.told.recv_timeout(left);
-            let told = told.with_context(|| words.to_owned())?;
-            if told.starts_with(words) {
-                return Ok(told);
-            }
-        }
-    }
-
-    /// Waits until the log has these words so often.
-    fn said(&self, words: &str, times: usize) -> Result<()> {
-        wait_for(words, PATIENCE, || {
-            let said = self.stage.stderr()?.matches(words).count();
-            Ok((said >= times).then_some(()))
-        })
-        .with_context(|| self.stage.stderr().unwrap_or_default())
-    }
+/// What `connect` does for a client that only asks to be initialized.
+fn tried(daemon: &Daemon, user: u32, server: &str) -> Result<(Output, Value)> {
+    let mut command = daemon.verb(user, &["connect", server])?;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    stdin.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\",\"params\":{}}\n")?;
+    let done = child.wait_with_output()?;
+    drop(stdin);
+    let told = serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))?;
+    Ok((done, told))
 }
 
 /// What a client of the official SDK gets from the tool `echo` at an address.
@@ -251,14 +120,14 @@ fn call(file: &Path, port: u16) -> Value {
 
 #[test]
 fn users_get_servers_and_captures_of_their_own_and_others_get_none() -> Result<()> {
-    let daemon = Daemon::stage()?;
+    let daemon = staged()?;
     let stage = &daemon.stage;
-    daemon.configure(&["one", "real"])?;
+    configure(&daemon, &["one", "real"])?;
     let mut agent = daemon.start()?;
     ensure!(fs::metadata(stage.path("agent.sock"))?.mode() & 0o777 == 0o660);
 
     // Whoever is not named is told so, both as an MCP client and at a terminal.
-    let (done, told) = daemon.tried(STRANGER, "one")?;
+    let (done, told) = tried(&daemon, STRANGER, "one")?;
     let errors = String::from_utf8_lossy(&done.stderr).into_owned();
     ensure!(done.status.code() == Some(1), "{done:?}");
     ensure!(
@@ -271,7 +140,7 @@ fn users_get_servers_and_captures_of_their_own_and_others_get_none() -> Result<(
         message.is_some_and(|why| why.contains("no server one for you")),
         "{told}"
     );
-    let (_, told) = daemon.tried(NOBODY, "nine")?;
+    let (_, told) = tried(&daemon, NOBODY, "nine")?;
     ensure!(
         told.to_string().contains("There is for you: one, real."),
         "{told}"
@@ -377,9 +246,9 @@ fn users_get_servers_and_captures_of_their_own_and_others_get_none() -> Result<(
 
 #[test]
 fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
-    let daemon = Daemon::stage()?;
+    let daemon = staged()?;
     let stage = &daemon.stage;
-    daemon.configure(&["one", "two"])?;
+    configure(&daemon, &["one", "two"])?;
     let mut agent = daemon.start()?;
     let ready = daemon.heard("READY=1\n")?;
     ensure!(ready.contains("STATUS=2 servers, 0 clients"), "{ready}");
@@ -405,14 +274,14 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
     fs::remove_file(stage.path("agent.d/50-wrong.yaml"))?;
 
     // A server comes, another goes, and with it its clients and their captures.
-    daemon.configure(&["one", "three"])?;
+    configure(&daemon, &["one", "three"])?;
     daemon.said("the server two is withdrawn", 1)?;
     daemon.said("the server three is new", 1)?;
     let end = stage.end_record(&session)?;
     ensure!(text(&end, "reason") == "revoked", "{end}");
     ensure!(packets(&file)? == 0);
     ensure!(two.exit()?.success());
-    let (_, told) = daemon.tried(NOBODY, "two")?;
+    let (_, told) = tried(&daemon, NOBODY, "two")?;
     ensure!(told.to_string().contains("no server two for you"), "{told}");
     let mut three = daemon.client("three", 3)?;
     ensure!(three.call("echo", &json!({}))?.text() == "{}");
@@ -455,9 +324,9 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
 
 #[test]
 fn captures_keep_their_caps_when_the_daemon_is_killed_and_the_next_one_cleans_up() -> Result<()> {
-    let daemon = Daemon::stage()?;
+    let daemon = staged()?;
     let stage = &daemon.stage;
-    daemon.configure(&["one", "broken"])?;
+    configure(&daemon, &["one", "broken"])?;
     let configured = fs::read_to_string(stage.path("agent.yaml"))?;
     let (sound, broken) = configured
         .split_once("  broken:")
@@ -471,7 +340,7 @@ fn captures_keep_their_caps_when_the_daemon_is_killed_and_the_next_one_cleans_up
 
     // One that cannot be started says why, and is not tried again at once for ever.
     for attempt in 0..4 {
-        let (done, told) = daemon.tried(NOBODY, "broken")?;
+        let (done, told) = tried(&daemon, NOBODY, "broken")?;
         let told = told.to_string();
         let refused = attempt == 3;
         ensure!(told.contains("could not be started"), "{told}");
@@ -533,9 +402,9 @@ fn captures_keep_their_caps_when_the_daemon_is_killed_and_the_next_one_cleans_up
 
 #[test]
 fn servers_are_served_over_http_too_and_the_shared_one_is_started_again() -> Result<()> {
-    let daemon = Daemon::stage()?;
+    let daemon = staged()?;
     let stage = &daemon.stage;
-    daemon.configure(&["web", "pipes"])?;
+    configure(&daemon, &["web", "pipes"])?;
     let mut agent = daemon.start()?;
     stage.listening_on(8000)?;
     for port in [8808, 8809] {
@@ -546,7 +415,7 @@ fn servers_are_served_over_http_too_and_the_shared_one_is_started_again() -> Res
             stage.stderr()?
         );
     }
-    let (_, told) = daemon.tried(NOBODY, "web")?;
+    let (_, told) = tried(&daemon, NOBODY, "web")?;
     ensure!(
         told.to_string()
             .contains("it is at http://127.0.0.1:8808/mcp"),

@@ -6,25 +6,12 @@ use anyhow::{Result, ensure};
 use capwarden_tests::{
     agent::wait_for,
     mcp::{Client, PATIENCE},
-    stage::{Stage, granted, packets, python, text},
+    stage::{Stage, TWENTY_PACKETS, granted, packets, python, text},
 };
 use rustix::process::Signal;
 use serde_json::json;
 
 const SERVER: &str = include_str!("../scripts/hostile.py");
-
-const POLICY: &str = "version: 1
-default: deny
-tools:
-  echo: allow
-  capture:
-    capture:
-      from: { interface: interface, filter: filter }
-      interfaces: [ lo ]
-      packets: 20
-      seconds: 30
-  stop: { ends: capture }
-";
 
 fn connect(stage: &Stage, socket: &Path, name: &str) -> Result<Client> {
     Client::start(
@@ -40,7 +27,7 @@ fn local_socket_is_not_put_where_a_user_could_swap_it() -> Result<()> {
     // This directory is the server's own user's.
     let listen = format!("unix:{}", stage.capture("socket").display());
     let server = [&*python("python3")?, &*script];
-    let mut agent = stage.run_with(POLICY, &["--listen", &listen], &server)?;
+    let mut agent = stage.run_with(TWENTY_PACKETS, &["--listen", &listen], &server)?;
     ensure!(!agent.exit()?.success());
     let told = stage.stderr()?;
     ensure!(
@@ -57,7 +44,7 @@ fn local_clients_have_servers_and_captures_of_their_own() -> Result<()> {
     let socket = stage.path("socket");
     let listen = format!("unix:{}", socket.display());
     let mut agent = stage.run_with(
-        POLICY,
+        TWENTY_PACKETS,
         &["--listen", &listen],
         &[&python("python3")?, &script],
     )?;

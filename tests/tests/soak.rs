@@ -7,17 +7,17 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use capwarden_tests::{
-    agent::{capwarden, cgroups_of, exited, signal, wait_for},
+    agent::{cgroups_of, wait_for},
     bpf_objects,
+    daemon::Daemon,
     mcp::Client,
-    stage::{Stage, granted, memory, packets, text, user},
+    stage::{granted, memory, packets, text, user},
     tools::{PYTHON, script},
 };
 use rustix::process::Signal;
@@ -32,87 +32,41 @@ const WORKED: u64 = 100 * 1024;
 /// Descriptors that may come and go: files that are just being looked at.
 const SPARE: usize = 8;
 
-/// The daemon. Dropping it ends it.
-struct Daemon {
-    child: Child,
-    stage: Stage,
+/// A daemon with a server for many clients, and its process.
+fn begin() -> Result<(Daemon, Client)> {
+    let policy = format!(
+        "version: 1\ntools:\n  start:\n    capture:\n      from: {{ interface: interface }}\n      \
+         interfaces: [ lo ]\n      within: \"udp\"\n      packets: {CAP}\n      seconds: 600\n      payload: headers\n"
+    );
+    let daemon = Daemon::new(&policy)?;
+    let server = script("many.py", &daemon.stage.path(""))?;
+    daemon.configure(&format!(
+        "  many:\n    command: [{PYTHON}, {}]\n    policy: {}\n    user: {}\n    most: {CLIENTS}\n",
+        server.display(),
+        daemon.at("policy.yaml"),
+        user(),
+    ))?;
+    let agent = daemon.start()?;
+    Ok((daemon, agent))
 }
 
-impl Daemon {
-    fn start() -> Result<Self> {
-        let stage = Stage::new()?;
-        let place = stage.path("");
-        let server = script("many.py", &place)?;
-        let policy = stage.write(
-            "policy.yaml",
-            &format!(
-                "version: 1\ntools:\n  start:\n    capture:\n      from: {{ interface: interface }}\n      \
-                 interfaces: [ lo ]\n      within: \"udp\"\n      packets: {CAP}\n      seconds: 600\n      payload: headers\n"
-            ),
-        )?;
-        let config = json!({
-            "version": 1,
-            "audit": stage.path("audit.jsonl"),
-            "state": stage.path("state"),
-            "socket": stage.path("agent.sock"),
-            "socket_group": "root",
-            "servers": { "many": {
-                "command": [PYTHON, server],
-                "policy": policy,
-                "user": user().to_string(),
-                "most": CLIENTS,
-            }},
-        });
-        // JSON is YAML.
-        let config = stage.write("agent.yaml", &config.to_string())?;
-        let mut command = stage.space.command(capwarden()?);
-        command.arg("agent").arg("--config").arg(config);
-        command.env("CAPWARDEN_LOG", "warn");
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(fs::File::create(stage.path("stderr"))?);
-        let child = command.spawn()?;
-        let daemon = Self { child, stage };
-        wait_for("the clients' socket", LONG, || {
-            Ok(daemon.stage.path("agent.sock").exists().then_some(()))
-        })
-        .with_context(|| daemon.stage.stderr().unwrap_or_default())?;
-        Ok(daemon)
-    }
-
-    fn client(&self, number: usize) -> Result<Client> {
-        let mut command = self.stage.space.command(capwarden()?);
-        command.args(["connect", "many", "--socket"]);
-        command.arg(self.stage.path("agent.sock"));
-        Client::start(&mut command, &self.stage.path(&format!("client-{number}")))
-    }
-
-    /// What went wrong, in the words of a client and of the daemon.
-    fn said(&self, client: usize) -> String {
-        let client = fs::read_to_string(self.stage.path(&format!("client-{client}")));
-        let own = self
-            .stage
-            .stderr()
-            .unwrap_or_else(|error| error.to_string());
-        format!("{}{own}", client.unwrap_or_default())
-    }
-
-    /// What it holds.
-    fn holds(&self) -> Result<Holds> {
-        let pid = self.child.id();
-        Ok(Holds {
-            memory: memory(pid, "VmRSS")?,
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
-            cgroups: cgroups_of(pid)?.len(),
-            objects: bpf_objects::all()?.len(),
-        })
-    }
+/// What went wrong, in the words of a client and of the daemon.
+fn words(daemon: &Daemon, client: usize) -> String {
+    let client = fs::read_to_string(daemon.stage.path(&format!("client-{client}")));
+    let own = daemon.stage.stderr();
+    let own = own.unwrap_or_else(|error| error.to_string());
+    format!("{}{own}", client.unwrap_or_default())
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// What a daemon holds.
+fn holds(agent: &Client) -> Result<Holds> {
+    let pid = agent.pid();
+    Ok(Holds {
+        memory: memory(pid, "VmRSS")?,
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+        cgroups: cgroups_of(pid)?.len(),
+        objects: bpf_objects::all()?.len(),
+    })
 }
 
 /// What an agent holds of the host.
@@ -134,13 +88,12 @@ fn round(daemon: &Daemon, number: usize) -> Result<()> {
         let begun: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 scope.spawn(move || -> Result<(Client, Vec<(String, PathBuf)>)> {
-                    let mut mcp = daemon.client(client)?;
-                    mcp.shake_hands()?;
+                    let mut mcp = daemon.client("many", client)?;
                     let mut captures = Vec::new();
                     for capture in 0..EACH {
                         let file = stage.capture(&format!("{number}-{client}-{capture}.pcap"));
                         let answer = mcp.call("start", &json!({ "interface": "lo", "file": file }));
-                        let answer = answer.with_context(|| daemon.said(client))?;
+                        let answer = answer.with_context(|| words(daemon, client))?;
                         captures.push((granted(&answer)?, file));
                     }
                     Ok((mcp, captures))
@@ -185,14 +138,14 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
     let seconds = std::env::var("CAPWARDEN_SOAK").ok();
     let seconds: Option<u64> = seconds.map(|seconds| seconds.parse()).transpose()?;
     let start = Instant::now();
-    let mut daemon = Daemon::start()?;
+    let (daemon, mut agent) = begin()?;
     let mut rounds = 0;
     let mut first: Option<Holds> = None;
     loop {
         round(&daemon, rounds)?;
         rounds += 1;
         let settled = wait_for("what clients had to be given back", LONG, || {
-            let holds = daemon.holds()?;
+            let holds = holds(&agent)?;
             Ok(match first {
                 Some(first) => (holds.descriptors <= first.descriptors + SPARE
                     && holds.cgroups <= first.cgroups
@@ -203,7 +156,7 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
                 None => (holds.cgroups == 0).then_some(holds),
             })
         });
-        let holds = settled.with_context(|| format!("{first:?}, now {:?}", daemon.holds()))?;
+        let holds = settled.with_context(|| format!("{first:?}, now {:?}", holds(&agent)))?;
         eprintln!("round {rounds}, {:.1?}: {holds:?}", start.elapsed());
         // What the first round leaves is what an agent has that has worked.
         first.get_or_insert(holds);
@@ -212,8 +165,8 @@ fn two_hundred_captures_at_once_are_exact_and_leave_nothing() -> Result<()> {
             break;
         }
     }
-    signal(daemon.child.id(), Signal::TERM)?;
-    let status = exited(&mut daemon.child, LONG)?;
+    agent.signal(Signal::TERM)?;
+    let status = agent.exit()?;
     let said = daemon.stage.stderr()?;
     ensure!(status.success(), "{status}: {said}");
     // Nothing is lost of the record, either.

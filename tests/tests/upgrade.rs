@@ -9,24 +9,25 @@ use std::{
         fd::AsFd as _,
         unix::{
             fs::{PermissionsExt as _, symlink},
-            net::{UnixDatagram, UnixStream},
+            net::UnixStream,
         },
     },
-    path::PathBuf,
+    path::Path,
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use capwarden_tests::{
-    agent::{NOBODY, capwarden, signal, wait_for},
-    mcp::{Client, PATIENCE},
-    stage::{Stage, granted, number, packets, python, text, user},
+    agent::{capwarden, signal, wait_for},
+    daemon::Daemon,
+    mcp::PATIENCE,
+    stage::{Stage, TWENTY_PACKETS, granted, number, packets, python, text, user},
 };
 use rustix::{
     process::Signal,
@@ -34,7 +35,6 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-const HOSTILE: &str = include_str!("../scripts/hostile.py");
 const HTTP_SERVER: &str = include_str!("../scripts/http_server.py");
 
 const WEB_POLICY: &str = "version: 1
@@ -49,18 +49,6 @@ tools:
       seconds: 60
 ";
 
-const POLICY: &str = "version: 1
-default: deny
-tools:
-  echo: allow
-  capture:
-    capture:
-      from: { interface: interface, filter: filter }
-      interfaces: [ lo ]
-      packets: 20
-      seconds: 60
-";
-
 /// A program that says that it can serve, and ends when it is to.
 const READY_AND_NO_MORE: &str = r#"
 import os, socket
@@ -70,129 +58,41 @@ while agent.recv(4096) != b"serve":
     pass
 "#;
 
-/// A daemon whose program can be replaced, and what its service manager hears.
-struct Daemon {
-    stage: Stage,
-    notify: UnixDatagram,
+/// A daemon whose program can be replaced, and that serves `one`, which has this besides in its configuration, and
+/// these others.
+fn staged(besides: &str) -> Result<Daemon> {
+    let mut daemon = Daemon::new(TWENTY_PACKETS)?;
+    let one = daemon.hostile("one")?;
+    daemon.configure(&format!("{one}{besides}"))?;
+    daemon.program = daemon.stage.path("bin/capwarden");
+    fs::create_dir(daemon.stage.path("bin"))?;
+    symlink(capwarden()?, &daemon.program)?;
+    Ok(daemon)
 }
 
-impl Daemon {
-    /// With these servers in its configuration, as YAML.
-    fn stage(servers: &str) -> Result<Self> {
-        let stage = Stage::new()?;
-        stage.write("hostile.py", HOSTILE)?;
-        stage.write("policy.yaml", POLICY)?;
-        let at = |name: &str| stage.path(name).display().to_string();
-        let config = format!(
-            "version: 1\naudit: {}\nstate: {}\nsocket: {}\nsocket_group: nogroup\nclients: [user:{NOBODY}]\nservers:\n  \
-             one:\n    command: [{}, {}]\n    policy: {}\n    user: {}\n    directory: {}\n{servers}",
-            at("audit.jsonl"),
-            at("state"),
-            at("agent.sock"),
-            python("python3")?.display(),
-            at("hostile.py"),
-            at("policy.yaml"),
-            user(),
-            at("captures"),
-        );
-        stage.write("agent.yaml", &config)?;
-        fs::create_dir(stage.path("bin"))?;
-        symlink(capwarden()?, stage.path("bin/capwarden"))?;
-        let notify = UnixDatagram::bind(stage.path("notify"))?;
-        notify.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { stage, notify })
-    }
+/// Puts another file in the program's place, as a package manager does it.
+fn replace(daemon: &Daemon, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    let new = daemon.stage.path("bin/new");
+    make(&new)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+    Ok(fs::rename(new, &daemon.program)?)
+}
 
-    fn start(&self) -> Result<Client> {
-        let mut command = self.stage.space.command(self.program());
-        command.arg("agent").arg("--config");
-        command.arg(self.stage.path("agent.yaml"));
-        command.env("NOTIFY_SOCKET", self.stage.path("notify"));
-        // Seldom, since what is not read in time is not told.
-        command.env("WATCHDOG_USEC", "20000000");
-        command.env_remove("CAPWARDEN_LOG");
-        let agent = Client::start(&mut command, &self.stage.path("stderr"))?;
-        self.heard("READY=1\n")
-            .with_context(|| self.stage.stderr().unwrap_or_default())?;
-        Ok(agent)
-    }
+/// The same with another copy of the program.
+fn replace_by_another(daemon: &Daemon) -> Result<()> {
+    let program = capwarden()?;
+    replace(daemon, |new| fs::copy(program, new).map(drop))
+}
 
-    fn program(&self) -> PathBuf {
-        self.stage.path("bin/capwarden")
-    }
-
-    /// Puts another file in the program's place, as a package manager does it.
-    fn replace(&self, make: impl FnOnce(&PathBuf) -> io::Result<()>) -> Result<()> {
-        let new = self.stage.path("bin/new");
-        make(&new)?;
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-        Ok(fs::rename(new, self.program())?)
-    }
-
-    /// The same with another copy of the program.
-    fn replace_by_another(&self) -> Result<()> {
-        let program = capwarden()?;
-        self.replace(|new| fs::copy(program, new).map(drop))
-    }
-
-    /// A client of the server `one`, which has shaken hands.
-    fn client(&self, number: usize) -> Result<Client> {
-        let mut command = Command::new("setpriv");
-        command.arg(format!("--reuid={NOBODY}"));
-        command.arg(format!("--regid={NOBODY}"));
-        command.arg("--clear-groups").arg("--").arg(capwarden()?);
-        command.args(["connect", "one", "--socket"]);
-        command.arg(self.stage.path("agent.sock"));
-        command.env_remove("CAPWARDEN_LOG");
-        let stderr = self.stage.path(&format!("client-{number}"));
-        let mut client = Client::start(&mut command, &stderr)?;
-        client.shake_hands().with_context(|| {
-            let told = fs::read_to_string(&stderr).unwrap_or_default();
-            format!("{told}{}", self.stage.stderr().unwrap_or_default())
-        })?;
-        Ok(client)
-    }
-
-    /// Waits until the service manager hears something that begins so, after what it heard before.
-    fn heard(&self, words: &str) -> Result<String> {
-        let begun = Instant::now();
-        loop {
-            // It tells all the time that it is well.
-            ensure!(
-                begun.elapsed() < PATIENCE,
-                "{words}: {}",
-                self.stage.stderr()?
-            );
-            let mut buffer = [0; 4096];
-            let length = self.notify.recv(&mut buffer);
-            let length = length
-                .with_context(|| format!("{words}: {}", self.stage.stderr().unwrap_or_default()))?;
-            let heard = buffer.get(..length).unwrap_or_default();
-            let told = String::from_utf8_lossy(heard).into_owned();
-            if told.starts_with(words) {
-                return Ok(told);
-            }
-        }
-    }
-
-    /// Waits until the log has these words.
-    fn said(&self, words: &str) -> Result<()> {
-        wait_for(words, PATIENCE, || {
-            Ok(self.stage.stderr()?.contains(words).then_some(()))
-        })
-        .with_context(|| self.stage.stderr().unwrap_or_default())
-    }
-
-    /// The process that the service manager is to watch from now on.
-    fn main_process(&self) -> Result<Later> {
-        let told = self.heard("MAINPID=")?;
-        let number = told
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("MAINPID="));
-        ensure!(told.contains("\nREADY=1\n"), "{told}");
-        Ok(Later(number.context("no number")?.parse()?))
-    }
+/// The process that the service manager is to watch from now on.
+fn main_process(daemon: &Daemon) -> Result<Later> {
+    let told = daemon.heard("MAINPID=")?;
+    let number = told
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("MAINPID="));
+    ensure!(told.contains("\nREADY=1\n"), "{told}");
+    Ok(Later(number.context("no number")?.parse()?))
 }
 
 /// A later version, which is no child of this process. It goes with the test.
@@ -256,17 +156,19 @@ impl Knocking {
     }
 }
 
-fn call(file: &std::path::Path, port: u16) -> Value {
+fn call(file: &Path, port: u16) -> Value {
     json!({ "interface": "lo", "file": file, "filter": format!("udp port {port}") })
 }
 
 #[test]
 fn running_captures_keep_their_guard_and_whoever_comes_is_served_by_the_later_version() -> Result<()>
 {
-    let daemon = Daemon::stage("")?;
+    let daemon = staged("")?;
     let stage = &daemon.stage;
     let mut earlier = daemon.start()?;
-    let mut first = daemon.client(1)?;
+    let mut first = daemon.client("one", 1)?;
+    let stored = daemon.heard("FDSTORE=1\n")?;
+    let name = stored.lines().nth(1).context("no name")?;
     let udp = stage.space.udp()?;
     let file = stage.capture("kept.pcap");
     let session = granted(&first.call("capture", &call(&file, udp.port()))?)?;
@@ -275,15 +177,21 @@ fn running_captures_keep_their_guard_and_whoever_comes_is_served_by_the_later_ve
 
     let socket = stage.path("agent.sock");
     let knocking = Knocking::at(move || UnixStream::connect(&socket).map(drop));
-    daemon.replace_by_another()?;
+    replace_by_another(&daemon)?;
     earlier.signal(Signal::HUP)?;
     ensure!(daemon.heard("RELOADING=1\n")?.contains("MONOTONIC_USEC="));
-    let later = daemon.main_process()?;
+    // What the manager keeps it could be told to throw away by its main process only.
+    let thrown_away = daemon.heard("FDSTOREREMOVE=1\n")?;
+    ensure!(
+        thrown_away == format!("FDSTOREREMOVE=1\n{name}\n"),
+        "{thrown_away}"
+    );
+    let later = main_process(&daemon)?;
     daemon.heard("READY=1\n")?;
     daemon.heard("WATCHDOG=1\n")?;
-    daemon.said("captures of 1 client stay with the earlier version")?;
+    daemon.said("captures of 1 client stay with the earlier version", 1)?;
     let runs = fs::read_link(format!("/proc/{}/exe", later.0))?;
-    ensure!(runs == daemon.program(), "{}", runs.display());
+    ensure!(runs == daemon.program, "{}", runs.display());
     let status = fs::read_to_string(format!("/proc/{}/status", later.0))?;
     ensure!(
         !status.contains(&format!("PPid:\t{}\n", earlier.pid())),
@@ -310,7 +218,7 @@ fn running_captures_keep_their_guard_and_whoever_comes_is_served_by_the_later_ve
     stage.live(&again, 1)?;
 
     // Who comes now is served by the other, which the record names.
-    let mut second = daemon.client(2)?;
+    let mut second = daemon.client("one", 2)?;
     ensure!(second.call("echo", &json!({ "n": 2 }))?.text() == "{\"n\": 2}");
     let handed = stage.audited("handed-over", 1)?;
     let handed = handed.first().context("no record")?;
@@ -347,10 +255,10 @@ fn running_captures_keep_their_guard_and_whoever_comes_is_served_by_the_later_ve
 
 #[test]
 fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
-    let daemon = Daemon::stage("")?;
+    let daemon = staged("")?;
     let stage = &daemon.stage;
     let mut agent = daemon.start()?;
-    let mut first = daemon.client(1)?;
+    let mut first = daemon.client("one", 1)?;
     let udp = stage.space.udp()?;
     let file = stage.capture("kept.pcap");
     let session = granted(&first.call("capture", &call(&file, udp.port()))?)?;
@@ -366,13 +274,13 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
         ),
         (&not_serving, "it does not serve when it is to"),
     ] {
-        daemon.replace(|new| fs::write(new, program))?;
+        replace(&daemon, |new| fs::write(new, program))?;
         agent.signal(Signal::HUP)?;
         daemon.heard("RELOADING=1\n")?;
         daemon.heard("STATUS=Handing over to another version\n")?;
         let ready = daemon.heard("READY=1\n")?;
         ensure!(ready.contains(&format!("not replaced: {why}")), "{ready}");
-        daemon.said(&format!("this one goes on as before: {why}"))?;
+        daemon.said(&format!("this one goes on as before: {why}"), 1)?;
     }
     let config = fs::read_to_string(stage.path("agent.yaml"))?;
     // What is new is a port that somebody else has: it fails when it has the listeners already.
@@ -381,19 +289,19 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
         .enter(|| Ok(TcpListener::bind("127.0.0.1:8811")?))?;
     let metrics = "metrics: 127.0.0.1:8811\nsocket_group";
     stage.write("agent.yaml", &config.replace("socket_group", metrics))?;
-    daemon.said("takes a restart")?;
-    daemon.replace_by_another()?;
+    daemon.said("takes a restart", 1)?;
+    replace_by_another(&daemon)?;
     agent.signal(Signal::HUP)?;
     daemon.heard("STATUS=Handing over to another version\n")?;
     let ready = daemon.heard("READY=1\n")?;
     ensure!(ready.contains("not replaced: it ended before"), "{ready}");
-    daemon.said("cannot serve metrics at http://127.0.0.1:8811")?;
+    daemon.said("cannot serve metrics at http://127.0.0.1:8811", 1)?;
     UnixStream::connect(stage.path("agent.sock")).context("the clients' socket has gone")?;
     drop(taken);
     // Or a configuration that cannot be served.
     stage.write("agent.yaml", &format!("{config}  two: {{ pollicy: /x }}\n"))?;
-    daemon.said("so what was served before is served still: ")?;
-    daemon.replace_by_another()?;
+    daemon.said("so what was served before is served still: ", 1)?;
+    replace_by_another(&daemon)?;
     agent.signal(Signal::HUP)?;
     daemon.heard("STATUS=Handing over to another version\n")?;
     let ready = daemon.heard("READY=1\n")?;
@@ -407,14 +315,14 @@ fn version_that_cannot_serve_leaves_the_earlier_one_in_charge() -> Result<()> {
     let end = first.session_end(&session)?;
     ensure!(text(&end, "reason") == "packet-cap", "{end}");
     ensure!(packets(&file)? == 20);
-    let mut second = daemon.client(2)?;
+    let mut second = daemon.client("one", 2)?;
     ensure!(second.call("echo", &json!({ "n": 2 }))?.text() == "{\"n\": 2}");
     ensure!(stage.audit("handed-over")?.is_empty());
 
     // One that is sound takes over after all.
     stage.write("agent.yaml", &config)?;
     agent.signal(Signal::HUP)?;
-    let later = daemon.main_process()?;
+    let later = main_process(&daemon)?;
     for client in [&mut first, &mut second] {
         client.close_input();
         client.exit()?;
@@ -469,8 +377,7 @@ fn calls(id: u64, tool: &str, arguments: &Value) -> Value {
 
 #[test]
 fn ports_are_never_free_and_what_goes_on_over_http_is_ended_by_its_caps() -> Result<()> {
-    let at = |name: &str, stage: &Stage| stage.path(name).display().to_string();
-    let daemon = Daemon::stage("")?;
+    let daemon = staged("")?;
     let stage = &daemon.stage;
     stage.write("http_server.py", HTTP_SERVER)?;
     stage.write("web.yaml", WEB_POLICY)?;
@@ -479,8 +386,8 @@ fn ports_are_never_free_and_what_goes_on_over_http_is_ended_by_its_caps() -> Res
         "{config}    listen: 127.0.0.1:8809\n    anonymous: true\n  web:\n    command: [{}, {}, '8000']\n    policy: {}\n    \
          user: {}\n    listen: 127.0.0.1:8808\n    upstream: http://127.0.0.1:8000/mcp\n    anonymous: true\n",
         python("python3")?.display(),
-        at("http_server.py", stage),
-        at("web.yaml", stage),
+        daemon.at("http_server.py"),
+        daemon.at("web.yaml"),
         user(),
     )
     .replace("socket_group", "metrics: 127.0.0.1:8810\nsocket_group");
@@ -519,9 +426,9 @@ fn ports_are_never_free_and_what_goes_on_over_http_is_ended_by_its_caps() -> Res
                 .map(|port| TcpStream::connect(("127.0.0.1", port)))
                 .try_for_each(|connected| connected.map(drop))
         });
-        daemon.replace_by_another()?;
+        replace_by_another(&daemon)?;
         earlier.signal(Signal::HUP)?;
-        let later = daemon.main_process()?;
+        let later = main_process(&daemon)?;
         daemon.heard("READY=1\n")?;
 
         // A session of the earlier one is not the later one's; its client begins anew.
@@ -547,7 +454,7 @@ fn ports_are_never_free_and_what_goes_on_over_http_is_ended_by_its_caps() -> Res
         }
         ensure!(packets(&file)? == 20);
         // The shared server is the later one's now, and who came meanwhile has waited.
-        daemon.said("the earlier agent has ended what it had of web")?;
+        daemon.said("the earlier agent has ended what it had of web", 1)?;
         let web = began(stage, 8808)?;
         let said = posted(
             stage,

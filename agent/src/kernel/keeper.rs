@@ -186,3 +186,45 @@ fn take(descriptor: RawFd) -> Option<Listener> {
     let owned = unsafe { own(descriptor) };
     owned.map(Listener::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::net::UnixDatagram};
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_named_when_the_process_retires_and_nothing_more_is_kept_until_it_stays_after_all()
+     {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let heard = UnixDatagram::bind(&path).unwrap();
+        heard.set_nonblocking(true).unwrap();
+        let keeper: &Keeper = Box::leak(Box::new(Keeper::at(path.as_os_str()).unwrap()));
+        let store = |process| {
+            let listener = Listener::new(File::open("/dev/null").unwrap().into());
+            keeper.store(process, &listener).unwrap()
+        };
+        let told = || {
+            let mut buffer = [0; 1024];
+            let length = heard.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let store_is = |words: &str| assert_eq!(told().as_deref(), Some(words));
+        let (one, other) = (store(4711), store(4712));
+        store_is("FDSTORE=1\nFDNAME=capwarden-4711\n");
+        store_is("FDSTORE=1\nFDNAME=capwarden-4712\n");
+        drop(other);
+        store_is("FDSTOREREMOVE=1\nFDNAME=capwarden-4712\n");
+
+        assert_eq!(Keeper::retire(), ["capwarden-4711"]);
+        assert!(Keeper::retire().is_empty());
+        assert!(store(4713).is_none());
+        drop(one);
+        assert_eq!(told(), None, "it is thrown away by who has retired");
+        Keeper::resume();
+        assert!(store(4714).is_some());
+        store_is("FDSTORE=1\nFDNAME=capwarden-4714\n");
+        store_is("FDSTOREREMOVE=1\nFDNAME=capwarden-4714\n");
+    }
+}

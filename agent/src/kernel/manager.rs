@@ -17,7 +17,11 @@ use std::{
         fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, net::UnixListener},
     },
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::sleep,
     time::Duration,
 };
 
@@ -32,18 +36,28 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
+use crate::backlog::{Backlog, Hearer};
+
 /// The first descriptor that a service manager passes.
 const FIRST: RawFd = 3;
 /// More are not looked at.
 const MOST: RawFd = 4_096;
 /// Characters of a status at most.
 const LONGEST_STATUS: usize = 200;
+/// Bytes of what waits until the manager has read what it was told before: dozens of reloads.
+const BACKLOG: usize = 16 << 10;
+/// How long it is waited at once for a manager that does not read.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+/// How long it is waited where the kernel has room, and does not give it.
+const AGAIN: Duration = Duration::from_millis(10);
 
-/// Whoever started this process as a service.
+/// Whoever started this process as a service. Nobody waits for it: what it does not read at once it is told by a thread, in
+/// the same order.
 #[derive(Debug)]
-pub struct Manager {
-    socket: OwnedFd,
-}
+pub struct Manager(Arc<Backlog<Socket>>);
 
 impl Manager {
     /// The one that the environment names; none if there is none. One that cannot be told anything is
@@ -76,7 +90,7 @@ impl Manager {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         connect(&socket, &address)?;
-        Ok(Self { socket })
+        Ok(Self(Backlog::new(Socket(socket), BACKLOG)))
     }
 
     /// Clients are served from now on, or again.
@@ -138,20 +152,33 @@ impl Manager {
         self.say(&format!("STATUS={}\n", line(status)));
     }
 
-    /// The process is well: the watchdog waits anew.
+    /// The process is well: the watchdog waits anew. A manager that does not read is not told later, when that may not be so
+    /// any more.
     pub fn alive(&self) {
-        self.say("WATCHDOG=1\n");
-    }
-
-    /// Nothing depends on whether it was heard: a manager that does not listen ends us by itself.
-    fn say(&self, words: &str) {
-        if let Err(error) = self.tell(words, &[]) {
-            tracing::debug!(%error, words, "the service manager was not told");
+        if let Err(error) = self.tell("WATCHDOG=1\n", &[]) {
+            not_told("WATCHDOG=1", &error);
         }
     }
 
-    /// Tells something, with copies of descriptors.
+    fn say(&self, words: &str) {
+        self.0.tell(words.to_owned());
+    }
+
+    /// Tells something, with copies of descriptors, at once or not at all.
     pub(super) fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if self.0.is_behind() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.hearer().tell(words, descriptors)
+    }
+}
+
+/// Where the manager listens.
+#[derive(Debug)]
+struct Socket(OwnedFd);
+
+impl Socket {
+    fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
@@ -160,9 +187,54 @@ impl Manager {
         let words = [io::IoSlice::new(words.as_bytes())];
         // A manager that does not read must not hold up who starts a server.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        sendmsg(&self.socket, &words, &mut ancillary, flags)?;
+        sendmsg(&self.0, &words, &mut ancillary, flags)?;
         Ok(())
     }
+}
+
+impl Hearer for Socket {
+    type Message = String;
+
+    fn size(words: &String) -> usize {
+        words.len()
+    }
+
+    fn at_once(&self, words: &String) -> bool {
+        match self.tell(words, &[]) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                // Nothing depends on whether it was heard: a manager that is not there ends us by itself.
+                not_told(words, &error);
+                true
+            }
+        }
+    }
+
+    fn in_time(&self, words: &String) -> bool {
+        // There is room once the other side of a connected socket has read (`unix_dgram_poll`, Linux 4.4):
+        // <https://github.com/torvalds/linux/blob/v4.4/net/unix/af_unix.c>
+        let mut wanted = [PollFd::new(&self.0, PollFlags::OUT)];
+        let room = poll(&mut wanted, Some(&PATIENCE));
+        let told = self.at_once(words);
+        if !told && room != Ok(0) {
+            sleep(AGAIN);
+        }
+        told
+    }
+
+    fn lost(&self, messages: u64) -> Option<String> {
+        tracing::error!(
+            messages,
+            "the service manager does not read what it is told, and may show another state of this service: see \
+             `systemctl status`, and `systemctl daemon-reexec`"
+        );
+        None
+    }
+}
+
+fn not_told(words: &str, error: &io::Error) {
+    tracing::debug!(%error, words, "the service manager was not told");
 }
 
 /// A status is one line.
@@ -275,6 +347,53 @@ mod tests {
         manager.stopping();
         assert!(next().starts_with("STOPPING=1\n"));
         assert!(Manager::at(OsStr::new("relative")).is_err());
+    }
+
+    #[test]
+    fn manager_that_does_not_read_holds_nobody_up_and_is_told_all_but_that_all_was_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let heard = UnixDatagram::bind(&path).unwrap();
+        heard
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let manager = Manager::at(path.as_os_str()).unwrap();
+        let other = UnixDatagram::unbound().unwrap();
+        other.set_nonblocking(true).unwrap();
+        let mut unread = 0;
+        while other.send_to(b"other", &path).is_ok() {
+            unread += 1;
+            assert!(unread < 100_000, "it is never full");
+        }
+        manager.reloading();
+        manager.alive();
+        manager.ready("1 server");
+        for status in 0..1_000 {
+            manager.status(&format!("{status} of as many as there is no room for"));
+        }
+        let late = manager.replaced_by(4711, "1 server").unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::WouldBlock);
+        let next = || {
+            let mut buffer = [0; 1024];
+            let length = heard.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        for _ in 0..unread {
+            assert_eq!(next(), "other");
+        }
+        assert!(next().starts_with("RELOADING=1\n"));
+        assert_eq!(next(), "READY=1\nSTATUS=1 server\n");
+        // Of the rest, what there is no room for is lost.
+        manager.stopping();
+        let (mut kept, mut told) = (0, next());
+        while told.starts_with(&format!("STATUS={kept} of ")) && kept < 1_000 {
+            (kept, told) = (kept + 1, next());
+        }
+        assert!((10..1_000).contains(&kept), "{kept}");
+        assert!(told.starts_with("STOPPING=1\n"), "{told}");
+        manager.0.settled(Duration::from_secs(10));
+        manager.replaced_by(4711, "1 server").unwrap();
+        assert!(next().starts_with("MAINPID=4711\n"));
     }
 
     #[test]

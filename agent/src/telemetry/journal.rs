@@ -10,6 +10,9 @@
 //!
 //! Each value stands behind its length, so that none can pass for another field, whatever is in it. `tracing-journald`
 //! would be the crate for this; it takes no notice of the span that an event names as its parent.
+//!
+//! Nobody waits for a journal that does not read, as one that was stopped: what it has no room for is sent by a thread once it
+//! has, in its order, and what we have no room for either is counted. An entry with `CAPWARDEN_LOST` says so then.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +20,7 @@ use std::{
     io::{self, Write as _},
     os::{fd::AsFd as _, unix::net::UnixDatagram},
     path::{Path, PathBuf},
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -35,22 +35,43 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
+use crate::{
+    backlog::{Backlog, Hearer},
+    words::counted,
+};
+
 /// Where the journal takes entries.
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// What standard error is where the service manager connected it to the journal: `DEVICE:INODE`.
 const STREAM: &str = "JOURNAL_STREAM";
 /// Bytes of one value; with the few fields that there are, an entry fits into a datagram.
 const LONGEST: usize = 8 << 10;
-/// How long the journal may take to make room.
+/// How long the journal is waited for at once, and at the end.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of entries that may wait until the journal has room.
+const BACKLOG: usize = 1 << 20;
 
-/// A layer that sends events to the journal. What it cannot take goes to standard error, and what it
-/// does not take in time is counted: the next entry has `CAPWARDEN_LOST`.
+/// A layer that sends events to the journal. What it cannot take goes to standard error.
 #[derive(Debug)]
-pub struct Journal {
-    socket: UnixDatagram,
-    at: PathBuf,
-    lost: AtomicU64,
+pub struct Journal(Arc<Backlog<Socket>>);
+
+/// What is left for the journal to take. When this is dropped, it is waited a second for that.
+#[derive(Debug)]
+pub struct Rest(Arc<Backlog<Socket>>);
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let left = self.0.settled(PATIENCE);
+        if left > 0 {
+            // Nobody is left to tell if that fails.
+            let _ = writeln!(
+                io::stderr(),
+                "<{}>{}",
+                priority(Level::WARN),
+                lost_words(left)
+            );
+        }
+    }
 }
 
 impl Journal {
@@ -61,7 +82,7 @@ impl Journal {
             .then(|| Self::at(Path::new(SOCKET)))?
             .ok()?;
         // An empty entry is none: it tells whether somebody listens.
-        journal.socket.send_to(&[], SOCKET).ok()?;
+        journal.0.hearer().patient.send_to(&[], SOCKET).ok()?;
         Some(journal)
     }
 
@@ -82,44 +103,98 @@ impl Journal {
     ///
     /// The host has no more sockets.
     pub fn at(path: &Path) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self {
-            socket,
+        let (patient, quick) = (UnixDatagram::unbound()?, UnixDatagram::unbound()?);
+        patient.set_write_timeout(Some(PATIENCE))?;
+        quick.set_nonblocking(true)?;
+        let socket = Socket {
+            patient,
+            quick,
             at: path.to_owned(),
-            lost: AtomicU64::new(0),
-        })
+        };
+        Ok(Self(Backlog::new(socket, BACKLOG)))
     }
 
-    fn send(&self, level: Level, mut fields: Fields) {
-        let message = fields.line();
-        let mut entry = Vec::with_capacity(512);
-        put(&mut entry, "MESSAGE", &message);
-        put(&mut entry, "PRIORITY", priority(level));
-        put(&mut entry, "SYSLOG_IDENTIFIER", "capwarden");
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            fields.put("lost", lost.to_string());
-        }
-        for (name, value) in &fields.all {
-            put(&mut entry, &field_name(name), value);
-        }
-        match self.socket.send_to(&entry, &self.at) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.lost
-                    .fetch_add(lost.saturating_add(1), Ordering::Relaxed);
-            }
-            Err(_) => {
-                // The stream takes lines, with their priority in front. Nobody is left to tell if that fails.
-                let line = message.replace(['\n', '\r'], " ");
-                let _ = writeln!(io::stderr(), "<{}>{line}", priority(level));
-            }
-        }
+    /// What is left when this is.
+    #[must_use]
+    pub fn rest(&self) -> Rest {
+        Rest(Arc::clone(&self.0))
     }
 }
 
-/// Whether the file of these numbers is the stream that the variable names.
+/// An entry, as the journal takes it.
+#[derive(Debug)]
+struct Entry {
+    level: Level,
+    /// The line of it, for where there is no journal.
+    line: String,
+    bytes: Vec<u8>,
+}
+
+impl Entry {
+    fn new(level: Level, fields: &Fields) -> Self {
+        let line = fields.line();
+        let mut bytes = Vec::with_capacity(512);
+        put(&mut bytes, "MESSAGE", &line);
+        put(&mut bytes, "PRIORITY", priority(level));
+        put(&mut bytes, "SYSLOG_IDENTIFIER", "capwarden");
+        for (name, value) in &fields.all {
+            put(&mut bytes, &field_name(name), value);
+        }
+        Self { level, line, bytes }
+    }
+}
+
+/// Where the journal takes entries.
+#[derive(Debug)]
+struct Socket {
+    /// Waits for room.
+    patient: UnixDatagram,
+    quick: UnixDatagram,
+    at: PathBuf,
+}
+
+impl Hearer for Socket {
+    type Message = Entry;
+
+    fn size(entry: &Entry) -> usize {
+        entry.bytes.len().saturating_add(entry.line.len())
+    }
+
+    fn at_once(&self, entry: &Entry) -> bool {
+        // Whatever went wrong takes time to tell.
+        self.quick.send_to(&entry.bytes, &self.at).is_ok()
+    }
+
+    fn in_time(&self, entry: &Entry) -> bool {
+        match self.patient.send_to(&entry.bytes, &self.at) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => {
+                // The stream takes lines, with their priority in front. Nobody is left to tell if that fails.
+                let line = entry.line.replace(['\n', '\r'], " ");
+                let _ = writeln!(io::stderr(), "<{}>{line}", priority(entry.level));
+            }
+        }
+        true
+    }
+
+    fn lost(&self, entries: u64) -> Option<Entry> {
+        let fields = Fields {
+            message: lost_words(entries),
+            all: BTreeMap::from([("lost", entries.to_string())]),
+            own: Vec::new(),
+        };
+        Some(Entry::new(Level::WARN, &fields))
+    }
+}
+
+fn lost_words(entries: u64) -> String {
+    format!(
+        "the journal had no room for {} of this log, and nobody waits for it",
+        counted(entries, "line")
+    )
+}
+
 /// Whether standard error is connected to the journal.
 fn leads_to_journal() -> bool {
     let stream = env::var(STREAM).ok();
@@ -129,6 +204,7 @@ fn leads_to_journal() -> bool {
         .is_some_and(|(stream, stat)| is_stream(&stream, stat.st_dev, stat.st_ino))
 }
 
+/// Whether the file of these numbers is the stream that the variable names.
 fn is_stream(variable: &str, device: u64, inode: u64) -> bool {
     let numbers = variable.split_once(':');
     let numbers =
@@ -244,13 +320,13 @@ where
             }
         }
         event.record(&mut fields);
-        self.send(*event.metadata().level(), fields);
+        self.0.tell(Entry::new(*event.metadata().level(), &fields));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::Instant;
 
     use tracing::subscriber::with_default;
     use tracing_subscriber::{layer::SubscriberExt as _, registry};
@@ -366,26 +442,42 @@ mod tests {
     }
 
     #[test]
-    fn what_the_journal_has_no_room_for_is_counted() {
+    fn journal_that_does_not_read_holds_nobody_up_and_hears_in_order_how_much_it_has_missed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let server = UnixDatagram::bind(&path).unwrap();
+        server.set_read_timeout(Some(10 * PATIENCE)).unwrap();
         let journal = Journal::at(&path).unwrap();
-        let quick = Some(Duration::from_millis(1));
-        journal.socket.set_write_timeout(quick).unwrap();
-        let mut sent = 0;
-        while journal.lost.load(Ordering::Relaxed) < 3 {
-            journal.send(Level::INFO, Fields::default());
-            sent += 1;
-            assert!(sent < 100_000, "it is never full");
+        let (backlog, rest) = (Arc::clone(&journal.0), journal.rest());
+        let begun = Instant::now();
+        let (most, long) = (20_000, "x".repeat(500));
+        with_default(registry().with(journal), || {
+            for number in 0..most {
+                tracing::info!(number, "{long}");
+            }
+        });
+        assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", begun.elapsed());
+        assert!(backlog.is_behind(), "it was never full");
+        let next = || {
+            let mut entry = vec![0; 4 << 10];
+            let length = server.recv(&mut entry).unwrap();
+            read(&entry[..length])
+        };
+        let (mut read, mut last) = (0, next());
+        while value(&last, "CAPWARDEN_LOST").is_none() {
+            let number = read.to_string();
+            assert_eq!(value(&last, "CAPWARDEN_NUMBER"), Some(number.as_str()));
+            (read, last) = (read + 1, next());
         }
-        let mut entry = vec![0; 4 << 10];
-        for _ in 0..sent - 3 {
-            server.recv(&mut entry).unwrap();
-        }
-        journal.send(Level::INFO, Fields::default());
-        let length = server.recv(&mut entry).unwrap();
-        assert_eq!(value(&read(&entry[..length]), "CAPWARDEN_LOST"), Some("3"));
+        assert!(read > BACKLOG / 2_000, "{read}");
+        let lost = (most - read).to_string();
+        assert_eq!(value(&last, "CAPWARDEN_LOST"), Some(lost.as_str()));
+        let words = format!(
+            "the journal had no room for {lost} lines of this log, and nobody waits for it"
+        );
+        assert_eq!(value(&last, "MESSAGE"), Some(words.as_str()));
+        drop(rest);
+        assert_eq!(backlog.settled(Duration::ZERO), 0);
     }
 
     #[test]

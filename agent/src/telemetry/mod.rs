@@ -28,7 +28,7 @@ mod tests;
 pub(crate) use endpoint::is_local;
 pub use endpoint::{Endpoint, ServeError, Serving};
 pub use histogram::Histogram;
-pub use journal::Journal;
+pub use journal::{Journal, Rest};
 pub use metrics::{Metrics, ServerMetrics};
 pub(crate) use spans::SESSION_TARGET;
 pub use spans::{CallSpans, SessionSpans};

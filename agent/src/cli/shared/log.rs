@@ -13,7 +13,7 @@ use tracing_subscriber::{
 
 #[cfg(feature = "otlp")]
 use crate::telemetry::otlp::{self, Collector, Exporter, SpanLayer};
-use crate::telemetry::{Journal, SESSION_TARGET};
+use crate::telemetry::{Journal, Rest, SESSION_TARGET};
 
 use super::{
     failure::{Account, Failure},
@@ -61,6 +61,8 @@ pub(in crate::cli) fn parse(text: &str) -> Result<Levels, String> {
 pub struct Logging {
     #[cfg(feature = "otlp")]
     _exporter: Option<Exporter>,
+    /// After all that may say something.
+    _rest: Option<Rest>,
 }
 
 /// What is logged, and how.
@@ -75,6 +77,16 @@ enum To {
     Lines(Format),
     /// Entries with fields, to the journal that standard error leads to.
     Journal(Journal),
+}
+
+impl Chosen {
+    /// What is to be waited for at the end.
+    fn rest(&self) -> Option<Rest> {
+        match &self.to {
+            To::Journal(journal) => Some(journal.rest()),
+            To::Lines(_) => None,
+        }
+    }
 }
 
 fn chosen(levels: Option<&Levels>, format: Option<Format>) -> Result<Chosen, Failure> {
@@ -131,9 +143,14 @@ pub(in crate::cli) fn start(
     levels: Option<&Levels>,
     format: Option<Format>,
 ) -> Result<Logging, Failure> {
-    let lines = layer(chosen(levels, format)?);
-    set_global_default(registry().with(lines)).map_err(|error| not_started(&error))?;
-    Ok(Logging::default())
+    let chosen = chosen(levels, format)?;
+    let rest = chosen.rest();
+    set_global_default(registry().with(layer(chosen))).map_err(|error| not_started(&error))?;
+    Ok(Logging {
+        #[cfg(feature = "otlp")]
+        _exporter: None,
+        _rest: rest,
+    })
 }
 
 /// Starts the log, and sends spans to a collector.
@@ -149,10 +166,12 @@ pub(in crate::cli) fn start_sending(
         Failure::Internal(account.because(error))
     })?;
     let spans = spans.with_filter(SpanLayer::wants());
+    let rest = chosen.rest();
     let started = set_global_default(registry().with(layer(chosen)).with(spans));
     started.map_err(|error| not_started(&error))?;
     Ok(Logging {
         _exporter: Some(exporter),
+        _rest: rest,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Clients on the daemon's socket: who they are, what they want, and that they get no more than their share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::pending,
     io,
     os::fd::{AsFd as _, OwnedFd},
@@ -24,13 +24,12 @@ use tokio::{
 use super::{
     hello::{self, Answer},
     seats::{Full, Seats},
-    served::{Served, lets_in},
+    served::Served,
     table::Table,
     take_over::{Inherited, OWN_CLIENTS, PASSED_CLIENTS},
 };
 use crate::{
     audit::visible,
-    config::ServerConfig,
     engine::{EngineError, house},
     kernel::{self, LocalSocket, Peer},
     principal::{Caller, Principal},
@@ -163,8 +162,6 @@ pub(super) struct Door {
     left: AtomicBool,
     /// Whether nobody new is let in.
     shut: watch::Sender<bool>,
-    /// What may still be served by a daemon that lets nobody in, if that was looked at since.
-    narrowed: Mutex<Option<BTreeMap<String, ServerConfig>>>,
 }
 
 impl Door {
@@ -178,7 +175,6 @@ impl Door {
             next: AtomicU64::new(1),
             left: AtomicBool::default(),
             shut: watch::Sender::new(false),
-            narrowed: Mutex::default(),
         })
     }
 
@@ -275,25 +271,9 @@ impl Door {
         })
     }
 
-    /// Why somebody may no longer be connected to a server that was served when they came; none if they may. What
-    /// counts is what is served under that name now, however often it has changed since.
-    fn over(&self, served: &Served, peer: &Peer) -> Option<&'static str> {
-        if let Some(servers) = &*self.narrowed() {
-            return over(served, peer, servers.get(&*served.name));
-        }
-        let now = self.table.get(&served.name);
-        over(served, peer, now.as_ref().map(|now| &now.config))
-    }
-
     /// Ends those connections that may not be any more.
     pub(super) fn review(&self) {
-        self.end(|_, connection| self.over(&connection.served, &connection.peer));
-    }
-
-    /// The same by these servers, whichever are served, also for whoever is being let in.
-    pub(super) fn review_by(&self, servers: BTreeMap<String, ServerConfig>) {
-        *self.narrowed() = Some(servers);
-        self.review();
+        self.end(|_, connection| self.table.over(&connection.served, &connection.peer));
     }
 
     /// Lets nobody in any more who has not said yet what they want: another process does.
@@ -323,6 +303,24 @@ impl Door {
                 let _ = connection.end.send(why);
             }
         }
+    }
+
+    /// Somebody of this host is connected to a server, until they are told why they are so no longer.
+    #[cfg(test)]
+    pub(super) fn connect_for_tests(&self, served: Arc<Served>) -> oneshot::Receiver<&'static str> {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Peer::of(ours.as_fd()).unwrap();
+        let (end, told) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection { peer, served, end };
+        self.connections().insert(number, connection);
+        let (tell, why) = oneshot::channel();
+        self.running().spawn(async move {
+            if let Ok(why) = told.await {
+                let _ = tell.send(why);
+            }
+        });
+        why
     }
 
     /// Whether a client has left since this was asked.
@@ -355,24 +353,9 @@ impl Door {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn narrowed(&self) -> MutexGuard<'_, Option<BTreeMap<String, ServerConfig>>> {
-        self.narrowed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn running(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Why somebody may no longer be connected to a server for which this is configured now.
-fn over(served: &Served, peer: &Peer, now: Option<&ServerConfig>) -> Option<&'static str> {
-    let Some(now) = now else {
-        return Some("its server was withdrawn");
-    };
-    if now.policy != served.config.policy {
-        return Some("another policy decides its calls now");
-    }
-    (!lets_in(now, peer)).then_some("its user may no longer connect")
 }
 
 /// A client that gets a server.
@@ -400,7 +383,7 @@ impl Admitted {
         };
         self.door.connections().insert(number, connection);
         // What has changed since it was let in was asked of those who were here already.
-        if let Some(why) = self.door.over(&self.served, &self.peer) {
+        if let Some(why) = self.door.table.over(&self.served, &self.peer) {
             self.door.connections().remove(&number);
             tracing::info!(number, why, "a client of {name} is let go");
             return;

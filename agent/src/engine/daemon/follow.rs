@@ -236,19 +236,15 @@ impl Follow {
             }
         };
         self.unreadable = false;
-        for name in house.table.names() {
-            let now = config.servers.get(&name);
-            let stays =
-                |served: &Arc<Served>| now.is_some_and(|now| now.policy == served.config.policy);
-            if let Some(served) = house.table.get(&name).filter(|served| !stays(served)) {
-                tracing::info!("the server {name} is not what its clients came for any more");
-                house.end(
-                    served,
-                    Some("its server was withdrawn, or has another policy"),
-                );
-            }
+        for served in house.table.narrow(config.servers) {
+            let name = &served.name;
+            tracing::info!("the server {name} is not what its clients came for any more");
+            house.end(
+                served,
+                Some("its server was withdrawn, or has another policy"),
+            );
         }
-        house.door.review_by(config.servers);
+        house.door.review();
     }
 }
 

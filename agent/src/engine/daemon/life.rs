@@ -11,6 +11,9 @@
 //!   ends ◀── its last client has gone, and its last session has ended ── serves who is there
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio::{
@@ -39,8 +42,9 @@ use crate::{
 const STATUS: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody is left whom this process serves, once it has handed over.
 const LEFT: Duration = Duration::from_millis(500);
-/// How long it serves those then who have no session open, and answers who was governed by an agent before it.
-const IDLE: Duration = Duration::from_mins(10);
+/// How long it serves those then who have no session open, over HTTP those who wait for an answer, and answers who was
+/// governed by an agent before it.
+pub(super) const IDLE: Duration = Duration::from_mins(10);
 
 /// The signals that the daemon hears.
 pub(super) struct Signals {
@@ -147,7 +151,7 @@ impl Life {
             Err(end) => return end,
         };
         self.leave(house, &to.version, to.process);
-        drain(house, follow, signals, successor).await
+        drain(house, follow, signals, successor, IDLE).await
     }
 
     /// It is known who serves: this process.
@@ -350,17 +354,18 @@ async fn accept(entrance: Option<&Entrance>) -> (tokio::net::UnixStream, crate::
     }
 }
 
-/// Serves who is there, until nobody is left.
+/// Serves who is there, until nobody is left; those who have no session open, for so long, `idle`.
 async fn drain(
     house: &House,
     follow: &mut Follow,
     signals: &mut Signals,
     mut successor: Successor,
+    idle: Duration,
 ) -> End {
     let begun = Instant::now();
     let mut followed = true;
     loop {
-        let late = begun.elapsed() >= IDLE;
+        let late = begun.elapsed() >= idle;
         if late {
             house.door.end_idle(
                 "another version of the agent serves, and no session was open: connect again",

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Prepared,
     hello::{Answer, Offer},
+    life::IDLE,
     listeners::Listeners,
     pace::Pace,
     seats::{Full, Seat, Seats},
@@ -44,8 +45,10 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long it may take until nobody is let in, and how often that is looked at.
 const LEFT: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(2);
-/// How long the last answers of a shared server may take that is about to end.
+/// How long the last answers may take.
 const ANSWERED: Duration = Duration::from_secs(10);
+/// How long whoever is told that there is none may take to read that where others wait for the server.
+const READ: Duration = Duration::from_secs(1);
 /// Users whose crashes are remembered.
 const USERS: usize = 1_024;
 
@@ -78,7 +81,7 @@ pub(super) struct Served {
     /// Of each user whose client's first words a server did not survive.
     crashes: Mutex<HashMap<u32, Pace>>,
     /// Nobody is let in over HTTP any more, who is here is served.
-    leave: watch::Sender<bool>,
+    leave: watch::Sender<Option<Instant>>,
     /// Here while somebody is let in.
     taking: Weak<()>,
     /// Whether all that is served over HTTP has ended.
@@ -109,10 +112,14 @@ impl Served {
             servers: plan,
             http: over_http,
         } = prepared;
-        let (leave, mut taking) = (watch::Sender::new(false), Weak::new());
+        let (leave, mut taking) = (watch::Sender::new(None), Weak::new());
         let listener = over_http.map(|plan| {
             let socket = listeners.get(name, plan.listen)?;
-            let (leaving, taken) = Leave::when(leave.subscribe());
+            let (patience, last) = match plan.upstream {
+                Some(_) => (ANSWERED, READ),
+                None => (IDLE, ANSWERED),
+            };
+            let (leaving, taken) = Leave::when(leave.subscribe(), patience, last);
             taking = taken;
             let listener = house::listener_at(socket, plan.tls, leaving);
             let scheme = if listener.tls.is_some() {
@@ -210,7 +217,7 @@ impl Served {
     /// Lets nobody in over HTTP whom another daemon can serve at once. Who is here is served.
     pub(super) async fn leave(&self) {
         if let Kind::Own(..) = &self.kind {
-            self.leave.send_replace(true);
+            self.leave_now();
             let begun = Instant::now();
             while self.taking.strong_count() > 0 && begun.elapsed() < LEFT {
                 sleep(SOON).await;
@@ -218,21 +225,27 @@ impl Served {
         }
     }
 
-    /// Another daemon serves whoever comes over HTTP from now on. Who waits for an answer gets it, captures go on to
-    /// their ends, and when there are none left all of it has ended.
+    fn leave_now(&self) {
+        self.leave.send_modify(|since| {
+            since.get_or_insert_with(Instant::now);
+        });
+    }
+
+    /// Another daemon serves whoever comes over HTTP from now on. Who waits for an answer gets it, or hears after
+    /// a time that there is none; captures go on to their ends, and when there are none left all of it has ended.
     pub(super) async fn retire(&self) {
         match &self.kind {
             Kind::Own(_, piped) => {
-                self.leave.send_replace(true);
+                self.leave_now();
                 while lock(piped).as_mut().is_some_and(|piped| !piped.is_over()) {
                     sleep(LOOK).await;
                 }
             }
             Kind::Shared(upstream) => {
                 upstream.finish().await;
-                self.leave.send_replace(true);
+                self.leave_now();
                 let begun = Instant::now();
-                while !upstream.is_over() && begun.elapsed() < ANSWERED {
+                while !upstream.is_over() && begun.elapsed() < ANSWERED + READ {
                     sleep(LOOK).await;
                 }
             }

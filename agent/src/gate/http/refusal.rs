@@ -22,6 +22,10 @@ pub(super) const HEADER_MISMATCH: i32 = -32020;
 /// MCP 2026-07-28: the revision of the protocol is not known.
 pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
 
+/// What is told whoever has waited for a server's answer until the agent, which another has followed, waits no longer.
+pub(super) const FOLLOWED: &str = "another version of capwarden serves, and this one waits no longer for the server, which has not answered: start \
+     again with initialize, and send this again if it is still wanted";
+
 /// Why a request is not carried out, in words for whoever sent it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refusal {

@@ -19,6 +19,8 @@ use super::{
     front::SHORT,
     headers::Era,
     reception::Held,
+    refusal::{FOLLOWED, INTERNAL},
+    serve::Leave,
     sse::{self, Event, Splitter},
 };
 use crate::gate::{
@@ -26,6 +28,7 @@ use crate::gate::{
     conversation::{Conversation, Rooms},
     envelope::Id,
     events::CallEnd,
+    reply,
     server::{FromServer, Messages},
 };
 
@@ -153,7 +156,7 @@ pub(super) struct Relay<G: Rooms> {
     ended: bool,
     /// For what waits of a long event.
     held: Option<Held>,
-    /// See [`Waiting::overdue`].
+    /// What is answered in the server's place: see [`Waiting::overdue`] and [`Leave::late`].
     overdue: Pin<Box<dyn Future<Output = String> + Send>>,
 }
 
@@ -163,9 +166,16 @@ impl<G: Rooms> Relay<G> {
         waiting: Waiting<G>,
         notices: Option<mpsc::Receiver<String>>,
         held: Option<Held>,
+        leave: Leave,
     ) -> Self {
         let limit = waiting.client.conversation.gate.bounds().server_line;
-        let overdue = Box::pin(waiting.overdue());
+        let (overdue, id) = (waiting.overdue(), waiting.id().map(str::to_owned));
+        let overdue = Box::pin(async move {
+            tokio::select! {
+                answer = overdue => answer,
+                () = leave.late() => reply::error(id.as_deref(), INTERNAL, FOLLOWED),
+            }
+        });
         Self {
             overdue,
             from,
@@ -260,7 +270,7 @@ impl<G: Rooms> Body for Relay<G> {
                 && let Poll::Ready(answer) = overdue.as_mut().poll(context)
             {
                 *ended = true;
-                waiting.request = None;
+                waiting.over(CallEnd::Lost);
                 sse::event(answer.trim_end(), &mut piece);
                 return Poll::Ready(Some(Ok(Frame::data(piece.into()))));
             }

@@ -16,7 +16,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -59,10 +59,13 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Says when nobody is let in any more: who is here is answered, and others come elsewhere.
+/// Says when nobody is let in any more: who is here is answered, for a time, and others come elsewhere.
 #[derive(Debug)]
 pub struct Leave {
-    told: Option<watch::Receiver<bool>>,
+    told: Option<watch::Receiver<Option<Instant>>>,
+    patience: Duration,
+    /// How long the last answer may take, to come and to be read.
+    pub(super) last: Duration,
     /// Kept while connections are taken.
     _taking: Option<Arc<()>>,
 }
@@ -73,17 +76,27 @@ impl Leave {
     pub fn never() -> Self {
         Self {
             told: None,
+            patience: Duration::MAX,
+            last: Duration::MAX,
             _taking: None,
         }
     }
 
-    /// When this says so. What comes back besides is gone once nobody is let in.
+    /// From when this says. For so long after that, `patience`, it is waited for a server's answers where nothing goes on that
+    /// it has started, and at least so long, `last`, once that has ended; and so long, `last`, for a client to read what
+    /// it was told in the end. What comes back besides is gone once nobody is let in.
     #[must_use]
-    pub fn when(told: watch::Receiver<bool>) -> (Self, Weak<()>) {
+    pub fn when(
+        told: watch::Receiver<Option<Instant>>,
+        patience: Duration,
+        last: Duration,
+    ) -> (Self, Weak<()>) {
         let taking = Arc::new(());
         let taken = Arc::downgrade(&taking);
         let leave = Self {
             told: Some(told),
+            patience,
+            last,
             _taking: Some(taking),
         };
         (leave, taken)
@@ -93,18 +106,27 @@ impl Leave {
     pub(super) fn of_others(&self) -> Self {
         Self {
             told: self.told.clone(),
+            patience: self.patience,
+            last: self.last,
             _taking: None,
         }
     }
 
-    /// Waits until it is said.
-    pub(super) async fn told(&self) {
+    /// Waits until it is said. Since when it is so.
+    pub(super) async fn told(&self) -> Instant {
         if let Some(mut told) = self.told.clone()
-            && told.wait_for(|told| *told).await.is_ok()
+            && let Ok(told) = told.wait_for(Option::is_some).await
+            && let Some(since) = *told
         {
-            return;
+            return since;
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
+    }
+
+    /// Waits until nobody waits for a server's answer any more.
+    pub(super) async fn late(&self) {
+        let since = self.told().await;
+        sleep(self.patience.saturating_sub(since.elapsed())).await;
     }
 }
 
@@ -161,7 +183,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 accepted = self.tcp.accept() => accepted,
-                () = self.leave.told() => break,
+                _ = self.leave.told() => break,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -227,7 +249,7 @@ pub async fn serve<G: Rooms>(
     ends: mpsc::Receiver<SessionEnd>,
     owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
 ) -> io::Result<()> {
-    let front = Front::new(plan, &listener.place()?, gate);
+    let front = Front::new(plan, &listener.place()?, listener.leave.of_others(), gate);
     let notices = async {
         front.notices(ends).await;
         std::future::pending::<()>().await;
@@ -257,7 +279,7 @@ async fn converse<S: Service>(
     let mut serving = pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        () = leave.told() => {
+        _ = leave.told() => {
             // What it has asked is answered.
             serving.as_mut().graceful_shutdown();
             serving.await

@@ -105,6 +105,17 @@ impl Rig {
         grants: Option<Arc<Grants>>,
         capacity: Capacity,
     ) -> Self {
+        Self::leaving(Leave::never(), script, bounds, grants, capacity).await
+    }
+
+    /// One that serves until it is to leave.
+    async fn leaving(
+        leave: Leave,
+        script: Script,
+        bounds: Bounds,
+        grants: Option<Arc<Grants>>,
+        capacity: Capacity,
+    ) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -128,7 +139,7 @@ impl Rig {
             tcp,
             tls: None,
             capacity,
-            leave: Leave::never(),
+            leave,
         };
         tokio::spawn(async move { serve(&plan, listener, gate, ended, |_, _| Some(1000)).await });
         Self {

@@ -66,7 +66,7 @@ impl<G: Rooms> Front<G> {
         let body = match kind {
             "text/event-stream" if head.status.is_success() => {
                 let held = self.answers.try_take(&principal, 0);
-                Relay::new(body, waiting, notices, held).boxed_unsync()
+                Relay::new(body, waiting, notices, held, self.leave.of_others()).boxed_unsync()
             }
             "application/json" => {
                 let limit = self.gate.bounds().server_line;

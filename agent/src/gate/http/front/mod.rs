@@ -20,6 +20,7 @@ use super::{
     reception::{Place, Reception, ReceptionPlan, Service, Visitor},
     refusal::{Body, Refusal},
     relay::Waiting,
+    serve::Leave,
     shares::Shares,
     tls::Authorities,
     upstream::{Kind, Open, Upstream, UpstreamAddress, goes_on, hold},
@@ -64,10 +65,11 @@ pub(super) struct Front<G: Rooms> {
     pub(super) streams: Streams,
     answers: Arc<Shares<Principal>>,
     connections: std::sync::atomic::AtomicU64,
+    leave: Leave,
 }
 
 impl<G: Rooms> Front<G> {
-    pub(super) fn new(plan: &FrontPlan, at: &Place, gate: Arc<G>) -> Arc<Self> {
+    pub(super) fn new(plan: &FrontPlan, at: &Place, leave: Leave, gate: Arc<G>) -> Arc<Self> {
         Arc::new(Self {
             reception: Reception::new(&plan.reception, at, gate.bounds().client_line),
             gate,
@@ -82,6 +84,7 @@ impl<G: Rooms> Front<G> {
             streams: Streams::default(),
             answers: Shares::new(ANSWERS),
             connections: HTTP_CONNECTIONS.into(),
+            leave,
         })
     }
 

@@ -22,12 +22,13 @@ use crate::gate::{
         headers::{self, Era},
         legacy, params,
         reception::{Held, Visitor},
-        refusal::{Body, Refusal, json_response},
+        refusal::{Body, FOLLOWED, INTERNAL, Refusal, json_response},
         relay::Waiting,
         turns::Turn,
         upstream::{Kind, Who, goes_on, hold},
     },
     question::Asking,
+    reply,
 };
 use crate::principal::Principal;
 
@@ -136,10 +137,14 @@ impl<G: Rooms> Front<G> {
         };
         // A task of its own: what is decided is carried through, whether the client waits or not.
         let (sender, receiver) = oneshot::channel();
-        tokio::spawn(self.carry(post, sender));
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(Refusal::upstream("the request could not be carried out")))
+        let id = post.id().map(str::to_owned);
+        tokio::spawn(Arc::clone(&self).carry(post, sender));
+        tokio::select! {
+            response = receiver => response
+                .unwrap_or_else(|_| Err(Refusal::upstream("the request could not be carried out"))),
+            // What is carried hears that nobody waits for it.
+            () = self.leave.late() => Err(Refusal::upstream(FOLLOWED).of(id.as_deref())),
+        }
     }
 
     /// Decides a message, and carries it to the server if it is let through.
@@ -176,7 +181,14 @@ impl<G: Rooms> Front<G> {
                 if sender.send(Ok(legacy::stream(stream))).is_err() {
                     post.give_up();
                 }
-                return self.ask(post, *asking, to).await;
+                let (id, last) = (post.id().map(str::to_owned), to.clone());
+                tokio::select! {
+                    () = self.ask(post, *asking, to) => {}
+                    () = self.leave.late() => {
+                        last.say(&reply::error(id.as_deref(), INTERNAL, FOLLOWED)).await;
+                    }
+                }
+                return;
             }
         };
         // A client that has gone does not get it.

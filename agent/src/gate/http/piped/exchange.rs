@@ -33,14 +33,8 @@ pub(super) async fn forward(
     let text = headers::id_of(envelope);
     let (Some((id, _)), Some(_)) = (&envelope.id, &envelope.method) else {
         wire.send(message).await.map_err(|_| gone(None))?;
-        if envelope.method.as_deref() == Some("notifications/cancelled") {
-            let params = envelope
-                .params
-                .and_then(|params| Members::parse(params).ok());
-            let id = params.and_then(|params| params.get("requestId").and_then(Id::parse));
-            if let Some(id) = id {
-                wire.forget(&id);
-            }
+        if let Some(id) = taken_back(envelope) {
+            wire.forget(&id);
         }
         return Ok((legacy::accepted(), false));
     };
@@ -55,6 +49,13 @@ pub(super) async fn forward(
         Members::parse(&answer).is_ok_and(|members| members.get("error").is_some())
     });
     Ok((response, failed))
+}
+
+/// The request that a message takes back, if it takes one back.
+pub(super) fn taken_back(envelope: &Envelope<'_>) -> Option<Id> {
+    let cancels = envelope.method.as_deref() == Some("notifications/cancelled");
+    let params = Members::parse(envelope.params.filter(|_| cancels)?).ok()?;
+    params.get("requestId").and_then(Id::parse)
 }
 
 /// The response to a request: its answer, if that comes at once, which is returned besides; else a

@@ -20,6 +20,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -33,11 +34,14 @@ use hyper::{
     header::HeaderValue,
     http::request::Parts,
 };
-use tokio::{net::UnixStream, time::sleep};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep},
+};
 
 use self::{
     events::{Events, Source},
-    exchange::{forward, gone},
+    exchange::{forward, gone, taken_back},
     streams::Kind,
     wire::Wire,
 };
@@ -47,7 +51,7 @@ use super::{
     headers::{self, Era},
     legacy, params,
     reception::{Reception, ReceptionPlan, Service, Visitor},
-    refusal::{Body, Refusal, json_response},
+    refusal::{Body, FOLLOWED, Refusal, json_response},
     serve::Listener,
     shares::{Share, Shares},
     tether::{Tether, Tied},
@@ -100,8 +104,16 @@ pub async fn serve_piped<S: Servers>(
     owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
 ) -> io::Result<()> {
     let front = Arc::new(Piped::new(plan, &listener, servers)?);
+    serve(front, listener, owner).await
+}
+
+async fn serve<S: Servers>(
+    front: Arc<Piped<S>>,
+    listener: Listener,
+    owner: impl Fn(SocketAddr, SocketAddr) -> Option<u32>,
+) -> io::Result<()> {
     let (leave, to_sweep) = (listener.leave.of_others(), Arc::clone(&front));
-    let sweeping = async move {
+    let sweeping = async {
         let front = &to_sweep;
         let idle = async {
             loop {
@@ -111,12 +123,17 @@ pub async fn serve_piped<S: Servers>(
         };
         tokio::select! {
             () = idle => {}
-            () = leave.told() => {}
+            _ = leave.told() => {}
         }
         // Also of who listens still.
         let letting_go = async {
-            while !front.let_go() {
-                sleep(LEAVING).await;
+            let mut late = pin!(leave.late());
+            let mut is_late = false;
+            while !front.let_go(is_late) {
+                tokio::select! {
+                    () = &mut late, if !is_late => is_late = true,
+                    () = sleep(LEAVING) => {}
+                }
             }
         };
         // A grant that ends takes with it what goes on, although nobody is connected.
@@ -124,11 +141,27 @@ pub async fn serve_piped<S: Servers>(
             () = letting_go => {}
             () = front.reception.watch(|grant| front.ended(grant)) => {}
         }
-        Ok(())
     };
     // Whoever is answered is waited for, and whatever goes on by itself.
-    let taking = listener.take(Arc::clone(&front), owner);
-    tokio::try_join!(taking, sweeping).map(drop)
+    let mut taking = pin!(listener.take(Arc::clone(&front), owner));
+    let mut sweeping = pin!(sweeping);
+    tokio::select! {
+        taken = &mut taking => {
+            taken?;
+            sweeping.await;
+            return Ok(());
+        }
+        () = &mut sweeping => {}
+    }
+    // Nothing is left but last answers, which are to be read.
+    let unread = async {
+        leave.late().await;
+        sleep(leave.last).await;
+    };
+    tokio::select! {
+        taken = taking => taken,
+        () = unread => Ok(()),
+    }
 }
 
 /// An MCP session, and its server.
@@ -138,6 +171,8 @@ struct Session {
     principal: Principal,
     tether: Option<Arc<Tether>>,
     connection: u64,
+    /// When something was last seen to go on of it.
+    busy: Option<Instant>,
 }
 
 impl Drop for Session {
@@ -164,6 +199,8 @@ struct Piped<S> {
     /// The server has said that it speaks revisions with sessions only.
     only_sessions: AtomicBool,
     connections: AtomicU64,
+    /// See [`Leave::when`](super::Leave::when).
+    last: Duration,
 }
 
 impl<S: Servers> Piped<S> {
@@ -180,6 +217,7 @@ impl<S: Servers> Piped<S> {
             shared: Mutex::default(),
             only_sessions: AtomicBool::new(false),
             connections: HTTP_CONNECTIONS.into(),
+            last: listener.leave.last,
         })
     }
 
@@ -209,35 +247,48 @@ impl<S: Servers> Piped<S> {
         drop(gone);
     }
 
-    /// Nobody comes any more: ends those who wait for nothing, and of whom nothing goes on. Whether all have ended.
-    fn let_go(&self) -> bool {
-        let stays = |session: &Session| {
-            let wire = &session.wire;
-            !wire.is_gone() && (wire.waits() || self.servers.is_busy(session.connection))
-        };
+    /// Nobody comes any more: ends those who wait for nothing, and of whom nothing goes on; when it is late, also those who
+    /// wait. Whether all have ended.
+    fn let_go(&self, late: bool) -> bool {
         let mut gone = Vec::new();
         {
             let mut sessions = lock(&self.sessions);
-            let (left, over) = std::mem::take(&mut *sessions)
-                .into_iter()
-                .partition(|(_, session)| stays(session));
-            *sessions = left;
-            gone.push(over);
+            let over = sessions.extract_if(|_, session| !self.stays(session, late));
+            gone.extend(over.map(|(_, session)| session));
         }
         let mut shared = lock(&self.shared);
         shared.retain(|_, shared| match shared.try_lock() {
             // One is being started just now.
             Err(_) => true,
             Ok(mut place) => {
-                if place.as_ref().is_some_and(|session| !stays(session)) {
-                    drop(place.take());
+                if place
+                    .as_mut()
+                    .is_some_and(|session| !self.stays(session, late))
+                {
+                    gone.extend(place.take());
                 }
                 place.is_some()
             }
         });
         let left = shared.len();
-        drop((shared, gone));
+        drop(shared);
+        for session in gone {
+            session.wire.forsake(FOLLOWED);
+        }
         left == 0 && lock(&self.sessions).is_empty()
+    }
+
+    /// Whether a session is kept although nobody comes any more.
+    fn stays(&self, session: &mut Session, late: bool) -> bool {
+        if session.wire.is_gone() {
+            return false;
+        }
+        if self.servers.is_busy(session.connection) {
+            session.busy = Some(Instant::now());
+            return true;
+        }
+        let ended_just_now = || session.busy.is_some_and(|busy| busy.elapsed() < self.last);
+        session.wire.waits() && (!late || ended_just_now())
     }
 
     async fn route(
@@ -282,6 +333,7 @@ impl<S: Servers> Piped<S> {
             principal,
             tether: visitor.tether.clone(),
             connection,
+            busy: None,
         })
     }
 
@@ -461,7 +513,12 @@ impl<S: Servers> Piped<S> {
         };
         headers::agree(Era::Sessions, &head.headers, &envelope)?;
         params::agree(&head.headers, &envelope, &[])?;
-        wire.send(&message).await.map_err(|_| gone(None))?;
+        let request = envelope.id.as_ref().filter(|_| envelope.method.is_some());
+        let sent = wire.post(request.map(|(id, _)| id.clone()), &message);
+        sent.await.map_err(|_| gone(None))?;
+        if let Some(id) = taken_back(&envelope) {
+            wire.forget(&id);
+        }
         Ok(legacy::accepted())
     }
 }

@@ -6,13 +6,15 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
+    task::JoinHandle,
     time::timeout,
 };
 
 use super::*;
-use crate::gate::fakes::SOON;
+use crate::gate::{fakes::SOON, http::Leave};
 
+mod leave;
 mod shared;
 
 /// One server, as the test sees it.
@@ -45,7 +47,11 @@ impl Server {
     }
 }
 
-struct Fake(Mutex<mpsc::UnboundedSender<Server>>);
+struct Fake {
+    started: Mutex<mpsc::UnboundedSender<Server>>,
+    /// The connections of which something goes on by itself.
+    busy: Mutex<Vec<u64>>,
+}
 
 impl Servers for Fake {
     fn start(&self, caller: Caller, place: Box<dyn Send>) -> io::Result<UnixStream> {
@@ -55,12 +61,12 @@ impl Servers for Fake {
             wire: BufReader::new(theirs),
             place: Some(place),
         };
-        lock(&self.0).send(server).ok().unwrap();
+        lock(&self.started).send(server).ok().unwrap();
         Ok(ours)
     }
 
-    fn is_busy(&self, _: u64) -> bool {
-        false
+    fn is_busy(&self, connection: u64) -> bool {
+        lock(&self.busy).contains(&connection)
     }
 
     fn dropped(&self, _: u64, _: &str) {}
@@ -108,6 +114,11 @@ impl Coming {
 
 impl Rig {
     async fn new() -> Self {
+        Self::leaving(Leave::never()).await.0
+    }
+
+    /// One that serves until it is to leave, and tells when it has left.
+    async fn leaving(leave: Leave) -> (Self, JoinHandle<io::Result<()>>) {
         let (sender, servers) = mpsc::unbounded_channel();
         let plan = ReceptionPlan {
             server: "fake".into(),
@@ -123,15 +134,29 @@ impl Rig {
             tcp,
             tls: None,
             capacity: crate::gate::http::Capacity::of(1_024),
-            leave: crate::gate::http::Leave::never(),
+            leave,
         };
-        let front = Piped::new(&plan, &listener, Fake(Mutex::new(sender))).unwrap();
-        let front = Arc::new(front);
-        tokio::spawn(listener.take(Arc::clone(&front), |_, _| Some(1000)));
-        Self {
+        let fake = Fake {
+            started: Mutex::new(sender),
+            busy: Mutex::default(),
+        };
+        let front = Arc::new(Piped::new(&plan, &listener, fake).unwrap());
+        let serving = serve(Arc::clone(&front), listener, |_, _| Some(1000));
+        let served = tokio::spawn(serving);
+        let rig = Self {
             address,
             front,
             servers,
+        };
+        (rig, served)
+    }
+
+    /// The same front, for who asks while somebody else starts servers.
+    fn beside(&self) -> Self {
+        Self {
+            address: self.address,
+            front: Arc::clone(&self.front),
+            servers: mpsc::unbounded_channel().1,
         }
     }
 
@@ -175,12 +200,7 @@ impl Rig {
     /// A session: its header, and its server.
     async fn session(&mut self) -> (String, Server) {
         let begin = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#;
-        let front = Arc::clone(&self.front);
-        let rig = Self {
-            address: self.address,
-            front,
-            servers: mpsc::unbounded_channel().1,
-        };
+        let rig = self.beside();
         let asking = tokio::spawn(async move { rig.post("", begin).await });
         let mut server = self.server().await;
         server.answers(&json!({})).await;
@@ -370,8 +390,7 @@ async fn stateless_requests_share_a_server_and_get_their_own_answers() {
     let speaks = json!({ "resultType": "complete", "supportedVersions": ["2026-07-28"] });
     let (headers, body) = stateless(&json!("same"), "x/one", &json!({}));
     let (other_headers, other_body) = stateless(&json!("same"), "x/two", &json!({}));
-    let address = rig.address;
-    let front = Arc::clone(&rig.front);
+    let rig_too = rig.beside();
     let playing = async {
         let mut server = rig.server().await;
         server.answers(&speaks).await;
@@ -383,11 +402,6 @@ async fn stateless_requests_share_a_server_and_get_their_own_answers() {
             server.says(&answer.to_string()).await;
         }
         server
-    };
-    let rig_too = Rig {
-        address,
-        front,
-        servers: mpsc::unbounded_channel().1,
     };
     let (one, two, mut server) = tokio::join!(
         async { rig_too.post(&headers, &body).await.body().await },
@@ -445,12 +459,7 @@ async fn stateless_requests_share_a_server_and_get_their_own_answers() {
 async fn server_of_sessions_only_is_not_made_to_speak_without() {
     let mut rig = Rig::new().await;
     let (headers, body) = stateless(&json!(1), "tools/list", &json!({}));
-    let address = rig.address;
-    let rig_too = Rig {
-        address,
-        front: Arc::clone(&rig.front),
-        servers: mpsc::unbounded_channel().1,
-    };
+    let rig_too = rig.beside();
     let playing = async {
         let mut server = rig.server().await;
         let asked = server.hears().await.unwrap();

@@ -26,14 +26,17 @@ use crate::{
     gate::{
         conversation::lock,
         envelope::Id,
-        http::{params::Marked, shares::Shares},
+        http::{params::Marked, refusal::INTERNAL, shares::Shares},
         lines::Lines,
+        reply,
     },
     principal::Principal,
 };
 
 /// Lines that may wait to be written to the server.
 const LINES: usize = 2;
+/// Requests of a client with one stream of which it is known that they wait.
+const WAITING: usize = 1_024;
 
 /// The wire.
 pub(super) struct Wire {
@@ -112,6 +115,22 @@ impl Wire {
         drop(left);
     }
 
+    /// Answers all requests that wait, in the server's place. Who does not read does not get it.
+    pub(super) fn forsake(&self, why: &str) {
+        let waiting = std::mem::take(&mut lock(&self.streams).waiting);
+        for (id, waiting) in waiting {
+            let id = match &waiting.renumbered {
+                Some(renumbered) => renumbered.id().to_owned(),
+                None => id.as_json(),
+            };
+            let _ = waiting.to.try_send(Message {
+                text: reply::error(Some(&id), INTERNAL, why),
+                answers: true,
+                held: None,
+            });
+        }
+    }
+
     /// The arguments of a tool that are repeated in headers, as far as it was listed.
     pub(super) fn marked(&self, tool: &str) -> Arc<[Marked]> {
         lock(&self.streams).declared.of(tool)
@@ -164,6 +183,27 @@ impl Wire {
     pub(super) async fn send(&self, message: &[u8]) -> io::Result<()> {
         let sent = self.to_server.send(one_line(message)).await;
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Sends a message of a client with one stream, where the answer goes if it is a request, of this id.
+    pub(super) async fn post(&self, request: Option<Id>, message: &[u8]) -> io::Result<()> {
+        if let Some(id) = request {
+            let number = self.next_number();
+            let mut streams = lock(&self.streams);
+            // The gate refuses more than it has room for.
+            if let Some(to) = streams.listening.clone()
+                && streams.waiting.len() < WAITING
+            {
+                let waiting = Waiting {
+                    number,
+                    to,
+                    progress: None,
+                    renumbered: None,
+                };
+                streams.waiting.insert(id, waiting);
+            }
+        }
+        self.send(message).await
     }
 
     /// Sends a request whose answer goes to the reply.

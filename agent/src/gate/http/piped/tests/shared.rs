@@ -4,12 +4,8 @@ use super::*;
 
 impl Rig {
     /// The same front, and a server behind it that has answered a request of the stateless revision.
-    async fn shared(&mut self) -> (Self, Server) {
-        let rig = Self {
-            address: self.address,
-            front: Arc::clone(&self.front),
-            servers: mpsc::unbounded_channel().1,
-        };
+    pub(super) async fn shared(&mut self) -> (Self, Server) {
+        let rig = self.beside();
         let (headers, body) = stateless(&json!(0), "x/first", &json!({}));
         let playing = async {
             let mut server = self.server().await;
@@ -24,7 +20,12 @@ impl Rig {
     }
 
     /// A request that is not answered at once, with this in its `_meta`; and how the server knows it.
-    async fn waits(&self, server: &mut Server, id: &str, meta: &Value) -> (Coming, Value) {
+    pub(super) async fn waits(
+        &self,
+        server: &mut Server,
+        id: &str,
+        meta: &Value,
+    ) -> (Coming, Value) {
         let (headers, body) = stateless(&json!(id), "x/slow", &json!({}));
         let mut body: Value = serde_json::from_str(&body).unwrap();
         let all = body["params"]["_meta"].as_object_mut().unwrap();

@@ -1,0 +1,103 @@
+//! Nobody is let in any more: who waits is answered, and none waits for ever.
+
+use super::*;
+
+type Tell = watch::Sender<Option<Instant>>;
+
+/// A front that can be told to leave, and what it does until it has left.
+async fn leaving(patience: Duration, last: Duration) -> (Rig, Tell, JoinHandle<io::Result<()>>) {
+    let tell = Tell::new(None);
+    let (leave, _) = Leave::when(tell.subscribe(), patience, last);
+    let (rig, served) = Rig::leaving(leave).await;
+    (rig, tell, served)
+}
+
+fn now(tell: &Tell) {
+    tell.send_replace(Some(Instant::now()));
+}
+
+async fn has_left(served: JoinHandle<io::Result<()>>) {
+    let left = timeout(SOON, served).await;
+    left.expect("it leaves").unwrap().unwrap();
+}
+
+/// The id of the request that is answered in the server's place.
+fn in_its_place(answer: &str) -> Value {
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    assert_eq!(answer["error"]["code"], -32603, "{answer}");
+    assert_eq!(answer["error"]["message"], FOLLOWED, "{answer}");
+    answer["id"].clone()
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_gets_it_and_who_does_not_is_let_go() {
+    let (mut rig, tell, served) = leaving(SOON, SOON).await;
+    let (session, mut slow) = rig.session().await;
+    let (_, mut idle) = rig.session().await;
+    let mut stream = rig.ask("GET", "/sse", "", "").await;
+    let path = stream.event().await.expect("where to post");
+    let mut legacy = rig.server().await;
+    let request = request(7, "x");
+    let mut waits = rig.post(&session, &request).await;
+    assert_eq!(rig.ask("POST", &path, "", &request).await.status, 202);
+    now(&tell);
+    assert_eq!(idle.hears().await, None);
+    for server in [&mut slow, &mut legacy] {
+        server.answers(&json!({ "late": 1 })).await;
+    }
+    for client in [&mut waits, &mut stream] {
+        let answer = client.event().await.unwrap();
+        assert!(answer.contains("\"late\""), "{answer}");
+        assert_eq!(client.event().await, None);
+    }
+    has_left(served).await;
+}
+
+#[tokio::test]
+async fn what_is_never_answered_is_answered_in_the_servers_place_when_it_is_late() {
+    let (mut rig, tell, served) = leaving(Duration::from_millis(100), SOON).await;
+    let (session, mut dead) = rig.session().await;
+    let (captures, mut busy) = rig.session().await;
+    let mut stream = rig.ask("GET", "/sse", "", "").await;
+    let path = stream.event().await.expect("where to post");
+    let mut legacy = rig.server().await;
+    let (rig, mut shared) = rig.shared().await;
+    let (mut subscribed, _) = rig.waits(&mut shared, "listens", &json!({})).await;
+    let mut waits = rig.post(&session, &request(7, "x")).await;
+    let mut guarded = rig.post(&captures, &request(8, "x")).await;
+    let posted = rig.ask("POST", &path, "", &request(9, "x")).await;
+    assert_eq!(posted.status, 202);
+    lock(&rig.front.servers.busy).push(busy.caller.connection);
+    now(&tell);
+    for (client, id) in [
+        (&mut subscribed, json!("listens")),
+        (&mut waits, json!(7)),
+        (&mut stream, json!(9)),
+    ] {
+        let answer = client.event().await.expect("an answer");
+        assert_eq!(in_its_place(&answer), id);
+        assert_eq!(client.event().await, None);
+    }
+    for server in [&mut dead, &mut legacy, &mut shared] {
+        while server.hears().await.is_some() {}
+    }
+    // What goes on is not late, and its end may be told of.
+    lock(&rig.front.servers.busy).clear();
+    sleep(2 * LEAVING).await;
+    busy.answers(&json!({ "late": 1 })).await;
+    let answer = guarded.event().await.expect("an answer");
+    assert!(answer.contains("\"late\""), "{answer}");
+    has_left(served).await;
+}
+
+#[tokio::test]
+async fn client_that_does_not_read_its_last_answer_holds_nobody_up() {
+    let (mut rig, tell, served) = leaving(Duration::ZERO, Duration::from_millis(100)).await;
+    let (session, mut server) = rig.session().await;
+    let _deaf = rig.post(&session, &request(7, "x")).await;
+    let long = json!({ "long": "x".repeat(32 << 20) });
+    server.answers(&long).await;
+    now(&tell);
+    has_left(served).await;
+    assert_eq!(server.hears().await, None);
+}
