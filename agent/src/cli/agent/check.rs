@@ -2,6 +2,7 @@
 //!
 //! What is looked at is the host as it is now, as the service would use it where packages have made one.
 
+mod capture_tools;
 mod host;
 mod listen;
 mod program;
@@ -27,6 +28,7 @@ use crate::{
     },
     config::{Client, Config, ServerConfig},
     kernel::{self, Credentials},
+    policy::Policy,
     store,
     words::counted,
 };
@@ -184,7 +186,7 @@ impl Server<'_> {
 
     fn check(&self, findings: &mut Findings) {
         let user = self.user(findings);
-        self.policy(user.as_ref(), findings);
+        let policy = self.policy(user.as_ref(), findings);
         if let Some(credentials) = &user
             && !self.said.command.is_empty()
         {
@@ -193,6 +195,9 @@ impl Server<'_> {
                 self.program(credentials, findings);
             }
             self.script(credentials, findings);
+            if let Some(policy) = &policy {
+                self.capture_tools(policy, credentials, findings);
+            }
             self.launcher(credentials, findings);
             self.reach(credentials, findings);
         }
@@ -217,12 +222,16 @@ impl Server<'_> {
         }
     }
 
-    fn policy(&self, user: Option<&Credentials>, findings: &mut Findings) {
+    fn policy(&self, user: Option<&Credentials>, findings: &mut Findings) -> Option<Policy> {
         let path = &self.said.policy;
         let loaded = enforce::policy_to_follow(path, self.said.replies, kind(self.said));
-        if let Err(failure) = loaded {
-            return findings.failure(self.of("policy"), failure);
-        }
+        let policy = match loaded {
+            Ok((policy, _)) => policy,
+            Err(failure) => {
+                findings.failure(self.of("policy"), failure);
+                return None;
+            }
+        };
         if let Ok(Some(by)) = store::exposed(path, user.map(|user| user.user)) {
             findings.warning(
                 self.of("policy"),
@@ -230,6 +239,7 @@ impl Server<'_> {
                 by.remedy(),
             );
         }
+        Some(policy)
     }
 
     fn clients(&self, findings: &mut Findings) {
