@@ -229,7 +229,8 @@ impl Ended {
 }
 
 /// `5f1c2a9b/s3` of `5f1c2a9b7d0e1f23/s3`.
-fn short_id(id: &str) -> String {
+#[must_use]
+pub fn short_id(id: &str) -> String {
     match id.split_once('/') {
         Some((agent, session)) => {
             let agent: String = agent.chars().take(8).collect();
