@@ -544,6 +544,7 @@ fn page_in_a_browser_shows_a_session_and_stops_it() -> Result<()> {
         Ok(())
     };
     shows("counts", "20 of 1000 packets, 1840 of 5242880 bytes")?;
+    shows("by", &format!(" by agent process {}", running.child.id()))?;
     shows("cap", "cap 1000")?;
     shows("protocols", "ipv4/udp 20")?;
     shows("told", &format!("{shown} ended: an operator stopped it"))?;

@@ -71,6 +71,9 @@ pub struct Agent {
     pub pid: u32,
     /// What the server is called; the command's file name under `exec`.
     pub server: String,
+    /// How many servers it serves, where that may be any number; none where it is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<usize>,
     /// Where its audit log is.
     pub audit: String,
     /// When it was started (RFC 3339).
