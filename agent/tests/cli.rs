@@ -554,6 +554,44 @@ fn frame(port: u16, tagged: bool, captured: usize) -> (Vec<u8>, u32) {
 }
 
 #[test]
+fn lines_end_where_a_terminal_does_and_are_whole_elsewhere() {
+    const COLUMNS: usize = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.jsonl");
+    log_of_a_session(&log);
+    for words in [
+        &["report", "s1", log.to_str().unwrap()][..],
+        &["filter", "explain", "tcp port 80"],
+    ] {
+        let whole = told(words).1;
+        let longest = |text: &str| {
+            let lines = text.lines().filter(|line| line.contains(' '));
+            lines.map(|line| line.chars().count()).max().unwrap()
+        };
+        assert!(longest(&whole) > COLUMNS, "{whole}");
+        let line = format!(
+            "stty rows 40 cols {COLUMNS}; exec {} {}",
+            env!("CARGO_BIN_EXE_capwarden"),
+            words
+                .iter()
+                .map(|word| format!("'{word}'"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        let mut script = Command::new("script");
+        script.args(["-q", "-e", "-c", &line, "/dev/null"]);
+        script.stdin(Stdio::null()).env("NO_COLOR", "1");
+        let done = script.output().unwrap();
+        let shown = String::from_utf8_lossy(&done.stdout).replace('\r', "");
+        // A hash is not broken.
+        let fits = |line: &str| line.starts_with("head ") || line.chars().count() <= COLUMNS;
+        assert!(shown.lines().all(fits), "{shown}");
+        let words = |text: &str| text.split_whitespace().count();
+        assert_eq!(words(&shown), words(&whole), "{shown}");
+    }
+}
+
+#[test]
 fn audit_verify_checks_every_packet_of_a_capture() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("audit.jsonl");
