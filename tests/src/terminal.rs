@@ -49,7 +49,11 @@ impl Terminal {
         writeln!(start, "PATH='{}':$PATH; PS1='> '", place.path().display())?;
         let file = place.path().join("start");
         fs::write(&file, start)?;
-        let line = format!("exec bash --noprofile --rcfile '{}' -i", file.display());
+        // On a terminal that can do little, it writes its line anew, which is read as it stands.
+        let line = format!(
+            "export TERM=dumb; exec bash --noprofile --rcfile '{}' -i",
+            file.display()
+        );
         Self::start(place, &line)
     }
 

@@ -301,6 +301,7 @@ fn bash_completes_sessions_and_servers_by_the_tab_key() -> Result<()> {
     let one = session(running.child.id(), |_| true)?;
     let agent = &text(&one, "id")[..8];
     let mut bash = Terminal::bash()?;
+    bash.shows("> ")?;
     bash.press(&format!("capwarden stop {agent}\t"))?;
     bash.shows(&format!("> capwarden stop {agent}/s1 "))?;
     // Ctrl-U empties the line.
