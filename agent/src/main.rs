@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(verb) if verb == filter::COMPILE_VERB => return filter::compile_child(),
         Some(verb) if verb == kernel::LAUNCHER_VERB => return kernel::launcher(),
+        Some(verb) if verb == cli::NAMES_VERB => return cli::names(),
         _ => {}
     }
     let cli = Cli::parse(); // wrong usage ends here, with 2

@@ -23,7 +23,11 @@ use std::{
 };
 
 use capwarden::{
-    audit::{AgentStopped, FilterRecord, InterfaceRecord, Log, Origin, Record, SessionOpened},
+    audit::{
+        AgentStopped, FilterRecord, InterfaceRecord, Log, OperatorRecord, Origin, Record,
+        SessionOpened,
+    },
+    cli::NAMES_VERB,
     session::{EndReason, Protocols, SessionEnd, SessionId},
 };
 
@@ -138,7 +142,61 @@ fn completions_are_generated() {
         let (status, out, _) = told(&["completions", shell]);
         assert_eq!(status, 0, "{shell}");
         assert!(out.contains("verify"), "{shell}");
+        // Sessions and servers are asked for; in bash and zsh, before anything else.
+        assert!(out.contains(&format!("capwarden {NAMES_VERB} ")), "{shell}");
+        let first = "\n_capwarden() {\n    _capwarden_names && return 0\n    ";
+        assert!(shell == "fish" || out.contains(first), "{shell}: {out}");
     }
+}
+
+#[test]
+fn bash_asks_for_the_sessions_of_a_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let log = Log::open(path("log")).unwrap();
+    for session in [1, 2, 12] {
+        let stop = OperatorRecord {
+            did: "stop".into(),
+            session: SessionId(session),
+            by: "uid:0".into(),
+            why: None,
+        };
+        log.append(&Record::Operator(stop)).unwrap();
+    }
+    let agent = &log.agent()[..8];
+    fs::write(path("script"), told(&["completions", "bash"]).1).unwrap();
+    let completed = |line: &[&str]| {
+        let words = "source \"$0\"; COMP_WORDS=(capwarden \"$@\"); COMP_CWORD=$#; \
+            _capwarden capwarden \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"; \
+            printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let own = Path::new(env!("CARGO_BIN_EXE_capwarden")).parent().unwrap();
+        let mut bash = Command::new("bash");
+        bash.args(["--noprofile", "--norc", "-c", words, &path("script")]);
+        let bash = bash
+            .args(line)
+            .env("PATH", format!("{}:/usr/bin:/bin", own.display()));
+        let done = bash.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&done.stderr), "", "{line:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let file = path("log");
+    let ids = |numbers: &[u32]| -> String {
+        let ids = numbers.iter().map(|number| format!("{agent}/s{number}\n"));
+        ids.collect()
+    };
+    for verb in [&["logs"][..], &["audit", "show"], &["audit", "verify"]] {
+        let start = format!("{agent}/");
+        let line = [verb, &[&file, "--session", &start]].concat();
+        assert_eq!(completed(&line), ids(&[1, 12, 2]));
+        let start = format!("{agent}/s1");
+        let line = [verb, &[&file, "--session", "=", &start]].concat();
+        assert_eq!(completed(&line), ids(&[1, 12]));
+        // Where there is none such, there is nothing: no other word stands there.
+        let line = [verb, &[&file, "--session", "x"]].concat();
+        assert_eq!(completed(&line), "\n");
+    }
+    assert!(completed(&["audit", "ver"]).contains("verify"));
+    assert!(completed(&["logs", "--sess"]).contains("--session"));
 }
 
 #[test]
@@ -493,6 +551,44 @@ fn frame(port: u16, tagged: bool, captured: usize) -> (Vec<u8>, u32) {
     let mut frame = [&[2; 12][..], tag, &[8, 0], &packet, b"data"].concat();
     frame.truncate(captured);
     (frame, length + if tagged { 22 } else { 18 })
+}
+
+#[test]
+fn lines_end_where_a_terminal_does_and_are_whole_elsewhere() {
+    const COLUMNS: usize = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.jsonl");
+    log_of_a_session(&log);
+    for words in [
+        &["report", "s1", log.to_str().unwrap()][..],
+        &["filter", "explain", "tcp port 80"],
+    ] {
+        let whole = told(words).1;
+        let longest = |text: &str| {
+            let lines = text.lines().filter(|line| line.contains(' '));
+            lines.map(|line| line.chars().count()).max().unwrap()
+        };
+        assert!(longest(&whole) > COLUMNS, "{whole}");
+        let line = format!(
+            "stty rows 40 cols {COLUMNS}; exec {} {}",
+            env!("CARGO_BIN_EXE_capwarden"),
+            words
+                .iter()
+                .map(|word| format!("'{word}'"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        let mut script = Command::new("script");
+        script.args(["-q", "-e", "-c", &line, "/dev/null"]);
+        script.stdin(Stdio::null()).env("NO_COLOR", "1");
+        let done = script.output().unwrap();
+        let shown = String::from_utf8_lossy(&done.stdout).replace('\r', "");
+        // A hash is not broken.
+        let fits = |line: &str| line.starts_with("head ") || line.chars().count() <= COLUMNS;
+        assert!(shown.lines().all(fits), "{shown}");
+        let words = |text: &str| text.split_whitespace().count();
+        assert_eq!(words(&shown), words(&whole), "{shown}");
+    }
 }
 
 #[test]

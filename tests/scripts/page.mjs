@@ -28,6 +28,7 @@ await page.waitForFunction(
 );
 const seen = {
   counts: await card.locator(".counts").textContent(),
+  by: await card.locator(".by").textContent(),
   cap: await card.locator(".plot text").textContent(),
   protocols: await card.locator(".protocols").evaluate((all) =>
     [...all.children].map((row) => row.dataset.protocol + " " + row.querySelector(".number").textContent).join(", "),

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::symlink,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -15,7 +16,7 @@ use crate::{
     mcp::PATIENCE,
 };
 
-/// A verb on a terminal of its own, with 40 lines of 150 columns, as `script` makes one.
+/// A verb, or a shell, on a terminal of its own, with 40 lines of 150 columns, as `script` makes one.
 #[derive(Debug)]
 pub struct Terminal {
     child: Child,
@@ -27,14 +28,38 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a verb on it.
     pub fn new(words: &str) -> Result<Self> {
-        let place = tempfile::tempdir()?;
-        let drawn = place.path().join("drawn");
         let program = capwarden()?;
         // What the terminal is like before and after is in the same file.
         let line = format!(
-            "stty rows 40 cols 150; stty -g; '{}' {words}; echo \"left $?\"; stty -g",
+            "stty -g; '{}' {words}; echo \"left $?\"; stty -g",
             program.display()
         );
+        Self::start(tempfile::tempdir()?, &line)
+    }
+
+    /// Starts bash on it, which completes what `capwarden completions` says, and finds the program in its PATH.
+    pub fn bash() -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let program = capwarden()?;
+        symlink(&program, place.path().join("capwarden"))?;
+        let script = Command::new(&program)
+            .args(["completions", "bash"])
+            .output()?;
+        let mut start = script.stdout;
+        writeln!(start, "PATH='{}':$PATH; PS1='> '", place.path().display())?;
+        let file = place.path().join("start");
+        fs::write(&file, start)?;
+        // On a terminal that can do little, it writes its line anew, which is read as it stands.
+        let line = format!(
+            "export TERM=dumb; exec bash --noprofile --rcfile '{}' -i",
+            file.display()
+        );
+        Self::start(place, &line)
+    }
+
+    fn start(place: TempDir, line: &str) -> Result<Self> {
+        let drawn = place.path().join("drawn");
+        let line = format!("stty rows 40 cols 150; {line}");
         let mut script = Command::new("script");
         script.args(["-q", "-f", "-c", &line]).arg(&drawn);
         let child = script

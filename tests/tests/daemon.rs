@@ -168,6 +168,19 @@ fn users_get_servers_and_captures_of_their_own_and_others_get_none() -> Result<(
         "{config}"
     );
 
+    // Shells complete the servers that there are for a user, and none for who has none.
+    for (user, start, names) in [
+        (NOBODY, "", "one\nreal\n"),
+        (NOBODY, "r", "real\n"),
+        (STRANGER, "", ""),
+    ] {
+        for verb in ["connect", "client-config"] {
+            let told = daemon.verb(user, &["__names", verb])?.arg(start).output()?;
+            ensure!(told.status.success() && told.stderr.is_empty(), "{told:?}");
+            ensure!(told.stdout == names.as_bytes(), "{user} {verb}: {told:?}");
+        }
+    }
+
     // Two clients of two servers capture at once, each within its own policy.
     let mut one = daemon.client("one", 1)?;
     let mut real = daemon.client("real", 2)?;

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,8 @@ use tempfile::TempDir;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PAYLOAD: &[u8] = &[b'x'; 50];
+/// How long somebody waits who has pressed a key, on a host that has more to do.
+const PRESSED: Duration = Duration::from_secs(2);
 
 /// A verb's exit status and what it printed.
 fn verb(words: &[&str]) -> Result<(Option<i32>, String)> {
@@ -238,9 +241,10 @@ fn nobody_but_root_is_listened_to() -> Result<()> {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={NOBODY}"), "--clear-groups", "--"]);
         let done = command.arg(program).args(words).output()?;
+        let told = [done.stdout, done.stderr].concat();
         Ok((
             done.status.code(),
-            String::from_utf8_lossy(&done.stderr).into_owned(),
+            String::from_utf8_lossy(&told).into_owned(),
         ))
     };
     // Not everybody may look into the place of the original.
@@ -255,6 +259,13 @@ fn nobody_but_root_is_listened_to() -> Result<()> {
             "{told}"
         );
     }
+    // Where root is told names, others are told none, at once.
+    let named = verb(&["__names", "stop", ""])?;
+    ensure!(named.0 == Some(0) && named.1.contains("/s1\n"), "{named:?}");
+    let asked = Instant::now();
+    let named = nobody(&copy, &["__names", "stop", ""])?;
+    ensure!(named == (Some(0), String::new()), "{named:?}");
+    ensure!(asked.elapsed() < PRESSED, "{:?}", asked.elapsed());
     let connect = format!(
         "import socket; socket.socket(socket.AF_UNIX).connect('{}')",
         socket.display()
@@ -280,6 +291,35 @@ fn socket_of_an_agent_that_was_killed_is_swept() -> Result<()> {
     ensure!(sessions(agent)?.is_empty());
     ensure!(!socket(agent).exists());
     running.clear_away(&[tool])?;
+    Ok(())
+}
+
+#[test]
+fn bash_completes_sessions_and_servers_by_the_tab_key() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let (running, _) = tcpdump(&namespace)?;
+    let one = session(running.child.id(), |_| true)?;
+    let agent = &text(&one, "id")[..8];
+    let mut bash = Terminal::bash()?;
+    bash.shows("> ")?;
+    bash.press(&format!("capwarden stop {agent}\t"))?;
+    bash.shows(&format!("> capwarden stop {agent}/s1 "))?;
+    // Ctrl-U empties the line.
+    bash.press("\u{15}capwarden stop --server=tcpdum\t")?;
+    bash.shows("> capwarden stop --server=tcpdump ")?;
+    let log = running.file("audit.jsonl");
+    let logs = format!("capwarden logs {} --session", log.display());
+    bash.press(&format!("\u{15}{logs} {}\t", &agent[..6]))?;
+    bash.shows(&format!("--session {agent}/s1 "))?;
+    // What clap has written goes on to work.
+    bash.press("\u{15}capwarden sess\t")?;
+    bash.shows("> capwarden sessions ")?;
+    // No file's name stands where a session's does.
+    bash.press("\u{15}capwarden stop /et\tx")?;
+    bash.shows("> capwarden stop /etx")?;
+    bash.press("\u{15}")?;
+    verb(&["stop", text(&one, "id")])?;
+    running.finish()?;
     Ok(())
 }
 
@@ -505,6 +545,7 @@ fn page_in_a_browser_shows_a_session_and_stops_it() -> Result<()> {
         Ok(())
     };
     shows("counts", "20 of 1000 packets, 1840 of 5242880 bytes")?;
+    shows("by", &format!(" by agent process {}", running.child.id()))?;
     shows("cap", "cap 1000")?;
     shows("protocols", "ipv4/udp 20")?;
     shows("told", &format!("{shown} ended: an operator stopped it"))?;

@@ -77,6 +77,7 @@ mod follow;
 mod hash;
 mod line;
 mod log;
+mod recent;
 mod record;
 mod report;
 mod show;
@@ -94,6 +95,7 @@ pub use error::AuditError;
 pub use follow::{Follow, Followed};
 pub use hash::{Hash, HashError};
 pub use log::{Head, Log, check_file};
+pub use recent::last_sessions;
 pub use record::{
     AgentStarted, AgentStopped, ApprovalRecord, CallRecord, Decision, DefinitionRecord,
     FilterAttached, FilterRecord, GrantRecord, HandedOver, InterfaceRecord, KINDS, NetworkBounded,

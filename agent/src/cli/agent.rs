@@ -55,8 +55,9 @@ pub(super) struct Agent {
     /// Say whether the configuration can be used, with all that it names, and do nothing
     ///
     /// Whether policies and certificates load; whether each server's user, program and directory are there, and it may
-    /// execute and enter them; whether the service has a launcher for that user, addresses can be listened at, and the
-    /// log and the state are safe. Each thing that is found is told with its place and the next step. The exit status is
+    /// execute and enter them; whether it may execute the capture tools that are there, where its policy grants captures;
+    /// whether the service has a launcher for that user, addresses can be listened at, and the log and the state are
+    /// safe. Each thing that is found is told with its place and the next step. The exit status is
     /// 0 if all can be served, also with warnings; 3 if something is wrong; 2 if the configuration is not there.
     /// Without root, not all of it can be looked at.
     #[arg(long)]

@@ -21,6 +21,7 @@ mod grant;
 mod host;
 mod logs;
 mod man;
+mod names;
 mod policy;
 mod report;
 mod revoke;
@@ -36,6 +37,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use names::{NAMES_VERB, names};
 use shared::{
     agents, counters, enforce, exit, failure, log, paths, reception, session, state, term, values,
 };

@@ -19,7 +19,7 @@ use super::{
     failure::{Account, Failure},
     paths,
     session::{self, SessionName},
-    term::{self, Paint},
+    term::{self, Fit, Paint},
 };
 
 /// How wide the bar of a cap is.
@@ -77,9 +77,9 @@ impl Report {
             report.traffic =
                 Some(traffic.map_err(|error| Failure::Usage(Account::new(error.to_string())))?);
         }
-        let paint = match self.out {
-            Some(_) => Paint::off(),
-            None => Paint::for_stdout(),
+        let (paint, fit) = match self.out {
+            Some(_) => (Paint::off(), Fit::off()),
+            None => (Paint::for_stdout(), Fit::for_stdout()),
         };
         let text = if self.json {
             term::visible_json_text(&report)?
@@ -88,7 +88,7 @@ impl Report {
         } else {
             let mut text = Vec::new();
             // Writing to memory does not fail.
-            let _ = write_text(&report, paint, &mut text);
+            let _ = write_text(&report, paint, fit, &mut text);
             String::from_utf8_lossy(&text).into_owned()
         };
         match &self.out {
@@ -142,13 +142,14 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     })
 }
 
-fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "{} {}",
-        paint.strong(&report.title()),
-        report.outcome()
-    )?;
+fn write_text(
+    report: &SessionReport,
+    paint: Paint,
+    fit: Fit,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let title = format!("{} {}", paint.strong(&report.title()), report.outcome());
+    writeln!(out, "{}", fit.line(&title, 2))?;
     for gauge in report.gauges() {
         let bar = gauge.cap.map(|cap| bar(gauge.used / cap));
         writeln!(out, "  {} {}", bar.unwrap_or_default(), gauge.words())?;
@@ -184,11 +185,9 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
         }
         for line in lines {
             let time = line.time.replace('T', " ");
-            writeln!(
-                out,
-                "{:>6}  {time}  {:<17} {}",
-                line.line, line.kind, line.words
-            )?;
+            let head = format!("{:>6}  {time}  {:<17} ", line.line, line.kind);
+            let indent = head.chars().count();
+            writeln!(out, "{}", fit.line(&(head + &line.words), indent))?;
         }
     }
     writeln!(out)?;
@@ -200,11 +199,11 @@ fn write_text(report: &SessionReport, paint: Paint, out: &mut dyn Write) -> io::
         true => paint.good(&words),
         false => paint.error(&words),
     };
-    writeln!(out, "{words}")?;
+    writeln!(out, "{}", fit.line(&words, 2))?;
     if let Some(head) = report.log.head {
         writeln!(out, "head {head}")?;
     }
-    writeln!(out, "{}", report.made.words())
+    writeln!(out, "{}", fit.line(&report.made.words(), 2))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "it is drawn in a few steps")]

@@ -183,11 +183,13 @@ impl GateObserver {
             user: Text::new(started.user.to_string()),
             reach: started.reach_record(),
         };
+        self.desk.serves(server, true);
         self.write(Record::ServerServed(Box::new(served)));
     }
 
     /// A server of many is served no longer.
     pub(super) fn server_withdrawn(&self, server: &str, why: &str) {
+        self.desk.serves(server, false);
         self.write(Record::ServerWithdrawn(ServerWithdrawn {
             server: Text::new(server),
             why: Text::new(why),

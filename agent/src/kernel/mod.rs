@@ -121,5 +121,7 @@ pub use socket::{ArmError, ArmedSocket, INJECTION_MARK, SocketCall, SocketKind, 
 pub use stdio::{Input, Output};
 pub use successor::{Predecessor, Program, Ready, Successor, Word, Words};
 pub use tree::{ForkEvents, ProgramCounts, ProgramEvent, Tree, TreeError};
-pub use users::{Credentials, NoSuchUser, Surroundings, group_id, invoking_user, user_id};
+pub use users::{
+    Credentials, NoSuchUser, Surroundings, group_id, group_name, invoking_user, user_id,
+};
 pub use watch::{FileWatch, Inotify};

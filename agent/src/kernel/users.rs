@@ -97,6 +97,17 @@ impl Credentials {
         self
     }
 
+    /// The same as whom a launcher starts servers: with the groups that `/etc/group` says the user is a member of, and no
+    /// other.
+    #[must_use]
+    pub fn of_launcher(self) -> Self {
+        let table = fs::read_to_string("/etc/group").unwrap_or_default();
+        Self {
+            groups: groups_of(&table, &self.name()),
+            ..self
+        }
+    }
+
     /// The same, with these surroundings.
     #[must_use]
     pub fn within(self, surroundings: Surroundings) -> Self {
@@ -188,7 +199,7 @@ pub fn group_id(name: &str) -> Option<u32> {
 }
 
 /// The name of the group of this number; the number where it has none.
-pub(super) fn group_name(number: u32) -> String {
+pub fn group_name(number: u32) -> String {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     name_in(&groups, number).unwrap_or_else(|| number.to_string())
 }
@@ -199,6 +210,16 @@ fn name_in(table: &str, number: u32) -> Option<String> {
         let name = fields.next()?;
         (fields.nth(1)?.parse() == Ok(number)).then(|| name.to_owned())
     })
+}
+
+/// The groups that have this member.
+fn groups_of(table: &str, member: &str) -> Vec<u32> {
+    let its = |line: &str| {
+        let mut fields = line.split(':').skip(2);
+        let (group, members) = (fields.next()?.parse().ok()?, fields.next()?);
+        members.split(',').any(|one| one == member).then_some(group)
+    };
+    table.lines().filter_map(its).collect()
 }
 
 /// The id in the third field of the line of this name; of a number, the number itself.
@@ -267,6 +288,16 @@ mod tests {
             Account::find(PASSWD, |account| account.name == "broken"),
             None
         );
+    }
+
+    #[test]
+    fn groups_are_those_that_name_the_user_as_a_member() {
+        let table = "wireshark:x:122:ann,bob\nbroken\npcap:x:7:bob\nempty:x:8:\nnone:x:9\n";
+        assert_eq!(groups_of(table, "bob"), [122, 7]);
+        assert_eq!(groups_of(table, "ann"), [122]);
+        assert_eq!(groups_of(table, "an"), [0; 0]);
+        let nobody = Credentials::nobody().of_launcher();
+        assert!(!nobody.groups.contains(&0), "{nobody:?}");
     }
 
     #[test]

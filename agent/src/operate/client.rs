@@ -5,6 +5,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
+    thread,
     time::Duration,
 };
 
@@ -91,6 +92,22 @@ pub(super) fn agents_in(directory: &Path, but: &BTreeSet<u32>) -> Result<Agents,
         }
     }
     Ok(agents)
+}
+
+/// Asks every agent of the host what it does, each on a thread of its own: `tell` hears of those who answer, as they do.
+/// Nothing becomes of the others. Returns before they have answered.
+pub fn ask_each(tell: impl Fn(Vec<Agent>, Vec<Live>) + Clone + Send + 'static) {
+    for (pid, path) in place::sockets(Path::new(DIRECTORY)).unwrap_or_default() {
+        let tell = tell.clone();
+        let ask = move || {
+            let agent = Conversation::begin(pid, &path).map_err(AskError::Silent);
+            if let Ok((agents, live)) = agent.and_then(|mut agent| agent.sessions()) {
+                tell(agents, live);
+            }
+        };
+        // A host that has no more threads is not asked.
+        let _ = thread::Builder::new().spawn(ask);
+    }
 }
 
 impl Agents {

@@ -1,7 +1,7 @@
 //! What is known of one server's sessions: who asked for them, what happens, and how they are stopped.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
@@ -48,6 +48,8 @@ pub(super) struct Inner {
     always: OnceLock<Who>,
     /// The process that takes clients in place of this one.
     replaced_by: OnceLock<u32>,
+    /// The servers of an agent that serves any number of them; none where it is the one.
+    servers: Mutex<Option<BTreeSet<String>>>,
     /// Where acts are recorded; none once the record is being closed.
     log: Mutex<Option<Arc<Log>>>,
     /// Operators who wait for the end of what they stopped.
@@ -101,6 +103,7 @@ impl Desk {
             who: Mutex::default(),
             always: OnceLock::new(),
             replaced_by: OnceLock::new(),
+            servers: Mutex::default(),
             log: Mutex::default(),
             waiting: watch::Sender::new(0),
             office,
@@ -127,6 +130,21 @@ impl Desk {
     pub fn replaced_by(&self, process: u32) {
         // There is one at most.
         let _ = self.0.replaced_by.set(process);
+    }
+
+    /// It is an agent of any number of servers; of none so far.
+    pub fn serves_many(&self) {
+        self.0.servers().get_or_insert_default();
+    }
+
+    /// This server is served from now on, or no longer.
+    pub fn serves(&self, server: &str, is_served: bool) {
+        let mut servers = self.0.servers();
+        let servers = servers.get_or_insert_default();
+        match is_served {
+            true => servers.insert(server.to_owned()),
+            false => servers.remove(server),
+        };
     }
 
     /// What operators do is recorded here from now on.
@@ -186,6 +204,10 @@ impl Inner {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn servers(&self) -> MutexGuard<'_, Option<BTreeSet<String>>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn who(&self) -> MutexGuard<'_, BTreeMap<SessionId, Who>> {
         self.who.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,6 +232,7 @@ impl Inner {
             agent: self.agent.clone(),
             pid: std::process::id(),
             server: self.server.clone(),
+            serves: self.servers().as_ref().map(BTreeSet::len),
             audit: short(&self.audit.to_string_lossy()),
             started: self.started.clone(),
             version: Some(VERSION.to_owned()),

@@ -41,10 +41,10 @@ pub mod top;
 pub mod web;
 mod wire;
 
-pub use client::{Agents, AskError, Conversation, Silent, agents};
+pub use client::{Agents, AskError, Conversation, Silent, agents, ask_each};
 pub use desk::Desk;
 pub use name::{NoSuchSession, select};
-pub use wire::{Agent, Ended, Event, EventKind, LONGEST_LINE, Line, Live, Request, Who};
+pub use wire::{Agent, Ended, Event, EventKind, LONGEST_LINE, Line, Live, Request, Who, short_id};
 
 /// Conversations that an agent has at once.
 pub const CONVERSATIONS: usize = 8;

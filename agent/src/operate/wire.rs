@@ -71,6 +71,9 @@ pub struct Agent {
     pub pid: u32,
     /// What the server is called; the command's file name under `exec`.
     pub server: String,
+    /// How many servers it serves, where that may be any number; none where it is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<usize>,
     /// Where its audit log is.
     pub audit: String,
     /// When it was started (RFC 3339).
@@ -229,7 +232,8 @@ impl Ended {
 }
 
 /// `5f1c2a9b/s3` of `5f1c2a9b7d0e1f23/s3`.
-fn short_id(id: &str) -> String {
+#[must_use]
+pub fn short_id(id: &str) -> String {
     match id.split_once('/') {
         Some((agent, session)) => {
             let agent: String = agent.chars().take(8).collect();

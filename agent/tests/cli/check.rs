@@ -89,6 +89,47 @@ fn what_can_be_served_is_told_and_nothing_is_made() {
 }
 
 #[test]
+fn capture_tools_that_are_not_for_the_servers_user_are_told_of_where_it_captures() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    place.write(
+        "captures.yaml",
+        "version: 1\ntools: { t: { capture: { interfaces: [ lo ], packets: 5 } } }\n",
+    );
+    fs::create_dir(place.path("bin")).unwrap();
+    place.mode("bin", 0o755);
+    for (tool, mode) in [("bin/dumpcap", 0o750), ("bin/tcpdump", 0o755)] {
+        place.write(tool, "\x7fELF");
+        place.mode(tool, mode);
+    }
+    let found = |policy: &str, path: &str| {
+        place.findings(&format!(
+            "  one:\n    user: nobody\n    command: [/bin/sh]\n    policy: @/{policy}\n    clients: [user:root]\n    environment: {{ PATH: {path} }}\n"
+        ))
+    };
+    let (status, findings) = found("captures.yaml", "@/bin");
+    let [one] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    assert_eq!((status, &one["severity"]), (0, &Value::from("warning")));
+    assert_eq!((&one["key"], &one["line"]), (&"user".into(), &7.into()));
+    let tool = place.path("bin/dumpcap").display().to_string();
+    let message = one["message"].as_str().unwrap();
+    assert!(
+        message.contains(&format!("nobody cannot execute {tool}: Permission denied")),
+        "{message}"
+    );
+    assert!(one["help"].as_str().unwrap().contains("namei -l"), "{one}");
+    // What the server does not find, or does not need, is nobody's business.
+    for (policy, path) in [("captures.yaml", "@"), ("policy.yaml", "@/bin")] {
+        let findings = found(policy, path).1;
+        assert!(findings.is_empty(), "{policy} {path}: {findings:?}");
+    }
+}
+
+#[test]
 fn each_thing_that_is_wrong_is_found_at_its_place() {
     if !is_root() {
         return;

@@ -19,7 +19,7 @@ use super::{
         enforce,
         exit::Exit,
         failure::{Account, Failure},
-        term::{self, Paint},
+        term::{self, Fit, Paint},
     },
     Common, compile, hex, refused, wrong,
 };
@@ -92,22 +92,23 @@ impl Explain {
                 "looked_through": lint.looked_through(),
             }))?;
         } else {
-            let paint = Paint::for_stdout();
+            let (paint, fit) = (Paint::for_stdout(), Fit::for_stdout());
             term::print(|out| {
                 writeln!(out, "{classic} classic instructions, {ebpf} in the guard")?;
-                write_ways(matches, &explanation, form, paint, out)?;
+                write_ways(matches, &explanation, form, (paint, fit), out)?;
+                let mut warn = |what: &str| {
+                    let line = format!("{} {what}", paint.warning("warning:"));
+                    writeln!(out, "{}", fit.line(&line, 9))
+                };
                 let names = names(&lint);
                 if !names.is_empty() {
-                    writeln!(
-                        out,
-                        "{} packets that it refuses get through as {} (see filter lint)",
-                        paint.warning("warning:"),
+                    warn(&format!(
+                        "packets that it refuses get through as {} (see filter lint)",
                         names.join(", ")
-                    )?;
+                    ))?;
                 }
                 if lint.matches == Looked::NonePlain {
-                    let warning = paint.warning("warning:");
-                    writeln!(out, "{warning} {NOT_LOOKED_THROUGH}")?;
+                    warn(NOT_LOOKED_THROUGH)?;
                 }
                 Ok(())
             })?;
@@ -166,7 +167,7 @@ fn write_ways(
     matches: Matches,
     explanation: &Explanation,
     form: SocketForm,
-    paint: Paint,
+    (paint, fit): (Paint, Fit),
     out: &mut dyn Write,
 ) -> io::Result<()> {
     match matches {
@@ -180,17 +181,16 @@ fn write_ways(
     for way in &explanation.ways {
         let conditions = way.conditions.iter().map(|one| one.short.as_str());
         let conditions = conditions.collect::<Vec<_>>().join(", ");
-        writeln!(out, "  {}", paint.strong(&conditions))?;
+        let line = format!("  {}", paint.strong(&conditions));
+        writeln!(out, "{}", fit.line(&line, 4))?;
         if let Some(example) = &way.example {
-            writeln!(out, "    like  {}", example.in_words(form))?;
+            let line = format!("    like  {}", example.in_words(form));
+            writeln!(out, "{}", fit.line(&line, 10))?;
         }
         for near in &way.near_misses {
-            writeln!(
-                out,
-                "    not   {}  (fails: {})",
-                near.example.in_words(form),
-                near.fails.short
-            )?;
+            let (packet, fails) = (near.example.in_words(form), &near.fails.short);
+            let line = format!("    not   {packet}  (fails: {fails})");
+            writeln!(out, "{}", fit.line(&line, 10))?;
         }
     }
     match (explanation.more, explanation.complete) {

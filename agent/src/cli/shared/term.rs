@@ -1,9 +1,11 @@
-//! Terminals: colour, and writing to standard output.
+//! Terminals: colour, width, and writing to standard output.
 
 use std::{
     env,
     io::{self, BufWriter, IsTerminal, Write},
 };
+
+use rustix::termios::tcgetwinsize;
 
 use super::failure::{Account, Failure};
 use crate::audit::visible_json;
@@ -64,6 +66,73 @@ impl Paint {
     }
 }
 
+/// Breaks lines where a terminal ends, or leaves them: what others read keeps its lines.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) struct Fit(Option<usize>);
+
+impl Fit {
+    /// Columns that a line has at least after its indent; with fewer, it is indented less.
+    const ROOM: usize = 30;
+    /// That much.
+    const LESS: usize = 8;
+
+    pub(in crate::cli) fn for_stdout() -> Self {
+        let stdout = io::stdout();
+        let size = stdout.is_terminal().then(|| tcgetwinsize(&stdout).ok());
+        // A terminal that does not say how wide it is says 0.
+        let columns = size.flatten().map(|size| usize::from(size.ws_col));
+        Self(columns.filter(|columns| *columns > 0))
+    }
+
+    pub(in crate::cli) fn off() -> Self {
+        Self(None)
+    }
+
+    /// A line, whose continuations begin in this column, counted from 0.
+    pub(in crate::cli) fn line(self, line: &str, indent: usize) -> String {
+        match self.0 {
+            Some(width) if indent + Self::ROOM > width => {
+                wrapped(line, width, indent.min(Self::LESS))
+            }
+            Some(width) => wrapped(line, width, indent),
+            None => line.to_owned(),
+        }
+    }
+}
+
+/// Breaks a line at its spaces before this many columns are full. A word that is longer stays whole.
+pub(in crate::cli) fn wrapped(line: &str, width: usize, indent: usize) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for piece in line.split_inclusive(' ') {
+        let mut piece = piece;
+        if column > indent && column + columns(piece.trim_end_matches(' ')) > width {
+            text.truncate(text.trim_end_matches(' ').len());
+            text += &format!("\n{:indent$}", "");
+            column = indent;
+            piece = piece.trim_start_matches(' ');
+        }
+        text += piece;
+        column += columns(piece);
+    }
+    text
+}
+
+/// How many columns a text takes, about: colours take none.
+fn columns(text: &str) -> usize {
+    let mut count = 0;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\u{1b}' => {
+                rest.find(char::is_ascii_alphabetic);
+            }
+            _ => count += 1,
+        }
+    }
+    count
+}
+
 /// Writes to standard output. A reader who has gone (`| head`) is no failure.
 pub(in crate::cli) fn print(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -101,4 +170,45 @@ fn json_text(value: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map_err(|error| {
         Failure::Internal(Account::new("cannot write the answer as JSON").because(error))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_words_and_keep_their_indent() {
+        for (line, width, indent, expected) in [
+            ("one two three", 40, 4, "one two three"),
+            ("one two three", 7, 2, "one two\n  three"),
+            ("  one two three", 9, 4, "  one two\n    three"),
+            ("a  b", 2, 0, "a\nb"),
+            // A word that is too long is not cut, and nothing is put before it in vain.
+            ("abcdefghij k", 5, 2, "abcdefghij\n  k"),
+            ("x abcdefghij", 5, 2, "x abcdefghij"),
+            (
+                "\u{1b}[1mone\u{1b}[0m two three",
+                7,
+                1,
+                "\u{1b}[1mone\u{1b}[0m two\n three",
+            ),
+            ("", 5, 2, ""),
+        ] {
+            assert_eq!(wrapped(line, width, indent), expected, "{line:?}");
+        }
+        let long = vec!["abcdefghi"; 30].join(" ");
+        let text = wrapped(&long, 100, 11);
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+        assert_eq!(text.split_whitespace().count(), 30);
+    }
+
+    #[test]
+    fn what_others_read_and_what_has_no_room_is_not_broken() {
+        let line = vec!["word"; 50].join(" ");
+        assert_eq!(Fit::off().line(&line, 4), line);
+        let narrow = Fit(Some(40)).line(&line, 35);
+        assert!(narrow.contains("\n        word"), "{narrow}");
+        assert!(narrow.lines().all(|line| line.len() <= 40), "{narrow}");
+        assert_eq!(Fit(Some(1)).line("a b", 0), "a\nb");
+    }
 }

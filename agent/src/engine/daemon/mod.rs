@@ -263,7 +263,7 @@ pub async fn daemon(mut plan: DaemonPlan, log: Log) -> Result<Outcome, EngineErr
     let mut inherited = Inherited::of(plan.predecessor.as_mut());
     let (take_over, turn) = TakeOver::new(plan.predecessor);
     let entrance = Entrance::open(&plan.socket, &plan.group, &mut inherited)?;
-    let (mut opening, events) = Opening::uncounted(CALLED, log);
+    let (mut opening, events) = Opening::of_many(CALLED, log);
     let (passed, when) = (inherited.take(METRICS), turn.clone());
     let (metrics, serving) = house::metrics_later(plan.metrics, &events, passed, when).await?;
     opening.metrics = metrics.clone();

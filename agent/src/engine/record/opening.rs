@@ -38,7 +38,7 @@ impl Opening {
     }
 
     /// The same, for who says later where what is counted goes.
-    pub(in crate::engine) fn uncounted(server: &str, log: Log) -> (Self, Events) {
+    fn uncounted(server: &str, log: Log) -> (Self, Events) {
         let (events, happened) = Events::channel(server);
         let opening = Self {
             overflow: events.overflow(),
@@ -47,6 +47,13 @@ impl Opening {
             happened,
             metrics: None,
         };
+        (opening, events)
+    }
+
+    /// The same for an agent of any number of servers.
+    pub(in crate::engine) fn of_many(called: &str, log: Log) -> (Self, Events) {
+        let (opening, events) = Self::uncounted(called, log);
+        opening.desk.serves_many();
         (opening, events)
     }
 

@@ -16,7 +16,7 @@ mod run;
 mod screen;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use run::{Ended, TopError, run};
 pub(super) use state::Top;

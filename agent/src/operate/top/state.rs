@@ -162,9 +162,12 @@ impl Top {
             .collect()
     }
 
-    /// How many sessions, servers and processes there are.
+    /// How many sessions, servers and agents there are: an agent is a process, which serves any number of servers.
     pub(in crate::operate) fn counts(&self) -> (usize, usize, usize) {
-        let servers = self.processes.values().map(|process| process.agents.len());
+        let agents = self.processes.values().flat_map(|process| &process.agents);
+        // The servers of one that is replaced are those of its successor.
+        let serving = agents.filter(|agent| agent.replaced_by.is_none());
+        let servers = serving.map(|agent| agent.serves.unwrap_or(1));
         (self.rows.len(), servers.sum(), self.processes.len())
     }
 

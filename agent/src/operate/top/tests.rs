@@ -16,7 +16,7 @@ use crate::{
     session::{Count, Protocols, SessionId, SessionKind, Snapshot, Standing},
 };
 
-fn live(session: u32, packets: u64, age_ms: u64) -> Live {
+pub(in crate::operate) fn live(session: u32, packets: u64, age_ms: u64) -> Live {
     Live {
         id: format!("5f1c2a9b7d0e1f23/s{session}"),
         agent: "5f1c2a9b7d0e1f23".to_owned(),
@@ -60,19 +60,21 @@ fn live(session: u32, packets: u64, age_ms: u64) -> Live {
     }
 }
 
+pub(in crate::operate) fn agent() -> Agent {
+    Agent {
+        agent: "5f1c2a9b7d0e1f23".to_owned(),
+        pid: 7,
+        server: "pcap".to_owned(),
+        serves: None,
+        audit: "/var/log/a".to_owned(),
+        started: "2026-11-21T13:00:00.000Z".to_owned(),
+        version: None,
+        replaced_by: None,
+    }
+}
+
 fn hear(top: &mut Top, sessions: Vec<Live>) {
-    top.hear(
-        7,
-        Line::Agent(Agent {
-            agent: "5f1c2a9b7d0e1f23".to_owned(),
-            pid: 7,
-            server: "pcap".to_owned(),
-            audit: "/var/log/a".to_owned(),
-            started: "2026-11-21T13:00:00.000Z".to_owned(),
-            version: None,
-            replaced_by: None,
-        }),
-    );
+    top.hear(7, Line::Agent(agent()));
     for session in sessions {
         top.hear(7, Line::Session(Box::new(session)));
     }
@@ -169,6 +171,32 @@ fn table_has_counts_caps_rates_and_what_is_left() {
     assert!(!screen(&top, 140, 24).contains("5f1c2a9b/s1"));
     top.gone(7);
     assert!(screen(&top, 140, 24).contains("no agent runs"));
+}
+
+#[test]
+fn agents_are_counted_by_their_processes_and_servers_by_who_serves_them() {
+    let mut top = Top::default();
+    let head = |top: &Top| screen(top, 140, 24).lines().next().unwrap().to_owned();
+    for (pid, serves, replaced_by, counts) in [
+        (7, None, None, "0 sessions, 1 server, 1 agent "),
+        (8, Some(3), None, "0 sessions, 4 servers, 2 agents "),
+        // Its successor has the same servers, and one more.
+        (8, Some(3), Some(9), "0 sessions, 1 server, 2 agents "),
+        (9, Some(4), None, "0 sessions, 5 servers, 3 agents "),
+        (9, Some(0), None, "0 sessions, 1 server, 3 agents "),
+    ] {
+        let agent = Agent {
+            pid,
+            serves,
+            replaced_by,
+            ..agent()
+        };
+        top.hear(pid, Line::Agent(agent));
+        top.hear(pid, Line::Moment(String::new()));
+        assert!(head(&top).contains(counts), "{}", head(&top));
+    }
+    top.gone(8);
+    assert!(head(&top).contains("1 server, 2 agents "), "{}", head(&top));
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub(super) struct Board(Mutex<Top>);
 /// One picture of it.
 #[derive(Serialize)]
 struct News<'a> {
-    sessions: Vec<&'a Live>,
+    sessions: Vec<Shown<'a>>,
+    servers: usize,
     /// Processes of agents, each with one server or many.
     agents: usize,
     denials: Vec<&'a Event>,
@@ -35,6 +36,15 @@ struct News<'a> {
     /// Why it is not known which calls wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<&'a str>,
+}
+
+/// A session as the page is told of it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    live: &'a Live,
+    /// Whose it is, in the words of `sessions`.
+    by: String,
 }
 
 impl Board {
@@ -62,9 +72,14 @@ impl Board {
     /// An event of a stream: one line of JSON.
     pub(super) fn event(&self, waiting: &Result<Vec<Waiting>, String>) -> String {
         let top = self.top();
-        let agents = top.counts().2;
+        let (_, servers, agents) = top.counts();
+        let sessions = top.rows().into_iter().map(|row| Shown {
+            live: &row.live,
+            by: row.live.agent_words(),
+        });
         let news = News {
-            sessions: top.rows().into_iter().map(|row| &row.live).collect(),
+            sessions: sessions.collect(),
+            servers,
             agents,
             denials: top.denials().take(DENIALS).collect(),
             waiting: waiting.as_deref().unwrap_or_default(),

@@ -126,6 +126,7 @@ function card(session) {
   if (session.asked !== undefined) one.append(make("p", "asked for: " + session.asked));
   if (session.cut !== undefined) one.append(make("p", session.cut));
   one.append(make("p", count(session.packets, "packets") + ", " + count(session.bytes, "bytes"), "counts"));
+  one.append(make("p", "opened " + session.started + " by " + session.by, "by"));
   if (session.protocols) one.append(protocols(session.protocols));
   return one;
 }
@@ -155,7 +156,8 @@ function draw(news) {
     if (points.length > KEPT) points.splice(1, 1);
     histories.set(session.id, points);
   }
-  $("counts").textContent = many(news.sessions.length, "session") + ", " + many(news.agents, "agent");
+  const all = [[news.sessions.length, "session"], [news.servers, "server"], [news.agents, "agent"]];
+  $("counts").textContent = all.map(([count, one]) => many(count, one)).join(", ");
   // Not under somebody's finger.
   if (!document.querySelector("button:active")) {
     fill("sessions", news.sessions.map(card), "no session is open");

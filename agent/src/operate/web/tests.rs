@@ -19,7 +19,13 @@ use tokio::{
 };
 
 use super::{Place, Web, answer::Door, digest, news::Board, seats::Seats};
-use crate::operate::top::{Desk, Waiting};
+use crate::operate::{
+    Agent, Line,
+    top::{
+        Desk, Waiting,
+        tests::{agent, live},
+    },
+};
 
 const TOKEN: &str = "a token";
 
@@ -170,6 +176,34 @@ async fn only_so_many_pages_are_told_the_news_at_once() {
     open.clear();
     let again = ask(&door, "GET", "/news", "localhost", Some(TOKEN), "").await;
     assert_eq!(again.0, 200);
+}
+
+#[test]
+fn page_is_told_whose_a_session_is_and_how_many_servers_there_are() {
+    let board = Board::default();
+    let mut session = live(1, 3, 1_000);
+    session.version = Some("1.2.3".to_owned());
+    session.replaced_by = Some(9);
+    let agent = Agent {
+        serves: Some(3),
+        ..agent()
+    };
+    {
+        let mut top = board.top();
+        top.hear(7, Line::Agent(agent));
+        top.hear(7, Line::Session(Box::new(session)));
+        top.hear(7, Line::Moment(String::new()));
+    }
+    let event = board.event(&Ok(Vec::new()));
+    let news = event.strip_prefix("data: ").unwrap();
+    let news: serde_json::Value = serde_json::from_str(news).unwrap();
+    assert_eq!((&news["servers"], &news["agents"]), (&3.into(), &1.into()));
+    let one = &news["sessions"][0];
+    assert_eq!(
+        one["by"],
+        "agent process 7 (version 1.2.3, replaced by process 9)"
+    );
+    assert_eq!(one["packets"]["seen"], 3);
 }
 
 #[test]

@@ -40,6 +40,24 @@ fn every_shipped_policy_is_tested() {
     assert_eq!(files, SHIPPED.map(|(file, _)| file.to_owned()).into());
 }
 
+/// What the tests are run with.
+const SETUP: &str = include_str!("../../../../xtask/src/setup.rs");
+const LANGUAGE: &str = include_str!("../../../../policies/README.md");
+
+#[test]
+fn versions_that_policies_are_said_to_be_tried_with_are_those_of_the_tests() {
+    let (_, said) = LANGUAGE.split_once("the server itself: ").unwrap();
+    let (said, _) = said.split_once(". Of SharkMCP").unwrap();
+    let mut servers = 0;
+    for one in said.split(',') {
+        let (name, version) = one.trim().rsplit_once(' ').unwrap();
+        let installed = format!("(\"{}\", \"{version}\")", name.trim_matches('`'));
+        assert!(SETUP.contains(&installed), "{installed}");
+        servers += 1;
+    }
+    assert_eq!(servers, 6, "{said}");
+}
+
 #[test]
 fn every_shipped_policy_decides_as_the_cases_beside_it_say() {
     let mut run = 0;
