@@ -134,10 +134,13 @@ const TEST_PACKAGES: [Package; 5] = [
 /// Chromium's headless shell: as a package, 100 MB to fetch with all that it needs.
 const BROWSER: &str = "chromium-headless-shell";
 
-/// Needed only to build the linker; `llvm-22-dev` brings the library that it runs with.
+/// Newer than the LLVM that Debian 12 came with: its archive of security updates has it.
+const LLVM: &str = "llvm-22-dev";
+
+/// Needed only to build the linker; [`LLVM`] brings the library that it runs with.
 const LINKER_PACKAGES: [Package; 3] = [
     Package {
-        name: "llvm-22-dev",
+        name: LLVM,
         sign: Sign::File("/usr/lib/llvm-22/bin/llvm-config"),
     },
     Package {
@@ -291,13 +294,30 @@ fn debian(progress: &term::Progress, wanted: &[&Package]) -> Result<()> {
     .concat();
     apt(&install)
         .or_else(|failed| update.and(Err(failed)))
-        .with_context(|| match missing.contains(&BROWSER) {
-            false => format!("install these as root, then run this again: apt-get install {names}"),
-            true => format!(
-                "install these as root, then run this again: apt-get install {names} (where there is \
-                 no package {BROWSER}, put Chromium's headless shell at /usr/bin/{BROWSER})"
-            ),
+        .with_context(|| {
+            format!(
+                "install these as root, then run this again: apt-get install {names}{}",
+                remarks(&missing)
+            )
         })
+}
+
+/// What there is to know of packages that apt does not find everywhere.
+fn remarks(missing: &[&str]) -> String {
+    let mut remarks = String::new();
+    if missing.contains(&LLVM) {
+        remarks += &format!(
+            " ({LLVM} is in Debian's security archive: is http://deb.debian.org/debian-security \
+             among apt's sources?)"
+        );
+    }
+    if missing.contains(&BROWSER) {
+        remarks += &format!(
+            " (where there is no package {BROWSER}, put Chromium's headless shell at \
+             /usr/bin/{BROWSER})"
+        );
+    }
+    remarks
 }
 
 fn present(sign: &Sign) -> bool {
@@ -562,4 +582,16 @@ fn succeeds(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_that_not_every_source_has_are_told_of_where_they_are_missing() {
+        assert_eq!(remarks(&["tshark", "libzstd-dev"]), "");
+        assert!(remarks(&["tshark", LLVM]).contains("debian-security"));
+        assert!(remarks(&[BROWSER]).contains("/usr/bin/chromium-headless-shell"));
+    }
 }
