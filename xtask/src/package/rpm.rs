@@ -96,10 +96,22 @@ fn spec(stage: &Stage, release: u32) -> Result<String> {
     Ok(spec)
 }
 
-/// The directories above a file that are nobody else's: they go when it goes.
+/// Directories of shells, which belong to everybody who puts something there: some distributions have them
+/// from the beginning, and others not before their shell is installed.
+const SHARED: [&str; 4] = [
+    "/usr/share/fish",
+    "/usr/share/fish/vendor_completions.d",
+    "/usr/share/zsh",
+    "/usr/share/zsh/site-functions",
+];
+
+/// The directories above a file that are nobody else's, or everybody's: they go when the last goes that is in them.
 fn own_directories(file: &str) -> impl Iterator<Item = &Path> {
     let above = Path::new(file).ancestors().skip(1);
-    above.take_while(|place| place.iter().any(|name| name == "capwarden"))
+    above.take_while(|place| {
+        place.iter().any(|name| name == "capwarden")
+            || SHARED.iter().any(|shared| *place == Path::new(shared))
+    })
 }
 
 #[cfg(test)]
@@ -121,6 +133,10 @@ mod tests {
             ]
         );
         assert_eq!(own("/etc/capwarden/agent.yaml"), ["/etc/capwarden"]);
+        assert_eq!(
+            own("/usr/share/zsh/site-functions/_capwarden"),
+            ["/usr/share/zsh/site-functions", "/usr/share/zsh"]
+        );
         assert!(own("/usr/bin/capwarden").is_empty());
     }
 }
