@@ -39,8 +39,9 @@ use super::{
 };
 use crate::filter::EbpfInsn;
 
-/// Instances in store for raw sockets. tcpdump opens two, dumpcap and tshark a few more.
-const RAW_IN_STORE: usize = 4;
+/// Instances in store for raw sockets. tcpdump opens two; dumpcap and tshark open a few more, with time between
+/// them to make others. Each takes the verifier some ten milliseconds, which is most of what a session costs.
+const RAW_IN_STORE: usize = 2;
 /// Cooked sockets are rare, and come one at a time.
 const COOKED_IN_STORE: usize = 1;
 
