@@ -134,7 +134,8 @@ impl Drop for Terminal {
 fn screen(drawn: &str) -> String {
     let mut cells = vec![[' '; 150]; 40];
     let (mut row, mut column) = (0, 0);
-    let mut rest = drawn.chars();
+    // The first line is `script`'s own, and was on no screen.
+    let mut rest = drawn.split_once('\n').map_or("", |(_, rest)| rest).chars();
     while let Some(c) = rest.next() {
         match c {
             '\u{1b}' => {
