@@ -4,14 +4,13 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use serde_json::Map;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
     audit::Log,
     engine::{
         Judge,
-        record::{Opening, RecordKeeper, Started},
+        record::{Opening, RecordKeeper},
     },
     gate::{CallEnd, Decide},
     limits::Limits,
@@ -49,22 +48,13 @@ impl Court {
             .with_grants(Arc::clone(&grants))
             .with_grant_policies(Arc::clone(&policies));
         let log = home.path().join("audit.jsonl");
-        let (ends, _) = mpsc::channel(1);
-        let started = Started {
-            command: &[],
-            policy: None,
-            user: 0,
-            reach: &[],
-            degraded: &[],
-        };
-        let (opening, _events) = Opening::unattended(Log::open(&log).unwrap());
-        let record = opening.begin(&started, ends);
+        let (record, _events) = Opening::unattended(Log::open(&log).unwrap());
         Self {
             judge,
             policies,
             grants,
             file,
-            record: record.unwrap(),
+            record,
             log,
             _home: home,
         }

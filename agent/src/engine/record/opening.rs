@@ -57,9 +57,9 @@ impl Opening {
         (opening, events)
     }
 
-    /// One that nobody asks, and that counts nothing.
+    /// The record of a server that is nobody's: nobody asks for its sessions, counts them, or hears of their ends.
     #[cfg(test)]
-    pub(in crate::engine) fn unattended(log: Log) -> (Self, Events) {
+    pub(in crate::engine) fn unattended(log: Log) -> (RecordKeeper, Events) {
         let (events, happened) = Events::channel("server");
         let opening = Self {
             overflow: events.overflow(),
@@ -68,7 +68,15 @@ impl Opening {
             happened,
             metrics: None,
         };
-        (opening, events)
+        let started = Started {
+            command: &[],
+            policy: None,
+            user: 0,
+            reach: &[],
+            degraded: &[],
+        };
+        let (ends, _) = mpsc::channel(1);
+        (opening.begin(&started, ends).unwrap(), events)
     }
 
     /// No call asks for its sessions: this principal did, by this command.

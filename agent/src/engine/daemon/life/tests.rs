@@ -18,7 +18,7 @@ use crate::{
     engine::{
         Judge, StdioPlan,
         daemon::{Door, Listeners, Prepare, Prepared, Served, Table, Turn, take_over::Inherited},
-        record::{Opening, Started},
+        record::Opening,
         reload::Reload,
     },
     kernel::{Credentials, Program},
@@ -50,18 +50,10 @@ impl Earlier {
         let load = move || Config::load(&file).map_err(|error| error.to_string());
         let loaded = load().unwrap();
         let log = Log::open(place.path().join("audit.jsonl")).unwrap();
-        let (opening, events) = Opening::unattended(log);
-        let started = Started {
-            command: &[],
-            policy: None,
-            user: 0,
-            reach: &[],
-            degraded: &[],
-        };
-        let (ends, _) = tokio::sync::mpsc::channel(1);
+        let (record, events) = Opening::unattended(log);
         let table = Arc::new(Table::default());
         let house = House {
-            record: opening.begin(&started, ends).unwrap(),
+            record,
             events,
             routes: Arc::default(),
             metrics: None,
