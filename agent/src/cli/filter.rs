@@ -8,8 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::filter::{
-    Budget, CompileError, Containment, LinkType, Origin, Program, SocketForm, prove_measured,
-    translate,
+    Budget, Containment, LinkType, Origin, Program, SocketForm, prove_measured, translate,
 };
 
 use super::{
@@ -199,17 +198,7 @@ fn compile_for(expression: &str, form: SocketForm) -> Result<Program, Failure> {
     match compiler.compile_for(text, form, Origin::Policy) {
         Ok(Some(program)) => Ok(program),
         Ok(None) => Err(wrong(expression, &"it compiles to nothing")),
-        Err(error) => Err(refused(expression, error)),
-    }
-}
-
-/// What the compiler says against a filter.
-fn refused(expression: &str, error: CompileError) -> Failure {
-    match error {
-        CompileError::ChildFailed(why) => {
-            Failure::Internal(Account::new("cannot compile a filter").because(why))
-        }
-        error => wrong(expression, &error),
+        Err(error) => Err(enforce::not_compiled(expression, error)),
     }
 }
 

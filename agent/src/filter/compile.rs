@@ -4,13 +4,14 @@
 //! run for minutes. So it sees a request only in a process of its own, which the agent starts from
 //! its own program file: no environment, no new descriptors (so no files, no sockets and no
 //! names: addresses and ports have to be numbers), no capabilities, no new processes, little memory,
-//! and a time limit that the parent holds as well. One line of JSON goes in, one comes out.
+//! and little processor time; the parent holds a limit on the clock beside that. One line of JSON goes in, one comes out.
 //!
 //! The optimizer stays off: it changes what a program means (it accepts more, on short packets),
 //! and it is by far the slowest part.
 
 use std::{
     io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, ExitStatus, Stdio},
     thread,
@@ -20,7 +21,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, ioctl_fionbio},
-    process::{Resource, Rlimit, setrlimit},
+    process::{Resource, Rlimit, Signal, setrlimit},
     thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs},
 };
 use serde::{Deserialize, Serialize};
@@ -36,8 +37,10 @@ use super::{
 /// The hidden verb under which the agent's program file runs [`compile_child`].
 pub const COMPILE_VERB: &str = "__compile-filter";
 
-/// How long the child may take.
+/// The processor time that the child may take.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// How long the parent waits for it: on a busy host, more than that.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What the child may read and write: two expressions as long as libpcap gets to see, each byte
 /// of them escaped, and two of the longest programs that libpcap may make.
 const REQUEST_LIMIT: usize = 1024 * 1024;
@@ -94,8 +97,11 @@ pub enum CompileError {
     #[error("the filter names a protocol; write its number, names are not looked up here")]
     Name,
     /// libpcap took too long.
-    #[error("the filter took longer than {} s to compile", .0.as_secs_f32())]
-    TimedOut(Duration),
+    #[error("the filter took more than {} s of processor time to compile", TIME_LIMIT.as_secs())]
+    TimedOut,
+    /// The host had too little processor time to give, whatever the filter is.
+    #[error("this host is too busy to compile a filter: no answer within {} s", .0.as_secs_f32())]
+    Busy(Duration),
     /// The expression is too long.
     #[error("the filter is {length} bytes long; {limit} are allowed")]
     TooLong {
@@ -137,6 +143,28 @@ pub enum CompileError {
     ChildFailed(String),
 }
 
+impl CompileError {
+    /// Whether this is about the host, and says nothing of the filter.
+    pub const fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::ChildFailed(_))
+    }
+
+    /// What whoever wrote the filter can do; none where that is nothing.
+    pub const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Busy(_) => Some("try again when the host has less to do"),
+            Self::TimedOut
+            | Self::TooLong { .. }
+            | Self::ChainTooLong { .. }
+            | Self::TooComplex { .. } => Some("use a shorter filter"),
+            Self::ChildFailed(_) => None,
+            Self::Syntax { .. } | Self::Name | Self::Cooked(_) | Self::Program(_) => {
+                Some("see pcap-filter(7); names are not looked up: write numbers")
+            }
+        }
+    }
+}
+
 impl From<io::Error> for CompileError {
     fn from(error: io::Error) -> Self {
         Self::ChildFailed(error.to_string())
@@ -149,12 +177,12 @@ impl From<Errno> for CompileError {
     }
 }
 
-/// Compiles expressions, each in a child process. Calls block for as long as the child runs, five
-/// seconds at most.
+/// Compiles expressions, each in a child process. Calls block for as long as the child runs: five
+/// seconds of processor time at most, and twenty seconds on the clock.
 #[derive(Clone, Debug)]
 pub struct Compiler {
     program: PathBuf,
-    time_limit: Duration,
+    patience: Duration,
 }
 
 impl Compiler {
@@ -162,7 +190,7 @@ impl Compiler {
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
-            time_limit: TIME_LIMIT,
+            patience: PATIENCE,
         }
     }
 
@@ -171,10 +199,10 @@ impl Compiler {
         Self::new("/proc/self/exe")
     }
 
-    /// The same compiler with another limit on the time one expression may take.
+    /// The same compiler with another limit on the time, on the clock, that one expression may take.
     #[must_use]
-    pub fn with_time_limit(self, time_limit: Duration) -> Self {
-        Self { time_limit, ..self }
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Compiles an expression for what a socket hands to its filter. None: the expression is
@@ -207,7 +235,7 @@ impl Compiler {
 
     /// The child's answer, whatever it is.
     fn ask(&self, request: &[u8]) -> Result<Vec<u8>, CompileError> {
-        let deadline = Instant::now() + self.time_limit;
+        let deadline = Instant::now() + self.patience;
         let mut child = Command::new(&self.program)
             .arg(COMPILE_VERB)
             .env_clear()
@@ -229,6 +257,9 @@ impl Compiler {
             },
         )?;
         match answer? {
+            answer if answer.is_empty() && status.signal() == Some(Signal::XCPU.as_raw()) => {
+                Err(CompileError::TimedOut)
+            }
             answer if answer.is_empty() => Err(CompileError::ChildFailed(format!(
                 "{status} without an answer"
             ))),
@@ -253,7 +284,7 @@ impl Compiler {
         let (mut rest, mut answer) = (request, Vec::new());
         loop {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return Err(CompileError::TimedOut(self.time_limit));
+                return Err(CompileError::Busy(self.patience));
             };
             wait(&stdout, stdin.as_ref(), left)?;
             if let Some(pipe) = &mut stdin {
@@ -485,8 +516,6 @@ fn confine() -> io::Result<()> {
         (Resource::Nproc, 0),
         (Resource::Fsize, 0),
         (Resource::Core, 0),
-        // The parent's limit ends it sooner, unless the parent is gone.
-        (Resource::Cpu, TIME_LIMIT.as_secs()),
         (Resource::As, 512 << 20),
     ] {
         let limit = Rlimit {
@@ -495,6 +524,12 @@ fn confine() -> io::Result<()> {
         };
         setrlimit(resource, limit)?;
     }
+    // At the first it is ended by SIGXCPU, which tells the parent why; at the second by SIGKILL.
+    let time = Rlimit {
+        current: Some(TIME_LIMIT.as_secs()),
+        maximum: Some(TIME_LIMIT.as_secs() + 1),
+    };
+    setrlimit(Resource::Cpu, time)?;
     // A process that may not raise them again: CAP_SYS_RESOURCE would.
     let none = CapabilitySet::empty();
     let capabilities = CapabilitySets {

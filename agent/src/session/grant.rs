@@ -118,10 +118,19 @@ impl GrantError {
         match self {
             Self::NoInterface { .. } => Some("Call again with one that is there.".to_owned()),
             Self::MixedLinkTypes { .. } => Some("Call again with one of them.".to_owned()),
-            Self::Filter { whose, .. } if whose.ends_with("requested") => Some(
-                "Call again with a filter that pcap-filter(7) knows; names are not looked up."
-                    .to_owned(),
-            ),
+            Self::Filter { source, .. } if source.is_of_the_host() => {
+                Some("Call again when this host has less to do.".to_owned())
+            }
+            Self::Filter { whose, source, .. } if whose.ends_with("requested") => {
+                let what = match source {
+                    CompileError::Syntax { .. } | CompileError::Name => {
+                        "a filter that pcap-filter(7) knows; names are not looked up"
+                    }
+                    CompileError::Cooked(_) => "a filter that reads no link header",
+                    _ => "a shorter filter",
+                };
+                Some(format!("Call again with {what}."))
+            }
             Self::MatchesNothing { .. } => {
                 Some("Call again with a filter that some packet can match.".to_owned())
             }
@@ -265,4 +274,35 @@ pub(super) fn names(interfaces: &[Interface]) -> String {
         .map(|interface| interface.name.as_str())
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_to_ask_for_instead_is_about_what_is_wrong() {
+        let instead = |whose, source| {
+            let expression = "tcp".to_owned();
+            let error = GrantError::Filter {
+                whose,
+                expression,
+                source,
+            };
+            error.instead().unwrap_or_default()
+        };
+        let busy = || CompileError::Busy(Duration::from_secs(20));
+        for whose in ["the requested", "the policy's"] {
+            let told = instead(whose, busy());
+            assert_eq!(told, "Call again when this host has less to do.");
+        }
+        let told = instead("the requested", CompileError::Name);
+        assert!(told.contains("pcap-filter(7)"), "{told}");
+        let told = instead("the requested", CompileError::TimedOut);
+        assert_eq!(told, "Call again with a shorter filter.");
+        // Whoever calls has not written it.
+        assert_eq!(instead("the policy's", CompileError::Name), "");
+    }
 }

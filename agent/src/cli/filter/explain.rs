@@ -21,7 +21,7 @@ use super::{
         failure::{Account, Failure},
         term::{self, Fit, Paint},
     },
-    Common, compile, hex, refused, wrong,
+    Common, compile, hex, wrong,
 };
 
 /// Tell what a filter matches
@@ -79,7 +79,7 @@ impl Explain {
             ..LintBudget::default()
         };
         let lint = lint(&self.expression, form, &enforce::compiler()?, budget)
-            .map_err(|error| refused(&self.expression, error))?;
+            .map_err(|error| enforce::not_compiled(&self.expression, error))?;
         if self.common.json {
             term::print_json(&json!({
                 "matches": matches.word(),

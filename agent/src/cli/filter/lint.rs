@@ -17,7 +17,7 @@ use super::{
         failure::Failure,
         term::{self, Paint},
     },
-    Common, hex, refused,
+    Common, hex,
 };
 
 /// Find out how packets that a filter refuses get through it
@@ -45,7 +45,7 @@ impl Lint {
         let form = self.common.link_type.form();
         let compiler = enforce::compiler()?;
         let report = lint(&self.expression, form, &compiler, LintBudget::default())
-            .map_err(|error| refused(&self.expression, error))?;
+            .map_err(|error| enforce::not_compiled(&self.expression, error))?;
         if self.common.json {
             term::print_json(&as_json(&report, form))?;
         } else {

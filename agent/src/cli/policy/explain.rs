@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     audit::visible,
-    filter::{CompileError, LinkType},
+    filter::LinkType,
     gate::written_call,
     policy::{Assumed, Call, Ceiling, LimitUse, Outcome, Unit, Verdict, Window},
     principal::{Grant, Grants, Standing},
@@ -212,11 +212,9 @@ fn look(found: Result<Option<Cut>, GrantError>, foreseen: &mut Foreseen) -> Resu
     match found {
         Ok(cut) => foreseen.cut = cut.or(foreseen.cut.take()),
         Err(GrantError::Filter {
-            source: CompileError::ChildFailed(why),
-            ..
-        }) => {
-            let account = Account::new("cannot compile a filter").because(why);
-            return Err(Failure::Internal(account));
+            source, expression, ..
+        }) if source.is_of_the_host() => {
+            return Err(enforce::not_compiled(&expression, source));
         }
         Err(error) => {
             foreseen.refused.get_or_insert(error.to_string());

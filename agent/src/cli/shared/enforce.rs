@@ -133,11 +133,7 @@ pub(in crate::cli) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     {
         match compiler.compile(filter, LinkType::EN10MB, Origin::Policy) {
             Ok(_) => {}
-            Err(CompileError::ChildFailed(why)) => {
-                return Err(Failure::Internal(
-                    Account::new("cannot compile a filter").because(why),
-                ));
-            }
+            Err(error) if error.is_of_the_host() => return Err(not_compiled(filter, error)),
             Err(error) => bad.push((rule, format!("the filter {filter:?} in `within`: {error}"))),
         }
     }
@@ -152,6 +148,23 @@ pub(in crate::cli) fn check_policy(path: &Path) -> Result<Policy, Failure> {
     PolicyError::all(errors).map_or(Ok(policy), |error| Err(Failure::Policy(error)))
 }
 
+/// There is no program for a filter.
+pub(in crate::cli) fn not_compiled(expression: &str, error: CompileError) -> Failure {
+    let remedy = error.remedy();
+    let hinted = |account: Account| match remedy {
+        Some(remedy) => account.hint(remedy),
+        None => account,
+    };
+    if error.is_of_the_host() {
+        Failure::Internal(hinted(
+            Account::new("cannot compile a filter").because(error),
+        ))
+    } else {
+        let account = Account::new("cannot use the filter").on(expression);
+        Failure::Usage(hinted(account.because(error)))
+    }
+}
+
 /// Why a filter does not work on `any`, if its rule lists that: captures there are refused.
 pub(in crate::cli) fn unfit_for_any(
     filter: PolicyFilter<'_>,
@@ -162,9 +175,7 @@ pub(in crate::cli) fn unfit_for_any(
     }
     match compiler.compile_for(filter.expression, SocketForm::Cooked, Origin::Policy) {
         Ok(_) => Ok(None),
-        Err(CompileError::ChildFailed(why)) => Err(Failure::Internal(
-            Account::new("cannot compile a filter").because(why),
-        )),
+        Err(error) if error.is_of_the_host() => Err(not_compiled(filter.expression, error)),
         Err(error) => Ok(Some(format!(
             "on `any`, tools open cooked sockets, for which this filter does not compile: {error}; name interfaces instead"
         ))),
@@ -402,15 +413,13 @@ fn failure(error: EngineError) -> Failure {
             Failure::Kernel(Account::new(error.to_string()).hint("capwarden doctor"))
         }
         EngineError::Session(SessionError::Grant(error)) => {
+            let other = || "capwarden exec --help".to_owned();
             let hint = match &error {
                 GrantError::NoInterface { .. } => "ip link show".to_owned(),
-                GrantError::Filter { .. } => {
-                    "see pcap-filter(7); names are not looked up".to_owned()
+                GrantError::Filter { source, .. } => {
+                    source.remedy().map_or_else(other, str::to_owned)
                 }
-                error => {
-                    let other = || "capwarden exec --help".to_owned();
-                    error.instead().unwrap_or_else(other)
-                }
+                error => error.instead().unwrap_or_else(other),
             };
             Failure::Usage(Account::new(error.to_string()).hint(hint))
         }

@@ -9,11 +9,13 @@
 mod rewrite;
 mod words;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{
     Budget, CompileError, Compiler, Disguise, Emptiness, Hiding, Mark, Origin, Pair, Program,
-    SocketForm, Unknown, disguises, dropped, hides, is_empty, prove::prove, reads_addresses,
+    SocketForm, Unknown, disguises, dropped, hides, is_empty,
+    prove::{Deadline, prove},
+    reads_addresses,
 };
 
 pub use rewrite::{Keeps, Rewrite};
@@ -22,7 +24,7 @@ pub use words::{NOT_LOOKED_THROUGH, hiding_name, hiding_why};
 /// What the lint of one filter may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LintBudget {
-    /// Time on the clock for all questions together.
+    /// Processor time for all questions together; on the clock, four times as much.
     pub time: Duration,
     /// What one question may cost.
     pub question: Budget,
@@ -120,7 +122,7 @@ pub fn lint(
     let work = Work {
         form,
         compiler,
-        deadline: Instant::now() + budget.time,
+        deadline: Deadline::after(budget.time),
         question: budget.question,
         all: disguises(form),
     };
@@ -136,7 +138,7 @@ const ROUNDS: usize = 8;
 struct Work<'a> {
     form: SocketForm,
     compiler: &'a Compiler,
-    deadline: Instant,
+    deadline: Deadline,
     question: Budget,
     all: Vec<Disguise>,
 }
@@ -150,7 +152,7 @@ struct Found {
 impl Work<'_> {
     /// What one more question may cost.
     fn budget(&self) -> Result<Budget, Unknown> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline.left();
         if left.is_zero() {
             return Err(Unknown::TimedOut);
         }

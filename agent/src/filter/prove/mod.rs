@@ -18,6 +18,7 @@
 mod bits;
 mod checksum;
 mod compose;
+mod deadline;
 mod describe;
 mod disguise;
 mod example;
@@ -36,6 +37,7 @@ mod ways;
 mod well_formed;
 
 pub use compose::{ComposeError, compose};
+pub(super) use deadline::Deadline;
 pub use describe::in_words;
 pub(in crate::filter) use disguise::TUNNEL_PORTS;
 pub use example::Example;

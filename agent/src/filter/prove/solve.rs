@@ -1,10 +1,11 @@
 //! The graph as clauses, and a solver that looks for an assignment, within bounds.
 
-use std::{cell::Cell, time::Instant};
+use std::cell::Cell;
 
 use batsat::{Callbacks, ClauseKind, Solver as Batsat, SolverInterface, SolverOpts, Var, lbool};
 
 use super::{
+    deadline::Deadline,
     graph::{Graph, Lit},
     space::Space,
 };
@@ -20,7 +21,7 @@ pub(super) enum Answer {
 
 /// Ends the search when its budget is used up.
 struct Bounds {
-    deadline: Instant,
+    deadline: Deadline,
     conflicts: u64,
     /// The literals of learnt clauses.
     learnt: u64,
@@ -30,12 +31,12 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// Whether the deadline has passed. Looks at the clock now and then only: a decision takes
-    /// about as long as that.
+    /// Whether the deadline has passed. Looks at the clock now and then only: it
+    /// takes as long as some ten decisions.
     fn late(&self) -> bool {
         let calls = self.calls.get().wrapping_add(1);
         self.calls.set(calls);
-        if calls.is_multiple_of(32) && Instant::now() > self.deadline {
+        if calls.is_multiple_of(256) && self.deadline.passed() {
             self.late.set(true);
         }
         self.late.get()
@@ -68,7 +69,7 @@ pub(super) struct Solver {
 }
 
 impl Solver {
-    pub(super) fn new(deadline: Instant, conflicts: u64) -> Self {
+    pub(super) fn new(deadline: Deadline, conflicts: u64) -> Self {
         let bounds = Bounds {
             deadline,
             conflicts: 0,
@@ -310,8 +311,8 @@ mod tests {
 
     use super::{super::bits::Word, *};
 
-    fn deadline() -> Instant {
-        Instant::now() + Duration::from_secs(20)
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_secs(20))
     }
 
     #[test]
@@ -353,7 +354,7 @@ mod tests {
         solver.require(&graph, less);
         assert_eq!(solver.solve(&graph, &[]), Answer::GaveUp);
         assert!(solver.conflicts() < 100);
-        let mut late = Solver::new(Instant::now(), u64::MAX);
+        let mut late = Solver::new(Deadline::after(Duration::ZERO), u64::MAX);
         late.require(&graph, is_product);
         late.require(&graph, less);
         assert_eq!(late.solve(&graph, &[]), Answer::GaveUp);

@@ -4,11 +4,10 @@
 //! it. Where paths meet, their states become one: each register is the value of the path that was
 //! taken. So the work grows with the program, not with its paths.
 
-use std::time::Instant;
-
 use super::{
     super::program::{AluOp, MEMORY_WORDS, Op, Operand, Program, Register, Size, Test},
     bits::Word,
+    deadline::Deadline,
     graph::Lit,
     ranges::Ranges,
     space::Space,
@@ -56,7 +55,7 @@ pub(super) struct Exhausted;
 pub(super) fn run(
     program: &Program,
     space: &mut Space,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Outcome, Exhausted> {
     let live = live_slots(program.ops());
     let mut run = Run {
@@ -79,7 +78,7 @@ pub(super) fn run(
                 run.step(at, *op, state);
             }
         }
-        if run.space.graph.exhausted() || (at % 64 == 0 && Instant::now() > deadline) {
+        if run.space.graph.exhausted() || (at % 64 == 0 && deadline.passed()) {
             return Err(Exhausted);
         }
     }

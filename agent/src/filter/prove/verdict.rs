@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{
     super::{LinkType, Packet, Program, SocketForm, interpret::interpret},
     bits::Word,
+    deadline::Deadline,
     example::{Example, extract},
     graph::Lit,
     recognise::recognisable,
@@ -17,7 +18,7 @@ use super::{
 /// What a question may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Time on the clock.
+    /// Processor time; on the clock it may take four times as long.
     pub time: Duration,
     /// Nodes of the graph, which bounds the memory: a few hundred bytes for each, clauses included.
     /// Two realistic programs take some ten thousand.
@@ -309,7 +310,7 @@ pub(super) struct Work {
     form: SocketForm,
     start: Instant,
     decided: Option<Duration>,
-    pub(super) deadline: Instant,
+    pub(super) deadline: Deadline,
     conflicts_allowed: u64,
     clauses: u64,
     conflicts: u64,
@@ -325,10 +326,7 @@ impl Work {
             form,
             start,
             decided: None,
-            // A time that no clock reaches is no limit.
-            deadline: start
-                .checked_add(budget.time)
-                .unwrap_or_else(|| start + Duration::from_secs(1 << 30)),
+            deadline: Deadline::after(budget.time),
             conflicts_allowed: budget.conflicts,
             clauses: 0,
             conflicts: 0,
@@ -451,7 +449,7 @@ impl Work {
             if self.space.graph.exhausted() {
                 return Err(Unknown::TooLarge);
             }
-            if Instant::now() > self.deadline {
+            if self.deadline.passed() {
                 return Err(Unknown::TimedOut);
             }
             match solver.solve(&self.space.graph, assumptions) {

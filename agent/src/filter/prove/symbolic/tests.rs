@@ -84,7 +84,7 @@ fn every_packet_comes_out_as_the_interpreter_has_it() {
             continue;
         };
         let mut space = Space::new(1 << 20);
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Deadline::after(Duration::from_secs(60));
         let outcome = run(&program, &mut space, deadline).unwrap();
         let value = outcome.value(&mut space);
         let accepts = outcome.accepts(&mut space);

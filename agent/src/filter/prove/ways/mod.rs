@@ -8,10 +8,9 @@
 mod path;
 mod phrase;
 
-use std::time::Instant;
-
 use super::{
     super::{Program, SocketForm, interpret::interpret},
+    deadline::Deadline,
     example::{Example, extract},
     graph::Lit,
     recognise::recognisable,
@@ -100,10 +99,10 @@ pub fn explain(
     let mut found = 0;
     let mut complete = false;
     // The other half of the time is for examples.
-    let enough = Instant::now() + budget.time / 2;
+    let enough = Deadline::after(budget.time / 2);
     // What people think of first.
     let mut wishes = path::everyday(&mut work.space, form).into_iter().peekable();
-    while found < MAX_WAYS && Instant::now() < enough {
+    while found < MAX_WAYS && !enough.passed() {
         let wish = wishes.peek().copied().unwrap_or(Lit::TRUE);
         match work.satisfiable(&mut solver, &[accepts, wish]) {
             Ok(true) => {}
