@@ -271,11 +271,15 @@ fn apart(what: impl FnOnce() + Send + 'static) {
 fn ask_agents(tell: Sender<String>, sessions: bool) {
     apart(move || {
         operate::ask_each(move |agents, live| {
-            let servers = agents.into_iter().map(|agent| agent.server);
             let ids = live.iter().map(operate::Live::short_id);
+            // One that serves many is called after none of them; it offers them elsewhere.
+            let one = agents.into_iter().filter(|agent| agent.serves.is_none());
+            let servers = one.map(|agent| agent.server);
             let names: Vec<String> = match sessions {
                 true => ids.collect(),
-                false => servers.collect(),
+                false => servers
+                    .chain(live.iter().map(|one| one.server.clone()))
+                    .collect(),
             };
             for name in names {
                 // Somebody may have waited for long enough.

@@ -31,7 +31,7 @@ impl Revoke {
         // Whoever may not end its sessions revokes nothing by this.
         let mut agents = agents::ask("end what runs under a grant")?;
         let grant = self.grant.revoke()?;
-        let (_, live) = agents.sessions();
+        let (_, live) = agents.sessions(None);
         agents::warn_of_silent(&agents);
         let its = |one: &&Live| {
             let who = one.who.as_ref();

@@ -39,12 +39,8 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let mut agents = agents::ask("see what agents do")?;
-        let (mut there, mut live) = agents.sessions();
+        let (there, live) = agents.sessions(self.server.as_deref());
         agents::warn_of_silent(&agents);
-        if let Some(server) = &self.server {
-            there.retain(|agent| agent.server == *server);
-            live.retain(|session| session.server == *server);
-        }
         if self.json {
             let silent = agents.silent.iter();
             let silent: Vec<_> = silent
@@ -61,10 +57,11 @@ impl Sessions {
                 write(session, paint, out)?;
                 writeln!(out)?;
             }
-            match (live.len(), there.len()) {
-                (0, 0) => writeln!(out, "no agent runs"),
-                (0, 1) => writeln!(out, "no session is open; 1 agent runs"),
-                (0, agents) => writeln!(out, "no session is open; {agents} agents run"),
+            match (live.len(), there.len(), &self.server) {
+                (0, 0, None) => writeln!(out, "no agent runs"),
+                (0, 0, Some(server)) => writeln!(out, "no agent serves {}", visible(server)),
+                (0, 1, _) => writeln!(out, "no session is open; 1 agent runs"),
+                (0, agents, _) => writeln!(out, "no session is open; {agents} agents run"),
                 _ => writeln!(out, "capwarden stop ID ends one"),
             }
         })?;

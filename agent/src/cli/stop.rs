@@ -47,7 +47,7 @@ pub(super) struct Stop {
 impl Stop {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let mut agents = agents::ask("stop what agents do")?;
-        let (_, live) = agents.sessions();
+        let (_, live) = agents.sessions(None);
         agents::warn_of_silent(&agents);
         let unasked = agents.silent.len();
         let wanted = self.wanted(&live)?;

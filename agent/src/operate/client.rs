@@ -101,7 +101,7 @@ pub fn ask_each(tell: impl Fn(Vec<Agent>, Vec<Live>) + Clone + Send + 'static) {
         let tell = tell.clone();
         let ask = move || {
             let agent = Conversation::begin(pid, &path).map_err(AskError::Silent);
-            if let Ok((agents, live)) = agent.and_then(|mut agent| agent.sessions()) {
+            if let Ok((agents, live)) = agent.and_then(|mut agent| agent.sessions(None)) {
                 tell(agents, live);
             }
         };
@@ -111,11 +111,12 @@ pub fn ask_each(tell: impl Fn(Vec<Agent>, Vec<Live>) + Clone + Send + 'static) {
 }
 
 impl Agents {
-    /// What all of them do. Whoever does not answer is among the silent from now on.
-    pub fn sessions(&mut self) -> (Vec<Agent>, Vec<Live>) {
+    /// What all of them do, or those that serve one server, there. Whoever does not answer is among the silent
+    /// from now on.
+    pub fn sessions(&mut self, server: Option<&str>) -> (Vec<Agent>, Vec<Live>) {
         let (mut agents, mut live) = (Vec::new(), Vec::new());
         let silent = &mut self.silent;
-        self.there.retain_mut(|agent| match agent.sessions() {
+        self.there.retain_mut(|agent| match agent.sessions(server) {
             Ok((its, sessions)) => {
                 agents.extend(its);
                 live.extend(sessions);
@@ -150,13 +151,14 @@ impl Conversation {
         self.pid
     }
 
-    /// What it does.
+    /// What it does, or what it does at one server.
     ///
     /// # Errors
     ///
     /// See [`AskError`].
-    pub fn sessions(&mut self) -> Result<(Vec<Agent>, Vec<Live>), AskError> {
-        self.ask(&Request::Sessions {})?;
+    pub fn sessions(&mut self, server: Option<&str>) -> Result<(Vec<Agent>, Vec<Live>), AskError> {
+        let server = server.map(str::to_owned);
+        self.ask(&Request::Sessions { server })?;
         let (mut agents, mut live) = (Vec::new(), Vec::new());
         loop {
             match self.hear()? {
@@ -177,7 +179,7 @@ impl Conversation {
     pub fn ask(&mut self, request: &Request) -> Result<(), AskError> {
         let wait = match request {
             Request::Stop { .. } => END,
-            Request::Sessions {} | Request::Watch { .. } => ANSWER,
+            Request::Sessions { .. } | Request::Watch { .. } => ANSWER,
         };
         let mut text =
             serde_json::to_vec(request).map_err(|error| AskError::Silent(error.into()))?;

@@ -240,12 +240,21 @@ impl Inner {
         }
     }
 
-    /// Looks into `/proc`.
-    pub(super) fn sessions(&self) -> Vec<Live> {
-        let snapshots = self.roll.snapshots();
+    /// Whether this server is the one, or one of them.
+    pub(super) fn is_of(&self, server: &str) -> bool {
+        match &*self.servers() {
+            Some(servers) => servers.contains(server),
+            None => self.server == server,
+        }
+    }
+
+    /// The sessions of one server, or all. Looks into `/proc`.
+    pub(super) fn sessions(&self, server: Option<&str>) -> Vec<Live> {
+        let snapshots = self.roll.snapshots().into_iter();
         let moment = Timestamp::now();
         let who = self.who();
-        let live = snapshots.into_iter().map(|(server, now)| {
+        let its = snapshots.filter(|(of, _)| server.is_none_or(|server| **of == *server));
+        let live = its.map(|(server, now)| {
             let age = i64::try_from(now.age_ms).unwrap_or(i64::MAX);
             let started = moment.checked_sub(SignedDuration::from_millis(age));
             Live {

@@ -15,6 +15,7 @@
 //! | request | answer, in [`Line`]s |
 //! |---|---|
 //! | `{"do":"sessions"}` | an `agent` for each server, a `session` for each session of it, then `moment` |
+//! | `{"do":"sessions","server":"pcap"}` | the same of this server: no `agent` that does not serve it |
 //! | `{"do":"watch","every_ms":250}` | the same, again and again, with `event` in between, until the client leaves |
 //! | `{"do":"stop","sessions":["5f1c2a9b…/s3"],"why":"…"}` | `stopping`, an `ended` for each session, then `done`; a `refused` for whatever went wrong |
 //! | `{"do":"stop","all":true}` | the same for every session of the process |

@@ -113,7 +113,7 @@ impl Conversation {
     async fn run(&mut self, board: &Board) -> io::Result<()> {
         while let Some(line) = self.next().await? {
             match serde_json::from_slice(&line) {
-                Ok(Request::Sessions {}) => self.tell_all(board).await?,
+                Ok(Request::Sessions { server }) => self.tell_all(board, server).await?,
                 Ok(Request::Watch { .. }) if self.short => {
                     return self.say(&Line::Refused(full_words())).await;
                 }
@@ -170,12 +170,18 @@ impl Conversation {
         written.await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    async fn tell_all(&mut self, board: &Board) -> io::Result<()> {
+    /// Of one server, or of all.
+    async fn tell_all(&mut self, board: &Board, server: Option<String>) -> io::Result<()> {
         let desks = board.desks();
         let looked = spawn_blocking(move || {
-            let desks = desks.iter();
-            let all: Vec<_> = desks.map(|desk| (desk.agent(), desk.sessions())).collect();
-            all
+            let server = server.as_deref();
+            let told = desks.iter().filter_map(|desk| {
+                let sessions = desk.sessions(server);
+                // A server that is served no longer may have some still.
+                let is_meant = server.is_none_or(|server| desk.is_of(server));
+                (is_meant || !sessions.is_empty()).then(|| (desk.agent(), sessions))
+            });
+            told.collect::<Vec<_>>()
         });
         for (agent, sessions) in looked.await.map_err(io::Error::other)? {
             self.say(&Line::Agent(agent)).await?;
@@ -194,7 +200,7 @@ impl Conversation {
         let mut rest = [0];
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.tell_all(board).await?,
+                _ = ticks.tick() => self.tell_all(board, None).await?,
                 event = happened.recv() => match event {
                     Ok(event) => self.say(&Line::Event(event)).await?,
                     Err(RecvError::Lagged(missed)) => self.say(&Line::Missed(missed)).await?,

@@ -121,7 +121,7 @@ async fn agent_answers_on_a_socket_of_its_own_and_takes_it_away() {
     let place = dir.path().join("agents");
     let asked = spawn_blocking(move || {
         let mut agents = agents_in(&place, &BTreeSet::new()).unwrap();
-        let (there, sessions) = agents.sessions();
+        let (there, sessions) = agents.sessions(None);
         assert!(agents.silent.is_empty() && sessions.is_empty());
         let mut one = agents.there.pop().unwrap();
         one.ask(&Request::Stop {
@@ -153,6 +153,27 @@ async fn agent_answers_on_a_socket_of_its_own_and_takes_it_away() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     panic!("the socket is there still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_one_server_hears_of_nobody_else() {
+    let dir = directory();
+    let (_office, desk, _log) = open(dir.path());
+    let ask = |server: &'static str| {
+        let place = dir.path().join("agents");
+        spawn_blocking(move || {
+            let mut agents = agents_in(&place, &BTreeSet::new()).unwrap();
+            agents.sessions(Some(server)).0.len()
+        })
+    };
+    assert_eq!(ask("pcap").await.unwrap(), 1);
+    assert_eq!(ask("sniffer").await.unwrap(), 0);
+    // From now on it is called so, and serves others.
+    desk.serves("sniffer", true);
+    assert_eq!(ask("sniffer").await.unwrap(), 1);
+    assert_eq!(ask("pcap").await.unwrap(), 0);
+    desk.serves("sniffer", false);
+    assert_eq!(ask("sniffer").await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,11 @@ const LONGEST_TEXT: usize = 1 << 10;
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// What is going on?
-    Sessions {},
+    Sessions {
+        /// At this server alone; an agent that does not serve it says nothing of itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
     /// The same again and again, and what happens in between.
     Watch {
         /// How often, in milliseconds: from 100 to 10,000.
