@@ -3,7 +3,7 @@
 //! The format: <https://www.kernel.org/doc/html/v5.14/bpf/btf.html>. Reads only what fork tagging and the
 //! programs on security hooks need: the byte offsets of struct members, sizes, and the numbers of functions.
 
-use std::fs;
+use std::{fs, ops::Range};
 
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
@@ -17,9 +17,10 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// The types of a BTF blob. A kernel has more than a hundred thousand of them, of which a dozen are asked for: so none
 /// is remembered but by its place.
 #[derive(Debug)]
-pub(super) struct Types<'a> {
-    types: &'a [u8],
-    strings: &'a [u8],
+pub(super) struct Types {
+    blob: Vec<u8>,
+    types: Range<usize>,
+    strings: Range<usize>,
     /// By type id, which counts from 1.
     places: Vec<u32>,
 }
@@ -36,39 +37,47 @@ struct Composite<'a> {
 #[error("the kernel's type information {0}")]
 pub(super) struct BtfError(String);
 
-/// What the running kernel says of its types, for [`Types::parse`].
-pub(super) fn of_this_kernel() -> Result<Vec<u8>, BtfError> {
-    fs::read(VMLINUX).map_err(|error| BtfError(format!("cannot be read from {VMLINUX}: {error}")))
-}
+impl Types {
+    /// What the running kernel says of its types.
+    pub(super) fn of_this_kernel() -> Result<Self, BtfError> {
+        let blob = fs::read(VMLINUX);
+        Self::parse(
+            blob.map_err(|error| BtfError(format!("cannot be read from {VMLINUX}: {error}")))?,
+        )
+    }
 
-impl<'a> Types<'a> {
-    pub(super) fn parse(blob: &'a [u8]) -> Result<Self, BtfError> {
+    fn parse(blob: Vec<u8>) -> Result<Self, BtfError> {
         Self::read(blob).ok_or_else(|| BtfError("is malformed".into()))
     }
 
-    fn read(blob: &'a [u8]) -> Option<Self> {
+    fn read(blob: Vec<u8>) -> Option<Self> {
         let half = |at: usize| Some(u16::from_le_bytes(blob.get(at..at + 2)?.try_into().ok()?));
         if half(0)? != MAGIC {
             return None;
         }
-        let header = word(blob, 4)?;
+        let header = word(&blob, 4)?;
         let part = |offset: u32, length: u32| {
             let start = usize::try_from(header.checked_add(offset)?).ok()?;
-            blob.get(start..start.checked_add(usize::try_from(length).ok()?)?)
+            let end = start.checked_add(usize::try_from(length).ok()?)?;
+            (end <= blob.len()).then_some(start..end)
         };
-        let types = part(word(blob, 8)?, word(blob, 12)?)?;
-        let strings = part(word(blob, 16)?, word(blob, 20)?)?;
-        let mut places = Vec::new();
-        let mut at = 0;
-        while at < types.len() {
-            places.push(u32::try_from(at).ok()?);
-            at = at.checked_add(HEAD)?.checked_add(behind(types, at)?)?;
-        }
-        (at == types.len()).then_some(Self {
+        let types = part(word(&blob, 8)?, word(&blob, 12)?)?;
+        let strings = part(word(&blob, 16)?, word(&blob, 20)?)?;
+        let places = places(blob.get(types.clone())?)?;
+        Some(Self {
+            blob,
             types,
             strings,
             places,
         })
+    }
+
+    fn types(&self) -> &[u8] {
+        self.blob.get(self.types.clone()).unwrap_or_default()
+    }
+
+    fn strings(&self) -> &[u8] {
+        self.blob.get(self.strings.clone()).unwrap_or_default()
     }
 
     /// The offset, in bytes, of `path` (member names, outermost first) within `structure`.
@@ -99,33 +108,33 @@ impl<'a> Types<'a> {
 
     /// The first type of this name that is of one of these kinds.
     fn named(&self, name: &str, kinds: &[u32]) -> Option<u32> {
+        let types = self.types();
         let found = self.places.iter().position(|at| {
             let at = *at as usize;
-            kind(self.types, at).is_some_and(|kind| kinds.contains(&kind))
-                && word(self.types, at).is_some_and(|label| self.is_called(label, name))
+            kind(types, at).is_some_and(|kind| kinds.contains(&kind))
+                && word(types, at).is_some_and(|label| self.is_called(label, name))
         })?;
         u32::try_from(found + 1).ok()
     }
 
     /// Whether the string at this place is this one.
     fn is_called(&self, label: u32, name: &str) -> bool {
-        let rest = self.strings.get(label as usize..).unwrap_or_default();
+        let rest = self.strings().get(label as usize..).unwrap_or_default();
         let rest = rest.strip_prefix(name.as_bytes());
         rest.is_some_and(|rest| rest.first() == Some(&0))
     }
 
-    fn composite(&self, id: u32) -> Option<Composite<'a>> {
+    fn composite(&self, id: u32) -> Option<Composite<'_>> {
         let at = *self.places.get(id.checked_sub(1)? as usize)? as usize;
-        let (STRUCT | UNION) = kind(self.types, at)? else {
+        let types = self.types();
+        let (STRUCT | UNION) = kind(types, at)? else {
             return None;
         };
         let members = at.checked_add(HEAD)?;
         Some(Composite {
-            size: word(self.types, at + 8)?,
-            bitfields: word(self.types, at + 4)? >> 31 != 0,
-            members: self
-                .types
-                .get(members..members.checked_add(behind(self.types, at)?)?)?,
+            size: word(types, at + 8)?,
+            bitfields: word(types, at + 4)? >> 31 != 0,
+            members: types.get(members..members.checked_add(behind(types, at)?)?)?,
         })
     }
 
@@ -158,6 +167,17 @@ fn kind(types: &[u8], at: usize) -> Option<u32> {
     Some((word(types, at.checked_add(4)?)? >> 24) & 0x1f)
 }
 
+/// Where each type begins.
+fn places(types: &[u8]) -> Option<Vec<u32>> {
+    let mut places = Vec::new();
+    let mut at = 0;
+    while at < types.len() {
+        places.push(u32::try_from(at).ok()?);
+        at = at.checked_add(HEAD)?.checked_add(behind(types, at)?)?;
+    }
+    (at == types.len()).then_some(places)
+}
+
 /// How many bytes a type has behind its head.
 fn behind(types: &[u8], at: usize) -> Option<usize> {
     let count = usize::try_from(word(types, at.checked_add(4)?)? & 0xffff).ok()?;
@@ -183,8 +203,7 @@ mod tests {
 
     #[test]
     fn btf_of_this_kernel_has_task_struct() {
-        let blob = of_this_kernel().unwrap();
-        let types = Types::parse(&blob).unwrap();
+        let types = Types::of_this_kernel().unwrap();
         let pid = types.offset("task_struct", &["pid"]).unwrap();
         assert_eq!(types.offset("task_struct", &["tgid"]).unwrap(), pid + 4);
         assert_eq!(types.offset("upid", &["ns"]).unwrap(), 8);
@@ -194,9 +213,9 @@ mod tests {
 
     #[test]
     fn btf_malformed_is_an_error_at_every_length() {
-        let blob = of_this_kernel().unwrap();
+        let blob = Types::of_this_kernel().unwrap().blob;
         for length in (0..400).chain([blob.len() / 2, blob.len() - 1]) {
-            assert!(Types::parse(&blob[..length]).is_err(), "{length}");
+            assert!(Types::parse(blob[..length].to_vec()).is_err(), "{length}");
         }
     }
 }

@@ -20,7 +20,7 @@ pub use capwarden_abi::{ProgramCounts, ProgramEvent};
 
 use super::{
     bpf::{self, ProgramKind},
-    btf::{self, Types},
+    btf::Types,
     object::{self, Linked},
 };
 
@@ -213,8 +213,7 @@ impl Kernel {
     }
 
     fn read() -> Result<Self, Box<dyn std::error::Error>> {
-        let blob = btf::of_this_kernel()?;
-        let types = Types::parse(&blob)?;
+        let types = Types::of_this_kernel()?;
         let mut tracepoints = [0; PROGRAMS.len()];
         for (number, (_, place)) in tracepoints.iter_mut().zip(PROGRAMS) {
             let found = types.function(&format!("btf_trace_{place}"));
@@ -227,7 +226,7 @@ impl Kernel {
     }
 }
 
-fn offsets(types: &Types<'_>) -> Result<TaskOffsets, Box<dyn std::error::Error>> {
+fn offsets(types: &Types) -> Result<TaskOffsets, Box<dyn std::error::Error>> {
     let inode = fs::metadata("/proc/self/ns/pid")?.ino();
     Ok(TaskOffsets {
         pid: types.offset("task_struct", &["pid"])?,

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::{
     bpf::{self, ProgramKind},
-    btf::{self, Types},
+    btf::Types,
     lsm::{
         BackstopError,
         attach::{self, HOOK},
@@ -116,8 +116,7 @@ impl HostWatch {
     fn on_hook(allowed: Vec<File>, lockdown: bool) -> Result<Self, BackstopError> {
         attach::is_active()?;
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
-        let blob = btf::of_this_kernel().map_err(|error| types(error.into()))?;
-        let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
+        let kernel = Types::of_this_kernel()?;
         let terms = hook_terms(&kernel, lockdown).map_err(types)?;
         // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
         let bytes = unsafe { object::bytes(&terms) };
@@ -152,8 +151,7 @@ impl HostWatch {
         create: impl Fn(&aya_obj::Map) -> Result<OwnedFd, Errno>,
     ) -> Result<Self, BackstopError> {
         let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
-        let blob = btf::of_this_kernel().map_err(|error| types(error.into()))?;
-        let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
+        let kernel = Types::of_this_kernel()?;
         let terms = call_terms(&kernel).map_err(types)?;
         // SAFETY: `#[repr(C)]` integers only, no padding: every byte is initialised.
         let bytes = unsafe { object::bytes(&terms) };
@@ -240,7 +238,7 @@ fn read(bytes: &[u8]) -> Option<Socket> {
     Some(unsafe { bytes.as_ptr().cast::<Socket>().read_unaligned() })
 }
 
-fn hook_terms(types: &Types<'_>, lockdown: bool) -> Result<HookTerms, Box<dyn std::error::Error>> {
+fn hook_terms(types: &Types, lockdown: bool) -> Result<HookTerms, Box<dyn std::error::Error>> {
     let namespace = fs::metadata("/proc/self/ns/pid")?;
     let at = |structure, member| types.offset(structure, &[member]);
     Ok(HookTerms {
@@ -258,7 +256,7 @@ fn hook_terms(types: &Types<'_>, lockdown: bool) -> Result<HookTerms, Box<dyn st
 /// On x86, 32-bit programs have a table of their own, in which 359 is `socket`: a number that the other
 /// table leaves out.
 #[cfg(target_arch = "x86_64")]
-fn call_terms(types: &Types<'_>) -> Result<CallTerms, Box<dyn std::error::Error>> {
+fn call_terms(types: &Types) -> Result<CallTerms, Box<dyn std::error::Error>> {
     const OTHER_SOCKET: u32 = 359;
     let namespace = fs::metadata("/proc/self/ns/pid")?;
     let register = |name| types.offset("pt_regs", &[name]);
@@ -279,7 +277,7 @@ fn call_terms(types: &Types<'_>) -> Result<CallTerms, Box<dyn std::error::Error>
 /// On 64-bit Arm, the first register has the result by then; where the call's own was is kept. 281 is `socket` in
 /// the table of 32-bit programs, and `execveat` in the other, whose first argument is no address family.
 #[cfg(target_arch = "aarch64")]
-fn call_terms(types: &Types<'_>) -> Result<CallTerms, Box<dyn std::error::Error>> {
+fn call_terms(types: &Types) -> Result<CallTerms, Box<dyn std::error::Error>> {
     let namespace = fs::metadata("/proc/self/ns/pid")?;
     let (first, second) = (
         types.offset("pt_regs", &["orig_x0"])?,

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::offsets;
 use crate::kernel::{
     bpf::{self, LoadError, ProgramKind},
-    btf::{self, Types},
+    btf::{BtfError, Types},
     object::{Linked, ObjectError},
 };
 
@@ -67,6 +67,12 @@ pub enum BackstopError {
     Untried(String),
 }
 
+impl From<BtfError> for BackstopError {
+    fn from(error: BtfError) -> Self {
+        Self::Types(error.to_string())
+    }
+}
+
 impl From<ObjectError> for BackstopError {
     fn from(error: ObjectError) -> Self {
         match error {
@@ -97,10 +103,9 @@ pub(in crate::kernel) fn is_active() -> Result<(), BackstopError> {
 
 impl Attached {
     pub(super) fn new() -> Result<Self, BackstopError> {
-        let types = |error: Box<dyn std::error::Error>| BackstopError::Types(error.to_string());
-        let blob = btf::of_this_kernel().map_err(|error| types(error.into()))?;
-        let kernel = Types::parse(&blob).map_err(|error| types(error.into()))?;
-        let offsets = offsets::find(&kernel).map_err(types)?;
+        let kernel = Types::of_this_kernel()?;
+        let offsets =
+            offsets::find(&kernel).map_err(|error| BackstopError::Types(error.to_string()))?;
         let linked = Linked::new(OBJECT, ("OFFSETS", offsets::bytes(&offsets)))?;
         let (mut links, mut absent) = (Vec::new(), Vec::new());
         for (name, hook) in PROGRAMS {

@@ -7,7 +7,7 @@ use capwarden_abi::lsm::Offsets;
 use crate::kernel::{btf::Types, object};
 
 /// By the running kernel's type information.
-pub(super) fn find(types: &Types<'_>) -> Result<Offsets, Box<dyn Error>> {
+pub(super) fn find(types: &Types) -> Result<Offsets, Box<dyn Error>> {
     let namespace = fs::metadata("/proc/self/ns/pid")?;
     let at = |structure, member| types.offset(structure, &[member]);
     Ok(Offsets {
