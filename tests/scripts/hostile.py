@@ -144,7 +144,7 @@ TOOLS = {
     "noise": noise,
     "long": long,
     "open": lambda id, a: answer(id, attempt()),
-    "echo": lambda id, a: answer(id, json.dumps(a)),
+    "echo": lambda id, a: "never" in a or answer(id, json.dumps(a)),
     "exit": lambda id, a: os._exit(a["status"]),
     "secret": lambda id, a: answer(id, "the policy does not name this tool"),
 }

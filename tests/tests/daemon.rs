@@ -308,7 +308,9 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
     daemon.said("the server one is changed", 1)?;
     ensure!(one.call("echo", &json!({ "n": 3 }))?.text() == "{\"n\": 3}");
 
-    // Who may not connect any more is connected no more, whichever file says so, and whenever they came.
+    // Who may not connect any more is connected no more, whichever file says so, and whenever they came; and
+    // hears why in answer to what was asked.
+    let waits = one.ask_call("echo", &json!({ "never": true }))?;
     stage.write(
         "agent.d/60-mine.yaml",
         &format!("version: 1\nservers:\n  one: {{ clients: [user:{STRANGER}] }}\n"),
@@ -316,6 +318,12 @@ fn configuration_is_followed_while_the_daemon_runs() -> Result<()> {
     agent.signal(Signal::HUP)?;
     ensure!(daemon.heard("RELOADING=1\n")?.contains("MONOTONIC_USEC="));
     daemon.heard("READY=1\n")?;
+    let told = one.answer(&waits)?;
+    let why = told.value.pointer("/error/message").and_then(Value::as_str);
+    ensure!(
+        why.is_some_and(|why| why.ends_with("not answered: its user may no longer connect.")),
+        "{told:?}"
+    );
     ensure!(one.exit()?.success());
     daemon.said("its user may no longer connect", 1)?;
     ensure!(three.call("echo", &json!({}))?.text() == "{}");

@@ -2,12 +2,13 @@
 
 use std::{
     io::Read, os::unix::process::ExitStatusExt as _, pin::pin, process::ExitStatus, sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     audit::visible,
-    gate::{Interrupter, Outgoing, PumpEnd, Rooms, Streams, pump},
+    gate::{Fate, Interrupter, Outgoing, PumpEnd, Rooms, Streams, pump},
     kernel::Output,
     principal::Caller,
     session::{EndReason, SessionEnd, SessionId},
@@ -48,6 +49,9 @@ impl Outgoing for Output {
         Box::new(Self::interrupter(self))
     }
 }
+
+/// How long a client whose connection is ended is given to read why.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why everything ends, in words for the record; and the signal that told so.
 pub(super) type Stop = (&'static str, Option<i32>);
@@ -105,7 +109,7 @@ where
                 }
                 ended = life.governed.wait(), if !exited => {
                     exited = true;
-                    tell.send_replace(Some(fate_of(&name, ended.ok())));
+                    tell.send_replace(Some(has_ended(fate_of(&name, ended.ok()))));
                     continue;
                 }
                 why = &mut stop => break (why, EndReason::Revoked),
@@ -135,15 +139,22 @@ where
             restarts = life.sessions.restarts();
             if let Err(why) = came {
                 // Fail closed: what the session leaves behind in the server is not left there.
-                tell.send_replace(Some(not_replaced(&name, session, &why)));
+                tell.send_replace(Some(has_ended(not_replaced(&name, session, &why))));
                 exited = true;
                 shift = None;
                 life.end(EndReason::ServerExit).await?;
             }
         };
         tracing::debug!(why = why.0, "ending");
+        let words = cut_off(&name, why.0);
+        tell.send_replace(Some(Fate {
+            words,
+            at_once: true,
+        }));
+        // The server's end waits for no client.
+        let (ended, _) = tokio::join!(life.end(reason), timeout(GOODBYE, carrying.join_next()),);
         drop(carrying);
-        let outcome = match life.end(reason).await? {
+        let outcome = match ended? {
             Outcome::Exited(status) if !served => {
                 tracing::error!("{}", fate_of(&name, Some(status)));
                 Outcome::NeverServed(status)
@@ -197,6 +208,22 @@ fn not_replaced(name: &str, session: SessionId, why: &str) -> String {
         visible(name),
         visible(why),
         Journal::place_of_the_log()
+    )
+}
+
+/// The server has ended by itself: what it said before is carried still.
+const fn has_ended(words: String) -> Fate {
+    Fate {
+        words,
+        at_once: false,
+    }
+}
+
+/// What a client is told that waits for an answer when its connection is ended.
+fn cut_off(name: &str, why: &str) -> String {
+    format!(
+        "capwarden has ended this connection to the server {}, so this is not answered: {why}.",
+        visible(name)
     )
 }
 

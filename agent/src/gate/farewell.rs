@@ -2,10 +2,7 @@
 
 use std::{io::Read, thread, time::Duration};
 
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     envelope::{Envelope, Id},
@@ -14,8 +11,14 @@ use super::{
     reply,
 };
 
-/// How the server ended, in a sentence or two for its client; none until that is known.
-pub type Fate = watch::Receiver<Option<String>>;
+/// How the server ended, or why its client has it no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// In a sentence or two, for a client that waits for an answer.
+    pub words: String,
+    /// Whether nothing more is carried, whatever the server has to say still.
+    pub at_once: bool,
+}
 
 /// What is told where it is not known how the server ended.
 pub(super) const CLOSED: &str =

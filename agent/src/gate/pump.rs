@@ -94,13 +94,13 @@ pub enum PumpEnd {
 
 /// Carries lines between a client and a server until one of them closes. When this returns, or is
 /// dropped, nothing more is carried. A client that waits for answers when the server has gone is told
-/// so, in the words that `fate` has by then. `shifts` brings other servers in place of the first.
+/// so, in the words that `fate` has by then; where that says so, at once. `shifts` brings other servers in place of the first.
 pub async fn pump<CI, CO, SI, SO, G>(
     streams: Streams<CI, CO, SI, SO>,
     gate: Arc<G>,
     caller: Caller,
     ends: mpsc::Receiver<SessionEnd>,
-    fate: Fate,
+    fate: watch::Receiver<Option<Fate>>,
     shifts: mpsc::Receiver<Shift<SI, SO>>,
 ) -> PumpEnd
 where
@@ -121,6 +121,7 @@ where
         generation: AtomicU64::new(0),
         away: watch::Sender::new(false),
         why_away: Mutex::default(),
+        silenced: AtomicBool::new(false),
         over: AtomicBool::new(false),
         spoke: AtomicBool::new(false),
         late: Mutex::default(),
@@ -156,7 +157,13 @@ where
     let mut dead = fate.clone();
     let left_behind = async {
         until(&mut dead, Option::is_some).await;
-        tokio::time::sleep(LAST_WORDS).await;
+        let at_once = async {
+            until(&mut dead, |fate| {
+                fate.as_ref().is_some_and(|fate| fate.at_once)
+            })
+            .await
+        };
+        let _ = timeout(LAST_WORDS, at_once).await;
     };
     let relieved = async {
         pump.relieved(shifts).await;
@@ -166,7 +173,10 @@ where
         () = relieved => {}
         () = all => {}
         () = overdue => tracing::warn!("gave up waiting for the other side to close"),
-        () = left_behind => pump.close(PumpEnd::ServerClosed),
+        () = left_behind => {
+            pump.silenced.store(true, Ordering::Relaxed);
+            pump.close(PumpEnd::ServerClosed);
+        }
     }
     let end = pump.closing.borrow().unwrap_or(PumpEnd::ServerClosed);
     let end = match end {
@@ -198,6 +208,8 @@ struct Pump<G: Rooms, CO, SI> {
     away: watch::Sender<bool>,
     /// What those are told who wait for one that went away.
     why_away: Mutex<String>,
+    /// Whatever the server has to say still is for nobody.
+    silenced: AtomicBool,
     /// The pump has returned; only calls that wait for a session are left.
     over: AtomicBool,
     /// The server has sent a message.
@@ -276,7 +288,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         let pump = loop {
             let next = lines.next();
             let Some(pump) = this.upgrade() else { return };
-            if pump.over.load(Ordering::Relaxed) {
+            if pump.over.load(Ordering::Relaxed) || pump.silenced.load(Ordering::Relaxed) {
                 return;
             }
             if pump.generation() != generation {
@@ -531,10 +543,15 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
 
     /// Tells the client how the server ended, in answer to each request that it waits for. A client
     /// that has asked for nothing yet is waited for a little: a server may end before it is asked.
-    async fn explain(self: &Arc<Self>, mut fate: Fate, patience: Duration) -> PumpEnd {
+    async fn explain(
+        self: &Arc<Self>,
+        mut fate: watch::Receiver<Option<Fate>>,
+        patience: Duration,
+    ) -> PumpEnd {
         let known = timeout(INQUEST, until(&mut fate, Option::is_some)).await;
-        let words = fate.borrow().clone().filter(|_| known.is_ok());
-        let words = words.unwrap_or_else(|| farewell::CLOSED.to_owned());
+        let fate = fate.borrow().clone().filter(|_| known.is_ok());
+        let at_once = fate.as_ref().is_some_and(|fate| fate.at_once);
+        let words = fate.map_or_else(|| farewell::CLOSED.to_owned(), |fate| fate.words);
         let mut waiting = self.conversation.abandoned();
         {
             let mut late = lock(&self.late);
@@ -550,7 +567,7 @@ impl<G: Rooms, CO: Outgoing, SI: Outgoing> Pump<G, CO, SI> {
         };
         // A client that does not read is not waited for.
         let _ = timeout(patience, telling).await;
-        if !spoke && !told {
+        if !spoke && !told && !at_once {
             let mut heard = self.told.subscribe();
             let _ = timeout(farewell::PATIENCE, until(&mut heard, |told| *told)).await;
             told = lock(&self.late).told;

@@ -137,7 +137,7 @@ struct Rig {
     captures: Arc<FakeCaptures>,
     events: mpsc::UnboundedReceiver<GateEvent>,
     ends: mpsc::Sender<SessionEnd>,
-    fate: watch::Sender<Option<String>>,
+    fate: watch::Sender<Option<Fate>>,
     shift: mpsc::Sender<Shift<FarOut, Far>>,
     pump: JoinHandle<PumpEnd>,
 }
@@ -187,10 +187,16 @@ impl Rig {
         }
     }
 
+    /// What is known of the server's end.
+    fn ended(&self, words: &str, at_once: bool) {
+        let words = words.to_owned();
+        self.fate.send_replace(Some(Fate { words, at_once }));
+    }
+
     /// The server ends, with exit status 3.
     async fn server_ends(&mut self) {
         self.server.hang_up().await;
-        self.fate.send_replace(Some(ENDED.to_owned()));
+        self.ended(ENDED, false);
     }
 
     /// A call and its answer go through, both as the bytes they are.
@@ -1058,6 +1064,29 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":"i","method":"initialize","par
 /// What a request is told whose server has gone.
 fn told_of_the_end(id: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -31002, "message": ENDED } })
+}
+
+#[tokio::test]
+async fn client_that_is_cut_off_is_told_why_and_nothing_more_is_carried() {
+    let mut rig = Rig::new();
+    rig.still_works("1").await;
+    rig.client.say(&call(2, "echo", "{}")).await;
+    rig.server.hear().await;
+    rig.ended("Cut off.", true);
+    let answer = rig.client.hear_json().await;
+    assert_eq!(answer["error"]["message"], "Cut off.");
+    assert_eq!(answer["id"], 2);
+    // The server is there still, and has something to say.
+    rig.server.say(r#"{"jsonrpc":"2.0","method":"late"}"#).await;
+    let end = timeout(Duration::from_secs(1), rig.pump).await.unwrap();
+    assert_eq!(end.unwrap(), PumpEnd::ServerClosed);
+    assert_eq!(rig.client.hear().await, "");
+
+    // Nobody waits for a client that waits for nothing.
+    let rig = Rig::new();
+    rig.ended("Cut off.", true);
+    let end = timeout(Duration::from_secs(1), rig.pump).await.unwrap();
+    assert_eq!(end.unwrap(), PumpEnd::ServerClosed);
 }
 
 #[tokio::test]

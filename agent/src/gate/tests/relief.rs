@@ -121,7 +121,7 @@ async fn client_is_told_if_no_other_server_comes() {
     rig.server_goes().await;
     rig.client.say(&call(1, "echo", "{}")).await;
     rig.client.hears_nothing().await;
-    rig.fate.send_replace(Some(ENDED.to_owned()));
+    rig.ended(ENDED, false);
     drop(rig.shift);
     assert_eq!(rig.client.hear_json().await, told_of_the_end(&json!(1)));
     let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
@@ -140,7 +140,7 @@ async fn server_that_ends_in_its_handshake_is_none() {
     rig.server.hang_up().await;
     let came = timeout(SOON, came).await.unwrap().unwrap();
     assert_eq!(came, Err("the new server has ended at once".to_owned()));
-    rig.fate.send_replace(Some(ENDED.to_owned()));
+    rig.ended(ENDED, false);
     drop(rig.shift);
     assert_eq!(rig.client.hear_json().await, told_of_the_end(&json!(1)));
     let end = timeout(SOON, rig.pump).await.unwrap().unwrap();
