@@ -77,6 +77,9 @@ static OWN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// still while the host is suspended, so the first look after that is at most a tick late.
 const FAR: u64 = 250_000_000;
 
+/// The word of `__sk_buff.cb` that a number passes through on its way (see [`some_number`]).
+const PASSAGE: usize = 1;
+
 /// Loopback has this index in every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 /// `PACKET_OUTGOING` of `<linux/if_packet.h>`.
@@ -207,11 +210,25 @@ fn guard<const LOOK: bool>(ctx: &SkBuffContext, link: u32, any_interface: bool) 
         end(ended, ended::BYTES);
     }
     let (slot, tagged) = protocol::slot(ctx, link);
-    count(slot);
-    if tagged {
+    let of_which = some_number(ctx, slot | u32::from(tagged) << 16);
+    count(of_which & 0xffff);
+    if of_which >> 16 != 0 {
         count(TAGGED);
     }
     i64::from(delivered)
+}
+
+/// The same number, of which the verifier forgets which it is: it looks at what follows once, and not once for
+/// each way that a packet's headers can lead there.
+#[inline(always)]
+fn some_number(ctx: &SkBuffContext, number: u32) -> u32 {
+    // SAFETY: the context pointer is valid, and a program may write these words; the kernel empties them for
+    // whoever is next.
+    unsafe {
+        let word = &raw mut (*ctx.skb.skb).cb[PASSAGE];
+        word.write_volatile(number);
+        word.read_volatile()
+    }
 }
 
 /// Counts a packet that is delivered.

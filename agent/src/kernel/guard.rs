@@ -59,6 +59,12 @@ pub struct GuardPlan {
     pub interfaces: Vec<u32>,
 }
 
+/// Instances in store for raw sockets. tcpdump opens two; dumpcap and tshark open a few more, with time between
+/// them to make others. Each takes the verifier some milliseconds, which is most of what a session costs.
+pub(super) const RAW_IN_STORE: usize = 2;
+/// Those for cooked ones, which come one at a time, and hardly ever in a session that is not about `any`.
+const COOKED_IN_STORE: usize = 1;
+
 /// A loaded guard. Dropping it does not free armed sockets: their program and maps live on.
 pub struct Guard {
     instances: Arc<Instances>,
@@ -77,17 +83,22 @@ impl Guard {
         let protocols = Array::try_from(linked.take_array("PROTOCOLS")?)?;
         let control = Array::try_from(linked.take_array("CONTROL")?)?;
         let ends = RingBuf::try_from(linked.take_ring("ENDS")?)?;
-        let chain = |filters: Option<&Vec<EbpfInsn>>, guard, behind_own| {
+        let chain = |filters: Option<&Vec<EbpfInsn>>, guard, behind_own, in_store| {
             let chain = |filters: &Vec<EbpfInsn>| {
                 Ok::<_, LinkError>(Chain {
                     code: [filters, &*linked.code(guard)?].concat(),
                     behind_own: linked.code(behind_own)?,
+                    in_store,
                 })
             };
             filters.map(chain).transpose()
         };
-        let raw = chain(plan.raw.as_ref(), "guard_raw", "own_raw")?;
-        let cooked = chain(plan.cooked.as_ref(), "guard_cooked", "own_cooked")?;
+        let raw = chain(plan.raw.as_ref(), "guard_raw", "own_raw", RAW_IN_STORE)?;
+        let cooked = match plan.terms.any_interface {
+            0 => 0,
+            _ => COOKED_IN_STORE,
+        };
+        let cooked = chain(plan.cooked.as_ref(), "guard_cooked", "own_cooked", cooked)?;
         let instances = Instances::new(raw, cooked, linked)?;
         instances.fit()?;
         let mut guard = Self {

@@ -39,12 +39,6 @@ use super::{
 };
 use crate::filter::EbpfInsn;
 
-/// Instances in store for raw sockets. tcpdump opens two; dumpcap and tshark open a few more, with time between
-/// them to make others. Each takes the verifier some ten milliseconds, which is most of what a session costs.
-const RAW_IN_STORE: usize = 2;
-/// Cooked sockets are rare, and come one at a time.
-const COOKED_IN_STORE: usize = 1;
-
 /// A program that can be put on a socket, and its slot.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -76,6 +70,8 @@ pub(super) struct Chain {
     pub(super) code: Vec<EbpfInsn>,
     /// The guard as it stands behind an own filter.
     pub(super) behind_own: Vec<EbpfInsn>,
+    /// How many instances are kept in store. Without any, a socket waits for its own.
+    pub(super) in_store: usize,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +113,7 @@ impl Instances {
             filling: Mutex::default(),
         };
         for kind in [SocketKind::Raw, SocketKind::Cooked] {
-            if let Some(chain) = instances.chain(kind) {
+            if let Some(chain) = instances.chain(kind).filter(|chain| chain.in_store > 0) {
                 // What the verifier refuses is refused now, not when a socket is asked for.
                 let made = instances.make(chain)?;
                 instances.store().of(kind).push(made);
@@ -132,14 +128,11 @@ impl Instances {
         let Ok(_filling) = self.filling.try_lock() else {
             return;
         };
-        for (kind, wanted) in [
-            (SocketKind::Raw, RAW_IN_STORE),
-            (SocketKind::Cooked, COOKED_IN_STORE),
-        ] {
+        for kind in [SocketKind::Raw, SocketKind::Cooked] {
             let Some(chain) = self.chain(kind) else {
                 continue;
             };
-            while self.store().of(kind).len() < wanted {
+            while self.store().of(kind).len() < chain.in_store {
                 match self.make(chain) {
                     Ok(made) => self.store().of(kind).push(made),
                     Err(error) => {
@@ -170,7 +163,7 @@ impl Instances {
         }))
     }
 
-    /// Puts a program of each kind on a socket, once.
+    /// Puts a program of each kind in store on a socket, once.
     pub(super) fn fit(&self) -> Result<(), GuardError> {
         for kind in [SocketKind::Raw, SocketKind::Cooked] {
             let Some(chain) = self.chain(kind) else {

@@ -8,7 +8,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::{
     super::{
-        guard::{Guard, GuardPlan},
+        guard::{Guard, GuardPlan, RAW_IN_STORE},
         socket::{ArmedSocket, SocketCall, arm},
     },
     *,
