@@ -15,7 +15,8 @@
 //! A tool's rule comes to a `model::Action` and a list of `model::Step`s, in the order in which
 //! they are asked: `args` (`predicate`), `checks` (`condition`, `operator`), approvals, limits
 //! (`usage`). All dialects come to the same model, so that there is one decision (`decide`),
-//! one comparison (`diff`), and one way to write any of them in ours (`import`).
+//! one comparison (`diff`), and one way to write any of them in ours (`import`). What is no error, and hardly meant, is
+//! found by `overlap` and `uncounted`.
 //!
 //! # Who approves
 //!
@@ -60,6 +61,7 @@ mod proxy;
 mod request;
 mod source;
 mod summary;
+mod uncounted;
 mod units;
 mod usage;
 mod verdict;
@@ -93,4 +95,5 @@ pub use program::{ProgramTerms, ProgramVerdict};
 pub use proxy::{Baseline, ProxyEnd, ProxyTerms, ProxyVerdict};
 pub use request::{Request, unpoliced};
 pub use summary::{Summary, ToolSummary};
+pub use uncounted::Uncounted;
 pub use verdict::*;

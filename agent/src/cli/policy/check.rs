@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use crate::{
     audit::visible,
     filter::{
-        CompileError, LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm,
-        hiding_name, lint,
+        LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm, hiding_name, lint,
     },
-    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef, SharedUpstream},
+    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef, SharedUpstream, Uncounted},
     words,
 };
 
@@ -23,7 +22,7 @@ use super::{
     super::{
         enforce,
         exit::Exit,
-        failure::{self, Account, Failure},
+        failure::{self, Failure},
         paths,
         term::{self, Paint},
     },
@@ -37,7 +36,8 @@ use super::{
 ///
 /// Then looks at each `within`: one that matches nothing is a problem, too. Ways in which refused
 /// packets get through it are warnings, which leave the exit status alone; `filter lint` shows the
-/// packets. So is a filter that cannot be used on `any`, where its rule lists that.
+/// packets. So is a filter that cannot be used on `any`, where its rule lists that, and a condition on a counter in which
+/// no limit counts.
 ///
 /// Of a sound policy, it tells what each tool may do. Cases (`NAME.test.yaml`) are run against the
 /// policy beside them, as `policy test` does; Markdown is left out.
@@ -109,6 +109,7 @@ impl Check {
                         "others_allowed": summary.others_allowed,
                         "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
                         "upstreams": policy.shared_upstreams().iter().map(shared).collect::<Vec<_>>(),
+                        "counters": policy.uncounted().iter().map(uncounted).collect::<Vec<_>>(),
                     }));
                     if !self.json {
                         let paint = Paint::for_stdout();
@@ -119,6 +120,15 @@ impl Check {
                             for shared in policy.shared_upstreams() {
                                 let warning = paint.warning("warning:");
                                 writeln!(out, "{warning} {}: {}", shared.second, shared.message())?;
+                            }
+                            for uncounted in policy.uncounted() {
+                                let warning = paint.warning("warning:");
+                                writeln!(
+                                    out,
+                                    "{warning} {}: {}",
+                                    uncounted.rule,
+                                    uncounted.message()
+                                )?;
                             }
                             out.write_all(summary::words(&summary, wrong, paint).as_bytes())
                         })?;
@@ -143,12 +153,20 @@ impl Check {
 }
 
 fn shared(shared: &SharedUpstream<'_>) -> Value {
+    warning(shared.second, &shared.message())
+}
+
+fn uncounted(uncounted: &Uncounted<'_>) -> Value {
+    warning(uncounted.rule, &uncounted.message())
+}
+
+fn warning(rule: &RuleRef, message: &str) -> Value {
     json!({
-        "line": shared.second.line,
-        "column": shared.second.column,
-        "path": shared.second.path,
+        "line": rule.line,
+        "column": rule.column,
+        "path": rule.path,
         "severity": "warning",
-        "message": shared.message(),
+        "message": message,
     })
 }
 
@@ -202,16 +220,8 @@ fn remarks(policy: &Loaded) -> Result<Vec<Remark<'_>>, Failure> {
         let unfit_for_any = enforce::unfit_for_any(filter, &compiler)?;
         let found = match known.get(expression) {
             Some(found) => found.clone(),
-            None => lint(expression, form, &compiler, budget).map_err(|error| match error {
-                CompileError::ChildFailed(why) => {
-                    Failure::Internal(Account::new("cannot compile a filter").because(why))
-                }
-                error => Failure::Usage(
-                    Account::new("cannot use the filter")
-                        .on(expression)
-                        .because(error),
-                ),
-            })?,
+            None => lint(expression, form, &compiler, budget)
+                .map_err(|error| enforce::not_compiled(expression, error))?,
         };
         known.insert(expression, found.clone());
         if !found.is_clean() || unfit_for_any.is_some() {
