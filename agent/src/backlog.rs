@@ -74,7 +74,7 @@ impl<H: Hearer> Backlog<H> {
     /// Tells it at once, or else after all that was to be told before. What there is no room for is lost, and counted.
     pub(crate) fn tell(self: &Arc<Self>, message: H::Message) {
         let mut waiting = self.waiting();
-        if !waiting.telling && self.hearer.at_once(&message) {
+        if !waiting.telling && self.owns_up_at_once(&mut waiting) && self.hearer.at_once(&message) {
             return;
         }
         let size = H::size(&message);
@@ -97,7 +97,7 @@ impl<H: Hearer> Backlog<H> {
         }
     }
 
-    /// Waits until all was told, at most so long. How many messages were not.
+    /// Waits until all was told, at most so long. How many messages were not; what tells of lost ones is one.
     pub(crate) fn settled(&self, at_most: Duration) -> u64 {
         let waited = self
             .emptied
@@ -128,6 +128,17 @@ impl<H: Hearer> Backlog<H> {
             waiting.messages.pop_front();
             waiting.bytes = waiting.bytes.saturating_sub(H::size(&next));
         }
+    }
+
+    /// Tells at once how many there was no room for. Whether that takes no time, or there were none.
+    fn owns_up_at_once(&self, waiting: &mut Waiting<H::Message>) -> bool {
+        let lost = waiting.lost;
+        let words = (lost > 0).then(|| self.hearer.lost(lost)).flatten();
+        let told = words.is_none_or(|words| self.hearer.at_once(&words));
+        if told {
+            waiting.lost = 0;
+        }
+        told
     }
 
     /// Has it told how many there was no room for.

@@ -147,9 +147,19 @@ impl Manager {
         }
     }
 
-    /// What is shown of the service.
-    pub fn status(&self, status: &str) {
-        self.say(&format!("STATUS={}\n", line(status)));
+    /// What is shown of the service. False if a manager that does not read would be told later, when it may be something
+    /// else that is to be shown.
+    #[must_use]
+    pub fn status(&self, status: &str) -> bool {
+        let words = format!("STATUS={}\n", line(status));
+        match self.tell(&words, &[]) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                not_told(&words, &error);
+                true
+            }
+        }
     }
 
     /// The process is well: the watchdog waits anew. A manager that does not read is not told later, when that may not be so
@@ -368,8 +378,9 @@ mod tests {
         manager.reloading();
         manager.alive();
         manager.ready("1 server");
-        for status in 0..1_000 {
-            manager.status(&format!("{status} of as many as there is no room for"));
+        assert!(!manager.status("2 servers"));
+        for number in 0..1_000 {
+            manager.ready(&format!("{number} of as many as there is no room for"));
         }
         let late = manager.replaced_by(4711, "1 server").unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::WouldBlock);
@@ -386,12 +397,14 @@ mod tests {
         // Of the rest, what there is no room for is lost.
         manager.stopping();
         let (mut kept, mut told) = (0, next());
-        while told.starts_with(&format!("STATUS={kept} of ")) && kept < 1_000 {
+        while told.starts_with(&format!("READY=1\nSTATUS={kept} of ")) && kept < 1_000 {
             (kept, told) = (kept + 1, next());
         }
         assert!((10..1_000).contains(&kept), "{kept}");
         assert!(told.starts_with("STOPPING=1\n"), "{told}");
         manager.0.settled(Duration::from_secs(10));
+        assert!(manager.status("2 servers"));
+        assert_eq!(next(), "STATUS=2 servers\n");
         manager.replaced_by(4711, "1 server").unwrap();
         assert!(next().starts_with("MAINPID=4711\n"));
     }

@@ -317,8 +317,10 @@ impl Life {
     }
 
     fn status(&mut self, status: &str) {
-        self.tell(|manager| manager.status(status));
-        status.clone_into(&mut self.told);
+        let manager = self.manager.as_ref().filter(|_| self.known.is_none());
+        if manager.is_none_or(|manager| manager.status(status)) {
+            status.clone_into(&mut self.told);
+        }
     }
 
     fn in_words(&self, house: &House) -> String {
