@@ -52,22 +52,25 @@ impl Server<'_> {
                     "{user} cannot execute {}: {why}; if the server captures by it, it gets nothing",
                     file.display()
                 ),
-                self.remedy(&user, &file),
+                self.remedy(&credentials, &user, &file),
             );
         }
     }
 
-    fn remedy(&self, user: &str, file: &Path) -> String {
+    fn remedy(&self, credentials: &Credentials, user: &str, file: &Path) -> String {
         const BY_GROUP: u32 = 0o010;
         let group = fs::metadata(file).ok();
-        let group = group.filter(|about| about.mode() & BY_GROUP != 0 && about.gid() != 0);
+        let group = group.filter(|about| {
+            let is_in = credentials.groups.contains(&about.gid());
+            about.mode() & BY_GROUP != 0 && about.gid() != 0 && !is_in
+        });
         let [unit, _] = self.units();
         match group {
             Some(group) if self.host.is_service() => format!(
                 "sudo usermod -aG {} {user}; then restart {unit}, which ends what it has started",
                 shown(kernel::group_name(group.gid()))
             ),
-            // Without launchers, servers are in no group of their user's.
+            // Without launchers, servers are in no group of their user's; who is in it is kept out by something else.
             _ => format!(
                 "see with namei -l {}; {user} must be able to execute it, and to enter each directory above it",
                 file.display()
