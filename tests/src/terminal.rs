@@ -25,6 +25,15 @@ pub struct Terminal {
     _place: TempDir,
 }
 
+/// A shell that completes on a terminal.
+#[derive(Clone, Copy, Debug)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+}
+
 impl Terminal {
     /// Starts a verb on it.
     pub fn new(words: &str) -> Result<Self> {
@@ -37,24 +46,29 @@ impl Terminal {
         Self::start(tempfile::tempdir()?, &line)
     }
 
-    /// Starts bash on it, which completes what `capwarden completions` says, and finds the program in its PATH.
-    pub fn bash() -> Result<Self> {
+    /// Starts a shell on it, which completes what `capwarden completions` says, and finds the program in its PATH.
+    pub fn shell(shell: Shell) -> Result<Self> {
         let place = tempfile::tempdir()?;
         let program = capwarden()?;
         symlink(&program, place.path().join("capwarden"))?;
+        let (name, before, file) = match shell {
+            Shell::Bash => ("bash", "", "start"),
+            Shell::Zsh => ("zsh", "autoload -Uz compinit; compinit -u -D\n", ".zshrc"),
+        };
         let script = Command::new(&program)
-            .args(["completions", "bash"])
+            .args(["completions", name])
             .output()?;
-        let mut start = script.stdout;
-        writeln!(start, "PATH='{}':$PATH; PS1='> '", place.path().display())?;
-        let file = place.path().join("start");
+        let mut start = before.as_bytes().to_vec();
+        start.extend(script.stdout);
+        let (place_path, file) = (place.path().display(), place.path().join(file));
+        writeln!(start, "PATH='{place_path}':$PATH; PS1='> '")?;
         fs::write(&file, start)?;
+        let started = match shell {
+            Shell::Bash => format!("bash --noprofile --rcfile '{}' -i", file.display()),
+            Shell::Zsh => format!("env ZDOTDIR='{place_path}' zsh -d -i"),
+        };
         // On a terminal that can do little, it writes its line anew, which is read as it stands.
-        let line = format!(
-            "export TERM=dumb; exec bash --noprofile --rcfile '{}' -i",
-            file.display()
-        );
-        Self::start(place, &line)
+        Self::start(place, &format!("export TERM=dumb; exec {started}"))
     }
 
     fn start(place: TempDir, line: &str) -> Result<Self> {

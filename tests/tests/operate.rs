@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     net::Ipv4Addr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use capwarden_tests::{
     mcp::{Client, PATIENCE},
     netns::Namespace,
     stage::{AWSLABS, Stage, node, number, packets, python, suite, text},
-    terminal::Terminal,
+    terminal::{Shell, Terminal},
     traffic::Flood,
 };
 use rustix::process::Signal;
@@ -300,7 +300,7 @@ fn bash_completes_sessions_and_servers_by_the_tab_key() -> Result<()> {
     let (running, _) = tcpdump(&namespace)?;
     let one = session(running.child.id(), |_| true)?;
     let agent = &text(&one, "id")[..8];
-    let mut bash = Terminal::bash()?;
+    let mut bash = Terminal::shell(Shell::Bash)?;
     bash.shows("> ")?;
     bash.press(&format!("capwarden stop {agent}\t"))?;
     bash.shows(&format!("> capwarden stop {agent}/s1 "))?;
@@ -318,6 +318,55 @@ fn bash_completes_sessions_and_servers_by_the_tab_key() -> Result<()> {
     bash.press("\u{15}capwarden stop /et\tx")?;
     bash.shows("> capwarden stop /etx")?;
     bash.press("\u{15}")?;
+    verb(&["stop", text(&one, "id")])?;
+    running.finish()?;
+    Ok(())
+}
+
+#[test]
+fn zsh_and_fish_complete_them_too() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let (running, _) = tcpdump(&namespace)?;
+    let one = session(running.child.id(), |_| true)?;
+    let agent = &text(&one, "id")[..8];
+
+    let mut zsh = Terminal::shell(Shell::Zsh)?;
+    zsh.shows("> ")?;
+    zsh.press(&format!("capwarden stop {agent}\t"))?;
+    zsh.shows(&format!("capwarden stop {agent}/s1 "))?;
+    zsh.press("\u{15}capwarden stop --server=tcpdum\t")?;
+    zsh.shows("capwarden stop --server=tcpdump ")?;
+    zsh.press("\u{15}capwarden sess\t")?;
+    zsh.shows("capwarden sessions ")?;
+    zsh.press("\u{15}capwarden stop /et\tx")?;
+    zsh.shows("capwarden stop /etx")?;
+
+    let place = tempfile::tempdir()?;
+    symlink(capwarden()?, place.path().join("capwarden"))?;
+    let script = Command::new(capwarden()?)
+        .args(["completions", "fish"])
+        .output()?;
+    fs::write(place.path().join("completions"), script.stdout)?;
+    // What it would offer behind a line, as it says itself.
+    let offered = |line: &str| -> Result<String> {
+        let place = place.path().display();
+        let asks = format!(
+            "set -x PATH '{place}' $PATH; source '{place}/completions'; complete -C '{line}'"
+        );
+        let told = Command::new("fish")
+            .args(["--no-config", "-c", &asks])
+            .env("HOME", place.to_string())
+            .output()?;
+        Ok(String::from_utf8(told.stdout)?)
+    };
+    let of_stop = offered("capwarden stop ")?;
+    ensure!(of_stop.contains(&format!("{agent}/s1")), "{of_stop}");
+    let servers = offered("capwarden stop --server=")?;
+    ensure!(servers.trim() == "--server=tcpdump", "{servers}");
+    let verbs = offered("capwarden sess")?;
+    ensure!(verbs.starts_with("sessions"), "{verbs}");
+    ensure!(offered("capwarden stop /et")?.is_empty());
+
     verb(&["stop", text(&one, "id")])?;
     running.finish()?;
     Ok(())

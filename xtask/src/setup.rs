@@ -107,7 +107,7 @@ const PACKAGES: [Package; 5] = [
 ];
 
 /// Needed to test it.
-const TEST_PACKAGES: [Package; 5] = [
+const TEST_PACKAGES: [Package; 7] = [
     Package {
         // With the compiler, as a test's server is source code.
         name: "default-jdk-headless",
@@ -128,6 +128,15 @@ const TEST_PACKAGES: [Package; 5] = [
     Package {
         name: "shellcheck",
         sign: Sign::Program("shellcheck"),
+    },
+    // Whose completions are tried; bash is everywhere.
+    Package {
+        name: "zsh",
+        sign: Sign::Program("zsh"),
+    },
+    Package {
+        name: "fish",
+        sign: Sign::Program("fish"),
     },
 ];
 
