@@ -121,7 +121,7 @@ pub(super) struct Run {
     /// Call the server by this name
     ///
     /// Grants, approvals, limits and accepted definitions go by it. Without it: the file name of its
-    /// command, or what a launcher runs: of `uvx netmcp@1.2`, `netmcp`; of `python3 -m netmcp`, `netmcp`;
+    /// command, or what that runs: of `uvx netmcp@1.2`, `netmcp`; of `python3 -m netmcp`, `netmcp`;
     /// of `node /opt/netmcp/dist/index.js`, `netmcp`. The log says it at the start.
     #[arg(long = "server", value_name = "NAME", value_parser = name)]
     pub(super) name: Option<String>,

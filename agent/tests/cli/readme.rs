@@ -25,6 +25,11 @@ const COMMANDS: &[(&str, Try)] = &[
         Run("deny K7QM-2F9X --why not", 1),
     ),
     ("doctor", Parse("doctor")),
+    (
+        "exec --interface lo --filter 'tcp port 80' --packets 100 --seconds 60 -- tcpdump -i lo -w http.pcap",
+        Parse("exec --interface lo --filter tcp --packets 100 --seconds 60 -- tcpdump"),
+    ),
+    ("filter check EXPR", Run("filter check tcp", 0)),
     ("filter explain EXPR", Run("filter explain tcp", 0)),
     ("filter lint EXPR", Run("filter lint tcp", 0)),
     (

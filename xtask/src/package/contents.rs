@@ -305,7 +305,8 @@ fn install(binary: &Binary) -> String {
          As root, below this directory:\n\n\
          \x20 tar --create usr etc | tar --extract --no-same-owner --directory=/\n\
          \x20 systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload\n\
-         \x20 capwarden doctor\n\n\
+         \x20 capwarden doctor\n\
+         \x20 systemctl enable --now capwarden.service\n\n\
          An etc/capwarden/agent.yaml that is there already is replaced: leave etc out then.\n"
     )
 }

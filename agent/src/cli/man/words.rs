@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap_mangen::roff::{Roff, bold, roman};
 
 /// Each word, and what it means.
-pub(super) const WORDS: [(&str, &str); 11] = [
+pub(super) const WORDS: [(&str, &str); 12] = [
     (
         "server",
         "an MCP server that capwarden stands in front of; a governed one is started by it, too",
@@ -41,6 +41,10 @@ pub(super) const WORDS: [(&str, &str); 11] = [
     (
         "grant",
         "what capwarden grant create makes: leave to call a server over HTTP, for whoever bears its token",
+    ),
+    (
+        "principal",
+        "who calls: the user whom the kernel names, or the bearer of a grant",
     ),
     (
         "audit log",
