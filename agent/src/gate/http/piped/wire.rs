@@ -46,6 +46,8 @@ pub(super) struct Wire {
     gone: Arc<watch::Sender<bool>>,
     heard: Mutex<Instant>,
     number: AtomicU64,
+    /// See [`Reader::handing`].
+    handing: Arc<tokio::sync::Mutex<()>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -75,11 +77,13 @@ impl Wire {
         let (sender, lines) = mpsc::channel(LINES);
         let streams = Arc::new(Mutex::new(Streams::default()));
         let gone = Arc::new(watch::Sender::new(false));
+        let handing = Arc::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(write(to_server, lines));
         let reader = Reader {
             kind,
             streams: Arc::clone(&streams),
+            handing: Arc::clone(&handing),
             answers,
             whose,
         };
@@ -98,6 +102,7 @@ impl Wire {
             gone,
             heard: Mutex::new(Instant::now()),
             number: AtomicU64::new(0),
+            handing,
             tasks: Mutex::new(tasks),
         })
     }
@@ -148,6 +153,12 @@ impl Wire {
         !lock(&self.streams).kept.is_empty()
     }
 
+    /// How many requests wait for their answers.
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> usize {
+        lock(&self.streams).waiting.len()
+    }
+
     /// The client was heard of.
     pub(super) fn heard(&self) {
         *lock(&self.heard) = Instant::now();
@@ -155,23 +166,19 @@ impl Wire {
 
     /// How long nothing was heard of the client, and nothing went on.
     pub(super) fn idle(&self) -> Duration {
-        let streams = lock(&self.streams);
-        let listens = streams.listening.as_ref().is_some_and(|to| !to.is_closed());
-        let waits = streams
-            .waiting
-            .values()
-            .any(|waiting| !waiting.to.is_closed());
-        match listens || waits {
+        let listening = lock(&self.streams).listening.clone();
+        match listening.is_some_and(|to| !to.is_closed()) || self.waits() {
             true => Duration::ZERO,
             false => lock(&self.heard).elapsed(),
         }
     }
 
-    /// Whether the answer to a request is waited for.
+    /// Whether the answer to a request is waited for, or on its way to whoever waits.
     pub(super) fn waits(&self) -> bool {
-        let streams = lock(&self.streams);
-        let mut waiting = streams.waiting.values();
-        waiting.any(|waiting| !waiting.to.is_closed())
+        let open = |waiting: &Waiting| !waiting.to.is_closed();
+        let waits = lock(&self.streams).waiting.values().any(open);
+        // In this order: it is on its way before nobody waits for it.
+        waits || self.handing.try_lock().is_err()
     }
 
     /// A number that no other request of this wire has.

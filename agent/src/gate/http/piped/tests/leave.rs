@@ -1,6 +1,9 @@
 //! Nobody is let in any more: who waits is answered, and none waits for ever.
 
-use super::*;
+use super::{streams::QUEUE, *};
+
+/// More than the kernel keeps of a connection that is not read.
+const MUCH: usize = 8 << 20;
 
 type Tell = watch::Sender<Option<Instant>>;
 
@@ -87,6 +90,61 @@ async fn what_is_never_answered_is_answered_in_the_servers_place_when_it_is_late
     busy.answers(&json!({ "late": 1 })).await;
     let answer = guarded.event().await.expect("an answer");
     assert!(answer.contains("\"late\""), "{answer}");
+    has_left(served).await;
+}
+
+impl Rig {
+    /// Waits until a session's wire is so.
+    async fn until(&self, so: impl Fn(&Wire) -> bool) {
+        let waiting = async {
+            let is_so = || lock(&self.front.sessions).values().any(|one| so(&one.wire));
+            while !is_so() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, waiting).await.expect("it becomes so");
+    }
+
+    /// A request whose client does not read, and for which so much has come that there is no room for more.
+    async fn unread(&self, session: &str, server: &mut Server) -> Coming {
+        let unread = self.post(session, &request(7, "x")).await;
+        assert_eq!(server.hears().await.unwrap()["id"], 7);
+        let news = |length: usize| {
+            let params = json!({ "data": "x".repeat(length) });
+            json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": params })
+        };
+        server.says(&news(MUCH).to_string()).await;
+        for _ in 0..QUEUE {
+            server.says(&news(1).to_string()).await;
+        }
+        unread
+    }
+}
+
+impl Coming {
+    /// Reads what has come for it besides its answer.
+    async fn catches_up(&mut self) {
+        for _ in 0..=QUEUE {
+            let news = self.event().await.expect("news");
+            assert!(news.contains("notifications/message"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn answer_on_its_way_to_a_client_that_reads_slowly_is_not_cut_off() {
+    let (mut rig, tell, served) = leaving(SOON, SOON).await;
+    let (session, mut server) = rig.session().await;
+    let mut slow = rig.unread(&session, &mut server).await;
+    let answer = r#"{"jsonrpc":"2.0","id":7,"result":{"late":1}}"#;
+    server.says(answer).await;
+    rig.until(|wire| wire.asked() == 0).await;
+    rig.front.sweep(Duration::from_nanos(1));
+    now(&tell);
+    sleep(2 * LEAVING).await;
+    slow.catches_up().await;
+    assert_eq!(slow.event().await.as_deref(), Some(answer));
+    assert_eq!(slow.event().await, None);
     has_left(served).await;
 }
 
