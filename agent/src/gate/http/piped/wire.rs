@@ -14,8 +14,12 @@ use hyper::body::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
@@ -107,7 +111,7 @@ impl Wire {
         })
     }
 
-    /// Whether the server has gone.
+    /// Whether the server has gone, or is heard no more.
     pub(super) fn is_gone(&self) -> bool {
         *self.gone.borrow()
     }
@@ -120,20 +124,32 @@ impl Wire {
         drop(left);
     }
 
-    /// Answers all requests that wait, in the server's place. Who does not read does not get it.
-    pub(super) fn forsake(&self, why: &str) {
-        let waiting = std::mem::take(&mut lock(&self.streams).waiting);
-        for (id, waiting) in waiting {
+    /// Answers all requests that wait, in the server's place, which is heard no more, and waits until that has been handed over, and
+    /// an answer that was on its way. Who does not make room for it in so long does not get it.
+    pub(super) async fn forsake(&self, why: &str, patience: Duration) {
+        // Before what waits is taken: whoever sends a request from now on is told.
+        self.gone.send_replace(true);
+        let left = std::mem::take(&mut *lock(&self.streams));
+        let mut handing = JoinSet::new();
+        for (id, waiting) in left.waiting {
             let id = match &waiting.renumbered {
                 Some(renumbered) => renumbered.id().to_owned(),
                 None => id.as_json(),
             };
-            let _ = waiting.to.try_send(Message {
+            let answer = Message {
                 text: reply::error(Some(&id), INTERNAL, why),
                 answers: true,
                 held: None,
-            });
+            };
+            if let Err(TrySendError::Full(answer)) = waiting.to.try_send(answer) {
+                handing.spawn(async move { waiting.to.send(answer).await });
+            }
         }
+        let handed = async {
+            while handing.join_next().await.is_some() {}
+            drop(self.handing.lock().await);
+        };
+        let _ = timeout(patience, handed).await;
     }
 
     /// The arguments of a tool that are repeated in headers, as far as it was listed.
@@ -157,6 +173,14 @@ impl Wire {
     #[cfg(test)]
     pub(super) fn asked(&self) -> usize {
         lock(&self.streams).waiting.len()
+    }
+
+    /// Whether a request's stream has no room.
+    #[cfg(test)]
+    pub(super) fn is_full(&self) -> bool {
+        let streams = lock(&self.streams);
+        let mut waiting = streams.waiting.values();
+        waiting.any(|waiting| waiting.to.capacity() == 0)
     }
 
     /// The client was heard of.
@@ -188,6 +212,9 @@ impl Wire {
 
     /// Sends a message: nothing is cut off when whoever waits for this leaves.
     pub(super) async fn send(&self, message: &[u8]) -> io::Result<()> {
+        if self.is_gone() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let sent = self.to_server.send(one_line(message)).await;
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }

@@ -1,6 +1,11 @@
 //! Nobody is let in any more: who waits is answered, and none waits for ever.
 
-use super::{streams::QUEUE, *};
+use std::collections::BTreeSet;
+
+use super::{
+    streams::{KEPT, QUEUE},
+    *,
+};
 
 /// More than the kernel keeps of a connection that is not read.
 const MUCH: usize = 8 << 20;
@@ -133,18 +138,55 @@ impl Coming {
 
 #[tokio::test]
 async fn answer_on_its_way_to_a_client_that_reads_slowly_is_not_cut_off() {
-    let (mut rig, tell, served) = leaving(SOON, SOON).await;
+    for patience in [SOON, Duration::ZERO] {
+        let (mut rig, tell, served) = leaving(patience, SOON).await;
+        let (session, mut server) = rig.session().await;
+        let mut slow = rig.unread(&session, &mut server).await;
+        let answer = r#"{"jsonrpc":"2.0","id":7,"result":{"late":1}}"#;
+        server.says(answer).await;
+        rig.until(|wire| wire.asked() == 0 && wire.waits()).await;
+        rig.front.sweep(Duration::from_nanos(1));
+        now(&tell);
+        sleep(2 * LEAVING).await;
+        slow.catches_up().await;
+        assert_eq!(slow.event().await.as_deref(), Some(answer));
+        assert_eq!(slow.event().await, None);
+        has_left(served).await;
+    }
+}
+
+#[tokio::test]
+async fn last_answers_wait_for_room_where_much_comes_before_them() {
+    let (mut rig, tell, served) = leaving(Duration::from_millis(100), SOON).await;
     let (session, mut server) = rig.session().await;
     let mut slow = rig.unread(&session, &mut server).await;
-    let answer = r#"{"jsonrpc":"2.0","id":7,"result":{"late":1}}"#;
-    server.says(answer).await;
-    rig.until(|wire| wire.asked() == 0).await;
-    rig.front.sweep(Duration::from_nanos(1));
+    rig.until(Wire::is_full).await;
+    // All of these have one stream.
+    let mut stream = rig.ask("GET", "/sse", "", "").await;
+    let path = stream.event().await.expect("where to post");
+    let mut legacy = rig.server().await;
+    let ids: BTreeSet<u32> = (0..).take(KEPT + 10).collect();
+    for id in &ids {
+        let posted = rig.ask("POST", &path, "", &request(*id, "x")).await;
+        assert_eq!(posted.status, 202);
+    }
     now(&tell);
     sleep(2 * LEAVING).await;
+    let mut told = BTreeSet::new();
+    while let Some(answer) = stream.event().await {
+        let id = in_its_place(&answer).as_u64().unwrap();
+        assert!(told.insert(u32::try_from(id).unwrap()), "twice: {answer}");
+    }
+    assert_eq!(told, ids);
+    // What its server says now is not heard any more.
+    server.says(r#"{"jsonrpc":"2.0","id":7,"result":{}}"#).await;
     slow.catches_up().await;
-    assert_eq!(slow.event().await.as_deref(), Some(answer));
+    let answer = slow.event().await.expect("an answer");
+    assert_eq!(in_its_place(&answer), json!(7));
     assert_eq!(slow.event().await, None);
+    for server in [&mut server, &mut legacy] {
+        while server.hears().await.is_some() {}
+    }
     has_left(served).await;
 }
 
