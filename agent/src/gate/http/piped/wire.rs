@@ -64,6 +64,12 @@ pub(super) struct Reply {
     sent: bool,
 }
 
+/// A message that has not been sent so far: should whoever sends it leave, nothing waits for the answer to it.
+struct Unsent<'a> {
+    wire: &'a Wire,
+    request: Option<(Id, u64)>,
+}
+
 /// A request with this id waits already.
 pub(super) struct Taken;
 
@@ -221,6 +227,10 @@ impl Wire {
 
     /// Sends a message of a client with one stream, where the answer goes if it is a request, of this id.
     pub(super) async fn post(&self, request: Option<Id>, message: &[u8]) -> io::Result<()> {
+        let mut unsent = Unsent {
+            wire: self,
+            request: None,
+        };
         if let Some(id) = request {
             let number = self.next_number();
             let mut streams = lock(&self.streams);
@@ -228,16 +238,29 @@ impl Wire {
             if let Some(to) = streams.listening.clone()
                 && streams.waiting.len() < WAITING
             {
-                let waiting = Waiting {
+                // And one of an id that another has which waits.
+                streams.waiting.entry(id.clone()).or_insert(Waiting {
                     number,
                     to,
                     progress: None,
                     renumbered: None,
-                };
-                streams.waiting.insert(id, waiting);
+                });
+                unsent.request = Some((id, number));
             }
         }
-        self.send(message).await
+        self.send(message).await?;
+        unsent.request = None;
+        Ok(())
+    }
+
+    /// Takes a request out that waits, unless another one has its id.
+    fn take_out(&self, id: &Id, number: u64) -> Option<Waiting> {
+        let mut streams = lock(&self.streams);
+        let waiting = streams.waiting.get(id);
+        match waiting.is_some_and(|waiting| waiting.number == number) {
+            true => streams.waiting.remove(id),
+            false => None,
+        }
     }
 
     /// Sends a request whose answer goes to the reply.
@@ -316,17 +339,19 @@ impl Drop for Reply {
         if self.sent && self.wire.kind != Kind::Stateless {
             return;
         }
-        let mut streams = lock(&self.wire.streams);
-        let waiting = streams.waiting.get(&self.id);
-        let gone = match waiting.is_some_and(|waiting| waiting.number == self.number) {
-            true => streams.waiting.remove(&self.id),
-            false => None,
-        };
-        drop(streams);
+        let gone = self.wire.take_out(&self.id, self.number);
         // In the stateless protocol, who leaves takes the request back.
         if let Some(renumbered) = gone.filter(|_| self.sent).and_then(|gone| gone.renumbered) {
             let wire = Arc::clone(&self.wire);
             tokio::spawn(async move { wire.send(renumbered.cancellation().as_bytes()).await });
+        }
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some((id, number)) = self.request.take() {
+            drop(self.wire.take_out(&id, number));
         }
     }
 }
