@@ -195,7 +195,7 @@ async fn client_that_does_not_read_its_last_answer_holds_nobody_up() {
     let (mut rig, tell, served) = leaving(Duration::ZERO, Duration::from_millis(100)).await;
     let (session, mut server) = rig.session().await;
     let _deaf = rig.post(&session, &request(7, "x")).await;
-    let long = json!({ "long": "x".repeat(32 << 20) });
+    let long = json!({ "long": "x".repeat(MUCH) });
     server.answers(&long).await;
     now(&tell);
     has_left(served).await;
