@@ -25,6 +25,9 @@ pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
 /// What is told whoever has waited for a server's answer until the agent, which another has followed, waits no longer.
 pub(super) const FOLLOWED: &str = "another version of capwarden serves, and this one waits no longer for the server, which has not answered: start \
      again with initialize, and send this again if it is still wanted";
+/// The same of a call that had not come to the server then: its user was asked, or its turn had not come.
+pub(super) const NOT_SENT: &str = "another version of capwarden serves, and this one has not sent this call to the server: start again with \
+     initialize, and send this again if it is still wanted";
 
 /// Why a request is not carried out, in words for whoever sent it.
 #[derive(Clone, Debug, PartialEq)]

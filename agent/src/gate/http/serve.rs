@@ -83,8 +83,8 @@ impl Leave {
     }
 
     /// From when this says. For so long after that, `patience`, it is waited for a server's answers where nothing goes on that
-    /// it has started, and at least so long, `last`, once that has ended; and so long, `last`, for a client to read what
-    /// it was told in the end. What comes back besides is gone once nobody is let in.
+    /// it has started, and at least so long, `last`, once that has ended; and so long, `last`, for a client to read so much that
+    /// there is room for what it is told in the end, and again to read that. What comes back besides is gone once nobody is let in.
     #[must_use]
     pub fn when(
         told: watch::Receiver<Option<Instant>>,

@@ -22,13 +22,12 @@ use crate::gate::{
         headers::{self, Era},
         legacy, params,
         reception::{Held, Visitor},
-        refusal::{Body, FOLLOWED, INTERNAL, Refusal, json_response},
+        refusal::{Body, FOLLOWED, NOT_SENT, Refusal, json_response},
         relay::Waiting,
         turns::Turn,
         upstream::{Kind, Who, goes_on, hold},
     },
     question::Asking,
-    reply,
 };
 use crate::principal::Principal;
 
@@ -181,14 +180,7 @@ impl<G: Rooms> Front<G> {
                 if sender.send(Ok(legacy::stream(stream))).is_err() {
                     post.give_up();
                 }
-                let (id, last) = (post.id().map(str::to_owned), to.clone());
-                tokio::select! {
-                    () = self.ask(post, *asking, to) => {}
-                    () = self.leave.late() => {
-                        last.say(&reply::error(id.as_deref(), INTERNAL, FOLLOWED)).await;
-                    }
-                }
-                return;
+                return self.ask(post, *asking, to).await;
             }
         };
         // A client that has gone does not get it.
@@ -202,29 +194,33 @@ impl<G: Rooms> Front<G> {
         }
         let client = Arc::clone(&post.client);
         let mut hearing = Box::pin(client.conversation.hear(asking));
-        let heard = tokio::select! {
-            heard = &mut hearing => heard,
-            // Nobody would have the answer.
-            () = to.closed() => {
+        let (heard, given_up) = tokio::select! {
+            heard = &mut hearing => (heard, false),
+            // It is heard to its end, which tells the record of it.
+            () = self.left(&to) => {
                 post.give_up();
-                hearing.await
+                (hearing.await, true)
             }
         };
         if let Some(notice) = heard.notice {
             to.say(&notice).await;
         }
-        // A call that was taken back is not answered.
-        if matches!(heard.outcome, FromClient::Drop(_)) {
-            return;
-        }
-        let response = match self.next(&mut post, heard.outcome, to.closed()).await {
+        let next = match heard.outcome {
+            FromClient::Drop(_) if given_up => Next::Answer(Err(Refusal::upstream(NOT_SENT))),
+            // A call that was taken back is not answered.
+            FromClient::Drop(_) => return,
+            outcome => self.next(&mut post, outcome, self.left(&to)).await,
+        };
+        let response = match next {
             Next::Answer(response) => response,
             Next::Forward(mut waiting, message) => {
                 // The answer has decided it, so that its turn comes afterwards; where none comes, what
                 // was counted is given back.
                 let turn = tokio::select! {
+                    // Whoever leaves makes room for this one, which is late, too.
+                    biased;
+                    () = self.left(&to) => Err(Refusal::upstream(NOT_SENT)),
                     turn = self.upstream.turn(post.kind, Some(post.principal())) => turn,
-                    () = to.closed() => return,
                 };
                 match turn {
                     Err(refusal) => {
@@ -232,19 +228,27 @@ impl<G: Rooms> Front<G> {
                         Err(refusal)
                     }
                     Ok(turn) => {
-                        let left = to.closed();
-                        match self.deliver(&post, waiting, &message, turn, left).await {
-                            Some(response) => response,
-                            None => return,
-                        }
+                        let left = self.left(&to);
+                        let answer = self.deliver(&post, waiting, &message, turn, left).await;
+                        answer.unwrap_or_else(|| Err(Refusal::upstream(FOLLOWED)))
                     }
                 }
             }
             // It was asked about, and is decided without.
             Next::Ask(_) => Err(Refusal::upstream("the call cannot be held")),
         };
+        // A client that has gone does not get it.
         let response = response.unwrap_or_else(|refusal| refusal.of(post.id()).response(None));
         to.pass(response).await;
+    }
+
+    /// When nothing is to come on a stream any more: nobody is left to read, or what has not come until then is not waited
+    /// for.
+    async fn left(&self, to: &Pieces) {
+        tokio::select! {
+            () = to.closed() => {}
+            () = self.leave.late() => {}
+        }
     }
 
     /// What is forwarded of a message, or what is answered in its place; `left` is when its client has.

@@ -36,6 +36,7 @@ use hyper::{
 };
 use tokio::{
     net::UnixStream,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -129,12 +130,14 @@ async fn serve<S: Servers>(
         let letting_go = async {
             let mut late = pin!(leave.late());
             let mut is_late = false;
-            while !front.let_go(is_late) {
+            let mut going = JoinSet::new();
+            while !front.let_go(is_late, &mut going) {
                 tokio::select! {
                     () = &mut late, if !is_late => is_late = true,
                     () = sleep(LEAVING) => {}
                 }
             }
+            while going.join_next().await.is_some() {}
         };
         // A grant that ends takes with it what goes on, although nobody is connected.
         tokio::select! {
@@ -248,8 +251,8 @@ impl<S: Servers> Piped<S> {
     }
 
     /// Nobody comes any more: ends those who wait for nothing, and of whom nothing goes on; when it is late, also those who
-    /// wait. Whether all have ended.
-    fn let_go(&self, late: bool) -> bool {
+    /// wait, once they were told, which is `going` on. Whether there are no others.
+    fn let_go(&self, late: bool, going: &mut JoinSet<()>) -> bool {
         let mut gone = Vec::new();
         {
             let mut sessions = lock(&self.sessions);
@@ -273,7 +276,11 @@ impl<S: Servers> Piped<S> {
         let left = shared.len();
         drop(shared);
         for session in gone {
-            session.wire.forsake(FOLLOWED);
+            let last = self.last;
+            going.spawn(async move {
+                session.wire.forsake(FOLLOWED, last).await;
+                drop(session);
+            });
         }
         left == 0 && lock(&self.sessions).is_empty()
     }

@@ -101,6 +101,8 @@ pub(super) struct Waiting {
 pub(super) struct Reader {
     pub(super) kind: Kind,
     pub(super) streams: Arc<Mutex<Streams>>,
+    /// Held while an answer is handed to its stream, which may wait until that is read.
+    pub(super) handing: Arc<tokio::sync::Mutex<()>>,
     pub(super) answers: Arc<Shares<Principal>>,
     pub(super) whose: Principal,
 }
@@ -139,6 +141,11 @@ impl Reader {
     async fn in_turn(&self, text: &str, members: &Members<'_>) {
         let answers = answers(members);
         let id = members.get("id").and_then(Id::parse);
+        // See `Wire::waits`.
+        let _handing = match answers {
+            true => Some(self.handing.lock().await),
+            false => None,
+        };
         let to = {
             let mut streams = lock(&self.streams);
             let found = match answers {

@@ -15,6 +15,7 @@ use super::*;
 use crate::gate::{fakes::SOON, http::Leave};
 
 mod leave;
+mod sent;
 mod shared;
 
 /// One server, as the test sees it.

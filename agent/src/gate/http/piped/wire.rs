@@ -14,8 +14,12 @@ use hyper::body::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
@@ -46,6 +50,8 @@ pub(super) struct Wire {
     gone: Arc<watch::Sender<bool>>,
     heard: Mutex<Instant>,
     number: AtomicU64,
+    /// See [`Reader::handing`].
+    handing: Arc<tokio::sync::Mutex<()>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -56,6 +62,12 @@ pub(super) struct Reply {
     id: Id,
     number: u64,
     sent: bool,
+}
+
+/// A message that has not been sent so far: should whoever sends it leave, nothing waits for the answer to it.
+struct Unsent<'a> {
+    wire: &'a Wire,
+    request: Option<(Id, u64)>,
 }
 
 /// A request with this id waits already.
@@ -75,11 +87,13 @@ impl Wire {
         let (sender, lines) = mpsc::channel(LINES);
         let streams = Arc::new(Mutex::new(Streams::default()));
         let gone = Arc::new(watch::Sender::new(false));
+        let handing = Arc::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(write(to_server, lines));
         let reader = Reader {
             kind,
             streams: Arc::clone(&streams),
+            handing: Arc::clone(&handing),
             answers,
             whose,
         };
@@ -98,11 +112,12 @@ impl Wire {
             gone,
             heard: Mutex::new(Instant::now()),
             number: AtomicU64::new(0),
+            handing,
             tasks: Mutex::new(tasks),
         })
     }
 
-    /// Whether the server has gone.
+    /// Whether the server has gone, or is heard no more.
     pub(super) fn is_gone(&self) -> bool {
         *self.gone.borrow()
     }
@@ -115,20 +130,32 @@ impl Wire {
         drop(left);
     }
 
-    /// Answers all requests that wait, in the server's place. Who does not read does not get it.
-    pub(super) fn forsake(&self, why: &str) {
-        let waiting = std::mem::take(&mut lock(&self.streams).waiting);
-        for (id, waiting) in waiting {
+    /// Answers all requests that wait, in the server's place, which is heard no more, and waits until that has been handed over, and
+    /// an answer that was on its way. Who does not make room for it in so long does not get it.
+    pub(super) async fn forsake(&self, why: &str, patience: Duration) {
+        // Before what waits is taken: whoever sends a request from now on is told.
+        self.gone.send_replace(true);
+        let left = std::mem::take(&mut *lock(&self.streams));
+        let mut handing = JoinSet::new();
+        for (id, waiting) in left.waiting {
             let id = match &waiting.renumbered {
                 Some(renumbered) => renumbered.id().to_owned(),
                 None => id.as_json(),
             };
-            let _ = waiting.to.try_send(Message {
+            let answer = Message {
                 text: reply::error(Some(&id), INTERNAL, why),
                 answers: true,
                 held: None,
-            });
+            };
+            if let Err(TrySendError::Full(answer)) = waiting.to.try_send(answer) {
+                handing.spawn(async move { waiting.to.send(answer).await });
+            }
         }
+        let handed = async {
+            while handing.join_next().await.is_some() {}
+            drop(self.handing.lock().await);
+        };
+        let _ = timeout(patience, handed).await;
     }
 
     /// The arguments of a tool that are repeated in headers, as far as it was listed.
@@ -148,6 +175,20 @@ impl Wire {
         !lock(&self.streams).kept.is_empty()
     }
 
+    /// How many requests wait for their answers.
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> usize {
+        lock(&self.streams).waiting.len()
+    }
+
+    /// Whether a request's stream has no room.
+    #[cfg(test)]
+    pub(super) fn is_full(&self) -> bool {
+        let streams = lock(&self.streams);
+        let mut waiting = streams.waiting.values();
+        waiting.any(|waiting| waiting.to.capacity() == 0)
+    }
+
     /// The client was heard of.
     pub(super) fn heard(&self) {
         *lock(&self.heard) = Instant::now();
@@ -155,23 +196,19 @@ impl Wire {
 
     /// How long nothing was heard of the client, and nothing went on.
     pub(super) fn idle(&self) -> Duration {
-        let streams = lock(&self.streams);
-        let listens = streams.listening.as_ref().is_some_and(|to| !to.is_closed());
-        let waits = streams
-            .waiting
-            .values()
-            .any(|waiting| !waiting.to.is_closed());
-        match listens || waits {
+        let listening = lock(&self.streams).listening.clone();
+        match listening.is_some_and(|to| !to.is_closed()) || self.waits() {
             true => Duration::ZERO,
             false => lock(&self.heard).elapsed(),
         }
     }
 
-    /// Whether the answer to a request is waited for.
+    /// Whether the answer to a request is waited for, or on its way to whoever waits.
     pub(super) fn waits(&self) -> bool {
-        let streams = lock(&self.streams);
-        let mut waiting = streams.waiting.values();
-        waiting.any(|waiting| !waiting.to.is_closed())
+        let open = |waiting: &Waiting| !waiting.to.is_closed();
+        let waits = lock(&self.streams).waiting.values().any(open);
+        // In this order: it is on its way before nobody waits for it.
+        waits || self.handing.try_lock().is_err()
     }
 
     /// A number that no other request of this wire has.
@@ -181,12 +218,19 @@ impl Wire {
 
     /// Sends a message: nothing is cut off when whoever waits for this leaves.
     pub(super) async fn send(&self, message: &[u8]) -> io::Result<()> {
+        if self.is_gone() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let sent = self.to_server.send(one_line(message)).await;
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Sends a message of a client with one stream, where the answer goes if it is a request, of this id.
     pub(super) async fn post(&self, request: Option<Id>, message: &[u8]) -> io::Result<()> {
+        let mut unsent = Unsent {
+            wire: self,
+            request: None,
+        };
         if let Some(id) = request {
             let number = self.next_number();
             let mut streams = lock(&self.streams);
@@ -194,16 +238,29 @@ impl Wire {
             if let Some(to) = streams.listening.clone()
                 && streams.waiting.len() < WAITING
             {
-                let waiting = Waiting {
+                // And one of an id that another has which waits.
+                streams.waiting.entry(id.clone()).or_insert(Waiting {
                     number,
                     to,
                     progress: None,
                     renumbered: None,
-                };
-                streams.waiting.insert(id, waiting);
+                });
+                unsent.request = Some((id, number));
             }
         }
-        self.send(message).await
+        self.send(message).await?;
+        unsent.request = None;
+        Ok(())
+    }
+
+    /// Takes a request out that waits, unless another one has its id.
+    fn take_out(&self, id: &Id, number: u64) -> Option<Waiting> {
+        let mut streams = lock(&self.streams);
+        let waiting = streams.waiting.get(id);
+        match waiting.is_some_and(|waiting| waiting.number == number) {
+            true => streams.waiting.remove(id),
+            false => None,
+        }
     }
 
     /// Sends a request whose answer goes to the reply.
@@ -282,17 +339,19 @@ impl Drop for Reply {
         if self.sent && self.wire.kind != Kind::Stateless {
             return;
         }
-        let mut streams = lock(&self.wire.streams);
-        let waiting = streams.waiting.get(&self.id);
-        let gone = match waiting.is_some_and(|waiting| waiting.number == self.number) {
-            true => streams.waiting.remove(&self.id),
-            false => None,
-        };
-        drop(streams);
+        let gone = self.wire.take_out(&self.id, self.number);
         // In the stateless protocol, who leaves takes the request back.
         if let Some(renumbered) = gone.filter(|_| self.sent).and_then(|gone| gone.renumbered) {
             let wire = Arc::clone(&self.wire);
             tokio::spawn(async move { wire.send(renumbered.cancellation().as_bytes()).await });
+        }
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some((id, number)) = self.request.take() {
+            drop(self.wire.take_out(&id, number));
         }
     }
 }

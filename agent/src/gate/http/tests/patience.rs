@@ -2,8 +2,12 @@
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{refusal::FOLLOWED, *};
-use crate::gate::Captures as _;
+use super::{
+    questions::YES,
+    refusal::{FOLLOWED, NOT_SENT},
+    *,
+};
+use crate::gate::{CallVerdict, Captures as _};
 
 /// Says that something will come, of this type, and nothing more to a call.
 fn mute(kind: &'static str) -> Script {
@@ -46,48 +50,97 @@ async fn call_that_is_not_answered_is_answered_by_the_gate() {
     }
 }
 
-/// The data of the next event, read as JSON.
-async fn event(stream: &mut BufReader<TcpStream>) -> Value {
-    loop {
-        let mut line = String::new();
-        let read = timeout(SOON, stream.read_line(&mut line)).await;
-        assert!(read.expect("an event comes").unwrap() > 0, "it ended");
-        if let Some(data) = line.trim_end().strip_prefix("data: ") {
-            return serde_json::from_str(data).unwrap();
-        }
+/// A front that can be told to leave, before a server that is mute to calls.
+async fn leaving(kind: &'static str) -> (Rig, watch::Sender<Option<Instant>>) {
+    let tell = watch::Sender::new(None);
+    let (leave, _) = Leave::when(tell.subscribe(), Duration::from_millis(10), SOON);
+    let capacity = Capacity::of(1_024);
+    let rig = Rig::leaving(leave, mute(kind), Bounds::default(), None, capacity).await;
+    (rig, tell)
+}
+
+impl Rig {
+    /// Waits until a call has come to the server.
+    async fn called(&self) {
+        self.until("the call", || {
+            let got = self.got.lock().unwrap();
+            got.iter().any(|got| got.body.contains("tools/call"))
+        })
+        .await;
     }
+}
+
+/// What is answered to the call in the server's place.
+fn in_its_place(answer: &Value) -> &str {
+    assert_eq!(answer["id"], 1, "{answer}");
+    answer["error"]["message"].as_str().unwrap()
 }
 
 #[tokio::test]
 async fn calls_that_wait_are_answered_when_an_agent_that_leaves_waits_no_longer() {
     for kind in ["application/json", "text/event-stream"] {
-        let tell = watch::Sender::new(None);
-        let (leave, _) = Leave::when(tell.subscribe(), Duration::from_millis(10), SOON);
-        let capacity = Capacity::of(1_024);
-        let rig = Rig::leaving(leave, mute(kind), Bounds::default(), None, capacity).await;
+        let (mut rig, tell) = leaving(kind).await;
         let session = rig.session().await;
-        let body = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"capabilities":{"elicitation":{}}}}"#;
-        let asker = rig.post("X-Name: asker\r\n", body).await;
-        let asker = format!("Mcp-Session-Id: {}\r\n", asker.headers["mcp-session-id"]);
-        let (mut asked, _) = rig.open(&rig.request("POST", &asker, &call("ask"))).await;
-        assert_eq!(event(&mut asked).await["method"], "elicitation/create");
+        let asker = rig.asker("asker").await;
+        let mut asked = rig.asks(&asker, 1).await;
+        let question = asked.question().await;
         let called = call("echo");
         let called = rig.post(&session, &called);
         let telling = async {
-            rig.until("the call", || {
-                let got = rig.got.lock().unwrap();
-                got.iter().any(|got| got.body.contains("tools/call"))
-            })
-            .await;
+            rig.called().await;
             tell.send_replace(Some(Instant::now()));
         };
         let (reply, ()) = tokio::join!(called, telling);
         let body = reply.body.trim();
         let answer: Value =
             serde_json::from_str(body.strip_prefix("data: ").unwrap_or(body)).unwrap();
-        for answer in [answer, event(&mut asked).await] {
-            assert_eq!(answer["id"], 1, "{answer}");
-            assert_eq!(answer["error"]["message"], FOLLOWED, "{answer}");
+        assert_eq!(in_its_place(&answer), FOLLOWED);
+        // The user need not say any more whether the other may be made, which the server has not seen.
+        let notice = asked.event().await.unwrap();
+        assert_eq!(notice["method"], "notifications/cancelled", "{notice}");
+        assert_eq!(notice["params"]["requestId"], question.as_str());
+        let answer = asked.event().await.unwrap();
+        assert_eq!(in_its_place(&answer), NOT_SENT);
+        assert_eq!(asked.event().await, None);
+        let told: Vec<_> = std::iter::from_fn(|| rig.events.try_recv().ok())
+            .filter_map(|event| match event {
+                GateEvent::Call(call) if call.tool == "ask" => Some(call.verdict),
+                _ => None,
+            })
+            .collect();
+        let why = "given up while its user was asked".to_owned();
+        assert_eq!(told, [CallVerdict::Refused { why }]);
+    }
+}
+
+#[tokio::test]
+async fn call_whose_user_said_yes_is_answered_once_whenever_the_agent_leaves() {
+    for (kind, answers) in [
+        ("application/json", false),
+        ("text/event-stream", false),
+        ("text/event-stream", true),
+    ] {
+        let (rig, tell) = leaving(kind).await;
+        let asker = rig.asker("asker").await;
+        let mut asked = rig.asks(&asker, 1).await;
+        let question = asked.question().await;
+        rig.says(&asker, &question, YES).await;
+        rig.called().await;
+        if answers {
+            let answer = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n".to_owned();
+            let server = rig.streams.lock().unwrap().last().cloned().unwrap();
+            server.send(answer).await.unwrap();
+            assert_eq!(asked.event().await.unwrap()["result"], json!({}));
         }
+        tell.send_replace(Some(Instant::now()));
+        if answers {
+            // The server goes on with its stream for a while.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            rig.streams.lock().unwrap().clear();
+        } else {
+            let answer = asked.event().await.unwrap();
+            assert_eq!(in_its_place(&answer), FOLLOWED);
+        }
+        assert_eq!(asked.event().await, None, "{kind}, {answers}");
     }
 }

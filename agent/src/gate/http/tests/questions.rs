@@ -3,16 +3,16 @@
 use super::*;
 use crate::policy::Said;
 
-const YES: &str = r#"{"action":"accept","content":{"approve":true}}"#;
+pub(super) const YES: &str = r#"{"action":"accept","content":{"approve":true}}"#;
 
 /// A response that is read event by event.
-struct Asking {
+pub(super) struct Asking {
     stream: BufReader<TcpStream>,
 }
 
 impl Asking {
     /// The next event; none at the end of the stream.
-    async fn event(&mut self) -> Option<Value> {
+    pub(super) async fn event(&mut self) -> Option<Value> {
         loop {
             let mut line = String::new();
             let read = timeout(SOON, self.stream.read_line(&mut line)).await;
@@ -26,7 +26,7 @@ impl Asking {
     }
 
     /// The id of the question that comes.
-    async fn question(&mut self) -> String {
+    pub(super) async fn question(&mut self) -> String {
         let question = self.event().await.expect("a question");
         assert_eq!(question["method"], "elicitation/create", "{question}");
         assert_eq!(question["params"]["message"], "May it?");
@@ -36,7 +36,7 @@ impl Asking {
 
 impl Rig {
     /// A client that can ask its user; the headers of its messages.
-    async fn asker(&self, name: &str) -> String {
+    pub(super) async fn asker(&self, name: &str) -> String {
         let body = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"capabilities":{"elicitation":{}}}}"#;
         let reply = self.post(&format!("X-Name: {name}\r\n"), body).await;
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -45,7 +45,7 @@ impl Rig {
     }
 
     /// A call whose user is asked.
-    async fn asks(&self, session: &str, id: u32) -> Asking {
+    pub(super) async fn asks(&self, session: &str, id: u32) -> Asking {
         let body = call("ask").replace("\"id\":1,", &format!("\"id\":{id},"));
         let (stream, reply) = self.open(&self.request("POST", session, &body)).await;
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -53,7 +53,7 @@ impl Rig {
         Asking { stream }
     }
 
-    async fn says(&self, session: &str, question: &str, result: &str) -> Reply {
+    pub(super) async fn says(&self, session: &str, question: &str, result: &str) -> Reply {
         let body = format!(r#"{{"jsonrpc":"2.0","id":"{question}","result":{result}}}"#);
         self.post(session, &body).await
     }
@@ -175,6 +175,50 @@ async fn call_is_given_up_when_its_stream_is_or_it_is_cancelled() {
     assert_eq!(notice["params"]["requestId"], question.as_str());
     assert_eq!(asking.event().await, None);
     assert_eq!(rig.bodies(), [cancel]);
+}
+
+#[tokio::test]
+async fn call_whose_client_leaves_before_its_turn_is_not_made_and_not_counted() {
+    let capacity = Capacity {
+        calls: 1,
+        ..Capacity::of(1_024)
+    };
+    let slow = |got: &Got| {
+        let mut response = good(got);
+        if got.body.contains("slow") {
+            let open = "1".parse().unwrap();
+            response.headers_mut().insert("x-open", open);
+        }
+        response
+    };
+    let rig = Rig::with_capacity(Box::new(slow), Bounds::default(), None, capacity).await;
+    let session = rig.asker("a").await;
+    let mut asking = rig.asks(&session, 1).await;
+    let question = asking.question().await;
+    let slow = call("slow");
+    let leaving = async {
+        rig.until("the only turn is taken", || {
+            rig.got.lock().unwrap().len() == 1
+        })
+        .await;
+        assert_eq!(rig.says(&session, &question, YES).await.status, 202);
+        rig.until("the call is decided", || {
+            rig.policy.said.lock().unwrap().is_empty()
+        })
+        .await;
+        drop(asking);
+        rig.until("it is given back", || {
+            rig.policy.settled.lock().unwrap().len() == 2
+        })
+        .await;
+        assert_eq!(
+            rig.policy.settled(),
+            [CallEnd::NotForwarded, CallEnd::NotForwarded]
+        );
+        rig.streams.lock().unwrap().clear();
+    };
+    tokio::join!(rig.post("", &slow), leaving);
+    assert_eq!(rig.bodies(), [slow]);
 }
 
 #[tokio::test]
