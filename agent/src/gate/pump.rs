@@ -161,7 +161,7 @@ where
             until(&mut dead, |fate| {
                 fate.as_ref().is_some_and(|fate| fate.at_once)
             })
-            .await
+            .await;
         };
         let _ = timeout(LAST_WORDS, at_once).await;
     };

@@ -77,7 +77,7 @@ impl<'a> OnCounter<'a> {
     fn uncounted(&self, limits: &[&'a LimitRule]) -> Option<Uncounted<'a>> {
         let mut named = limits.iter().filter(|limit| limit.counter == self.counter);
         let counts = |limit: &&LimitRule| (limit.scope, limit.window) == (self.scope, self.window);
-        if named.clone().any(|limit| counts(limit)) {
+        if named.clone().any(counts) {
             return None;
         }
         Some(Uncounted {
@@ -131,7 +131,7 @@ mod tests {
         let policy = Policy::parse("p.yaml", &text).unwrap();
         let found = policy.uncounted();
         assert!(found.len() < 2, "{found:?}");
-        found.first().map(|one| one.message())
+        found.first().map(Uncounted::message)
     }
 
     #[test]
