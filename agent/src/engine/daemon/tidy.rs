@@ -13,11 +13,15 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// Gives back what those took who have left, for ever.
 pub(super) async fn give_back(door: Arc<Door>) {
+    let mut lately = false;
     loop {
         tokio::time::sleep(EVERY).await;
-        if door.somebody_left() {
+        let left = door.somebody_left();
+        // What somebody had who was just leaving is free the next time.
+        if left || lately {
             // It fails only when the agent ends.
             let _ = spawn_blocking(kernel::give_back).await;
         }
+        lately = left;
     }
 }
