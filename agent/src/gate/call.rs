@@ -366,7 +366,10 @@ impl<G: Rooms> Conversation<G> {
         let refused = self.book().forwarding(id, flight, refusals).err();
         if let Some(flight) = refused {
             self.settle(flight, CallEnd::Cancelled);
-            return FromClient::Drop("the call was cancelled".to_owned());
+            let why = "the call was cancelled".to_owned();
+            let refused = CallVerdict::Refused { why: why.clone() };
+            self.decided(id_text, call, refused, None, noted);
+            return FromClient::Drop(why);
         }
         match stops {
             None => self.decided(id_text, call, CallVerdict::Forwarded, None, noted),

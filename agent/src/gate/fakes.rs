@@ -1,9 +1,15 @@
 //! A policy and captures that do as they are told, for tests.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{CallEnd, Captures, Decide, OpenError, Opened, ProgramOpened};
 use crate::{
@@ -36,6 +42,9 @@ pub(super) struct FakePolicy {
     pub(super) listed: Mutex<Vec<(String, String)>>,
     /// What was said to questions, and not used yet.
     pub(super) said: Mutex<Vec<Said>>,
+    /// Somebody is thinking about a call of the tool `think`, until it is noted that it was thought about.
+    pub(super) thinking: AtomicBool,
+    pub(super) thought: Notify,
 }
 
 impl FakePolicy {
@@ -85,6 +94,11 @@ impl Decide for FakePolicy {
             }),
             "stop" => Verdict::EndCapture,
             "ask" => self.ask(),
+            "think" => {
+                self.thinking.store(true, Ordering::Release);
+                self.thought.notified().await;
+                Verdict::Forward
+            }
             "stop_proxy" => Verdict::EndProxy,
             "close" => Verdict::EndProgram,
             "browse" => Verdict::Program(Box::new(ProgramVerdict {

@@ -1,7 +1,9 @@
 //! Calls whose user is asked on the stream of the call, in the revisions with sessions.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
-use crate::policy::Said;
+use crate::{gate::CallVerdict, policy::Said};
 
 pub(super) const YES: &str = r#"{"action":"accept","content":{"approve":true}}"#;
 
@@ -175,6 +177,34 @@ async fn call_is_given_up_when_its_stream_is_or_it_is_cancelled() {
     assert_eq!(notice["params"]["requestId"], question.as_str());
     assert_eq!(asking.event().await, None);
     assert_eq!(rig.bodies(), [cancel]);
+}
+
+#[tokio::test]
+async fn call_that_is_cancelled_while_it_is_decided_is_in_the_record() {
+    let mut rig = Rig::new().await;
+    let session = rig.session().await;
+    let think = call("think").replace(r#""id":1"#, r#""id":7"#);
+    let cancelling = async {
+        rig.until("somebody thinks about it", || {
+            rig.policy.thinking.load(Ordering::Acquire)
+        })
+        .await;
+        let cancel =
+            r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
+        assert_eq!(rig.post(&session, cancel).await.status, 202);
+        rig.policy.thought.notify_one();
+    };
+    tokio::join!(rig.post(&session, &think), cancelling);
+    assert!(!rig.bodies().contains(&think));
+    assert_eq!(rig.policy.settled(), [CallEnd::Cancelled]);
+    let mut verdicts =
+        std::iter::from_fn(|| rig.events.try_recv().ok()).filter_map(|event| match event {
+            GateEvent::Call(call) if call.tool == "think" => Some(call.verdict),
+            _ => None,
+        });
+    let why = "the call was cancelled".to_owned();
+    assert_eq!(verdicts.next(), Some(CallVerdict::Refused { why }));
+    assert_eq!(verdicts.next(), None);
 }
 
 #[tokio::test]
