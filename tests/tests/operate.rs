@@ -122,7 +122,12 @@ fn capture_under_exec_is_listed_exactly_and_stopped_whole() -> Result<()> {
     let (status, told) = verb(&["stop", &shown, "--why", "not during the fair"])?;
     let ended = format!("{shown} ended: an operator stopped it (40 packets, 3680 bytes)");
     ensure!(status == Some(0) && told.contains(&ended), "{told}");
-    let log = fs::read_to_string(running.file("audit.jsonl"))?;
+    // The operator hears of the end while it is still being recorded.
+    let log = wait_for("the end in the record", PATIENCE, || {
+        let log = fs::read_to_string(running.file("audit.jsonl"))?;
+        let whole = log.ends_with('\n') && log.contains("session-ended");
+        Ok(whole.then_some(log))
+    })?;
     let log: Vec<Value> = log
         .lines()
         .map(serde_json::from_str)
