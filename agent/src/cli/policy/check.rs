@@ -14,7 +14,7 @@ use crate::{
     filter::{
         LinkType, Lint, LintBudget, Matches, NOT_LOOKED_THROUGH, SocketForm, hiding_name, lint,
     },
-    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef, SharedUpstream, Uncounted},
+    policy::{Policy as Loaded, PolicyError, PolicyFilter, RuleRef},
     words,
 };
 
@@ -90,6 +90,12 @@ impl Check {
                     let wrong = remarks.iter().any(Remark::is_error);
                     unsound |= wrong;
                     let summary = policy.summary();
+                    let upstreams = policy.shared_upstreams();
+                    let upstreams = upstreams.iter().map(|one| (one.second, one.message()));
+                    let upstreams: Vec<Warning<'_>> = upstreams.collect();
+                    let counters = policy.uncounted();
+                    let counters = counters.iter().map(|one| (one.rule, one.message()));
+                    let counters: Vec<Warning<'_>> = counters.collect();
                     let tools = summary.tools.iter().map(|tool| {
                         json!({
                             "name": tool.name,
@@ -108,8 +114,8 @@ impl Check {
                         "exec": summary.exec,
                         "others_allowed": summary.others_allowed,
                         "filters": remarks.iter().map(Remark::as_json).collect::<Vec<_>>(),
-                        "upstreams": policy.shared_upstreams().iter().map(shared).collect::<Vec<_>>(),
-                        "counters": policy.uncounted().iter().map(uncounted).collect::<Vec<_>>(),
+                        "upstreams": upstreams.iter().map(warning).collect::<Vec<_>>(),
+                        "counters": counters.iter().map(warning).collect::<Vec<_>>(),
                     }));
                     if !self.json {
                         let paint = Paint::for_stdout();
@@ -117,18 +123,9 @@ impl Check {
                             for remark in &remarks {
                                 out.write_all(remark.in_words(paint).as_bytes())?;
                             }
-                            for shared in policy.shared_upstreams() {
+                            for (rule, message) in upstreams.iter().chain(&counters) {
                                 let warning = paint.warning("warning:");
-                                writeln!(out, "{warning} {}: {}", shared.second, shared.message())?;
-                            }
-                            for uncounted in policy.uncounted() {
-                                let warning = paint.warning("warning:");
-                                writeln!(
-                                    out,
-                                    "{warning} {}: {}",
-                                    uncounted.rule,
-                                    uncounted.message()
-                                )?;
+                                writeln!(out, "{warning} {rule}: {message}")?;
                             }
                             out.write_all(summary::words(&summary, wrong, paint).as_bytes())
                         })?;
@@ -152,15 +149,10 @@ impl Check {
     }
 }
 
-fn shared(shared: &SharedUpstream<'_>) -> Value {
-    warning(shared.second, &shared.message())
-}
+/// What is no error of a rule, and hardly meant, in a sentence.
+type Warning<'a> = (&'a RuleRef, String);
 
-fn uncounted(uncounted: &Uncounted<'_>) -> Value {
-    warning(uncounted.rule, &uncounted.message())
-}
-
-fn warning(rule: &RuleRef, message: &str) -> Value {
+fn warning((rule, message): &Warning<'_>) -> Value {
     json!({
         "line": rule.line,
         "column": rule.column,
